@@ -1,0 +1,1 @@
+"""Reward alignment of flow and diffusion models: steering, search and fine-tuning."""

@@ -1,0 +1,1 @@
+"""Mathematics and contracts: knows no recipe, no plugin and no file."""

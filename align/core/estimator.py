@@ -1,0 +1,51 @@
+"""Value estimators: how good is a noisy state, and where does the reward pull it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import attrs
+from torch import Tensor
+
+from align.core.model import At
+from align.core.problem import Problem
+from align.core.streams import Streams
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class Estimate:
+    """What an estimator says about B noisy states.
+
+    Attributes:
+        value: estimate of V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), in units of the reward.
+        shift: estimate of D*_t(x) − D_t(x), (B, *S): how far the reward pulls the mean of x1.
+        ess: effective sample size of the draws' weights, (B,), from 1 to the number of draws.
+        reward: mean reward of the draws, (B,), for the progress bar.
+    """
+
+    value: Tensor
+    shift: Tensor
+    ess: Tensor
+    reward: Tensor
+
+
+@attrs.frozen(kw_only=True)
+class ValueEstimator(ABC):
+    """Estimates V_t and the shift D* − D that follows from it.
+
+    Attributes:
+        needs_gradient: whether reward and sampler must be differentiable.
+        needs_sampler: whether it draws from the posterior.
+        needs_model: the capability the model must have, or None.
+    """
+
+    kind: ClassVar[str]
+    needs_gradient: ClassVar[bool]
+    needs_sampler: ClassVar[bool]
+    needs_model: ClassVar[type | None]
+
+    @abstractmethod
+    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+        """Value and shift at the states of `at`."""

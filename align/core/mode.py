@@ -1,0 +1,61 @@
+"""Modes: what a run does, one step at a time; the loop is the engine's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Generic, Literal, TypeVar, final
+
+import attrs
+from torch import Tensor
+
+from align.core.problem import Problem
+from align.core.streams import Streams
+
+Need = Literal["model", "sampler", "estimator", "reward"]
+State = TypeVar("State")
+
+
+@final
+@attrs.frozen(eq=False)
+class Info:
+    """What one step tells the record: named numbers, and sometimes pictures.
+
+    Attributes:
+        numbers: plain floats; "reward" is shown beside the progress bar.
+        pictures: decoded samples (B, C, H, W) worth keeping, or None.
+    """
+
+    numbers: Mapping[str, float]
+    pictures: Tensor | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AlignmentMode(ABC, Generic[State]):
+    """What a run does. `State` holds only what the next step needs.
+
+    Attributes:
+        needs: the sections a recipe must have for this mode.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Number of calls of `step`."""
+
+    @abstractmethod
+    def init(self, problem: Problem, streams: Streams) -> State:
+        """The state before the first step; one sample for each row of `streams`."""
+
+    @abstractmethod
+    def step(
+        self, problem: Problem, state: State, index: int, streams: Streams
+    ) -> tuple[State, Info]:
+        """Step number `index`, counted from 0."""
+
+    @abstractmethod
+    def finish(self, problem: Problem, state: State) -> Tensor:
+        """Clean states x1 (B, *S) of the samples."""

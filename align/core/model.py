@@ -1,0 +1,139 @@
+"""Generative models as the rest of `align` sees them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.path import Path
+from align.core.streams import Streams
+
+Domain = Literal["image", "vector"]
+
+
+@final
+@attrs.frozen(eq=False)
+class Condition:
+    """What B samples are conditioned on: their prompts, and tensors with B rows each."""
+
+    prompts: tuple[str, ...]
+    tensors: Mapping[str, Tensor] = attrs.field(factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def rows(self, rows: slice) -> Condition:
+        """The condition of some of the rows."""
+        return Condition(self.prompts[rows], {k: v[rows] for k, v in self.tensors.items()})
+
+    def tile(self, times: int) -> Condition:
+        """The condition of (times · B) rows, draw-major like `draws.flatten(0, 1)`."""
+        tensors = {k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in self.tensors.items()}
+        return Condition(self.prompts * times, tensors)
+
+
+@final
+@attrs.frozen(eq=False)
+class At:
+    """A batch of noisy states: `x` (B, *S) at times `t` (B,) under a condition."""
+
+    x: Tensor
+    t: Tensor
+    cond: Condition
+
+    def rows(self, rows: slice) -> At:
+        """Some of the rows."""
+        return At(self.x[rows], self.t[rows], self.cond.rows(rows))
+
+    def tile(self, times: int) -> At:
+        """(times · B) rows, draw-major like `draws.flatten(0, 1)`."""
+        spread = [1] * (self.x.dim() - 1)
+        return At(self.x.repeat(times, *spread), self.t.repeat(times), self.cond.tile(times))
+
+
+class FlowModel(ABC):
+    """A flow from noise to data.
+
+    Attributes:
+        path: the interpolant the velocity belongs to.
+        shape: S, the shape of one state.
+        domain: what `decode` makes, "image" for (B, C, H, W) in [0, 1] or "vector" for (B, D).
+        dtype: floating type of the states.
+        device: where the states live.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    domain: Domain
+    dtype: torch.dtype
+    device: torch.device
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Turn B prompts into a condition; raises PromptError for one it cannot follow."""
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """b_t(x) = E[İ_t | I_t = x]; x is (B, *S), t is (B,), the result is (B, *S)."""
+
+    @abstractmethod
+    def decode(self, x1: Tensor) -> Tensor:
+        """Clean states (B, *S) to what rewards see; keeps the graph, does not clamp."""
+
+
+class FlowMap(ABC):
+    """Capability: jumps along the flow in one call."""
+
+    @abstractmethod
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """X_{s,u}(x): the flow from time s to time u, both (B,); x is (B, *S)."""
+
+
+class PosteriorMap(ABC):
+    """Capability: a meta flow map, the flow map of the inner flow towards p(x1 | x_t).
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 4.
+    """
+
+    @abstractmethod
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """X_{s,u}(y; t, x): inner state y (B, *S) from inner time s to u, both (B,)."""
+
+
+class Population(ABC):
+    """Capability: draws of clean data, exactly as the model's law has them."""
+
+    @abstractmethod
+    def draw(self, streams: Streams) -> Tensor:
+        """Clean data x1, one row for each row of `streams`: (B, *S)."""
+
+
+@attrs.frozen(kw_only=True)
+class ModelSpec(ABC):
+    """A model as a recipe names it: options only, until `build` loads weights."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def domain(self) -> Domain:
+        """What the model makes, known before it is built."""
+
+    @property
+    @abstractmethod
+    def provides(self) -> frozenset[type]:
+        """The capabilities the model will have: of FlowMap, PosteriorMap and Population."""
+
+    @property
+    @abstractmethod
+    def prompt(self) -> str:
+        """The prompt every sample is made for."""
+
+    @abstractmethod
+    def build(self, device: torch.device) -> FlowModel:
+        """Load the model; raises PartError when its weights cannot be used."""

@@ -1,0 +1,36 @@
+"""The frozen bundle that every step is handed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import attrs
+from torch import Tensor
+
+from align.core.model import Condition, FlowModel
+from align.core.reward import WeightedReward
+from align.core.sampler import PosteriorSampler
+
+if TYPE_CHECKING:
+    from align.core.estimator import ValueEstimator
+
+
+@final
+@attrs.frozen(eq=False)
+class Problem:
+    """A model, what its samples should score high on, and how that is found out.
+
+    A mode may rely on the parts that its `needs` name; the others may be None.
+    """
+
+    model: FlowModel
+    reward: WeightedReward = attrs.field(factory=lambda: WeightedReward(()))
+    sampler: PosteriorSampler | None = None
+    estimator: ValueEstimator | None = None
+
+    def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
+        """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""
+        count = len(draws)
+        data = self.model.decode(draws.flatten(0, 1))
+        total = self.reward.total(data, cond.tile(count).prompts)
+        return total.reshape(count, -1)

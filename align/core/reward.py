@@ -1,0 +1,76 @@
+"""Rewards: what the samples should score high on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import Domain
+
+
+class Reward(ABC):
+    """Scores decoded samples; row i of the score depends on row i of the data alone."""
+
+    @abstractmethod
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D)."""
+
+
+@attrs.frozen(kw_only=True)
+class RewardSpec(ABC):
+    """A reward as a recipe names it: options only, until `build` loads weights.
+
+    Attributes:
+        differentiable: whether the score carries a gradient back to the data.
+        domain: the data it scores; None takes both.
+        range: bounds of the score, infinite where it has none.
+    """
+
+    kind: ClassVar[str]
+    differentiable: ClassVar[bool]
+    domain: ClassVar[Domain | None]
+    range: ClassVar[tuple[float, float]]
+
+    @abstractmethod
+    def build(self, device: torch.device) -> Reward:
+        """Load the reward; raises PartError when its weights cannot be used."""
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class Term:
+    """One reward of a run: λ R if it is optimised, a bystander if it is held out."""
+
+    name: str
+    reward: Reward
+    weight: float = 1.0
+    held_out: bool = False
+
+
+@final
+@attrs.frozen(eq=False)
+class WeightedReward:
+    """r = Σ λ_k R_k over the optimised terms, the exponent of p*(x) ∝ p(x) e^{r(x)}."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def optimised(self) -> tuple[Term, ...]:
+        """The terms that steer."""
+        return tuple(term for term in self.terms if not term.held_out)
+
+    def total(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """r (B,) of decoded samples; held-out terms are not evaluated."""
+        total = data.new_zeros(len(data))
+        for term in self.optimised:
+            total = total + term.weight * term.reward.score(data, prompts)
+        return total
+
+    def each(self, data: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Every term's own score (B,), unweighted, by name; held-out ones included."""
+        return {term.name: term.reward.score(data, prompts) for term in self.terms}

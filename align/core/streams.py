@@ -1,0 +1,104 @@
+"""The only door to randomness: numbers addressed by (seed, purpose, sample, draw, element).
+
+Every number is one evaluation of the counter-based generator Philox4x32-10: the key is a hash of
+the seed and of what the number is for, the counter says which sample, draw and element. So
+sample i sees the same noise in any batch, chunk, order or process, and on any device.
+
+Reference: Parallel random numbers: as easy as 1, 2, 3, Salmon, Moraes, Dror, Shaw, 2011,
+doi:10.1145/2063384.2063405, section 3.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Philox4x32-10 on int64 tensors that hold 32-bit words; returns four words a counter."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # The product may wrap around in int64; its 64 bits, and so both halves, stay right.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+@final
+@attrs.frozen
+class Streams:
+    """Random numbers for some samples: row b of every result depends on `samples[b]` alone.
+
+    Args:
+        seed: of the run.
+        samples: the number of each row's sample.
+        purpose: what the numbers are for; `at` extends it.
+        device: where the numbers are made.
+    """
+
+    seed: int
+    samples: tuple[int, ...]
+    purpose: tuple[str | int, ...] = ()
+    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
+
+    def at(self, *purpose: str | int) -> Streams:
+        """The streams for a narrower purpose, independent of all others."""
+        return attrs.evolve(self, purpose=self.purpose + purpose)
+
+    def rows(self, rows: slice) -> Streams:
+        """The streams of some of the rows."""
+        return attrs.evolve(self, samples=self.samples[rows])
+
+    def normal(self, shape: tuple[int, ...], *, draws: int | None = None) -> Tensor:
+        """Standard normal numbers, float64: (B, *shape), or (draws, B, *shape).
+
+        Draw n is the same whatever the number of draws.
+        """
+        w = self._words(math.prod(shape), draws or 1)
+        # Box-Muller on pairs of words.
+        radius = torch.sqrt(-2 * torch.log((w[..., 0::2] + 0.5) / 2**32))
+        angle = (2 * math.pi / 2**32) * w[..., 1::2]
+        numbers = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
+        return self._shaped(numbers.flatten(-2), shape, draws)
+
+    def uniform(self, shape: tuple[int, ...], *, draws: int | None = None) -> Tensor:
+        """Uniform numbers in (0, 1), float64: (B, *shape), or (draws, B, *shape)."""
+        words = self._words(math.prod(shape), draws or 1)
+        return self._shaped((words + 0.5) / 2**32, shape, draws)
+
+    def _words(self, count: int, draws: int) -> Tensor:
+        """32-bit words as int64, (draws, B, count rounded up to a multiple of 4)."""
+        text = repr((self.seed, *self.purpose)).encode()
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+        draw = torch.arange(draws, device=self.device)[:, None, None]
+        sample = torch.tensor(self.samples, dtype=torch.int64, device=self.device)[None, :, None]
+        block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
+        size = (draws, len(self.samples), block.numel())
+        counter = (
+            block.expand(size),
+            draw.expand(size),
+            (sample & _MASK).expand(size),
+            ((sample >> 32) & _MASK).expand(size),
+        )
+        return torch.stack(philox(counter, key), -1).flatten(-2)
+
+    def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
+        numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)
+        return numbers[0] if draws is None else numbers
