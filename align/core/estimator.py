@@ -10,6 +10,7 @@ from torch import Tensor
 
 from align.core.model import At
 from align.core.problem import Problem
+from align.core.reward import WeightedReward
 from align.core.streams import Streams
 
 
@@ -49,3 +50,26 @@ class ValueEstimator(ABC):
     @abstractmethod
     def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
         """Value and shift at the states of `at`."""
+
+
+class Quadratic(ABC):
+    """Capability of a reward: it is R(x) = −½ xᵀ P x + hᵀ x + c."""
+
+    @abstractmethod
+    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P (D, D), symmetric, h (D,) and c ()."""
+
+
+class ClosedForm(ABC):
+    """Capability of a model: the value and the tilted law are known exactly.
+
+    Both raise PartError when the reward is not one they know, for instance not `Quadratic`.
+    """
+
+    @abstractmethod
+    def value(self, at: At, reward: WeightedReward) -> Tensor:
+        """V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), differentiable in `at.x`."""
+
+    @abstractmethod
+    def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
+        """Clean data from p*(x) ∝ p(x) e^{r(x)}, one row for each row of `streams`: (B, *S)."""

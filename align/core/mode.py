@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, Literal, TypeVar, final
+from typing import Any, ClassVar, Generic, Literal, TypeVar, final
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -57,5 +57,33 @@ class AlignmentMode(ABC, Generic[State]):
         """Step number `index`, counted from 0."""
 
     @abstractmethod
-    def finish(self, problem: Problem, state: State) -> Tensor:
-        """Clean states x1 (B, *S) of the samples."""
+    def finish(self, problem: Problem, state: State) -> Tensor | None:
+        """Clean states x1 (B, *S) of the samples; None from a mode that makes none."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Export:
+    """What a training run leaves behind: modules by name, and what the weights file says of them.
+
+    `about` becomes JSON; a model of kind "network" is built from it alone.
+    """
+
+    modules: Mapping[str, nn.Module]
+    about: Mapping[str, Any]
+
+
+class Trains(ABC, Generic[State]):
+    """Capability of a mode: its state outlives the process, and it ends in weights."""
+
+    @abstractmethod
+    def save(self, state: State) -> dict[str, Any]:
+        """Everything that the next step depends on, beyond what `init` rebuilds."""
+
+    @abstractmethod
+    def restore(self, state: State, saved: dict[str, Any]) -> None:
+        """Bring a state fresh from `init` to where `saved` was."""
+
+    @abstractmethod
+    def export(self, problem: Problem, state: State) -> Export:
+        """The trained weights."""

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.path import Path
+from align.core.path import LinearPath, Path
 from align.core.streams import Streams
+from align.errors import ContractError
 
 Domain = Literal["image", "vector"]
 
@@ -137,3 +138,27 @@ class ModelSpec(ABC):
     @abstractmethod
     def build(self, device: torch.device) -> FlowModel:
         """Load the model; raises PartError when its weights cannot be used."""
+
+
+@final
+@attrs.frozen
+class NoModel(FlowModel):
+    """Stands where a recipe has no [model]; a mode that does not ask for one never calls it."""
+
+    path: Path = LinearPath()
+    shape: tuple[int, ...] = ()
+    domain: Domain = "vector"
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """No prompt can be followed, and none is refused."""
+        return Condition(tuple(prompts))
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """Raises ContractError."""
+        raise ContractError("the mode uses a model, but does not say so in its `needs`")
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """Raises ContractError."""
+        raise ContractError("the mode uses a model, but does not say so in its `needs`")

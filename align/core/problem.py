@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 class Problem:
     """A model, what its samples should score high on, and how that is found out.
 
-    A mode may rely on the parts that its `needs` name; the others may be None.
+    A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
+    what the sample in row b of the streams is conditioned on.
     """
 
     model: FlowModel
     reward: WeightedReward = attrs.field(factory=lambda: WeightedReward(()))
     sampler: PosteriorSampler | None = None
     estimator: ValueEstimator | None = None
+    cond: Condition = attrs.field(factory=lambda: Condition(()))
 
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import final
+from collections.abc import Callable
+from typing import TypeVar, final
 
 import attrs
 import torch
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -24,18 +27,17 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Philox4x32-10 on int64 tensors that hold 32-bit words; returns four words a counter."""
+    """Philox4x32-10 on int64 tensors that hold 32-bit words; returns four words a counter.
+
+    The counter's words may have any shapes that broadcast: the first rounds then stay small.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
         # The product may wrap around in int64; its 64 bits, and so both halves, stay right.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        c0, c2 = ((p1 >> 32) & _MASK) ^ (c1 ^ k0), ((p0 >> 32) & _MASK) ^ (c3 ^ k1)
+        c1, c3 = p1 & _MASK, p0 & _MASK
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return [c0, c1, c2, c3]
 
@@ -65,6 +67,20 @@ class Streams:
         """The streams of some of the rows."""
         return attrs.evolve(self, samples=self.samples[rows])
 
+    def numbered(self, first: int, count: int) -> Streams:
+        """The streams of the samples `first`, `first` + 1, ...: `count` of them."""
+        return attrs.evolve(self, samples=tuple(range(first, first + count)))
+
+    def initialise(self, make: Callable[[], Made]) -> Made:
+        """Run `make` with torch's global generator seeded from these streams, then put it back.
+
+        For libraries that draw from the global generator, as `torch.nn.init` does.
+        """
+        text = repr((self.seed, *self.purpose)).encode()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=6).digest()))
+            return make()
+
     def normal(self, shape: tuple[int, ...], *, draws: int | None = None) -> Tensor:
         """Standard normal numbers, float64: (B, *shape), or (draws, B, *shape).
 
@@ -72,32 +88,28 @@ class Streams:
         """
         w = self._words(math.prod(shape), draws or 1)
         # Box-Muller on pairs of words.
-        radius = torch.sqrt(-2 * torch.log((w[..., 0::2] + 0.5) / 2**32))
-        angle = (2 * math.pi / 2**32) * w[..., 1::2]
+        radius = torch.sqrt(-2 * torch.log((w[..., 0::2].double() + 0.5) / 2**32))
+        angle = (2 * math.pi / 2**32) * w[..., 1::2].double()
         numbers = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
         return self._shaped(numbers.flatten(-2), shape, draws)
 
     def uniform(self, shape: tuple[int, ...], *, draws: int | None = None) -> Tensor:
         """Uniform numbers in (0, 1), float64: (B, *shape), or (draws, B, *shape)."""
         words = self._words(math.prod(shape), draws or 1)
-        return self._shaped((words + 0.5) / 2**32, shape, draws)
+        return self._shaped((words.double() + 0.5) / 2**32, shape, draws)
 
     def _words(self, count: int, draws: int) -> Tensor:
-        """32-bit words as int64, (draws, B, count rounded up to a multiple of 4)."""
+        """32-bit words as int64, (draws, B, count rounded up to an even number)."""
         text = repr((self.seed, *self.purpose)).encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
         key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
         draw = torch.arange(draws, device=self.device)[:, None, None]
         sample = torch.tensor(self.samples, dtype=torch.int64, device=self.device)[None, :, None]
         block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
-        size = (draws, len(self.samples), block.numel())
-        counter = (
-            block.expand(size),
-            draw.expand(size),
-            (sample & _MASK).expand(size),
-            ((sample >> 32) & _MASK).expand(size),
-        )
-        return torch.stack(philox(counter, key), -1).flatten(-2)
+        words = philox((block, draw, sample & _MASK, (sample >> 32) & _MASK), key)
+        # Pairs that nobody asked for are not stacked.
+        pairs = torch.stack(words[: 2 if count <= 2 else 4], -1).flatten(-2)
+        return pairs[..., : count + count % 2]
 
     def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
         numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)

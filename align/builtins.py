@@ -1,0 +1,71 @@
+"""What align itself ships: the table of contents.
+
+Every line imports its part when the hook is called, so that a missing one says which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from align.core.estimator import ValueEstimator
+from align.core.metric import Metric
+from align.core.mode import AlignmentMode
+from align.core.model import ModelSpec
+from align.core.reward import RewardSpec
+from align.core.sampler import PosteriorSampler
+from align.hookspecs import hookimpl
+
+
+@hookimpl
+def align_models() -> list[type[ModelSpec]]:
+    """Models."""
+    from align.models.mixture import Mixture
+    from align.models.network import Network
+
+    return [Mixture, Network]
+
+
+@hookimpl
+def align_samplers() -> list[type[PosteriorSampler]]:
+    """Posterior samplers."""
+    from align.samplers.dps import PointMass
+    from align.samplers.glass import Glass
+    from align.samplers.mfm import MetaFlowMap
+
+    return [PointMass, Glass, MetaFlowMap]
+
+
+@hookimpl
+def align_estimators() -> list[type[ValueEstimator]]:
+    """Value estimators."""
+    from align.estimators.exact import Exact
+    from align.estimators.gradient import Gradient
+    from align.estimators.stein import Stein
+
+    return [Exact, Gradient, Stein]
+
+
+@hookimpl
+def align_rewards() -> list[type[RewardSpec]]:
+    """Rewards."""
+    from align.rewards.linear import Likelihood
+
+    return [Likelihood]
+
+
+@hookimpl
+def align_modes() -> list[type[AlignmentMode[Any]]]:
+    """Modes."""
+    from align.modes.autoencode import Autoencode
+    from align.modes.best_of_n import BestOfN
+    from align.modes.distill import Distill
+    from align.modes.pretrain import Pretrain
+    from align.modes.steer import Steer
+
+    return [Autoencode, BestOfN, Distill, Pretrain, Steer]
+
+
+@hookimpl
+def align_metrics() -> list[type[Metric]]:
+    """Metrics."""
+    return []

@@ -1,0 +1,186 @@
+"""The command `align`.
+
+Nothing but click is imported before a command needs it: `align --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
+
+import click
+
+from align.errors import AlignError, RecipeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from align.registry import Catalog, Entry
+
+P = ParamSpec("P")
+
+CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
+_INTERRUPTED: Final = 130  # what shells report after Ctrl-C
+
+_sets = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value, as in mode.steps=20."
+)
+_traceback = click.option("--traceback", is_flag=True, help="Show where an error was raised.")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """A mistake is shown as its message alone, and sets the exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        context = click.get_current_context()
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            context.exit(_INTERRUPTED)
+        except AlignError as error:
+            if any(c.params.get("traceback") for c in (context, context.find_root())):
+                raise
+            click.echo(str(error), err=True)
+            context.exit(error.exit_code)
+
+    return guarded
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@_traceback
+@click.version_option(package_name="align-core", prog_name="align")
+def main(traceback: bool) -> None:
+    """Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
+
+
+@main.command()
+@click.argument("recipe")
+@_sets
+@_traceback
+@_guarded
+def run(recipe: str, sets: tuple[str, ...], traceback: bool) -> None:
+    """Run a recipe."""
+    from align.run import run as run_recipe
+
+    run_recipe(recipe, sets=sets)
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@_sets
+@_traceback
+@_guarded
+def check(recipes: tuple[str, ...], sets: tuple[str, ...], traceback: bool) -> None:
+    """Say whether recipes can be run, and if not, everything that stands in the way."""
+    from align.recipe import load
+    from align.registry import load_catalog
+
+    catalog, wrong = load_catalog(), list[str]()
+    for recipe in recipes:
+        try:
+            loaded = load(recipe, sets=sets, catalog=catalog)
+        except RecipeError as error:
+            wrong.append(str(error))
+        else:
+            arms = loaded.recipe.compare
+            click.echo(f"{recipe}: good" + (f", compares {len(arms)}" if arms else ""))
+    if wrong:
+        raise RecipeError("\n".join(wrong))
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice(CONTRACTS))
+@_guarded
+def list_parts(kind: str | None) -> None:
+    """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from align.registry import load_catalog
+
+    catalog, console = load_catalog(), Console(highlight=False)
+    table = Table("kind", "name", "what it is", "origin", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for contract in [kind] if kind else CONTRACTS:
+        for name, entry in sorted(catalog.parts[contract].items()):
+            cells = (contract, name, entry.summary, str(entry.origin))
+            table.add_row(*map(Text, cells))
+    console.print(table)
+    for broken in catalog.broken:
+        console.print(f"\n{broken}; its parts are missing above", markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@_guarded
+def show(name: str) -> None:
+    """Show a part: what it is, its options, its reference and its origin.
+
+    NAME is that of the part, or contract/name where two contracts have one, as in mode/steer.
+    """
+    from rich.console import Console
+
+    from align.registry import load_catalog
+
+    catalog, console = load_catalog(), Console(highlight=False)
+    for number, (contract, entry) in enumerate(_named(catalog, name)):
+        if number:
+            console.print()
+        _show(console, contract, entry)
+
+
+def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
+    """The parts of that name, with their contracts."""
+    from align.errors import PluginError
+    from align.registry import did_you_mean
+
+    contract, _, kind = name.rpartition("/")
+    within = [contract] if contract in CONTRACTS else CONTRACTS
+    found = [(one, entry) for one in within if (entry := catalog.find(one, kind))]
+    if not found:
+        for broken in catalog.broken:
+            if broken.may_bring(kind):
+                raise PluginError(str(broken))
+        known = [one for names in within for one in catalog.parts[names]]
+        raise PluginError(f"no part named '{name}'; {did_you_mean(kind, known)}")
+    return found
+
+
+def _show(console: Console, contract: str, entry: Entry) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"{contract} '{entry.kind}', of {entry.origin}\n", markup=False)
+    if entry.cls.__doc__:
+        console.print(inspect.cleandoc(entry.cls.__doc__), markup=False, soft_wrap=True)
+    table = Table("option", "type", "default", "what it is", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for row in _options(entry.cls):
+        table.add_row(*map(Text, row))
+    console.print()
+    console.print(table if table.row_count else "It has no options.")
+
+
+def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, str, str, str]]:
+    """Name, type, default and help of each option; those of inner tables follow theirs."""
+    import attrs
+
+    from align.recipe.words import contract_of, expected, members, tag_of
+    from align.recipe.write import default_text
+
+    rows = []
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        name, contract = within + (field.alias or field.name), contract_of(field.type)
+        inner = [one for one in members(field.type) or [field.type] if attrs.has(one)]
+        kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]
+        tp = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
+        tp = f"a table like [{contract}]" if contract else tp
+        rows.append((name + of, tp, default_text(field), field.metadata.get("help", "")))
+        for one in [] if contract else inner:
+            rows += _options(one, f"{name}.", f" ({tag_of(one)})" if len(inner) > 1 else "")
+    return rows

@@ -1,0 +1,88 @@
+"""The loop of every run: steps, costs, checkpoints, and what observers are told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from align.core.meter import Cost, Meter, forget_peak
+from align.core.mode import AlignmentMode, Info, Trains
+from align.core.problem import Problem
+from align.core.streams import Streams
+
+State = TypeVar("State")
+
+
+class Observer(ABC):
+    """Is told how a run goes on."""
+
+    @abstractmethod
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Step `index` of `steps` is done."""
+
+    @abstractmethod
+    def due(self, index: int) -> bool:
+        """Whether a checkpoint after step `index` is wanted."""
+
+    @abstractmethod
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop after this step."""
+
+    @abstractmethod
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep what a resumed run starts from."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Outcome:
+    """How a run ended: clean states (B, *S) or None, the last state, and the cost."""
+
+    x1: Tensor | None
+    state: object
+    cost: Cost
+
+
+def execute(
+    mode: AlignmentMode[State],
+    problem: Problem,
+    streams: Streams,
+    *,
+    meter: Meter,
+    observer: Observer,
+    saved: dict[str, Any] | None = None,
+) -> Outcome:
+    """Run a mode from start to end, or from where `saved` was.
+
+    A mode that trains is checkpointed when the observer asks, when it is interrupted, and at its
+    end; what is saved is enough to go on exactly as if nothing had happened.
+    """
+    forget_peak(streams.device)
+    with FlopCounterMode(display=False) as once:
+        state = mode.init(problem, streams)
+    meter.flops += once.get_total_flops()
+    first = 0
+    if saved is not None and isinstance(mode, Trains):
+        mode.restore(state, saved["state"])
+        first = int(saved["done"])
+    for index in range(first, mode.steps):
+        if index == first:
+            with FlopCounterMode(display=False) as each:
+                state, info = mode.step(problem, state, index, streams)
+            meter.flops += each.get_total_flops() * (mode.steps - first)
+        else:
+            state, info = mode.step(problem, state, index, streams)
+        observer.step(index, mode.steps, state, info)
+        done, stopping = index + 1, observer.stopping()
+        if isinstance(mode, Trains) and (stopping or done == mode.steps or observer.due(index)):
+            observer.checkpoint({"done": done, "state": mode.save(state)})
+        if stopping:
+            raise KeyboardInterrupt
+    with torch.no_grad():
+        x1 = mode.finish(problem, state)
+    return Outcome(x1, state, meter.cost(streams.device))

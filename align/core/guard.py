@@ -1,0 +1,162 @@
+"""Between the engine and the parts: counts every call, cuts it into chunks, checks what returns.
+
+A part that breaks its contract is named, with what it returned and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.meter import Meter
+from align.core.model import At, Condition, Domain, FlowMap, FlowModel, PosteriorMap
+from align.core.path import Path
+from align.core.reward import Reward
+from align.errors import ContractError
+
+
+@final
+@attrs.frozen(eq=False)
+class GuardedModel(FlowModel, FlowMap, PosteriorMap):
+    """A model whose every call is counted, chunked and checked.
+
+    Args:
+        inner: the model.
+        name: its kind, for messages.
+        meter: where calls are counted.
+        chunk: most rows that go through a network at once.
+    """
+
+    inner: FlowModel
+    name: str
+    meter: Meter
+    chunk: int
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.shape
+
+    @property
+    def domain(self) -> Domain:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.domain
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The inner model's condition."""
+        return self.inner.encode(prompts)
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The inner model's velocity (B, *S)."""
+
+        def call(rows: slice) -> Tensor:
+            return self.inner.velocity(x[rows], t[rows], cond.rows(rows))
+
+        return self._state("velocity", self._chunked("network", call, len(x)), x)
+
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """The inner model's flow map (B, *S)."""
+        inner = self.inner
+        if not isinstance(inner, FlowMap):
+            raise ContractError(f"model '{self.name}' is not a flow map")
+
+        def call(rows: slice) -> Tensor:
+            return inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
+
+        return self._state("jump", self._chunked("network", call, len(x)), x)
+
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """The inner model's meta flow map (B, *S)."""
+        inner = self.inner
+        if not isinstance(inner, PosteriorMap):
+            raise ContractError(f"model '{self.name}' is not a meta flow map")
+
+        def call(rows: slice) -> Tensor:
+            return inner.posterior_jump(y[rows], s[rows], u[rows], at.rows(rows))
+
+        return self._state("posterior_jump", self._chunked("network", call, len(y)), y)
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """The inner model's decoding of (B, *S)."""
+        part = "decoder" if self.domain == "image" else ""
+        data = self._chunked(part, lambda rows: self.inner.decode(x1[rows]), len(x1))
+        expected = 4 if self.domain == "image" else 2
+        if data.dim() != expected or len(data) != len(x1):
+            raise ContractError(
+                f"model '{self.name}': decode returned {tuple(data.shape)},"
+                f" expected {len(x1)} rows of kind '{self.domain}'"
+            )
+        return data
+
+    def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
+        starts = range(0, rows, self.chunk)
+        pieces = [call(slice(start, min(start + self.chunk, rows))) for start in starts]
+        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return self.meter.count(part, result) if part else result
+
+    def _state(self, what: str, result: Tensor, like: Tensor) -> Tensor:
+        if result.shape != like.shape or result.dtype != like.dtype:
+            raise ContractError(
+                f"model '{self.name}': {what} returned {tuple(result.shape)} {result.dtype},"
+                f" expected {tuple(like.shape)} {like.dtype} like its state"
+            )
+        return _finite(result, f"model '{self.name}': {what}")
+
+
+@final
+@attrs.frozen(eq=False)
+class GuardedReward(Reward):
+    """A reward whose every call is counted, chunked and checked.
+
+    Args:
+        inner: the reward.
+        name: its name in the run, for messages and the meter.
+        meter: where calls are counted.
+        chunk: most rows that are scored at once.
+    """
+
+    inner: Reward
+    name: str
+    meter: Meter
+    chunk: int
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's score (B,)."""
+        pieces = [
+            self.inner.score(data[i : i + self.chunk], prompts[i : i + self.chunk])
+            for i in range(0, len(data), self.chunk)
+        ]
+        score = torch.cat(pieces)
+        if score.shape != (len(data),) or not score.is_floating_point():
+            raise ContractError(
+                f"reward '{self.name}': score returned {tuple(score.shape)} {score.dtype},"
+                f" expected ({len(data)},) floating point"
+            )
+        _finite(score, f"reward '{self.name}': score")
+        return self.meter.count(f"reward {self.name}", score)
+
+
+def _finite(result: Tensor, who: str) -> Tensor:
+    if not torch.isfinite(result.detach()).all():
+        bad = int((~torch.isfinite(result.detach())).flatten(1 if result.dim() > 1 else 0).sum())
+        raise ContractError(f"{who} returned {bad} numbers that are not finite")
+    return result

@@ -1,0 +1,1 @@
+"""Value estimators: one algorithm, one file."""

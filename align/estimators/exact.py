@@ -1,0 +1,49 @@
+"""The exact value, for models that know it: what the other estimators are measured against."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import attrs
+import torch
+
+from align.core.estimator import ClosedForm, Estimate, ValueEstimator
+from align.core.model import At
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.errors import PartError
+from align.estimators.gradient import shift_of_gradient
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Exact(ValueEstimator):
+    """V_t and shift = (α²/β) ∇V_t in closed form.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39.
+    """
+
+    kind: ClassVar[str] = "exact"
+    needs_gradient: ClassVar[bool] = False
+    needs_sampler: ClassVar[bool] = False
+    needs_model: ClassVar[type | None] = ClosedForm
+
+    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+        """Value and shift; the effective size is 1, and the reward that of the denoiser."""
+        model = problem.model
+        if not isinstance(model, ClosedForm):
+            raise PartError("estimator 'exact' needs a model with an exact value, like 'mixture'")
+        with torch.enable_grad():
+            x = at.x.detach().requires_grad_()
+            value = model.value(At(x, at.t, at.cond), problem.reward)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        with torch.no_grad():
+            velocity = model.velocity(at.x, at.t, at.cond)
+            denoiser = model.path.denoiser_from_velocity(velocity, at.x, at.t)
+            reward = problem.reward_of(denoiser[None], at.cond)[0]
+        return Estimate(
+            value=value.detach(),
+            shift=shift_of_gradient(model.path, gradient, at.t),
+            ess=torch.ones_like(reward),
+            reward=reward,
+        )

@@ -1,0 +1,1 @@
+"""Models that need nothing beyond the core: closed-form worlds."""

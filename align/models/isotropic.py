@@ -1,0 +1,116 @@
+"""Mixtures of isotropic Gaussians, one for each of B rows: closed under all that is asked here."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.path import expand
+from align.core.streams import Streams
+
+
+@final
+@attrs.frozen(eq=False)
+class Form:
+    """A quadratic r(x) = −½ xᵀ P x + hᵀ x + c in the axes where P is diagonal.
+
+    Attributes:
+        axes: orthonormal eigenvectors of P as columns, (D, D).
+        bend: eigenvalues of P, (D,).
+        pull: h in these axes, (D,).
+        level: c, ().
+    """
+
+    axes: Tensor
+    bend: Tensor
+    pull: Tensor
+    level: Tensor
+
+    @classmethod
+    def of(cls, bend: Tensor, pull: Tensor, level: Tensor) -> Form:
+        """The form of P (D, D), h (D,) and c ()."""
+        values, axes = torch.linalg.eigh(bend)
+        return cls(axes, values, pull @ axes, level)
+
+
+@final
+@attrs.frozen(eq=False)
+class Isotropic:
+    """Σ_k w_k N(m_k, v_k I) for each of B rows.
+
+    Attributes:
+        log_weights: log w_k, (B, M); each row sums to one in w.
+        means: m_k, (B, M, D).
+        variances: v_k >= 0, (B, M).
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def seen(self, alpha: Tensor, beta: Tensor) -> Isotropic:
+        """Law of β x + α ε with ε ~ N(0, I): means β m_k, variances α² + β² v_k; α, β are (B,)."""
+        variances = (alpha**2)[:, None] + (beta**2)[:, None] * self.variances
+        means = expand(beta, self.means) * self.means
+        return Isotropic(self.log_weights.expand(variances.shape), means, variances)
+
+    def given(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Isotropic:
+        """Law of x1 given that β x1 + α ε is `x` (B, D); finite at α = 0 and at β = 0."""
+        seen = self.seen(alpha, beta)
+        gain = beta[:, None] * self.variances / seen.variances
+        means = (alpha[:, None] ** 2 / seen.variances)[..., None] * self.means
+        return Isotropic(
+            torch.log_softmax(seen.log_terms(x), -1),
+            means + gain[..., None] * x[:, None],
+            alpha[:, None] ** 2 / seen.variances * self.variances,
+        )
+
+    def log_terms(self, x: Tensor) -> Tensor:
+        """log w_k + log N(x; m_k, v_k I), (B, M), at `x` (B, D)."""
+        square = (x[:, None] - self.means).square().sum(-1)
+        size = x.shape[-1] * torch.log(2 * math.pi * self.variances)
+        return self.log_weights - 0.5 * (square / self.variances + size)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density (B,) at `x` (B, D)."""
+        return torch.logsumexp(self.log_terms(x), -1)
+
+    def mean(self) -> Tensor:
+        """Mean, (B, D)."""
+        return (self.log_weights.exp()[..., None] * self.means).sum(1)
+
+    def log_tilts(self, form: Form) -> Tensor:
+        """log E_k[e^{r}] of every component, (B, M), for x ~ N(m_k, v_k I).
+
+        With g = h − P m:  r(m) − ½ log det(I + v P) + ½ v gᵀ (I + v P)⁻¹ g.
+        """
+        centre = self.means @ form.axes
+        slope = form.pull - form.bend * centre
+        spread = self.variances[..., None]
+        grown = 1 + spread * form.bend
+        at_mean = (form.pull * centre - 0.5 * form.bend * centre.square()).sum(-1) + form.level
+        return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)
+
+    def draw(self, streams: Streams, draws: int, form: Form | None = None) -> Tensor:
+        """Draws (N, B, D), after tilting by e^{r} when there is a form.
+
+        The tilted components have precision I/v + P and mean m + v (I + v P)⁻¹ (h − P m).
+        """
+        size = self.means.shape[-1]
+        logits = self.log_weights if form is None else self.log_weights + self.log_tilts(form)
+        edges = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
+        place = streams.at("component").uniform((1,), draws=draws).to(edges)
+        chosen = (place > edges).sum(-1)
+        rows = torch.arange(chosen.shape[1], device=chosen.device) % len(self.means)
+        means, variances = self.means[rows, chosen], self.variances[rows, chosen][..., None]
+        noise = streams.at("element").normal((size,), draws=draws).to(means)
+        if form is None:
+            return means + variances.sqrt() * noise
+        grown = 1 + variances * form.bend
+        centre = means @ form.axes
+        centre = centre + variances / grown * (form.pull - form.bend * centre)
+        return (centre + (variances / grown).sqrt() * noise) @ form.axes.T

@@ -1,0 +1,217 @@
+"""A Gaussian mixture: a world in which everything about a flow is known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import ClosedForm, Quadratic
+from align.core.model import (
+    At,
+    Condition,
+    Domain,
+    FlowModel,
+    ModelSpec,
+    Population,
+    PosteriorMap,
+)
+from align.core.option import option
+from align.core.path import LinearPath, Path, TrigonometricPath, expand
+from align.core.reward import WeightedReward
+from align.core.streams import Streams
+from align.errors import PartError, PromptError
+from align.models.isotropic import Form, Isotropic
+from align.models.triangular import transport
+
+
+@final
+class GaussianMixture(FlowModel, PosteriorMap, Population, ClosedForm):
+    """Flow from N(0, I) to Σ_k w_k N(m_k, v_k I), all in float64.
+
+    Args:
+        prior: the mixture as one row: weights (1, M), means (1, M, D), variances (1, M).
+        path: the interpolant.
+        axes: rows are the directions (D, D) that the posterior map goes through in turn.
+    """
+
+    domain: Domain = "vector"
+    dtype = torch.float64
+
+    def __init__(self, prior: Isotropic, path: Path, axes: Tensor) -> None:
+        self.prior, self.path, self.axes = prior, path, axes
+        self.shape = (prior.means.shape[-1],)
+        self.device = prior.means.device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """A condition without content; a mixture follows no prompt but the empty one."""
+        for prompt in prompts:
+            if prompt:
+                raise PromptError(f"a mixture cannot follow the prompt '{prompt}'; leave it empty")
+        return Condition(tuple(prompts))
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """The states (B, D) themselves."""
+        return x1
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """b_t(x) = Σ_k p(k | x) (α' α (x − β m_k) + β' (α² m_k + β v_k x)) / (α² + β² v_k)."""
+        path = self.path
+        alpha, beta = path.alpha(t), path.beta(t)
+        seen = self.prior.seen(alpha, beta)
+        known = torch.softmax(seen.log_terms(x), -1)
+        gap = x[:, None] - seen.means
+        noise = expand(alpha, gap) / seen.variances[..., None] * gap
+        clean = self.prior.given(x, alpha, beta).means
+        rates = path.alpha_rate(t)[:, None, None] * noise + path.beta_rate(t)[:, None, None] * clean
+        return (known[..., None] * rates).sum(1)
+
+    def posterior(self, at: At) -> Isotropic:
+        """p(x1 | x_t = x), one mixture for each of the B states."""
+        return self.prior.given(at.x, self.path.alpha(at.t), self.path.beta(at.t))
+
+    def denoiser(self, at: At) -> Tensor:
+        """D_t(x), (B, D)."""
+        return self.posterior(at).mean()
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x), (B,)."""
+        return self.prior.seen(self.path.alpha(t), self.path.beta(t)).log_prob(x)
+
+    def draw_posterior(self, at: At, draws: int, streams: Streams) -> Tensor:
+        """Independent draws (N, B, D) from p(x1 | x_t = x)."""
+        return self.posterior(at).draw(streams.at("posterior"), draws)
+
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """Triangular map between the inner interpolant's laws at `s` and at `u`.
+
+        In one dimension this is the flow map X_{s,u}(y; t, x) of the inner flow; in more it is the
+        flow map of another flow through the same laws.
+        """
+        law = self.posterior(at)
+        turned = Isotropic(law.log_weights, law.means @ self.axes.T, law.variances)
+        source = turned.seen(self.path.alpha(s), self.path.beta(s))
+        target = turned.seen(self.path.alpha(u), self.path.beta(u))
+        return transport(y @ self.axes.T, source, target) @ self.axes
+
+    def draw(self, streams: Streams) -> Tensor:
+        """Clean data (B, D)."""
+        return self.prior.draw(streams.at("data"), 1)[0]
+
+    def value(self, at: At, reward: WeightedReward) -> Tensor:
+        """V_t(x) = log Σ_k p(k | x) E_k[e^{r(x1)} | x], (B,)."""
+        law = self.posterior(at)
+        return torch.logsumexp(law.log_weights + law.log_tilts(self._form(reward)), -1)
+
+    def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
+        """Clean data (B, D) from p*(x) ∝ p(x) e^{r(x)}, itself a mixture."""
+        return self.prior.draw(streams.at("tilted"), 1, self._form(reward))[0]
+
+    def _form(self, reward: WeightedReward) -> Form:
+        """r = Σ λ R as one quadratic."""
+        zero = self.prior.means.new_zeros
+        bend, pull, level = zero(2 * self.shape), zero(self.shape), zero(())
+        for term in reward.optimised:
+            if not isinstance(term.reward, Quadratic):
+                raise PartError(
+                    f"the exact value is known for quadratic rewards; '{term.name}' is none: "
+                    "use the estimator 'gradient' or 'stein'"
+                )
+            parts = term.reward.quadratic()
+            bend, pull, level = (
+                total + term.weight * part.to(total)
+                for total, part in zip((bend, pull, level), parts, strict=True)
+            )
+        form = Form.of(bend, pull, level)
+        if (1 + self.prior.variances.max() * form.bend).min() <= 0:
+            raise PartError("the reward outgrows the mixture: p(x) e^{r(x)} has no finite mass")
+        return form
+
+
+def _same_length(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if len(value) != len(spec.weights):
+        raise ValueError(f"'{attribute.name}' must have one entry for each weight")
+
+
+def _points(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _same_length(spec, attribute, value)
+    if len({len(mean) for mean in value}) != 1 or not value[0]:
+        raise ValueError(f"'{attribute.name}' must be points of one dimension")
+
+
+def _all_above_zero(_: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not value or min(value) <= 0:
+        raise ValueError(f"'{attribute.name}' must be greater than 0")
+
+
+def _spreads(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _same_length(spec, attribute, value)
+    _all_above_zero(spec, attribute, value)
+
+
+def _orthonormal(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
+    size = len(spec.means[0])
+    if value and {len(value), *map(len, value)} != {size}:
+        raise ValueError(f"'{attribute.name}' must be {size} rows of {size} numbers")
+    for i, row in enumerate(value):
+        for j, other in enumerate(value):
+            if abs(sum(a * b for a, b in zip(row, other, strict=True)) - (i == j)) > 1e-6:
+                raise ValueError(f"'{attribute.name}' must be orthonormal rows")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Mixture(ModelSpec):
+    """A mixture of isotropic Gaussians, with exact velocity, posterior map, value and tilted law.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 and
+    appendix F.1 (the two-dimensional example).
+    """
+
+    kind: ClassVar[str] = "mixture"
+
+    weights: tuple[float, ...] = option(
+        "weight of each component; they are divided by their sum", check=_all_above_zero
+    )
+    means: tuple[tuple[float, ...], ...] = option("mean of each component", check=_points)
+    stds: tuple[float, ...] = option("standard deviation of each component", check=_spreads)
+    path: Literal["linear", "trigonometric"] = option("the interpolant", default="linear")
+    axes: tuple[tuple[float, ...], ...] = option(
+        "orthonormal directions that the posterior map goes through in turn; none: the axes",
+        default=(),
+        check=_orthonormal,
+    )
+
+    @property
+    def domain(self) -> Domain:
+        """Vectors."""
+        return "vector"
+
+    @property
+    def provides(self) -> frozenset[type]:
+        """Everything but a flow map."""
+        return frozenset({PosteriorMap, Population, ClosedForm})
+
+    @property
+    def prompt(self) -> str:
+        """None."""
+        return ""
+
+    def build(self, device: torch.device) -> GaussianMixture:
+        """The model, in float64."""
+        weights, means, stds = (
+            torch.tensor(part, dtype=torch.float64, device=device)[None]
+            for part in (self.weights, self.means, self.stds)
+        )
+        axes = torch.eye(means.shape[-1], dtype=means.dtype, device=device)
+        if self.axes:
+            # Recipes round: make it orthonormal to full precision. Signs may flip, which a
+            # triangular map does not notice.
+            axes = torch.linalg.qr(axes.new_tensor(self.axes).T).Q.T
+        path = LinearPath() if self.path == "linear" else TrigonometricPath()
+        return GaussianMixture(
+            Isotropic(torch.log(weights / weights.sum()), means, stds**2), path, axes
+        )

@@ -1,0 +1,248 @@
+"""Models made of networks: a flow, its meta flow map, and an autoencoder around both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+from typing import Any, ClassVar, TypeAlias, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from align.core.guard import GuardedModel
+from align.core.model import At, Condition, Domain, FlowModel, ModelSpec, PosteriorMap
+from align.core.option import option
+from align.core.path import LinearPath, Path, expand
+from align.core.streams import Streams
+from align.errors import PartError, PromptError
+from align.nets.autoencoder import Autoencoder, AutoencoderConfig
+from align.nets.dit import DiT, DiTConfig
+from align.nets.mlp import MLP, MLPConfig
+from align.training import weights
+
+Made = TypeVar("Made", bound=nn.Module)
+Net: TypeAlias = DiTConfig | MLPConfig
+
+
+def make_net(config: Net, shape: tuple[int, ...], classes: int, *, context: bool) -> nn.Module:
+    """An untrained network of the configured kind."""
+    if isinstance(config, DiTConfig):
+        return DiT(config, shape, classes, context=context)
+    return MLP(config, shape, classes, context=context)
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class NetworkModel(FlowModel, PosteriorMap):
+    """A class-conditional model on latents, pictures or vectors.
+
+    The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x; 0, 0) of the meta flow
+    map. Label len(`classes`) means "no class".
+
+    Attributes:
+        flow: network of b_t(x), or None.
+        posterior: network of v_{s,u}(y; t, x), or None.
+        autoencoder: between pictures and states, or None where states are vectors.
+        guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
+    """
+
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    flow: nn.Module | None = None
+    posterior: nn.Module | None = None
+    autoencoder: Autoencoder | None = None
+    guidance: float = 1.0
+    domain: Domain = "image"
+    path: Path = attrs.field(factory=LinearPath)
+    dtype: torch.dtype = torch.float32
+    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Labels by the longest class name that occurs in each prompt."""
+        labels = [self._label(prompt) for prompt in prompts]
+        return Condition(tuple(prompts), {"label": torch.tensor(labels, device=self.device)})
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """b_t(x), guided; (B, *S)."""
+        net = _required(self.flow or self.posterior, "flow")
+        label, zero = cond.tensors["label"], torch.zeros_like(t)
+        if self.guidance == 1.0:
+            guided: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
+            return guided
+        both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
+        labels = torch.cat((label, torch.full_like(label, len(self.classes))))
+        named, plain = net(*both, labels).chunk(2)
+        guided = plain + self.guidance * (named - plain)
+        return guided
+
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
+        return y + expand(u - s, y) * self.posterior_velocity(y, s, u, at)
+
+    def posterior_velocity(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """v_{s,u}(y; t, x), the average velocity of the jump; (B, *S)."""
+        net = _required(self.posterior, "meta flow map")
+        # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
+        context = torch.where(expand(at.t, at.x) > 0, at.x, torch.zeros_like(at.x))
+        average: Tensor = net(y, s, u, at.t, context, at.cond.tensors["label"])
+        return average
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
+        if self.autoencoder is None:
+            return x1
+        pictures = self.autoencoder.decode(x1)
+        pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
+        return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+
+    def require_flow(self) -> nn.Module:
+        """The flow; raises PartError where there is none."""
+        return _required(self.flow, "flow")
+
+    def require_autoencoder(self) -> Autoencoder:
+        """The autoencoder; raises PartError where there is none."""
+        return _required(self.autoencoder, "autoencoder")
+
+    def showcase(self, rows: int) -> Condition:
+        """A condition that goes through the classes in turn."""
+        names = self.classes or ("",)
+        return self.encode([names[row % len(names)] for row in range(rows)])
+
+    def _label(self, prompt: str) -> int:
+        if not self.classes or not prompt:
+            return len(self.classes)
+        named = [name for name in self.classes if name.lower() in prompt.lower()]
+        if not named:
+            known = ", ".join(self.classes)
+            raise PromptError(f"model: the prompt '{prompt}' names none of the classes: {known}")
+        return self.classes.index(max(named, key=len))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Network(ModelSpec):
+    """A model trained by `pretrain` or `distill`, or an untrained one for them to train."""
+
+    kind: ClassVar[str] = "network"
+
+    weights: str = option("weights file of a run (model.safetensors)", default="")
+    net: Net | None = option("architecture of an untrained flow, instead of weights", default=None)
+    autoencoder: str = option("weights file of the untrained flow's autoencoder", default="")
+    classes: tuple[str, ...] = option("class names of the untrained flow", default=())
+    prompt: str = option("names the class of every sample; empty for no class", default="")
+    guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
+
+    def __attrs_post_init__(self) -> None:
+        if bool(self.weights) == (self.net is not None):
+            raise ValueError("expected either 'weights' or 'net' with 'autoencoder'")
+
+    @property
+    def domain(self) -> Domain:
+        """As the weights file says."""
+        return "vector" if self.weights and not self._about.get("autoencoder") else "image"
+
+    @property
+    def provides(self) -> frozenset[type]:
+        """A meta flow map, if the weights file holds one."""
+        held = self.weights and "posterior" in self._about["nets"]
+        return frozenset({PosteriorMap} if held else ())
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return weights.about(File(self.weights))
+
+    def build(self, device: torch.device) -> NetworkModel:
+        """Load the weights, or make the untrained flow."""
+        if self.weights:
+            return load(File(self.weights), device, self.guidance)
+        if not self.autoencoder or self.net is None:
+            raise PartError("model: an untrained flow needs 'autoencoder', the file of its weights")
+        file = File(self.autoencoder)
+        about = weights.about(file)
+        model = _empty({**about, "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
+                        "classes": self.classes}, device)  # fmt: skip
+        weights.read(file, {"autoencoder": model.require_autoencoder()})
+        return model
+
+
+def load(file: File, device: torch.device, guidance: float = 1.0) -> NetworkModel:
+    """The model in a weights file, frozen.
+
+    Raises:
+        PartError: the file is missing, or is not what it says it is.
+    """
+    about = weights.about(file)
+    if "nets" not in about:
+        raise PartError(f"weights: '{file}' holds an autoencoder alone, not a model")
+    model = attrs.evolve(_empty(about, device), guidance=guidance)
+    weights.read(file, modules_of(model))
+    return model
+
+
+def about_of(model: NetworkModel) -> dict[str, Any]:
+    """What a weights file must say, so that `load` rebuilds the model."""
+    nets = {"flow": model.flow, "posterior": model.posterior}
+    said: dict[str, Any] = {
+        "shape": model.shape,
+        "classes": model.classes,
+        "nets": {
+            name: attrs.asdict(net.config) | {"kind": net.config.kind}
+            for name, net in nets.items()
+            if isinstance(net, DiT | MLP)
+        },
+    }
+    if model.autoencoder is not None:
+        said["autoencoder"] = attrs.asdict(model.autoencoder.config)
+    return said
+
+
+def modules_of(model: NetworkModel) -> dict[str, nn.Module]:
+    """The networks of a model by their names in a weights file."""
+    named = {"flow": model.flow, "posterior": model.posterior, "autoencoder": model.autoencoder}
+    return {name: module for name, module in named.items() if module is not None}
+
+
+def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
+    """A model of the right networks, their weights still to be read."""
+    shape, classes = tuple(about["shape"]), tuple(about.get("classes", ()))
+
+    def built() -> NetworkModel:
+        nets = {}
+        for name, said in about["nets"].items():
+            sizes = {key: value for key, value in said.items() if key != "kind"}
+            config: Net = {"dit": DiTConfig, "mlp": MLPConfig}[said["kind"]](**sizes)
+            nets[name] = make_net(config, shape, len(classes), context=name == "posterior")
+        outer = about.get("autoencoder")
+        auto = Autoencoder(AutoencoderConfig(**outer)) if outer else None
+        for module in (*nets.values(), *([auto] if auto else [])):
+            module.to(device).eval().requires_grad_(False)
+        domain: Domain = "image" if auto else "vector"
+        return NetworkModel(
+            shape=shape, classes=classes, autoencoder=auto, domain=domain, device=device, **nets
+        )
+
+    return Streams(0, ()).at("network").initialise(built)
+
+
+def inner_of(model: FlowModel) -> FlowModel:
+    """The model itself, out of the guard that the engine puts around it."""
+    return model.inner if isinstance(model, GuardedModel) else model
+
+
+def network_of(model: FlowModel) -> NetworkModel:
+    """The model as networks that can be trained.
+
+    Raises:
+        PartError: it is not made of networks.
+    """
+    inner = inner_of(model)
+    if not isinstance(inner, NetworkModel):
+        raise PartError("model: only a model made of networks can be trained; use kind 'network'")
+    return inner
+
+
+def _required(module: Made | None, name: str) -> Made:
+    if module is None:
+        raise PartError(f"model: its weights hold no {name}")
+    return module

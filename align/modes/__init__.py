@@ -1,0 +1,1 @@
+"""Modes: what a run does."""

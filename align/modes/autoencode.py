@@ -1,0 +1,109 @@
+"""Training an autoencoder, the outer layer of a latent model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.mode import AlignmentMode, Export, Info, Need, Trains
+from align.core.option import at_least, option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.nets.autoencoder import Autoencoder, AutoencoderConfig
+from align.training.data import Labelled, Pictures, load, order
+from align.training.loop import Optimisation, Training, advance
+
+
+@final
+@attrs.frozen(eq=False)
+class AutoencoderState:
+    """Weights under way and the pictures they are trained on."""
+
+    training: Training
+    data: Labelled
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
+    """Trains an autoencoder on L1 distance of pictures and of their gradients.
+
+    Latents are pulled towards the origin and blurred by a little noise, so that the decoder is
+    smooth; at the end they are scaled to unit deviation over the data.
+    """
+
+    kind: ClassVar[str] = "autoencode"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    data: Pictures = option("the pictures")
+    net: AutoencoderConfig = option("size of the network", default=AutoencoderConfig())
+    optimisation: Optimisation = option("how weights are changed", default=Optimisation())
+    steps: int = option("number of steps", default=2000, check=at_least(1))
+    noise: float = option("deviation of the noise on latents", default=0.1, check=at_least(0))
+    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+
+    def init(self, problem: Problem, streams: Streams) -> AutoencoderState:
+        """Read the pictures and make the network."""
+        data = load(self.data, self.net.colours)
+        net = streams.at("weights").initialise(lambda: Autoencoder(self.net))
+        return AutoencoderState(Training.of(net.to(streams.device), self.optimisation), data)
+
+    def step(
+        self, problem: Problem, state: AutoencoderState, index: int, streams: Streams
+    ) -> tuple[AutoencoderState, Info]:
+        """One step on a batch of pictures."""
+        size = self.optimisation.batch
+        rows = order(streams.at("order"), len(state.data), size, index)
+        pictures = (state.data.pictures[rows] / 255.0).to(streams.device)
+        fresh = streams.numbered(index * size, size)
+        if self.data.mirror:
+            flip = fresh.at("mirror").uniform(()) < 0.5
+            pictures = torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
+        net = state.training.module
+        assert isinstance(net, Autoencoder)
+
+        def loss() -> Tensor:
+            latents = net.encode(pictures)
+            blur = fresh.at("blur").normal(tuple(latents.shape[1:])).to(latents)
+            remade = net.decode(latents + self.noise * blur).float()
+            edges = sum(
+                (remade.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (2, 3)
+            )
+            return (remade - pictures).abs().mean() + edges + 1e-3 * latents.square().mean()
+
+        numbers = advance(state.training, loss, self.optimisation, index, self.steps)
+        last = index + 1 == self.steps or (index + 1) % self.look == 0
+        return state, Info(numbers, self._remade(state, pictures[:16]) if last else None)
+
+    def finish(self, problem: Problem, state: AutoencoderState) -> None:
+        """No samples."""
+
+    def save(self, state: AutoencoderState) -> dict[str, Any]:
+        """Weights, their running mean and the optimiser."""
+        return state.training.save()
+
+    def restore(self, state: AutoencoderState, saved: dict[str, Any]) -> None:
+        """Take up where `saved` was."""
+        state.training.restore(saved)
+
+    @torch.no_grad()
+    def export(self, problem: Problem, state: AutoencoderState) -> Export:
+        """The running mean of the weights, with the scale of its latents over the data."""
+        net = state.training.average
+        assert isinstance(net, Autoencoder)
+        net.mean.zero_(), net.std.fill_(1)
+        latents = torch.cat([net.encode(p / 255.0) for p in state.data.pictures.split(500)])
+        net.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
+        net.std.copy_(latents.std((0, 2, 3), keepdim=True))
+        about = {"autoencoder": attrs.asdict(self.net), "shape": tuple(latents.shape[1:])}
+        return Export({"autoencoder": net}, about)
+
+    @torch.no_grad()
+    def _remade(self, state: AutoencoderState, pictures: Tensor) -> Tensor:
+        """Pictures and their reconstructions, alternating."""
+        net = state.training.average
+        assert isinstance(net, Autoencoder)
+        return torch.stack((pictures, net.decode(net.encode(pictures))), 1).flatten(0, 1)

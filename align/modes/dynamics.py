@@ -1,0 +1,78 @@
+"""One step of a guided flow: pure functions, shared by the modes that sample.
+
+Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 (dynamics),
+Eq. 136 (renormalisation).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from align.core.path import Path, expand
+
+Dynamics: TypeAlias = Literal["ode", "sde"]
+Normalise: TypeAlias = Literal["none", "clip", "renorm"]
+
+
+def grid(steps: int, start: float, power: float) -> list[float]:
+    """Times start + (1 − start) (j/K)^power for j = 0 .. K."""
+    return [start + (1 - start) * (j / steps) ** power for j in range(steps)] + [1.0]
+
+
+def noise_level(path: Path, t: Tensor, clamp: float) -> Tensor:
+    """σ_c²/2 = min(σ_t²/2, clamp), (B,); finite at t = 0."""
+    return path.half_variance(t).clamp(max=clamp)
+
+
+def base_drift(
+    path: Path, velocity: Tensor, x: Tensor, t: Tensor, dynamics: Dynamics, clamp: float
+) -> Tensor:
+    """Drift without a reward: b for the ODE, b + (σ_c²/2) s for the SDE; all (B, *S), t is (B,)."""
+    if dynamics == "ode":
+        return velocity
+    score = path.score_from_velocity(velocity, x, t)
+    return velocity + expand(noise_level(path, t, clamp), x) * score
+
+
+def guidance(path: Path, shift: Tensor, t: Tensor, dynamics: Dynamics, clamp: float) -> Tensor:
+    """Drift that a reward adds, (B, *S), from the shift D* − D.
+
+    (σ_c²/2) ∇V = min(1, clamp / (σ²/2)) c_t shift for the ODE and twice that for the SDE, because
+    (σ²/2) ∇V = c_t shift.
+    """
+    kept = (clamp / path.half_variance(t)).clamp(max=1.0)
+    times = 1.0 if dynamics == "ode" else 2.0
+    return expand(times * kept * path.pull(t), shift) * shift
+
+
+def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) -> Tensor:
+    """Guidance g (B, *S) measured against the drift b (B, *S) that it is added to, row by row.
+
+    "none": λ g.   "clip": λ g min(1, ‖b‖/‖g‖).   "renorm": λ g ‖b‖/‖g‖ (Eq. 136): the reward's
+    strength then has no say, only its direction; this does not sample the tilted law.
+    """
+    if normalise == "none":
+        return scale * added
+    ratio = norms(drift) / norms(added).clamp(min=torch.finfo(added.dtype).tiny)
+    if normalise == "clip":
+        ratio = ratio.clamp(max=1.0)
+    return scale * expand(ratio, added) * added
+
+
+def advance(
+    path: Path, x: Tensor, drift: Tensor, t: Tensor, u: Tensor, noise: Tensor | None, clamp: float
+) -> Tensor:
+    """Euler step x + (u − t) drift, plus √((u − t) σ_c²) noise for the SDE; t and u are (B,)."""
+    moved = x + expand(u - t, x) * drift
+    if noise is None:
+        return moved
+    spread = torch.sqrt(2 * noise_level(path, t, clamp) * (u - t))
+    return moved + expand(spread, x) * noise
+
+
+def norms(x: Tensor) -> Tensor:
+    """Euclidean norm of each row, (B,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)

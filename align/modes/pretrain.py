@@ -1,0 +1,110 @@
+"""Training a flow by flow matching."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.mode import AlignmentMode, Export, Info, Need, Trains
+from align.core.model import Condition
+from align.core.option import at_least, between, option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.models.network import NetworkModel, about_of, modules_of, network_of
+from align.training.data import Pictures
+from align.training.latents import Examples, encoded
+from align.training.loop import Optimisation, Training, advance
+
+
+@final
+@attrs.frozen(eq=False)
+class FlowState:
+    """Weights under way, the latents they are trained on, and the model they belong to."""
+
+    training: Training
+    examples: Examples
+    model: NetworkModel
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
+    """Trains the flow of the model: min E ‖b_t(I_t, c) − İ_t‖² over data, noise and time.
+
+    Reference: Flow Matching for Generative Modeling, Lipman et al., 2022, arXiv:2210.02747, Eq. 9;
+    Classifier-Free Diffusion Guidance, Ho, Salimans, 2022, arXiv:2207.12598, Alg. 1 (dropout).
+    """
+
+    kind: ClassVar[str] = "pretrain"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+
+    data: Pictures = option("the pictures")
+    optimisation: Optimisation = option("how weights are changed", default=Optimisation())
+    steps: int = option("number of steps", default=4000, check=at_least(1))
+    dropout: float = option("share of rows trained without their class", default=0.1,
+                            check=between(0, 1))  # fmt: skip
+    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+
+    def init(self, problem: Problem, streams: Streams) -> FlowState:
+        """Encode the pictures; training starts from the model's own weights."""
+        model = network_of(problem.model)
+        examples = encoded(self.data, model)
+        return FlowState(Training.of(model.require_flow(), self.optimisation), examples, model)
+
+    def step(
+        self, problem: Problem, state: FlowState, index: int, streams: Streams
+    ) -> tuple[FlowState, Info]:
+        """One step of flow matching."""
+        x1, label, fresh = state.examples.batch(
+            streams, index, self.optimisation.batch, self.dropout
+        )
+        model = state.model
+        noise = fresh.at("noise").normal(model.shape).to(x1)
+        t = fresh.at("time").uniform(()).to(x1)
+        x = model.path.interpolate(noise, x1, t)
+        rate = model.path.rate(noise, x1, t)
+        student = attrs.evolve(model, flow=state.training.module, guidance=1.0)
+        cond = Condition(("",) * len(x), {"label": label})
+
+        def loss() -> Tensor:
+            return (student.velocity(x, t, cond).float() - rate).square().mean()
+
+        numbers = advance(state.training, loss, self.optimisation, index, self.steps)
+        look = (index + 1) % self.look == 0 or index + 1 == self.steps
+        return state, Info(numbers, self._pictures(state, streams) if look else None)
+
+    def finish(self, problem: Problem, state: FlowState) -> None:
+        """No samples: the last step's pictures show what was learnt."""
+
+    def save(self, state: FlowState) -> dict[str, Any]:
+        """Weights, their running mean and the optimiser."""
+        return state.training.save()
+
+    def restore(self, state: FlowState, saved: dict[str, Any]) -> None:
+        """Take up where `saved` was."""
+        state.training.restore(saved)
+
+    def export(self, problem: Problem, state: FlowState) -> Export:
+        """The running mean of the flow's weights, and its autoencoder."""
+        model = self._trained(state)
+        return Export(modules_of(model), about_of(model))
+
+    def _trained(self, state: FlowState) -> NetworkModel:
+        return attrs.evolve(state.model, flow=state.training.average)
+
+    @torch.no_grad()
+    def _pictures(self, state: FlowState, streams: Streams) -> Tensor:
+        model = self._trained(state)
+        return model.decode(_samples(model, streams, model.showcase(len(streams.samples))))
+
+
+def _samples(model: NetworkModel, streams: Streams, cond: Condition, steps: int = 25) -> Tensor:
+    """Samples (B, *S) of a flow by Euler steps, for a look at it."""
+    x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+    for step in range(steps):
+        t = torch.full((len(x),), step / steps, device=x.device, dtype=x.dtype)
+        x = x + model.velocity(x, t, cond) / steps
+    return x

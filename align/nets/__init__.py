@@ -1,0 +1,1 @@
+"""Network architectures: plain torch modules that know nothing of recipes."""

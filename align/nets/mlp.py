@@ -1,0 +1,67 @@
+"""A multilayer perceptron with the interface of the transformer, for states that are vectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from align.core.option import at_least, option
+
+
+@final
+@attrs.frozen(kw_only=True)
+class MLPConfig:
+    """Size of a multilayer perceptron."""
+
+    kind: ClassVar[str] = "mlp"
+
+    width: int = option("units of a hidden layer", check=at_least(1), default=128)
+    depth: int = option("number of residual layers", check=at_least(1), default=3)
+
+
+@final
+class MLP(nn.Module):
+    """Average velocity v_{s,u}(y; t, x) of the inner flow, or the velocity b_s(y) of a flow.
+
+    Args:
+        config: the size.
+        shape: (D,) of a state.
+        classes: number of classes; label `classes` means "no class".
+        context: whether it is a meta flow map; a plain flow ignores u, t and x.
+    """
+
+    def __init__(
+        self, config: MLPConfig, shape: tuple[int, ...], classes: int, *, context: bool
+    ) -> None:
+        super().__init__()
+        self.config, self.shape, self.context = config, shape, context
+        (dim,) = shape
+        features = 2 * dim + 3 * 8 if context else dim + 8
+        self.enter = nn.Linear(features, config.width)
+        self.label = nn.Embedding(classes + 1, config.width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU(),
+                          nn.Linear(config.width, config.width))
+            for _ in range(config.depth)
+        )  # fmt: skip
+        self.leave = nn.Linear(config.width, dim)
+
+    def forward(
+        self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
+    ) -> Tensor:
+        """Average velocity (B, D) from y (B, D) over inner times s to u, given (t, x)."""
+        seen = (y, x, _waves(s), _waves(u), _waves(t)) if self.context else (y, _waves(s))
+        h = self.enter(torch.cat(seen, 1)) + self.label(label)
+        for layer in self.layers:
+            h = h + layer(h)
+        return self.leave(F.silu(h))
+
+
+def _waves(t: Tensor) -> Tensor:
+    """Low-frequency features (B, 8) of times (B,): derivatives in time stay small."""
+    angles = t[:, None] * torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=t.dtype, device=t.device)
+    return torch.cat((angles.cos(), angles.sin()), 1)

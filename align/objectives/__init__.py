@@ -1,0 +1,1 @@
+"""Training losses of flow maps, one file each."""

@@ -1,0 +1,7 @@
+"""Recipes: what a TOML file says, strictly read and fitted together."""
+
+from align.recipe.load import Loaded, load
+from align.recipe.schema import Arm, Recipe, RewardTerm, Run
+from align.recipe.write import to_toml
+
+__all__ = ["Arm", "Loaded", "Recipe", "RewardTerm", "Run", "load", "to_toml"]

@@ -1,0 +1,149 @@
+"""From a TOML document to a recipe: its sections, its rewards' names, its comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+from cattrs import Converter
+
+from align.recipe.convert import strict_converter
+from align.recipe.locate import Fault, Faults
+from align.recipe.schema import Arm, Recipe, RewardTerm
+from align.recipe.words import Key, spelled
+from align.registry import Catalog, did_you_mean
+
+_VARIED: Final = ("model", "sampler", "estimator", "mode")
+
+
+def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
+    """The recipe that a document describes.
+
+    Raises:
+        Faults: all that is wrong with it.
+    """
+    converter = strict_converter(catalog)
+    fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
+    faults = [
+        Fault((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
+        for name in document
+        if name not in fields
+    ]
+    read: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in document and name != "compare":
+            try:
+                read[name] = converter.structure(document[name], field.type)
+            except Faults as error:
+                faults += [fault.under(name) for fault in error.faults]
+    if "mode" not in document:
+        known = did_you_mean("", catalog.parts["mode"])
+        faults.append(
+            Fault(("mode",), f"required section is missing; add [mode] with a kind, {known}")
+        )
+    faults += _repeated("reward", document, [term.name for term in read.get("reward", ())])
+    arms, more = _read_arms(converter, document, read, faults)
+    if faults + more:
+        raise Faults(faults + more)
+    return Recipe(**read | {"reward": _named(read.get("reward", ())), "compare": arms})
+
+
+def merged(base: Any, change: Any) -> Any:
+    """`base` with the keys of `change`; a table that names another kind replaces its own whole."""
+    if not isinstance(base, Mapping) or not isinstance(change, Mapping):
+        return change
+    if "kind" in base and change.get("kind", base["kind"]) != base["kind"]:
+        return change
+    return {**base, **{key: merged(base.get(key), item) for key, item in change.items()}}
+
+
+def _named(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
+    """The terms, those without a name named after their kind, with a number where taken."""
+    terms = tuple(terms)
+    taken = {term.name for term in terms}
+    named = []
+    for term in terms:
+        name, count = term.name or term.part.kind, 1
+        while not term.name and name in taken:
+            count += 1
+            name = f"{term.part.kind}_{count}"
+        taken.add(name)
+        named.append(attrs.evolve(term, name=name))
+    return tuple(named)
+
+
+def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[Fault]:
+    text = "the name '{}' is taken by {}[{}]; choose another"
+    return [
+        Fault((section, index, "name"), text.format(name, section, names.index(name)))
+        for index, name in enumerate(names)
+        if name and names.index(name) < index
+    ]
+
+
+def _read_arms(
+    converter: Converter,
+    document: Mapping[str, Any],
+    read: Mapping[str, Any],
+    base_faults: list[Fault],
+) -> tuple[tuple[Arm, ...], list[Fault]]:
+    tables = document.get("compare", [])
+    if not isinstance(tables, list):
+        text = f"expected an array of tables, got {spelled(tables)}; write its header in [[ ]]"
+        return (), [Fault(("compare",), text)]
+    arms, faults = list[Arm](), list[Fault]()
+    for index, table in enumerate(tables):
+        if not isinstance(table, dict):
+            text = f"expected a table, got {spelled(table)}"
+            faults.append(Fault(("compare", index), text))
+            continue
+        changed, found = _read_arm(converter, document, table)
+        faults += [
+            fault.under("compare", index)
+            for fault in found
+            if fault not in base_faults or _holds(table, fault.key)
+        ]
+        if not faults and not base_faults:
+            base: dict[str, Any] = {name: read.get(name) for name in _VARIED}
+            arms.append(Arm(**base | changed))
+    names = [table.get("name") for table in tables if isinstance(table, dict)]
+    if len(names) == len(tables) and all(isinstance(name, str) for name in names):
+        faults += _repeated("compare", document, [str(name) for name in names])
+    return tuple(arms), faults
+
+
+def _read_arm(
+    converter: Converter, document: Mapping[str, Any], table: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Fault]]:
+    """What one [[compare]] table changes, and what is wrong with it."""
+    changed: dict[str, Any] = {}
+    faults: list[Fault] = []
+    fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Arm))
+    if not table.get("name", "-"):
+        faults.append(Fault(("name",), "expected a name, got the string ''"))
+    if "name" not in table:
+        faults.append(Fault(("name",), "required key is missing; expected a string"))
+    for key, item in table.items():
+        if key not in fields:
+            text = f"[{key}] is the same for all that is compared; take it out of [[compare]]"
+            if key not in attrs.fields_dict(Recipe):
+                text = f"no section named '{key}'; {did_you_mean(key, fields)}"
+            faults.append(Fault((key,), text))
+            continue
+        whole = item if key == "name" else merged(document.get(key), item)
+        try:
+            changed[key] = converter.structure(whole, fields[key].type)
+        except Faults as error:
+            faults += [fault.under(key) for fault in error.faults]
+    return changed, faults
+
+
+def _holds(table: Any, key: Key) -> bool:
+    """Whether the document has something at `key`."""
+    for part in key:
+        inside = range(len(table)) if isinstance(table, list) else table
+        if not isinstance(inside, dict | range) or part not in inside:
+            return False
+        table = table[part]
+    return True

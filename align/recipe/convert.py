@@ -1,0 +1,260 @@
+"""From TOML values to parts: strict, and with every problem found in one pass.
+
+cattrs dispatches on the type; the hooks here take over all of it, because cattrs as it comes
+turns "no" into true and 7.9 into 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+
+import attrs
+from cattrs import Converter
+
+from align.errors import PluginError
+from align.recipe.locate import Fault, Faults
+from align.recipe.schema import RewardTerm
+from align.recipe.words import contract_of, expected, is_union, members, spelled, tag_of
+from align.registry import CONTRACTS, Catalog, did_you_mean
+
+Hook: TypeAlias = Callable[[Any, Any], Any]
+Table: TypeAlias = Mapping[str, Any]
+
+_TERM: Final = ("weight", "held_out", "name")
+
+
+def strict_converter(catalog: Catalog) -> Converter:
+    """A converter whose every error is Faults, with keys relative to the value."""
+    converter = Converter(detailed_validation=False)
+    dispatch: Sequence[tuple[Callable[[Any], bool], Hook]] = (
+        # cattrs asks the hook that was registered last first.
+        (lambda tp: True, _unsupported),
+        (lambda tp: isinstance(tp, type) and attrs.has(tp), partial(_plain_table, converter)),
+        (lambda tp: get_origin(tp) in (dict, Mapping), partial(_dictionary, converter)),
+        (lambda tp: get_origin(tp) is tuple, partial(_array, converter)),
+        (lambda tp: get_origin(tp) is Literal, _choice),
+        (is_union, partial(_union, converter)),
+        (lambda tp: contract_of(tp) is not None, partial(_part, catalog, converter)),
+        (lambda tp: tp is RewardTerm, partial(_term, catalog, converter)),
+    )
+    for applies, hook in dispatch:
+        converter.register_structure_hook_func(applies, hook)
+    for simple in (bool, int, float, str):
+        converter.register_structure_hook(simple, _simple)
+    return converter
+
+
+def _wrong(value: Any, tp: Any, hint: str = "") -> Faults:
+    return Faults([Fault((), f"expected {expected(tp)}, got {spelled(value)}{hint}")])
+
+
+def _unsupported(_: Any, tp: Any) -> Any:
+    raise PluginError(f"an option of type {tp} cannot be read from a recipe; see docs/recipes.md")
+
+
+def _simple(value: Any, tp: Any) -> Any:
+    if type(value) is tp:
+        return value
+    if tp is float and type(value) is int and abs(value) < 10**300:
+        return float(value)
+    raise _wrong(value, tp)
+
+
+def _choice(value: Any, tp: Any) -> Any:
+    if any(type(value) is type(option) and value == option for option in get_args(tp)):
+        return value
+    raise _wrong(value, tp)
+
+
+def _union(converter: Converter, value: Any, tp: Any) -> Any:
+    options = members(tp)
+    tagged = {tag: option for option in options if (tag := tag_of(option))}
+    if isinstance(value, dict) and len(tagged) > 1:
+        return converter.structure(value, tagged[_kind_in(value, tagged)])
+    if isinstance(value, dict):
+        # One member that takes tables has more to say than the union as a whole.
+        options = [option for option in options if expected(option) == "a table"] or options
+    if len(options) == 1:
+        return converter.structure(value, options[0])
+    for option in options:
+        try:
+            return converter.structure(value, option)
+        except Faults:
+            continue
+    raise _wrong(value, tp)
+
+
+def _array(converter: Converter, value: Any, tp: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        tables = isinstance(value, dict) and expected(tp) == "an array of tables"
+        raise _wrong(value, tp, "; write its header in [[ ]]" if tables else "")
+    types: Sequence[Any] = get_args(tp)
+    if len(types) == 2 and types[1] is Ellipsis:
+        types = [types[0]] * len(value)
+    if len(types) != len(value):
+        raise Faults([Fault((), f"expected {expected(tp)}, got {len(value)}")])
+    read = _each(converter, zip(range(len(value)), value, types, strict=True))
+    return tuple(read.values())
+
+
+def _dictionary(converter: Converter, value: Any, tp: Any) -> dict[str, Any]:
+    table = _as_table(value)
+    return _each(converter, ((key, item, get_args(tp)[1]) for key, item in table.items()))
+
+
+def _each(converter: Converter, items: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
+    """Convert (key, value, type) items; all their faults are raised together."""
+    read, faults = {}, list[Fault]()
+    for key, value, tp in items:
+        try:
+            read[key] = converter.structure(value, tp)
+        except Faults as error:
+            faults += [fault.under(key) for fault in error.faults]
+    if faults:
+        raise Faults(faults)
+    return read
+
+
+def _as_table(value: Any) -> Table:
+    if not isinstance(value, dict):
+        raise Faults([Fault((), f"expected a table, got {spelled(value)}")])
+    return value
+
+
+def _plain_table(converter: Converter, value: Any, tp: Any) -> Any:
+    table = _as_table(value)
+    if (tag := tag_of(tp)) and "kind" in table:
+        _kind_in(table, [tag])
+        table = {key: item for key, item in table.items() if key != "kind"}
+    return read_table(converter, table, tp)
+
+
+def _kind_in(table: Table, known: Iterable[str]) -> str:
+    """The `kind` that a table names, if it is one of those known."""
+    kind = _said_kind(table, known)
+    if kind not in known:
+        raise Faults([Fault(("kind",), f"no kind named '{kind}'; {did_you_mean(kind, known)}")])
+    return kind
+
+
+def _said_kind(table: Table, known: Iterable[str]) -> str:
+    """The `kind` that a table names, known or not."""
+    if "kind" not in table:
+        raise Faults([Fault(("kind",), f"required key is missing; {did_you_mean('', known)}")])
+    if not isinstance(kind := table["kind"], str):
+        raise Faults([Fault(("kind",), f"expected a string, got {spelled(kind)}")])
+    return kind
+
+
+def _part(catalog: Catalog, converter: Converter, value: Any, tp: Any) -> Any:
+    return _read_part(catalog, converter, _as_table(value), tp, ())
+
+
+def _read_part(
+    catalog: Catalog, converter: Converter, table: Table, tp: Any, also: Sequence[str]
+) -> Any:
+    """The part that a table with a `kind` names; `also` are keys that are read elsewhere."""
+    contract, wanted = contract_of(tp), get_origin(tp) or tp
+    assert contract is not None
+    kind = _said_kind(table, catalog.parts[contract])
+    entry = catalog.find(contract, kind)
+    if entry is None:
+        raise Faults([Fault(("kind",), _unknown_kind(catalog, contract, kind))])
+    if not issubclass(entry.cls, wanted):
+        text = f"expected a {wanted.__name__}, but {contract} '{kind}' is a {entry.cls.__name__}"
+        raise Faults([Fault(("kind",), text)])
+    rest = {key: item for key, item in table.items() if key != "kind"}
+    return read_table(converter, rest, entry.cls, also)
+
+
+def _unknown_kind(catalog: Catalog, contract: str, kind: str) -> str:
+    text = f"no {contract} named '{kind}'"
+    for broken in catalog.broken:
+        if broken.may_bring(kind):
+            return f"{text}; {broken}"
+    for other in CONTRACTS:
+        if catalog.find(other, kind):
+            article = "an" if other[0] in "aeiou" else "a"
+            return f"{text}; '{kind}' is {article} {other}"
+    text += f"; {did_you_mean(kind, catalog.parts[contract])}"
+    if catalog.broken and not text.endswith("?"):
+        text += "; `align list` shows plugins that did not load"
+    return text
+
+
+def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardTerm:
+    """A [[reward]] table: the options of the term and of its part, side by side."""
+    table = _as_table(value)
+    faults, read = list[Fault](), dict[str, Any]()
+    rest = {key: item for key, item in table.items() if key not in _TERM}
+    fields = attrs.fields_dict(attrs.resolve_types(RewardTerm))
+    for name in _TERM:
+        if name in table:
+            try:
+                read |= _each(converter, [(name, table[name], fields[name].type)])
+            except Faults as error:
+                faults += error.faults
+    try:
+        read["part"] = _read_part(catalog, converter, rest, fields["part"].type, _TERM)
+    except Faults as error:
+        faults += error.faults
+    if faults:
+        raise Faults(faults)
+    return RewardTerm(**read)
+
+
+def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str] = ()) -> Any:
+    """An object of an attrs class; `also` are keys that belong to the table but not to it."""
+    fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.init]
+    names = {field.alias or field.name: field for field in fields}
+    known = {*names, *also}
+    faults = [
+        Fault((key,), f"no option named '{key}'; {did_you_mean(key, known)}")
+        for key in table
+        if key not in known
+    ]
+    read: dict[str, Any] = {}
+    for name, field in names.items():
+        if name in table:
+            try:
+                read |= _each(converter, [(name, table[name], field.type)])
+            except Faults as error:
+                faults += error.faults
+        elif field.default is attrs.NOTHING:
+            text = f"required key is missing; expected {expected(field.type)}"
+            faults.append(Fault((name,), text))
+    faults += _refused(cls, names, read)
+    if faults:
+        raise Faults(faults)
+    try:
+        return cls(**read)
+    except (ValueError, TypeError) as error:
+        raise Faults([Fault((), _message(error))]) from error
+
+
+def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> list[Fault]:
+    """What the validators say, each on its own, though other options may be wrong.
+
+    They see an object that has the options read so far; one that asks for more has its say when
+    the object is made.
+    """
+    draft, faults = cls.__new__(cls), []
+    for name, value in read.items():
+        object.__setattr__(draft, names[name].name, value)
+    for name, value in read.items():
+        if names[name].validator is None:
+            continue
+        try:
+            names[name].validator(draft, names[name], value)
+        except AttributeError:
+            continue
+        except (ValueError, TypeError) as error:
+            faults.append(Fault((name,), _message(error)))
+    return faults
+
+
+def _message(error: Exception) -> str:
+    """The words of an error alone: attrs' own validators add objects to them."""
+    return str(error.args[0]) if error.args else type(error).__name__

@@ -1,0 +1,162 @@
+"""Do the parts of a recipe go together: asked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, final
+
+import attrs
+
+from align.core.estimator import ValueEstimator
+from align.core.model import ModelSpec
+from align.errors import AlignError
+from align.recipe.locate import Fault
+from align.recipe.schema import Arm, Recipe
+from align.recipe.words import Key
+from align.registry import Catalog
+
+_MANY: Final = 4  # more names than this are no advice
+
+
+@final
+@attrs.frozen
+class _Question:
+    """One arm of a recipe, and which sections its own table holds."""
+
+    recipe: Recipe
+    arm: Arm
+    index: int
+    changed: frozenset[str]
+    catalog: Catalog
+
+    def fault(self, text: str, *sections: str) -> Fault:
+        """A fault that involves `sections`: shown at one the arm itself names, else the first."""
+        own = [name for name in sections if name in self.changed]
+        key: Key = ("compare", self.index, own[0]) if own else (sections[0],)
+        return Fault(key, text)
+
+    def instead(self, contract: str, **wanted: Any) -> str:
+        """'; use sampler 'a' or 'b'': the parts whose class says what is wanted."""
+        names = [
+            f"'{kind}'"
+            for kind, entry in sorted(self.catalog.parts[contract].items())
+            if all(getattr(entry.cls, name, None) == value for name, value in wanted.items())
+        ]
+        if not names or len(names) > _MANY:
+            return f"; use another {contract}"
+        return f"; use {contract} " + " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> list[Fault]:
+    """Every reason why the parts of any arm do not go together.
+
+    Args:
+        recipe: whose parts are asked.
+        document: it was read from; says what each [[compare]] table changes.
+        catalog: from which other parts are suggested.
+    """
+    faults: list[Fault] = []
+    tables = document.get("compare") or [{}]
+    for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
+        question = _Question(recipe, arm, index, frozenset(table), catalog)
+        try:
+            for check in (_present, _sampling, _gradients, _capabilities, _domains):
+                faults += check(question)
+        # A specification may look at its files to say what it makes.
+        except AlignError as error:
+            faults.append(question.fault(str(error), "model"))
+    return list(dict.fromkeys(faults))
+
+
+def _present(ask: _Question) -> Iterator[Fault]:
+    """Every section the mode needs is there."""
+    arm = ask.arm
+    for name in ("model", "sampler", "estimator"):
+        if name in arm.mode.needs and getattr(arm, name) is None:
+            article = "an" if name == "estimator" else "a"
+            text = f"'{arm.mode.kind}' needs {article} {name}, but the recipe has none"
+            yield ask.fault(f"{text}; add [{name}]", "mode")
+    if "reward" in arm.mode.needs and all(term.held_out for term in ask.recipe.reward):
+        text = f"'{arm.mode.kind}' needs a reward to optimise, but the recipe has none; "
+        if ask.recipe.reward:
+            text = f"'{arm.mode.kind}' needs a reward to optimise, but every reward is held out; "
+        yield ask.fault(text + "add a [[reward]] that is not held out", "mode")
+
+
+def _estimator(ask: _Question) -> ValueEstimator | None:
+    """The estimator, if the mode asks it."""
+    return ask.arm.estimator if "estimator" in ask.arm.mode.needs else None
+
+
+def _sampling(ask: _Question) -> Iterator[Fault]:
+    """An estimator that draws has something to draw from."""
+    estimator, arm = _estimator(ask), ask.arm
+    if (
+        estimator
+        and estimator.needs_sampler
+        and not arm.sampler
+        and "sampler" not in arm.mode.needs
+    ):
+        text = f"'{estimator.kind}' draws from the posterior, but the recipe has no sampler"
+        yield ask.fault(f"{text}; add [sampler]", "estimator", "mode")
+
+
+def _gradients(ask: _Question) -> Iterator[Fault]:
+    """An estimator that follows a gradient gets one from every reward and from the sampler."""
+    estimator, arm = _estimator(ask), ask.arm
+    if not estimator or not estimator.needs_gradient:
+        return
+    needs = f"'{arm.mode.kind}' with estimator '{estimator.kind}' needs"
+    for term in ask.recipe.reward:
+        if not term.held_out and not term.part.differentiable:
+            text = f"{needs} the reward's gradient, but reward '{term.name}' has none"
+            advice = ask.instead("estimator", needs_gradient=False)
+            yield ask.fault(text + advice, "mode", "estimator")
+    if estimator.needs_sampler and arm.sampler and not arm.sampler.differentiable:
+        text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
+        advice = ask.instead("sampler", differentiable=True)
+        yield ask.fault(text + advice, "mode", "estimator", "sampler")
+
+
+def _capabilities(ask: _Question) -> Iterator[Fault]:
+    """The model can do what the sampler and the estimator ask of it."""
+    arm, estimator = ask.arm, _estimator(ask)
+    draws = "sampler" in arm.mode.needs or (estimator and estimator.needs_sampler)
+    wants: list[tuple[str, Any, type | None]] = []
+    if draws and arm.sampler:
+        wants.append(("sampler", arm.sampler, arm.sampler.needs))
+    if estimator:
+        wants.append(("estimator", estimator, estimator.needs_model))
+    for section, part, capability in wants:
+        if arm.model and capability and capability not in arm.model.provides:
+            text = f"'{part.kind}' needs a model with {capability.__name__}, but "
+            yield ask.fault(text + _provided(arm.model), section, "model")
+
+
+def _provided(model: ModelSpec) -> str:
+    names = _listed(capability.__name__ for capability in model.provides)
+    return f"model '{model.kind}' has only {names}" if names else f"model '{model.kind}' has none"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
+
+
+def _domains(ask: _Question) -> Iterator[Fault]:
+    """Rewards and metrics look at what the model makes."""
+    model = ask.arm.model
+    if not model:
+        return
+    for index, term in enumerate(ask.recipe.reward):
+        if term.part.domain not in (None, model.domain):
+            text = f"'{term.part.kind}' scores {term.part.domain}s, but model '{model.kind}' makes"
+            yield _at(ask, ("reward", index), f"{text} {model.domain}s")
+    for index, metric in enumerate(ask.recipe.metric):
+        if metric.domain not in (None, model.domain):
+            text = f"'{metric.kind}' measures {metric.domain}s, but model '{model.kind}' makes"
+            yield _at(ask, ("metric", index), f"{text} {model.domain}s")
+
+
+def _at(ask: _Question, key: Key, text: str) -> Fault:
+    """A fault at `key`, or at the arm's own model where that is to blame."""
+    return ask.fault(text, "model") if "model" in ask.changed else Fault(key, text)

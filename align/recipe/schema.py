@@ -1,0 +1,81 @@
+"""What a recipe says, once it is read: sections, and the parts they name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, final
+
+import attrs
+
+from align.core.estimator import ValueEstimator
+from align.core.metric import Metric
+from align.core.mode import AlignmentMode
+from align.core.model import ModelSpec
+from align.core.option import at_least, option
+from align.core.reward import RewardSpec
+from align.core.sampler import PosteriorSampler
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Run:
+    """Section [run]: what is the same for every mode."""
+
+    seed: int = option("The number every random number is derived from.", default=0)
+    samples: int = option("How many samples are made.", default=8, check=at_least(1))
+    out: str = option("Folder of the record; 'runs/<name of the recipe>' if empty.", default="")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "Where to compute; 'auto' is cuda when there is one.", default="auto"
+    )
+    chunk: int = option(
+        "Rows per network call; 0 lets the engine decide.", default=0, check=at_least(0)
+    )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RewardTerm:
+    """One [[reward]] table: the part's own options, and these."""
+
+    part: RewardSpec
+    weight: float = option("λ of p* ∝ p e^{λ r}.", default=1.0)
+    held_out: bool = option("Whether it is measured only, not optimised.", default=False)
+    name: str = option("Its name in the record; its kind if empty.", default="")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Arm:
+    """One side of a comparison: the parts that may differ from side to side."""
+
+    name: str
+    model: ModelSpec | None
+    sampler: PosteriorSampler | None
+    estimator: ValueEstimator | None
+    mode: AlignmentMode[Any]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A recipe with every value resolved.
+
+    Attributes:
+        compare: the sides of a comparison, complete; empty when nothing is compared.
+    """
+
+    run: Run = attrs.field(factory=Run)
+    model: ModelSpec | None = None
+    sampler: PosteriorSampler | None = None
+    estimator: ValueEstimator | None = None
+    reward: tuple[RewardTerm, ...] = ()
+    metric: tuple[Metric, ...] = ()
+    mode: AlignmentMode[Any]
+    compare: tuple[Arm, ...] = ()
+
+    def arms(self) -> tuple[Arm, ...]:
+        """What is run, one after the other: the comparison, or the recipe as it stands."""
+        if self.compare:
+            return self.compare
+        name, sampler, estimator = self.mode.kind, self.sampler, self.estimator
+        arm = Arm(name=name, model=self.model, sampler=sampler, estimator=estimator, mode=self.mode)
+        return (arm,)

@@ -1,0 +1,188 @@
+"""The run folder: everything needed to look at a run, trust it, and run it again.
+
+    recipe.toml      every value resolved; `align run RUN/recipe.toml` repeats the run
+    about.json       origin and version of every part, libraries, machine, how the run ended
+    metrics.jsonl    one line a step
+    log.txt          what happened, with times
+    samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
+    results.json, table.md, grid.png, curves.png
+    checkpoint.pt, model.safetensors          of a training run
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import attrs
+import numpy as np
+import torch
+from loguru import logger
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from align.core.mode import Export, Info
+from align.errors import PartError
+from align.training import weights
+
+LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file beside its place, then rename it: it is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    beside.replace(path)
+
+
+def folder_for(out: Path, recipe: str, *, quiet: bool = False) -> Path:
+    """Where a run may write: `out`, or beside it when `out` holds a run of another recipe."""
+    for number in range(1, 1000):
+        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+        kept = folder / "recipe.toml"
+        if not kept.exists() or _same(kept.read_text(), recipe):
+            return folder
+    raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two resolved recipes differ in nothing but the folder they write to."""
+    without = [re.sub(r"(?m)^out = .*$", "", text) for text in (one, other)]
+    return without[0] == without[1]
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "arm"
+
+
+@final
+@attrs.frozen(eq=False)
+class Record:
+    """Writes one run folder.
+
+    Args:
+        folder: the run folder.
+    """
+
+    folder: Path
+    _sink: int
+
+    @classmethod
+    def open(cls, folder: Path, recipe: str, origins: Mapping[str, str]) -> Record:
+        """Begin a run folder, or go on with one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "recipe.toml", recipe)
+        logger.enable("align")
+        sink = logger.add(folder / "log.txt", format="{time} {level} {message}", level="DEBUG")
+        record = cls(folder, sink)
+        record.about(status="running", origins=dict(origins))
+        logger.info("run begins in {}", folder)
+        return record
+
+    def about(self, **said: Any) -> None:
+        """Add to about.json."""
+        path = self.folder / "about.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        known |= {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+        write(path, json.dumps(known | said, indent=1, ensure_ascii=False) + "\n")
+
+    def close(self, status: str) -> None:
+        """End the run: "done", "interrupted" or "failed: why"."""
+        self.about(status=status)
+        logger.info("run ends: {}", status)
+        logger.remove(self._sink)
+        logger.disable("align")
+
+    def forget_metrics(self, arm: str, after: int) -> None:
+        """Drop an arm's lines from step `after` on: they are about to be written anew."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+            kept = [v for v in lines if v["arm"] != arm or v["step"] < after]
+            write(path, "".join(json.dumps(v) + "\n" for v in kept))
+
+    def step(self, arm: str, index: int, info: Info) -> None:
+        """Add a line to metrics.jsonl, and the step's pictures if there are any."""
+        line = {"arm": arm, "step": index, **info.numbers}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if info.pictures is not None:
+            place = self.folder / "looks" / slug(arm) / f"{index + 1:06d}.png"
+            save_picture(place, mosaic(to_bytes(info.pictures)))
+
+    def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
+        """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
+        folder = self.folder / "samples" / slug(arm)
+        folder.mkdir(parents=True, exist_ok=True)
+        states = {"x1": x1.detach().cpu().contiguous()}
+        write(folder / "states.safetensors", save(states))
+        if data.dim() == 4:
+            for index, picture in enumerate(to_bytes(data)):
+                save_picture(folder / f"{index:04d}.png", picture)
+
+    def results(self, results: Mapping[str, Any]) -> None:
+        """Keep the numbers of every arm."""
+        write(self.folder / "results.json", json.dumps(results, indent=1) + "\n")
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep what a resumed run starts from."""
+        path = self.folder / "checkpoint.pt"
+        beside = path.with_name(path.name + ".part")
+        torch.save(saved, beside)
+        beside.replace(path)
+
+    def saved(self) -> dict[str, Any] | None:
+        """What an interrupted run left behind."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return None
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        return saved
+
+    def export(self, export: Export) -> Path:
+        """Write the trained weights."""
+        path = self.folder / "model.safetensors"
+        weights.write(path, export.modules, export.about, torch.float32)
+        return path
+
+
+def to_bytes(data: Tensor) -> np.ndarray:
+    """Pictures (B, C, H, W) in [0, 1] as (B, H, W, 3) uint8."""
+    pictures = data.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Pictures (B, H, W, 3) row by row in one."""
+    count, height, width, _ = pictures.shape
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    Image.fromarray(picture).save(beside, "png")
+    beside.replace(path)

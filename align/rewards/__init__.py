@@ -1,0 +1,1 @@
+"""Rewards that need nothing beyond the core."""

@@ -1,0 +1,87 @@
+"""GLASS: posterior samples from any flow model, by an inner flow that needs no training."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import At, FlowModel
+from align.core.option import at_least, option
+from align.core.path import expand
+from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
+
+
+def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
+    """Inner velocity b̄_s(y; t, x): the flow from N(0, I) towards p(x1 | x_t = x).
+
+    To see both x = β_t x1 + α_t ε and y = β_s x1 + α_s ε' is to see x1 once at a later time t*:
+
+        Q = β_t² α_s² + β_s² α_t²,      S = (β_t α_s² x + β_s α_t² y) / Q,
+        α*²/β*² = α_s² α_t² / Q,        D = D_{t*}(β* S),        v = b_{t*}(β* S),
+        b̄ = (α'_s/α_s) (y − β_s D) + β'_s D,
+
+    of which the first term is taken in a form that does not divide by α_s, with
+    w = α* β*' − α*' β*:
+
+        (y − β_s D)/α_s = α_s β_t (β_t y − β_s x)/Q + β_s α_t β* (β*' S − v) / (√Q w).
+
+    Args:
+        model: any flow model; it is called once.
+        y: inner states, (B, *S).
+        s: inner times in [0, 1), (B,).
+        at: the noisy states (B, *S) that are conditioned on, at times t in [0, 1).
+
+    Returns:
+        The velocity, (B, *S).
+
+    Reference: GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170; Meta Flow Maps,
+    Potaptchik et al., 2026, arXiv:2601.14430, Eq. 25 and 32.
+    """
+    path = model.path
+    s = s.clamp(min=torch.finfo(s.dtype).tiny ** 0.25)  # S has no limit at s = t = 0
+    a_s, b_s, a_t, b_t = path.alpha(s), path.beta(s), path.alpha(at.t), path.beta(at.t)
+    q = b_t**2 * a_s**2 + b_s**2 * a_t**2
+    later = path.time_at(a_s**2 * a_t**2 / q)
+    a, b, a_rate, b_rate = (
+        f(later) for f in (path.alpha, path.beta, path.alpha_rate, path.beta_rate)
+    )
+    statistic = expand(b_t * a_s**2 / q, y) * at.x + expand(b_s * a_t**2 / q, y) * y
+    x = expand(b, y) * statistic
+    velocity = model.velocity(x, later, at.cond)
+    denoiser = path.denoiser_from_velocity(velocity, x, later)
+    apart = expand(a_s * b_t / q, y) * (expand(b_t, y) * y - expand(b_s, y) * at.x)
+    scale = b_s * a_t * b / (q.sqrt() * (a * b_rate - a_rate * b))
+    apart = apart + expand(scale, y) * (expand(b_rate, y) * statistic - velocity)
+    return expand(path.alpha_rate(s), y) * apart + expand(path.beta_rate(s), y) * denoiser
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Glass(PosteriorSampler):
+    """Integrates the inner flow from noise to p(x1 | x_t) with Euler steps.
+
+    With one step every draw is the denoiser D_t(x).
+
+    Reference: GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170; Meta Flow Maps,
+    Potaptchik et al., 2026, arXiv:2601.14430, Eq. 25 and 32.
+    """
+
+    kind: ClassVar[str] = "glass"
+    differentiable: ClassVar[bool] = True
+    exact_for: ClassVar[str] = "an exact velocity, in the limit of many steps"
+    needs: ClassVar[type | None] = None
+
+    steps: int = option("Euler steps of the inner flow", default=10, check=at_least(1))
+
+    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+        """Draws (N, B, *S) of x1; costs N · steps network calls a state."""
+        noise = streams.at("posterior").normal(model.shape, draws=draws)
+        y = noise.to(at.x).flatten(0, 1)
+        at = at.tile(draws)
+        for k in range(self.steps):
+            y = y + glass_velocity(model, y, torch.full_like(at.t, k / self.steps), at) / self.steps
+        return y.reshape(draws, -1, *model.shape)

@@ -1,0 +1,1 @@
+"""What tests of parts need: distances between samples, and closed-form worlds."""

@@ -1,0 +1,1 @@
+"""What the training modes share: data, optimisation, weights on disk."""

@@ -1,0 +1,72 @@
+"""Trained weights on disk: one safetensors file that says what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from align.errors import PartError
+
+FORMAT = "align-1"
+
+
+def write(
+    path: Path, modules: Mapping[str, nn.Module], about: Mapping[str, Any], dtype: torch.dtype
+) -> None:
+    """Write modules side by side, each under its name, with `about` in the header.
+
+    The file is written beside its place and then renamed, so a full disk or a killed process
+    never leaves half a file.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+    content = save(tensors, {"format": FORMAT, "about": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a weights file says of itself; reads the header only.
+
+    Raises:
+        PartError: there is no such file, or it was not written by `write`.
+    """
+    if not path.is_file():
+        raise PartError(f"weights: no file '{path}'")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise PartError(f"weights: '{path}' is not a safetensors file: {error}") from error
+    if header.get("format") != FORMAT:
+        raise PartError(f"weights: '{path}' was not written by align (format '{FORMAT}')")
+    found: dict[str, Any] = json.loads(header["about"])
+    return found
+
+
+def read(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Fill modules from a weights file, in float32.
+
+    Raises:
+        PartError: names or shapes of the file's tensors are not exactly those of the modules.
+    """
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    for name, module in modules.items():
+        mine = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
+        try:
+            module.load_state_dict(mine, strict=True)
+        except RuntimeError as error:
+            reason = str(error).split("\n\t", 1)[-1]
+            raise PartError(f"weights: '{path}' does not fit its own '{name}': {reason}") from error

@@ -1,0 +1,60 @@
+"""The names of the 1000 ImageNet classes; needs no network."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+CLASSES = 1000
+
+
+@cache
+def names() -> tuple[tuple[str, ...], ...]:
+    """The names of every class in ImageNet's order, the main name first."""
+    rows = json.loads((files("align_imagenet") / "labels.json").read_text("utf-8"))
+    return tuple(tuple(row) for row in rows)
+
+
+def plain(label: str) -> str:
+    """A name as it is compared: without case, underscores, hyphens and surplus spaces."""
+    return " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
+
+
+@cache
+def owners() -> Mapping[str, tuple[int, ...]]:
+    """The classes that bear a plain name; one whose main name it is takes it from the others."""
+    bearers: dict[str, list[int]] = {}
+    mains: dict[str, list[int]] = {}
+    for index, row in enumerate(names()):
+        for place, name in enumerate(row):
+            bearers.setdefault(plain(name), []).append(index)
+            if place == 0:
+                mains.setdefault(plain(name), []).append(index)
+    return {name: tuple(dict.fromkeys(mains.get(name, own))) for name, own in bearers.items()}
+
+
+def index_of(label: str) -> int:
+    """The index, 0 to 999, of a class given by any of its names, or by the index itself.
+
+    Raises:
+        ValueError: no class, or more than one, has this name.
+    """
+    if label.isascii() and label.isdigit() and int(label) < CLASSES:
+        return int(label)
+    name = plain(label)
+    found = owners().get(name, ())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " or ".join(f"{index} ({', '.join(names()[index])})" for index in found)
+        raise ValueError(f"'{label}' names {len(found)} ImageNet classes; write {several}")
+    close = difflib.get_close_matches(name, owners(), n=3)
+    hint = (
+        "did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+        if close
+        else "write a name such as 'tabby cat', or an index from 0 to 999"
+    )
+    raise ValueError(f"no ImageNet class is named '{label}'; {hint}")

@@ -1,0 +1,53 @@
+"""Classes by name."""
+
+import pytest
+from align_imagenet.labels import index_of, names, owners, plain
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["tabby cat", "tabby", "Tabby Cat", "tabby_cat", " tabby-cat ", "281"],
+)
+def test_a_class_has_many_names(label):
+    assert index_of(label) == 281
+
+
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [
+        ("tench", 0),
+        ("goldfish", 1),
+        ("Persian cat", 283),
+        ("lion", 291),
+        ("golden retriever", 207),
+        ("king penguin", 145),
+        ("missile", 657),
+        ("crane bird", 134),
+        ("toilet tissue", 999),
+    ],
+)
+def test_known_classes(label, index):
+    assert index_of(label) == index
+
+
+def test_there_are_a_thousand_classes_and_every_main_name_leads_home():
+    assert len(names()) == 1000
+    for index, row in enumerate(names()):
+        assert index in owners()[plain(row[0])]
+        assert any(owners()[plain(name)] == (index,) for name in row) or len(row) == 1
+
+
+def test_a_misspelt_class_gets_suggestions():
+    with pytest.raises(ValueError, match=r"named 'tabbi'; did you mean 'tabby'"):
+        index_of("tabbi")
+
+
+@pytest.mark.parametrize("label", ["zzzzzz", "1000", "-1", "", "²"])
+def test_no_class(label):
+    with pytest.raises(ValueError, match=r"no ImageNet class is named .* index from 0 to 999"):
+        index_of(label)
+
+
+def test_a_name_of_two_classes_is_refused_with_both():
+    with pytest.raises(ValueError, match=r"names 2 ImageNet classes; write 134 .* or 517"):
+        index_of("crane")

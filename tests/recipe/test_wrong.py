@@ -1,0 +1,372 @@
+"""Recipes that cannot run, and the exact words they are refused with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from align.cli import main
+
+MODEL = '[model]\nkind = "toy_vectors"\n'
+PICK = '[mode]\nkind = "toy_pick"\nn = 2\n'
+REWARD = '[[reward]]\nkind = "toy_smooth"\n'
+GUIDE = '[mode]\nkind = "toy_guide"\n'
+REST = (
+    '[model]\nkind = "toy_images"\n[sampler]\nkind = "toy_map"\n'
+    '[estimator]\nkind = "toy_slope"\n' + REWARD
+)
+STEER = REST + GUIDE  # 10 lines; the next is number 11
+EXPECTED_VALUE = "expected a value, such as 'text', 4, 0.5, true, [1, 2] or { key = 1 }"
+GUIDE_KEYS = (
+    "'by_name', 'count', 'extra', 'grid', 'inner', 'label', 'loud', 'net', 'scale', 'schedule', "
+    "'schedules', 'sizes', 'span', 'steps', 'teacher', 'warm'"
+)
+
+WRONG = {
+    "syntax": ("[run]\nseed = \n", f"r.toml:2: toml: {EXPECTED_VALUE}"),
+    "syntax at the end": ("[run]\nx = [1,\n\n", f"r.toml:2: toml: {EXPECTED_VALUE}"),
+    "twice": ("[run]\nseed = 1\nseed = 2\n", "r.toml:3: toml: cannot overwrite a value"),
+    "section": (
+        STEER + "[modle]\n",
+        "r.toml:11: modle: no section named 'modle'; known are 'compare', 'estimator', 'metric', "
+        "'mode', 'model', 'reward', 'run', 'sampler'",
+    ),
+    "no mode": (
+        MODEL,
+        "r.toml:1: mode: required section is missing; add [mode] with a kind, known are "
+        "'toy_guide', 'toy_pick'",
+    ),
+    "section is no table": (
+        "model = 3\n" + PICK,
+        "r.toml:1: model: expected a table, got the integer 3",
+    ),
+    "string is no integer": (
+        STEER + 'steps = "7"\n',
+        "r.toml:11: mode.steps: expected an integer, got the string '7'",
+    ),
+    "number is no integer": (
+        STEER + "steps = 7.9\n",
+        "r.toml:11: mode.steps: expected an integer, got the number 7.9",
+    ),
+    "true is no integer": (
+        STEER + "steps = true\n",
+        "r.toml:11: mode.steps: expected an integer, got true",
+    ),
+    "string is no boolean": (
+        STEER + 'loud = "no"\n',
+        "r.toml:11: mode.loud: expected true or false, got the string 'no'",
+    ),
+    "integer is no boolean": (
+        STEER + "loud = 1\n",
+        "r.toml:11: mode.loud: expected true or false, got the integer 1",
+    ),
+    "true is no number": (
+        STEER + "scale = true\n",
+        "r.toml:11: mode.scale: expected a number, got true",
+    ),
+    "date is no string": (
+        STEER + "label = 2026-01-02\n",
+        "r.toml:11: mode.label: expected a string, got the date or time 2026-01-02",
+    ),
+    "string is no array": (
+        STEER + 'sizes = "12"\n',
+        "r.toml:11: mode.sizes: expected an array of integers, got the string '12'",
+    ),
+    "element": (
+        STEER + "sizes = [\n  1,\n  2.5,\n]\n",
+        "r.toml:13: mode.sizes[1]: expected an integer, got the number 2.5",
+    ),
+    "length": (
+        STEER + "span = [1]\n",
+        "r.toml:11: mode.span: expected an array of 2 values, got 1",
+    ),
+    "literal": (
+        REST + 'version = "v3"\n' + GUIDE,
+        "r.toml:9: reward[0].version: expected one of 'v2.0', 'v2.1', got the string 'v3'",
+    ),
+    "union": (
+        STEER + "count = 0.5\n",
+        "r.toml:11: mode.count: expected an integer or 'all', got the number 0.5",
+    ),
+    "dictionary": (
+        STEER + 'by_name = { a = 1, "b c" = "2" }\n',
+        "r.toml:11: mode.by_name.\"b c\": expected a number, got the string '2'",
+    ),
+    "unknown option": (
+        STEER + "stpes = 12\n",
+        "r.toml:11: mode.stpes: no option named 'stpes'; did you mean 'steps'?",
+    ),
+    "unlike any option": (
+        STEER + "zzz = 12\n",
+        f"r.toml:11: mode.zzz: no option named 'zzz'; known are {GUIDE_KEYS}",
+    ),
+    "no options at all": (
+        STEER.replace('"toy_map"\n', '"toy_map"\nsteps = 3\n'),
+        "r.toml:5: sampler.steps: no option named 'steps'; there are none",
+    ),
+    "validator": (
+        STEER + "scale = -1.0\n",
+        "r.toml:11: mode.scale: 'scale' must be greater than 0, got -1",
+    ),
+    "validator that sees others": (
+        STEER + "steps = 5\nwarm = 5\n",
+        "r.toml:12: mode.warm: 'warm' must be less than 'steps', got 5",
+    ),
+    "missing": (
+        MODEL + REWARD + '[mode]\nkind = "toy_pick"\n',
+        "r.toml:5: mode.n: required key is missing; expected an integer",
+    ),
+    "no kind": (
+        MODEL + REWARD + "[mode]\nn = 3\n",
+        "r.toml:5: mode.kind: required key is missing; known are 'toy_guide', 'toy_pick'",
+    ),
+    "kind is no string": (
+        REST + "[mode]\nkind = 3\n",
+        "r.toml:10: mode.kind: expected a string, got the integer 3",
+    ),
+    "unknown kind": (
+        REST + '[mode]\nkind = "toy_guied"\n',
+        "r.toml:10: mode.kind: no mode named 'toy_guied'; did you mean 'toy_guide'?",
+    ),
+    "kind of another contract": (
+        REST + '[mode]\nkind = "toy_slope"\n',
+        "r.toml:10: mode.kind: no mode named 'toy_slope'; 'toy_slope' is an estimator",
+    ),
+    "kind of a broken plugin": (
+        MODEL + '[[reward]]\nkind = "lost"\n' + PICK,
+        "r.toml:4: reward[0].kind: no reward named 'lost'; plugin 'lost' (align-lost 1.0) did not "
+        "load: ModuleNotFoundError: No module named 'a_package_that_is_not_there'",
+    ),
+    "part in a part": (
+        STEER + 'inner = { kind = "toy_mpa" }\n',
+        "r.toml:11: mode.inner.kind: no sampler named 'toy_mpa'; did you mean 'toy_map'?",
+    ),
+    "table in a part": (
+        STEER + "[mode.schedule]\nrate = 0\nstages = [1, true]\n",
+        "r.toml:12: mode.schedule.rate: 'rate' must be greater than 0, got 0\n"
+        "r.toml:13: mode.schedule.stages[1]: expected an integer, got true",
+    ),
+    "kind of a table": (
+        STEER + 'net = { kind = "wied" }\n',
+        "r.toml:11: mode.net.kind: no kind named 'wied'; did you mean 'wide'?",
+    ),
+    "one side's option": (
+        STEER + 'net = { kind = "deep", width = 3 }\n',
+        "r.toml:11: mode.net.width: no option named 'width'; known are 'depth'",
+    ),
+    "one bracket": (
+        MODEL + '[reward]\nkind = "toy_smooth"\n' + PICK,
+        "r.toml:3: reward: expected an array of tables, got a table; write its header in [[ ]]",
+    ),
+    "names": (
+        MODEL + REWARD + 'name = "a"\n' + REWARD + 'name = "a"\n' + PICK,
+        "r.toml:8: reward[1].name: the name 'a' is taken by reward[0]; choose another",
+    ),
+    "all at once": (
+        '[run]\nseed = "7"\nsamples = 0\n[[reward]]\nkind = "toy_jpeg"\nwieght = 2\nweight = "x"\n'
+        '[mode]\nkind = "guied"\n',
+        "r.toml:2: run.seed: expected an integer, got the string '7'\n"
+        "r.toml:3: run.samples: 'samples' must be at least 1, got 0\n"
+        "r.toml:4: reward[0].quality: required key is missing; expected an integer\n"
+        "r.toml:6: reward[0].wieght: no option named 'wieght'; did you mean 'weight'?\n"
+        "r.toml:7: reward[0].weight: expected a number, got the string 'x'\n"
+        "r.toml:9: mode.kind: no mode named 'guied'; known are 'toy_guide', 'toy_pick'; "
+        "`align list` shows plugins that did not load",
+    ),
+    "arm without a name": (
+        STEER + "[[compare]]\nestimator.draws = 1\n",
+        "r.toml:11: compare[0].name: required key is missing; expected a string",
+    ),
+    "arm's option": (
+        STEER + '[[compare]]\nname = "a"\nestimator.drwas = 1\n',
+        "r.toml:13: compare[0].estimator.drwas: no option named 'drwas'; did you mean 'draws'?",
+    ),
+    "arm's section": (
+        STEER + '[[compare]]\nname = "a"\nrun.seed = 1\nsampelr.n = 1\n',
+        "r.toml:13: compare[0].run: [run] is the same for all that is compared; take it out of "
+        "[[compare]]\n"
+        "r.toml:14: compare[0].sampelr: no section named 'sampelr'; did you mean 'sampler'?",
+    ),
+    "arms' names": (
+        STEER + '[[compare]]\nname = "a"\n[[compare]]\nname = "a"\n',
+        "r.toml:14: compare[1].name: the name 'a' is taken by compare[0]; choose another",
+    ),
+    "a fault that arms inherit": (
+        STEER + 'steps = 0\n[[compare]]\nname = "a"\nmode.scale = 2\n',
+        "r.toml:11: mode.steps: 'steps' must be at least 1, got 0",
+    ),
+    "fit: nothing there": (
+        GUIDE,
+        "r.toml:1: mode: 'toy_guide' needs a model, but the recipe has none; add [model]\n"
+        "r.toml:1: mode: 'toy_guide' needs a reward to optimise, but the recipe has none; add a "
+        "[[reward]] that is not held out\n"
+        "r.toml:1: mode: 'toy_guide' needs a sampler, but the recipe has none; add [sampler]\n"
+        "r.toml:1: mode: 'toy_guide' needs an estimator, but the recipe has none; add [estimator]",
+    ),
+    "fit: all held out": (
+        MODEL + REWARD + "held_out = true\n" + PICK,
+        "r.toml:6: mode: 'toy_pick' needs a reward to optimise, but every reward is held out; "
+        "add a [[reward]] that is not held out",
+    ),
+    "fit: gradient": (
+        STEER + '[[reward]]\nkind = "toy_jpeg"\nquality = 1\n',
+        "r.toml:9: mode: 'toy_guide' with estimator 'toy_slope' needs the reward's gradient, but "
+        "reward 'toy_jpeg' has none; use estimator 'toy_flat'",
+    ),
+    "fit: sampler's gradient": (
+        STEER.replace("toy_map", "toy_stiff"),
+        "r.toml:9: mode: 'toy_guide' with estimator 'toy_slope' needs the gradient of the draws, "
+        "but sampler 'toy_stiff' has none; use sampler 'toy_map'",
+    ),
+    "fit: capabilities": (
+        STEER.replace("toy_images", "toy_vectors"),
+        "r.toml:3: sampler: 'toy_map' needs a model with PosteriorMap, but model 'toy_vectors' has "
+        "only FlowMap",
+    ),
+    "fit: domain": (
+        MODEL + REWARD + '[[reward]]\nkind = "toy_jpeg"\nquality = 1\n'
+        '[[metric]]\nkind = "toy_sharpness"\n' + PICK,
+        "r.toml:5: reward[1]: 'toy_jpeg' scores images, but model 'toy_vectors' makes vectors\n"
+        "r.toml:8: metric[0]: 'toy_sharpness' measures images, but model 'toy_vectors' makes "
+        "vectors",
+    ),
+    "fit: model": (
+        STEER.replace('images"', 'images"\nfile = "away"'),
+        "r.toml:1: model: the weights are away; fetch them",
+    ),
+    "fit: an arm": (
+        STEER
+        + '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nestimator = { kind = "toy_flat" }\n',
+        "r.toml:15: compare[1].estimator: 'toy_flat' needs a model with FlowMap, but model "
+        "'toy_images' has only PosteriorMap",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_words(case, read_lines, folder):
+    text, expected = WRONG[case]
+    assert read_lines(text) == expected.split("\n")
+
+
+@pytest.fixture
+def read_lines(read):
+    from align.errors import RecipeError
+
+    def lines(text, *sets):
+        with pytest.raises(RecipeError) as caught:
+            read(text, *sets)
+        assert caught.value.exit_code == 2
+        return str(caught.value).split("\n")
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["mode.stpes=12"], ["no option named 'stpes'; did you mean 'steps'?"]),
+        (["mode.steps=0"], ["'steps' must be at least 1, got 0"]),
+        (["mode.steps=true"], ["expected an integer, got true"]),
+        (["mode.schedule={rate=0}"], ["mode.schedule.rate: 'rate' must be greater than 0, got 0"]),
+        (["mode"], ["expected KEY=VALUE, such as mode.steps=20 or reward[0].weight=2"]),
+        (
+            ["mode.label=hello world"],
+            [
+                "hello world is not a TOML value; a string needs quotes: "
+                "--set 'mode.label=\"hello world\"'"
+            ],
+        ),
+        (["mode.sizes=[1"], ["expected a TOML value, got [1"]),
+        (["mode.sizes="], ["expected a TOML value, got nothing"]),
+        (["mode.steps=1\nx=2"], ["expected one TOML value"]),
+        (["reward[3].weight=1"], ["reward has 1 elements, counted from 0"]),
+        (["reward.weight=1"], ["reward is an array; write reward[0].weight for its first element"]),
+        (["mode.kind.x=1"], ["mode.kind is the string 'toy_guide', not a table"]),
+        (["mode[0]=1"], ["mode is a table, and [0] counts the elements of an array"]),
+        (["mode.steps=0", "moed=1"], ["'steps' must be at least 1, got 0", None]),
+    ],
+)
+def test_words_of_overrides(sets, expected, read_lines):
+    lines = read_lines(STEER, *sets)
+    assert len(lines) == len(expected) or "\n" in sets[0]
+    for one, words in zip(sets, expected, strict=True):
+        if words:
+            assert f"--set {one}: {words}" in "\n".join(lines)
+
+
+def test_overrides_come_last(read_lines):
+    lines = read_lines("[mode]\nkind = 3\n", "run.samples=0", "run.seed=x")
+    assert [line.partition(":")[0] for line in lines] == [
+        "r.toml",
+        "--set run.samples=0",
+        "--set run.seed=x",
+    ]
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_command(case, folder, installed):
+    """The command says the same, but for lists of names that other plugins make longer."""
+    text, expected = WRONG[case]
+    Path("r.toml").write_text(text)
+    result = CliRunner().invoke(main, ["check", "r.toml"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert [line.partition("; ")[0] for line in result.stderr.splitlines()] == [
+        line.partition("; ")[0] for line in expected.split("\n")
+    ]
+
+
+def test_process(folder, site):
+    """Through the front door: no traceback, exit code 2; one with --traceback."""
+    Path("r.toml").write_text(WRONG["all at once"][0])
+    command = [sys.executable, "-m", "align"]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+
+    def align(*arguments):
+        return subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+
+    result = align("check", "r.toml", "--set", "mode.kind=steer")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[0] == WRONG["all at once"][1].split("\n")[0]
+    assert result.stderr.splitlines()[-1].startswith("--set mode.kind=steer: steer is not a TOML")
+    assert "Traceback" in align("--traceback", "check", "r.toml").stderr
+
+
+def test_no_file(folder, installed):
+    Path("recipes").mkdir()
+    result = CliRunner().invoke(main, ["check", "recipes/x.toml"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "recipes/x.toml: no such file; 'recipes' has no *.toml files\n",
+    )
+    Path("recipes/y.toml").write_text("")
+    result = CliRunner().invoke(main, ["check", "recipes/x.toml"])
+    assert result.stderr == "recipes/x.toml: no such file; 'recipes' has y.toml\n"
+    result = CliRunner().invoke(main, ["check", "else/x.toml"])
+    assert result.stderr == "else/x.toml: no such file; there is no folder 'else' either\n"
+    result = CliRunner().invoke(main, ["check", "recipes"])
+    assert result.stderr == "recipes: is a directory\n"
+
+
+def test_not_text(folder, installed):
+    Path("r.toml").write_bytes(b"[run]\nout = '\xff'\n")
+    result = CliRunner().invoke(main, ["check", "r.toml"])
+    assert (result.exit_code, result.stderr) == (2, "r.toml:2: toml: expected text in UTF-8\n")
+
+
+def test_several_recipes(folder, installed, good):
+    Path("a.toml").write_text("[mode]\nkind = 3\n")
+    Path("b.toml").write_text(good)
+    Path("c.toml").write_text("[mode]\nkind = 4\n")
+    result = CliRunner().invoke(main, ["check", "a.toml", "b.toml", "c.toml"])
+    assert result.exit_code == 2
+    assert result.stdout == "b.toml: good\n"
+    assert [line[:6] for line in result.stderr.splitlines()] == ["a.toml", "c.toml"]
