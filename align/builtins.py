@@ -48,9 +48,10 @@ def align_estimators() -> list[type[ValueEstimator]]:
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
     """Rewards."""
+    from align.rewards.compressibility import Compressibility
     from align.rewards.linear import Likelihood
 
-    return [Likelihood]
+    return [Compressibility, Likelihood]
 
 
 @hookimpl
@@ -68,4 +69,6 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
 @hookimpl
 def align_metrics() -> list[type[Metric]]:
     """Metrics."""
-    return []
+    from align.metrics.statistics import ImageStatistics
+
+    return [ImageStatistics]

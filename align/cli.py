@@ -15,6 +15,8 @@ import click
 from align.errors import AlignError, RecipeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from align.registry import Catalog, Entry
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
+_SHOWN: Final = (
+    "grid.png", "scatter.png", "curves.png", "table.md", "model.safetensors", "log.txt",
+)  # fmt: skip
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 _sets = click.option(
@@ -63,10 +68,41 @@ def main(traceback: bool) -> None:
 @_traceback
 @_guarded
 def run(recipe: str, sets: tuple[str, ...], traceback: bool) -> None:
-    """Run a recipe."""
-    from align.run import run as run_recipe
+    """Run a recipe; its table is printed, and all else is in its run folder."""
+    from align.runner import run as run_recipe
 
-    run_recipe(recipe, sets=sets)
+    result = run_recipe(recipe, sets=sets)
+    _print_table(result.folder)
+    made = [name for name in _SHOWN if (result.folder / name).exists()]
+    click.echo(f"{result.folder}: {', '.join(made)}")
+
+
+@main.command()
+@click.argument("folder", metavar="RUN")
+@_traceback
+@_guarded
+def report(folder: str, traceback: bool) -> None:
+    """Make the tables and pictures of a run folder anew, and print its table."""
+    from pathlib import Path
+
+    from align.report import write
+
+    write(Path(folder))
+    _print_table(Path(folder))
+
+
+def _print_table(folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from align.report import read, rows
+
+    heads, cells = rows(read(folder))
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in cells:
+        table.add_row(*row)
+    if any(any(row[1:]) for row in cells):
+        Console(highlight=False).print(table)
 
 
 @main.command()

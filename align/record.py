@@ -1,12 +1,12 @@
 """The run folder: everything needed to look at a run, trust it, and run it again.
 
-    recipe.toml      every value resolved; `align run RUN/recipe.toml` repeats the run
-    about.json       origin and version of every part, libraries, machine, how the run ended
-    metrics.jsonl    one line a step
-    log.txt          what happened, with times
-    samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
-    results.json, table.md, grid.png, curves.png
-    checkpoint.pt, model.safetensors          of a training run
+recipe.toml      every value resolved; `align run RUN/recipe.toml` repeats the run
+about.json       origin and version of every part, libraries, machine, how the run ended
+metrics.jsonl    one line a step
+log.txt          what happened, with times
+samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
+results.json, table.md, grid.png, curves.png
+checkpoint.pt, model.safetensors          of a training run
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +29,34 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from align.core.meter import Cost
 from align.core.mode import Export, Info
 from align.errors import PartError
+from align.recipe import RewardTerm
 from align.training import weights
+
+
+@final
+@attrs.frozen(eq=False)
+class Side:
+    """How one arm of a run ended.
+
+    Attributes:
+        name: of the arm.
+        x1: clean states (B, *S), or None from a mode that makes no samples.
+        data: decoded samples.
+        scores: every reward's score (B,) by name, held-out ones included.
+        metrics: numbers about the whole set of samples.
+        cost: of the arm.
+    """
+
+    name: str
+    x1: Tensor | None
+    data: Tensor | None
+    scores: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+    cost: Cost
+
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
 
@@ -44,7 +69,7 @@ def write(path: Path, content: bytes | str) -> None:
     beside.replace(path)
 
 
-def folder_for(out: Path, recipe: str, *, quiet: bool = False) -> Path:
+def folder_for(out: Path, recipe: str) -> Path:
     """Where a run may write: `out`, or beside it when `out` holds a run of another recipe."""
     for number in range(1, 1000):
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
@@ -137,9 +162,21 @@ class Record:
             for index, picture in enumerate(to_bytes(data)):
                 save_picture(folder / f"{index:04d}.png", picture)
 
-    def results(self, results: Mapping[str, Any]) -> None:
-        """Keep the numbers of every arm."""
-        write(self.folder / "results.json", json.dumps(results, indent=1) + "\n")
+    def results(self, rewards: Sequence[RewardTerm], sides: Sequence[Side]) -> None:
+        """Keep the numbers of every arm in results.json."""
+        said = {term.name: {"weight": term.weight, "held_out": term.held_out} for term in rewards}
+        arms = [
+            {
+                "name": side.name,
+                "folder": f"samples/{slug(side.name)}",
+                "samples": 0 if side.x1 is None else len(side.x1),
+                "scores": {name: score.tolist() for name, score in side.scores.items()},
+                "metrics": dict(side.metrics),
+                "cost": attrs.asdict(side.cost),
+            }
+            for side in sides
+        ]
+        write(self.folder / "results.json", json.dumps({"rewards": said, "arms": arms}) + "\n")
 
     def checkpoint(self, saved: dict[str, Any]) -> None:
         """Keep what a resumed run starts from."""

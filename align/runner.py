@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -13,46 +12,26 @@ from typing import Any, final
 import attrs
 import torch
 from loguru import logger
-from torch import Tensor
 
 from align import report
 from align.core.engine import Observer, Outcome, execute
+from align.core.estimator import ValueEstimator
 from align.core.guard import GuardedModel, GuardedReward
-from align.core.meter import Cost, Meter
+from align.core.meter import Meter
+from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Trains
-from align.core.model import Condition, FlowModel, NoModel
+from align.core.model import ModelSpec, NoModel
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
+from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import AlignError
+from align.errors import PartError
 from align.progress import Progress
-from align.recipe import Arm, Loaded, Recipe, load, to_toml
-from align.record import Record, folder_for
+from align.recipe import Arm, Loaded, Recipe, RewardTerm, load, to_toml
+from align.record import Record, Side, folder_for
 from align.registry import Catalog, load_catalog
 
 CHECKPOINT_EVERY = 200
-
-
-@final
-@attrs.frozen(eq=False)
-class Side:
-    """How one arm of a run ended.
-
-    Attributes:
-        name: of the arm.
-        x1: clean states (B, *S), or None from a mode that makes no samples.
-        data: decoded samples.
-        scores: every reward's score (B,) by name, held-out ones included.
-        metrics: numbers about the whole set of samples.
-        cost: of the arm.
-    """
-
-    name: str
-    x1: Tensor | None
-    data: Tensor | None
-    scores: Mapping[str, Tensor]
-    metrics: Mapping[str, float]
-    cost: Cost
 
 
 @final
@@ -65,9 +44,12 @@ class Result:
 
 
 def run(
-    recipe: str | Path, *, sets: Sequence[str] = (), progress: bool = True,
+    recipe: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    progress: bool = True,
     catalog: Catalog | None = None,
-) -> Result:  # fmt: skip
+) -> Result:
     """Run a recipe.
 
     Args:
@@ -84,15 +66,18 @@ def run(
     catalog = catalog or load_catalog()
     loaded = load(recipe, sets=sets, catalog=catalog)
     text = to_toml(loaded.recipe)
-    folder = folder_for(Path(loaded.recipe.run.out), text)
-    record = Record.open(folder, text, _origins(loaded.recipe, catalog))
+    record = Record.open(
+        folder_for(Path(loaded.recipe.run.out), text), text, _origins(loaded.recipe, catalog)
+    )
     catalog.hook.align_run_start(run=record)
-    result: Result | None = None
     try:
-        with stop_after_step() as stopping, Progress.shown(progress) as bar:
-            sides = _sides(loaded, catalog, record, bar, stopping)
-        result = Result(folder, sides)
-        report.write(record, loaded.recipe, sides)
+        with _stop_after_step() as stopping, Progress(shown=progress) as bar:
+            sides = tuple(
+                _side(arm, loaded, record, catalog, bar, stopping) for arm in loaded.recipe.arms()
+            )
+        result = Result(record.folder, _measured(sides, loaded.recipe.metric))
+        record.results(loaded.recipe.reward, result.sides)
+        report.write(record.folder)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         record.close("interrupted" if stopped else f"failed: {type(error).__name__}: {error}")
@@ -101,3 +86,209 @@ def run(
     record.close("done")
     catalog.hook.align_run_end(run=record, result=result, error=None)
     return result
+
+
+def sample(
+    model: ModelSpec,
+    mode: AlignmentMode[Any],
+    *,
+    rewards: Sequence[RewardTerm] = (),
+    sampler: PosteriorSampler | None = None,
+    estimator: ValueEstimator | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> Side:
+    """Run parts directly, without a recipe and without a record; for notebooks."""
+    arm = Arm(name=mode.kind, model=model, sampler=sampler, estimator=estimator, mode=mode)
+    where = device_of(device)
+    meter = Meter()
+    problem = build(arm, tuple(rewards), where, meter, samples=samples)
+    streams = Streams(seed, tuple(range(samples)), device=where)
+    outcome = execute(mode, problem, streams, meter=meter, observer=_Nobody())
+    return _scored(arm.name, problem, outcome)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a recipe asks for; "auto" is CUDA when there is one.
+
+    Raises:
+        PartError: CUDA is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise PartError("run.device: torch sees no CUDA device here; use 'auto' or 'cpu'")
+    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
+
+
+def build(
+    arm: Arm,
+    rewards: Sequence[RewardTerm],
+    device: torch.device,
+    meter: Meter,
+    *,
+    samples: int,
+    chunk: int = 0,
+) -> Problem:
+    """Load model and rewards, and put them under guard.
+
+    Raises:
+        PartError: a part cannot be loaded.
+        PromptError: the model cannot follow its prompt.
+    """
+    if arm.model is None:
+        return Problem(NoModel())
+    inner = arm.model.build(device)
+    # What fits depends on the network; this is a size at which kernels are busy and memory small.
+    rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
+    model = GuardedModel(inner, arm.model.kind, meter, rows)
+    terms = tuple(
+        Term(
+            name=term.name,
+            reward=GuardedReward(term.part.build(device), term.name, meter, rows),
+            weight=term.weight,
+            held_out=term.held_out,
+        )
+        for term in rewards
+    )
+    cond = model.encode([arm.model.prompt] * samples)
+    return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond)
+
+
+def _side(
+    arm: Arm,
+    loaded: Loaded,
+    record: Record,
+    catalog: Catalog,
+    bar: Progress,
+    stopping: Callable[[], bool],
+) -> Side:
+    """Run one arm and keep its samples."""
+    options, meter = loaded.recipe.run, Meter()
+    device = device_of(options.device)
+    problem = build(
+        arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
+    )
+    trains = isinstance(arm.mode, Trains)
+    saved = record.saved() if trains else None
+    done = saved["done"] if saved else 0
+    record.forget_metrics(arm.name, done)
+    logger.info("{}: {} steps, from step {}", arm.name, arm.mode.steps, done)
+    watch = _Watch(arm.name, record, catalog, bar, stopping)
+    streams = Streams(options.seed, tuple(range(options.samples)), device=device)
+    meter.begin()
+    outcome = execute(arm.mode, problem, streams, meter=meter, observer=watch, saved=saved)
+    if isinstance(arm.mode, Trains):
+        path = record.export(arm.mode.export(problem, outcome.state))
+        logger.info("{}: weights in {}", arm.name, path)
+    side = _scored(arm.name, problem, outcome)
+    if side.x1 is not None and side.data is not None:
+        record.samples(arm.name, side.x1, side.data)
+    logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})
+    return side
+
+
+@torch.no_grad()
+def _scored(name: str, problem: Problem, outcome: Outcome) -> Side:
+    """Decode and score the samples of a run; that is not part of its cost."""
+    if outcome.x1 is None:
+        return Side(name, None, None, {}, {}, outcome.cost)
+    data = problem.model.decode(outcome.x1)
+    scores = problem.reward.each(data, problem.cond.prompts)
+    return Side(name, outcome.x1, data, scores, {}, outcome.cost)
+
+
+@torch.no_grad()
+def _measured(sides: tuple[Side, ...], metrics: Sequence[Metric]) -> tuple[Side, ...]:
+    """Every metric on every arm; the first arm's samples are the references of the others."""
+    measured = []
+    for side in sides:
+        found: dict[str, float] = {}
+        for metric in metrics:
+            reference = sides[0].data if metric.needs_references else None
+            if side.data is not None and not (metric.needs_references and side is sides[0]):
+                found |= metric.compute(side.data, reference)
+        measured.append(attrs.evolve(side, metrics=found))
+    return tuple(measured)
+
+
+def _origins(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
+    """Where every part of a recipe comes from."""
+    parts: list[Any] = [*(term.part for term in recipe.reward), *recipe.metric]
+    for arm in recipe.arms():
+        parts += [p for p in (arm.model, arm.sampler, arm.estimator, arm.mode) if p is not None]
+    return {
+        f"{entry.cls.__module__}.{entry.cls.__name__}": str(entry.origin)
+        for entry in map(catalog.entry_of, parts)
+        if entry is not None
+    }
+
+
+@final
+@attrs.frozen(eq=False)
+class _Watch(Observer):
+    """Tells the record, the progress bar and the plugins how an arm goes on."""
+
+    arm: str
+    record: Record
+    catalog: Catalog
+    bar: Progress
+    asked: Callable[[], bool]
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Keep the step's numbers and show them."""
+        self.record.step(self.arm, index, info)
+        self.bar.step(self.arm, index, steps, info.numbers)
+        self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
+
+    def due(self, index: int) -> bool:
+        """Every so many steps."""
+        return (index + 1) % CHECKPOINT_EVERY == 0
+
+    def stopping(self) -> bool:
+        """After Ctrl-C."""
+        return self.asked()
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep it in the run folder."""
+        self.record.checkpoint(saved)
+
+
+@final
+@attrs.frozen
+class _Nobody(Observer):
+    """Watches without a record."""
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Nothing to tell."""
+
+    def due(self, index: int) -> bool:
+        """Never."""
+        return False
+
+    def stopping(self) -> bool:
+        """Never."""
+        return False
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Nothing to keep."""
+
+
+@contextmanager
+def _stop_after_step() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the step under way, and a second one end it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def sample(
     sampler, estimator = parts(row)
     cond = model.encode([""] * particles)
     problem = Problem(model, reward, sampler, estimator, cond)
-    mode: AlignmentMode = (
+    mode: AlignmentMode[Any] = (
         BestOfN(flow_steps=steps, dynamics=dynamics)
         if estimator is None
         else Steer(steps=steps, dynamics=dynamics, normalise=normalise)

@@ -105,21 +105,26 @@ def test_show_an_unknown_name(broken):
 
 @pytest.fixture
 def run_with(monkeypatch):
-    """`align run` with another `align.run.run` behind it."""
+    """`align run` with another road behind it."""
 
     def replace(function):
-        module = ModuleType("align.run")
+        module = ModuleType("align.runner")
         module.run = function
-        monkeypatch.setitem(sys.modules, "align.run", module)
-        monkeypatch.setattr(align, "run", module, raising=False)
+        monkeypatch.setitem(sys.modules, "align.runner", module)
+        monkeypatch.setattr(align, "runner", module, raising=False)
 
     return replace
 
 
-def test_run(run_with):
+def test_run_hands_on_what_it_is_given(run_with):
     calls = []
-    run_with(lambda recipe, *, sets: calls.append((recipe, sets)))
-    assert invoke("run", "x.toml", "--set", "a.b=1", "--set", "c=2").exit_code == 0
+
+    def run(recipe, *, sets):
+        calls.append((recipe, sets))
+        raise ContractError("enough")
+
+    run_with(run)
+    assert invoke("run", "x.toml", "--set", "a.b=1", "--set", "c=2").stderr == "enough\n"
     assert calls == [("x.toml", ("a.b=1", "c=2"))]
 
 

@@ -63,18 +63,16 @@ def execute(
     end; what is saved is enough to go on exactly as if nothing had happened.
     """
     forget_peak(streams.device)
-    with FlopCounterMode(display=False) as once:
-        state = mode.init(problem, streams)
-    meter.flops += once.get_total_flops()
+    state = mode.init(problem, streams)
     first = 0
     if saved is not None and isinstance(mode, Trains):
         mode.restore(state, saved["state"])
         first = int(saved["done"])
     for index in range(first, mode.steps):
-        if index == first:
+        if index == first and isinstance(mode, Trains):
             with FlopCounterMode(display=False) as each:
                 state, info = mode.step(problem, state, index, streams)
-            meter.flops += each.get_total_flops() * (mode.steps - first)
+            meter.step_flops = each.get_total_flops() * (mode.steps - first)
         else:
             state, info = mode.step(problem, state, index, streams)
         observer.step(index, mode.steps, state, info)

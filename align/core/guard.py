@@ -5,6 +5,7 @@ A part that breaks its contract is named, with what it returned and what was exp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from align.core.meter import Meter
 from align.core.model import At, Condition, Domain, FlowMap, FlowModel, PosteriorMap
 from align.core.path import Path
-from align.core.reward import Reward
+from align.core.problem import Problem
+from align.core.reward import Reward, WeightedReward
 from align.errors import ContractError
 
 
@@ -97,8 +99,7 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
 
     def decode(self, x1: Tensor) -> Tensor:
         """The inner model's decoding of (B, *S)."""
-        part = "decoder" if self.domain == "image" else ""
-        data = self._chunked(part, lambda rows: self.inner.decode(x1[rows]), len(x1))
+        data = self._chunked("decoder", lambda rows: self.inner.decode(x1[rows]), len(x1))
         expected = 4 if self.domain == "image" else 2
         if data.dim() != expected or len(data) != len(x1):
             raise ContractError(
@@ -109,9 +110,13 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
 
     def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
         starts = range(0, rows, self.chunk)
-        pieces = [call(slice(start, min(start + self.chunk, rows))) for start in starts]
+        cuts = [slice(start, min(start + self.chunk, rows)) for start in starts]
+        pieces = [
+            self.meter.measured(part, cut.stop - cut.start, functools.partial(call, cut))
+            for cut in cuts
+        ]
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return self.meter.count(part, result) if part else result
+        return self.meter.count(part, result)
 
     def _state(self, what: str, result: Tensor, like: Tensor) -> Tensor:
         if result.shape != like.shape or result.dtype != like.dtype:
@@ -141,10 +146,11 @@ class GuardedReward(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
-        pieces = [
-            self.inner.score(data[i : i + self.chunk], prompts[i : i + self.chunk])
-            for i in range(0, len(data), self.chunk)
-        ]
+        part, pieces = f"reward {self.name}", []
+        for start in range(0, len(data), self.chunk):
+            rows = slice(start, start + self.chunk)
+            call = functools.partial(self.inner.score, data[rows], prompts[rows])
+            pieces.append(self.meter.measured(part, len(data[rows]), call))
         score = torch.cat(pieces)
         if score.shape != (len(data),) or not score.is_floating_point():
             raise ContractError(
@@ -152,7 +158,18 @@ class GuardedReward(Reward):
                 f" expected ({len(data)},) floating point"
             )
         _finite(score, f"reward '{self.name}': score")
-        return self.meter.count(f"reward {self.name}", score)
+        return self.meter.count(part, score)
+
+
+def unguarded(problem: Problem) -> Problem:
+    """The problem with its model and rewards themselves, for what only they can do."""
+    terms = tuple(
+        attrs.evolve(term, reward=term.reward.inner)
+        if isinstance(term.reward, GuardedReward) else term
+        for term in problem.reward.terms
+    )  # fmt: skip
+    model = problem.model.inner if isinstance(problem.model, GuardedModel) else problem.model
+    return attrs.evolve(problem, model=model, reward=WeightedReward(terms))
 
 
 def _finite(result: Tensor, who: str) -> Tensor:

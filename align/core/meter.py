@@ -6,6 +6,7 @@ import re
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -13,6 +14,7 @@ from typing import final
 import attrs
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @final
@@ -23,8 +25,9 @@ class Cost:
     Attributes:
         calls: rows evaluated, by part: "network", "decoder", and each reward's name.
         backward: rows differentiated, by part.
-        flops: floating-point operations by torch's counter; those of the first step stand for
-            those of every step, which do the same work.
+        flops: floating-point operations by torch's counter. Sampling: those of each part's first
+            call stand for all its calls, a backward pass through a frozen part counting as much
+            as the forward pass. Training: those of the first step stand for every step.
         seconds: wall-clock time.
         memory: peak memory, bytes: of the process on a CPU, of torch's allocator on a GPU.
     """
@@ -43,8 +46,13 @@ class Meter:
 
     calls: Counter[str] = attrs.field(factory=Counter)
     backward: Counter[str] = attrs.field(factory=Counter)
-    flops: int = 0
+    row_flops: dict[str, float] = attrs.field(factory=dict)
+    step_flops: int | None = None
     began: float = attrs.field(factory=time.perf_counter)
+
+    def begin(self) -> None:
+        """Start the clock anew: loading weights is not part of a run's cost."""
+        self.began = time.perf_counter()
 
     def count(self, part: str, result: Tensor) -> Tensor:
         """Count the rows of `result`, and again when a gradient passes through it."""
@@ -58,11 +66,23 @@ class Meter:
             result.register_hook(passed)
         return result
 
+    def measured(self, part: str, rows: int, call: Callable[[], Tensor]) -> Tensor:
+        """The result of `call`, whose operations are counted if it is the part's first."""
+        if part in self.row_flops:
+            return call()
+        with FlopCounterMode(display=False) as counter:
+            result = call()
+        self.row_flops[part] = counter.get_total_flops() / max(1, rows)
+        return result
+
     def cost(self, device: torch.device) -> Cost:
         """The cost so far."""
         seconds = time.perf_counter() - self.began
         memory = peak_memory(device)
-        return Cost(dict(self.calls), dict(self.backward), self.flops, seconds, memory)
+        passes = self.calls + self.backward
+        flops = sum(each * passes[part] for part, each in self.row_flops.items())
+        total = int(flops) if self.step_flops is None else self.step_flops
+        return Cost(dict(self.calls), dict(self.backward), total, seconds, memory)
 
 
 def forget_peak(device: torch.device) -> None:

@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from align.core.estimator import ClosedForm, Estimate, ValueEstimator
+from align.core.guard import unguarded
 from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -30,12 +31,12 @@ class Exact(ValueEstimator):
 
     def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
         """Value and shift; the effective size is 1, and the reward that of the denoiser."""
-        model = problem.model
-        if not isinstance(model, ClosedForm):
+        model, bare = problem.model, unguarded(problem)
+        if not isinstance(bare.model, ClosedForm):
             raise PartError("estimator 'exact' needs a model with an exact value, like 'mixture'")
         with torch.enable_grad():
             x = at.x.detach().requires_grad_()
-            value = model.value(At(x, at.t, at.cond), problem.reward)
+            value = bare.model.value(At(x, at.t, at.cond), bare.reward)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         with torch.no_grad():
             velocity = model.velocity(at.x, at.t, at.cond)

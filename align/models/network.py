@@ -10,10 +10,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.guard import GuardedModel
+from align.core.guard import unguarded
 from align.core.model import At, Condition, Domain, FlowModel, ModelSpec, PosteriorMap
 from align.core.option import option
 from align.core.path import LinearPath, Path, expand
+from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError, PromptError
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
@@ -68,12 +69,12 @@ class NetworkModel(FlowModel, PosteriorMap):
         net = _required(self.flow or self.posterior, "flow")
         label, zero = cond.tensors["label"], torch.zeros_like(t)
         if self.guidance == 1.0:
-            guided: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
-            return guided
+            alone: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
+            return alone
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
         labels = torch.cat((label, torch.full_like(label, len(self.classes))))
         named, plain = net(*both, labels).chunk(2)
-        guided = plain + self.guidance * (named - plain)
+        guided: Tensor = plain + self.guidance * (named - plain)
         return guided
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
@@ -219,24 +220,20 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
             module.to(device).eval().requires_grad_(False)
         domain: Domain = "image" if auto else "vector"
         return NetworkModel(
-            shape=shape, classes=classes, autoencoder=auto, domain=domain, device=device, **nets
-        )
+            shape=shape, classes=classes, autoencoder=auto, domain=domain, device=device,
+            flow=nets.get("flow"), posterior=nets.get("posterior"),
+        )  # fmt: skip
 
     return Streams(0, ()).at("network").initialise(built)
 
 
-def inner_of(model: FlowModel) -> FlowModel:
-    """The model itself, out of the guard that the engine puts around it."""
-    return model.inner if isinstance(model, GuardedModel) else model
-
-
-def network_of(model: FlowModel) -> NetworkModel:
-    """The model as networks that can be trained.
+def network_of(problem: Problem) -> NetworkModel:
+    """The problem's model as networks that can be trained.
 
     Raises:
         PartError: it is not made of networks.
     """
-    inner = inner_of(model)
+    inner = unguarded(problem).model
     if not isinstance(inner, NetworkModel):
         raise PartError("model: only a model made of networks can be trained; use kind 'network'")
     return inner

@@ -108,7 +108,8 @@ def _solve(level: Tensor, side: Tensor, line: _Line) -> Tensor:
     quantiles = line.means + line.stds * side * torch.special.ndtri(level)
     low, high = quantiles.amin(0), quantiles.amax(0)
     z = (line.logits.exp() * quantiles).sum(0).clamp(low, high)
-    result, rows = z.clone(), torch.arange(len(z), device=z.device)
+    result: Tensor = z.clone()
+    rows = torch.arange(len(z), device=z.device)
     last = high - low
     for _ in range(_ROUNDS):
         tail = line.tail(z, side).clamp(min=_TINY)

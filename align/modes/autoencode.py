@@ -69,9 +69,7 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
             latents = net.encode(pictures)
             blur = fresh.at("blur").normal(tuple(latents.shape[1:])).to(latents)
             remade = net.decode(latents + self.noise * blur).float()
-            edges = sum(
-                (remade.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (2, 3)
-            )
+            edges = sum((remade.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (2, 3))
             return (remade - pictures).abs().mean() + edges + 1e-3 * latents.square().mean()
 
         numbers = advance(state.training, loss, self.optimisation, index, self.steps)

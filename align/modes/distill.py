@@ -8,10 +8,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.guard import unguarded
 from align.core.mode import AlignmentMode, Export, Info, Need, Trains
 from align.core.model import At, Condition, FlowModel, Population
 from align.core.option import at_least, between, option
-from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
@@ -19,7 +19,6 @@ from align.models.network import (
     Net,
     NetworkModel,
     about_of,
-    inner_of,
     make_net,
     modules_of,
     network_of,
@@ -46,8 +45,7 @@ class MapState:
 @final
 @attrs.frozen(kw_only=True)
 class Distill(AlignmentMode[MapState], Trains[MapState]):
-    """Trains a meta flow map: on the diagonal s = u it follows the GLASS velocity of the teacher,
-    off the diagonal its jumps are made consistent.
+    """Trains a meta flow map on the teacher's GLASS velocity, and its jumps to be consistent.
 
         L = E w(Δ₁) ‖Δ₁‖² + E w(Δ₂) ‖Δ₂‖²,   w(Δ) = 1 / (‖Δ‖² + c)^p without gradient,
         Δ₁ = v_{s,s}(I_s; t, x_t) − b̄_s(I_s; t, x_t),   Δ₂ the consistency's residual.
@@ -55,7 +53,7 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
     The context x_t = α_t ε + β_t x1 and the inner state I_s = α_s ε' + β_s x1 share x1.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
-    """  # noqa: D205 (one sentence over two lines)
+    """
 
     kind: ClassVar[str] = "distill"
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
@@ -66,9 +64,7 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
     net: Net | None = option(
         "network of the map; without it, an exact copy of the teacher's flow", default=None
     )
-    consistency: Semigroup | Eulerian = option(
-        "what makes jumps consistent", default=Semigroup()
-    )
+    consistency: Semigroup | Eulerian = option("what makes jumps consistent", default=Semigroup())
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=4000, check=at_least(1))
     dropout: float = option("share of rows trained without their class", default=0.1,
@@ -88,11 +84,13 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         """Make the map and read the pictures."""
         teacher = problem.model
         if self.net is None:
-            model = network_of(teacher)
+            model = network_of(problem)
             flow = model.require_flow()
             if not isinstance(flow, DiT):
                 raise PartError("mode: only a 'dit' flow can be copied; give the map its own 'net'")
-            posterior: nn.Module = meta_flow_map_from(flow)
+            posterior: nn.Module = streams.at("weights").initialise(
+                lambda: meta_flow_map_from(flow)
+            )
         else:
             config, device = self.net, teacher.device
             model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=device)
@@ -101,7 +99,7 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
             )
         model = attrs.evolve(model, posterior=posterior.to(model.device))
         examples = encoded(self.data, model) if self.data else None
-        if examples is None and not isinstance(inner_of(teacher), Population):
+        if examples is None and not isinstance(unguarded(problem).model, Population):
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         return MapState(Training.of(posterior, self.optimisation), model, examples)
 
@@ -162,14 +160,12 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         size = self.optimisation.batch
         if state.examples is not None:
             return state.examples.batch(streams, index, size, self.dropout)
-        teacher, fresh = inner_of(problem.model), streams.numbered(index * size, size)
+        teacher, fresh = unguarded(problem).model, streams.numbered(index * size, size)
         assert isinstance(teacher, Population)
         x1 = teacher.draw(fresh.at("data")).to(state.model.dtype)
         return x1, torch.zeros(size, dtype=torch.int64, device=x1.device), fresh
 
-    def _context(
-        self, model: NetworkModel, x1: Tensor, label: Tensor, fresh: Streams
-    ) -> At:
+    def _context(self, model: NetworkModel, x1: Tensor, label: Tensor, fresh: Streams) -> At:
         """Noisy states of x1 at times that are often early, sometimes 0."""
         t = fresh.at("t").uniform(()).to(x1) ** self.context_power
         t = torch.where(fresh.at("zero").uniform(()).to(x1) < self.context_zero, 0.0, t)

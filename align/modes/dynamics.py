@@ -56,10 +56,12 @@ def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) ->
     """
     if normalise == "none":
         return scale * added
-    ratio = norms(drift) / norms(added).clamp(min=torch.finfo(added.dtype).tiny)
+    length, bound = norms(added), norms(drift)
     if normalise == "clip":
-        ratio = ratio.clamp(max=1.0)
-    return scale * expand(ratio, added) * added
+        bound = bound.clamp(max=length)
+    # The direction first: guidance of length zero stays zero.
+    direction = added / expand(length.clamp(min=torch.finfo(added.dtype).tiny), added)
+    return scale * expand(bound, added) * direction
 
 
 def advance(
@@ -75,4 +77,5 @@ def advance(
 
 def norms(x: Tensor) -> Tensor:
     """Euclidean norm of each row, (B,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    size: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return size

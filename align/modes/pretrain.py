@@ -50,7 +50,7 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
 
     def init(self, problem: Problem, streams: Streams) -> FlowState:
         """Encode the pictures; training starts from the model's own weights."""
-        model = network_of(problem.model)
+        model = network_of(problem)
         examples = encoded(self.data, model)
         return FlowState(Training.of(model.require_flow(), self.optimisation), examples, model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import final
 
 import attrs
@@ -32,7 +33,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the same shape (B, width, H, W)."""
-        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+        change: Tensor = self.second(F.silu(self.first(F.silu(self.norm(x)))))
+        return x + change
 
 
 @final
@@ -55,9 +57,9 @@ class Autoencoder(nn.Module):
             nn.Conv2d(config.latents, widths[-1], 3, padding=1),
             _Residual(widths[-1]),
         ]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             down += [_Residual(narrow), nn.Conv2d(narrow, wide, 3, 2, 1)]
-        for narrow, wide in reversed(list(zip(widths, widths[1:], strict=False))):
+        for narrow, wide in reversed(list(pairwise(widths))):
             up += [
                 nn.Upsample(scale_factor=2.0),
                 nn.Conv2d(wide, narrow, 3, padding=1),
@@ -71,8 +73,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of pictures."""
-        return (self.encoder(2 * pictures - 1) - self.mean) / self.std
+        latents: Tensor = self.encoder(2 * pictures - 1)
+        return (latents - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents; about [0, 1], not clamped."""
-        return (self.decoder(latents * self.std + self.mean) + 1) / 2
+        pictures: Tensor = self.decoder(latents * self.std + self.mean)
+        return (pictures + 1) / 2

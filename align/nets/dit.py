@@ -48,7 +48,8 @@ class _TimeEmbedder(nn.Module):
         """Embed times (B,) as (B, width)."""
         k = torch.arange(128, device=t.device, dtype=torch.float32)
         angles = self.scale * t[:, None].float() * torch.exp(-math.log(10_000) * k / 128)
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), 1).to(t.dtype))
+        embedded: Tensor = self.mlp(torch.cat((angles.cos(), angles.sin()), 1).to(t.dtype))
+        return embedded
 
 
 class _LabelEmbedder(nn.Module):
@@ -60,7 +61,8 @@ class _LabelEmbedder(nn.Module):
 
     def forward(self, label: Tensor) -> Tensor:
         """Embed classes (B,) as (B, width)."""
-        return self.embedding_table(label)
+        embedded: Tensor = self.embedding_table(label)
+        return embedded
 
 
 class _PatchEmbedder(nn.Module):
@@ -72,7 +74,8 @@ class _PatchEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens of `x`."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens
 
 
 class _Attention(nn.Module):
@@ -85,7 +88,10 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, width) by softmax attention."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.proj(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
+        return mixed
 
 
 class _Mlp(nn.Module):
@@ -96,7 +102,8 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of (B, L, width)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        changed: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return changed
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -118,7 +125,8 @@ class _Block(nn.Module):
         """Tokens (B, L, width) under the condition (B, width)."""
         shift, scale, gate, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, 1)
         x = x + gate[:, None] * self.attn(_modulate(x, shift, scale))
-        return x + gate2[:, None] * self.mlp(_modulate(x, shift2, scale2))
+        change: Tensor = self.mlp(_modulate(x, shift2, scale2))
+        return x + gate2[:, None] * change
 
 
 class _FinalLayer(nn.Module):
@@ -129,7 +137,8 @@ class _FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Patches (B, L, out) of tokens (B, L, width)."""
-        return self.linear(_modulate(x, *self.adaLN_modulation(c).chunk(2, 1)))
+        patches: Tensor = self.linear(_modulate(x, *self.adaLN_modulation(c).chunk(2, 1)))
+        return patches
 
 
 @final
@@ -187,7 +196,7 @@ class DiT(nn.Module):
     def _unpatch(self, patches: Tensor) -> Tensor:
         """Patches (B, L, patch² C) back to states (B, C, H, W)."""
         side = self.config.patch
-        x = patches.unflatten(1, self.grid).unflatten(3, (side, side, -1))
+        x: Tensor = patches.unflatten(1, self.grid).unflatten(3, (side, side, -1))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
@@ -198,22 +207,23 @@ def meta_flow_map_from(flow: DiT) -> DiT:
     """
     classes = flow.y_embedder.embedding_table.num_embeddings - 1
     new = DiT(flow.config, flow.shape, classes, context=True)
-    old = flow.state_dict()
-    time = {k.removeprefix("t_embedder."): v for k, v in old.items() if k.startswith("t_embedder.")}
-    patch = {k.split(".", 1)[1]: v for k, v in old.items() if k.startswith("x_embedder.")}
-    kept = {k: v for k, v in old.items() if not k.startswith("t_embedder.")}
-    new.load_state_dict(kept, strict=False)
-    new.s_embedder.load_state_dict(time)
-    new.t_embedder_second.load_state_dict(time)
-    new.x_cond_embedder.load_state_dict(patch)
-    for silent in (new.t_embedder, new.s_embedder_second, new.t_cond_embedder):
-        nn.init.zeros_(silent.mlp[2].weight)
-        nn.init.zeros_(silent.mlp[2].bias)
+    old, state = flow.state_dict(), new.state_dict()
+    for key, tensor in old.items():
+        part, _, rest = key.partition(".")
+        if part == "t_embedder":
+            state[f"s_embedder.{rest}"] = state[f"t_embedder_second.{rest}"] = tensor
+        else:
+            state[key] = tensor
+        if part == "x_embedder":
+            state[f"x_cond_embedder.{rest}"] = tensor
+    for silent in ("t_embedder", "s_embedder_second", "t_cond_embedder"):
+        state[f"{silent}.mlp.2.weight"].zero_()
+        state[f"{silent}.mlp.2.bias"].zero_()
     # Shift 0 and scale −1: the context patches are multiplied by zero.
-    nn.init.zeros_(new.x_cond_adaLN[1].weight)
-    new.x_cond_adaLN[1].bias.data = torch.cat(
-        (torch.zeros(flow.config.width), -torch.ones(flow.config.width))
-    )
+    state["x_cond_adaLN.1.weight"].zero_()
+    shift, scale = state["x_cond_adaLN.1.bias"].chunk(2)
+    shift.zero_(), scale.fill_(-1)
+    new.load_state_dict(state)
     return new
 
 
@@ -225,12 +235,14 @@ def _initialise(net: DiT) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.flatten(1))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, _TimeEmbedder):
-            nn.init.normal_(module.mlp[0].weight, std=0.02)
-            nn.init.normal_(module.mlp[2].weight, std=0.02)
+    embedders = [m for m in net.modules() if isinstance(m, _TimeEmbedder)]
+    for layer in (layer for embedder in embedders for layer in embedder.mlp):
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
     for block in (*net.blocks, net.final_layer):
         nn.init.zeros_(block.adaLN_modulation[1].weight)
     nn.init.zeros_(net.final_layer.linear.weight)

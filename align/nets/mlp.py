@@ -58,7 +58,8 @@ class MLP(nn.Module):
         h = self.enter(torch.cat(seen, 1)) + self.label(label)
         for layer in self.layers:
             h = h + layer(h)
-        return self.leave(F.silu(h))
+        average: Tensor = self.leave(F.silu(h))
+        return average
 
 
 def _waves(t: Tensor) -> Tensor:

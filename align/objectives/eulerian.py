@@ -42,6 +42,6 @@ class Eulerian(Consistency):
         with torch.no_grad(), full, sdpa_kernel(SDPBackend.MATH):
             along = inner(y, s) if self.velocity == "teacher" else average(y, s, s)
             tangent = (along, torch.ones_like(s), torch.zeros_like(u))
-            _, change = torch.func.jvp(average, (y, s, u), tangent)
+            change: Tensor = torch.func.jvp(average, (y, s, u), tangent)[1]
             target = along + expand(u - s, y) * change
         return average(y, s, u) - target

@@ -103,6 +103,7 @@ def line_of(text: str, key: Key) -> int:
                 continue
             if _depth(found, key) == len(key):
                 return max(end, 1)
+            break
     return 1
 
 

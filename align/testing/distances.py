@@ -11,8 +11,8 @@ from align.core.streams import Streams
 def w1(a: Tensor, b: Tensor) -> float:
     """Wasserstein-1 distance on the line, W₁ = ∫ |F_a − F_b| dx, of samples (N,) and (M,)."""
     places = torch.cat((a, b)).sort().values
-    below_a = torch.searchsorted(a.sort().values, places[:-1], right=True) / len(a)
-    below_b = torch.searchsorted(b.sort().values, places[:-1], right=True) / len(b)
+    below_a = torch.searchsorted(a.sort().values, places[:-1], right=True).double() / len(a)
+    below_b = torch.searchsorted(b.sort().values, places[:-1], right=True).double() / len(b)
     return float(((below_a - below_b).abs() * places.diff()).sum())
 
 
@@ -38,4 +38,4 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
 def masses(samples: Tensor, centres: Tensor) -> Tensor:
     """Share of the samples (N, D) that lies nearest to each of the centres (M, D): (M,)."""
     nearest = torch.cdist(samples, centres).argmin(1)
-    return torch.bincount(nearest, minlength=len(centres)) / len(samples)
+    return torch.bincount(nearest, minlength=len(centres)).double() / len(samples)

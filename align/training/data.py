@@ -47,6 +47,8 @@ class Labelled:
 def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelled:
     """Read all pictures of the split, sorted by name, with 1 or 3 `colours`.
 
+    A folder's name is that of its class, but for capitals and with "_" for " ".
+
     Raises:
         PartError: the path has no such pictures, or they are not all of one size, or they have
             other classes than `classes` (when that is given).
@@ -57,16 +59,16 @@ def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelle
     entries = sorted(_archive(source, data.split) if source.is_file() else _folder(source, data))
     if not entries:
         raise PartError(f"data: '{source}' has no pictures in <...>/{data.split}/<class>/")
-    found = tuple(sorted({name for name, _, _ in entries}))
-    if classes and set(found) != set(classes):
-        odd = ", ".join(sorted(set(found) ^ set(classes)))
+    found = {_plain(name) for name, _, _ in entries}
+    names = classes or tuple(sorted(found))
+    number = {_plain(name): index for index, name in enumerate(names)}
+    if found != set(number):
+        odd = ", ".join(sorted(found ^ set(number)))
         raise PartError(f"data: the classes of '{source}' differ from the model's in: {odd}")
-    names = classes or found
-    number = {name: index for index, name in enumerate(names)}
     arrays = [_picture(content, colours) for _, _, content in entries]
     if len({a.shape for a in arrays}) > 1:
         raise PartError(f"data: the pictures of '{source}' are not all of one size")
-    labels = torch.tensor([number[name] for name, _, _ in entries])
+    labels = torch.tensor([number[_plain(name)] for name, _, _ in entries])
     return Labelled(torch.from_numpy(np.stack(arrays)), labels, names)
 
 
@@ -79,6 +81,10 @@ def order(streams: Streams, rows: int, batch: int, step: int) -> Tensor:
         mine = places.div(rows, rounding_mode="floor") == epoch
         out[mine] = one.uniform((rows,))[0].argsort().cpu()[places[mine] % rows]
     return out
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ")
 
 
 def _archive(path: Path, split: str) -> Iterator[tuple[str, str, bytes]]:

@@ -51,8 +51,11 @@ class Training:
 
     def save(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        parts = {"module": self.module, "average": self.average, "optimiser": self.optimiser}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take up where `saved` was."""
@@ -86,7 +89,7 @@ def advance(
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
         value = loss()
     training.optimiser.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.clip)
     training.optimiser.step()
     # Early on the running mean forgets faster, so that it does not remember the start.

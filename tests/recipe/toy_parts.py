@@ -1,5 +1,4 @@
 """Parts that compute nothing: what recipes are checked with."""
-# ruff: noqa: RUF009 (option() is a field specifier)
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""The progress bar of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, final
+
+import rich.progress as rich
+from rich.console import Console
+
+
+@final
+class Progress:
+    """One line an arm: steps done, the reward so far (or the loss), speed and time left."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._bar = rich.Progress(
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(bar_width=24),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[said]}"),
+            rich.TextColumn("{task.fields[speed]}"),
+            rich.TimeElapsedColumn(),
+            rich.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+        )
+        self._tasks: dict[str, rich.TaskID] = {}
+
+    def step(self, arm: str, index: int, steps: int, numbers: Mapping[str, float]) -> None:
+        """Step `index` of `steps` is done."""
+        if arm not in self._tasks:
+            self._tasks[arm] = self._bar.add_task(
+                arm, total=steps, completed=index, said="", speed=""
+            )
+        shown = next((name for name in ("reward", "loss") if name in numbers), None)
+        said = f"{shown} {numbers[shown]:.4g}" if shown else ""
+        task = self._tasks[arm]
+        pace = self._bar.tasks[task].speed
+        speed = f"{pace:.2f} steps/s" if pace else ""
+        self._bar.update(task, completed=index + 1, said=said, speed=speed)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,37 @@
+"""Tables and pictures of a run, made from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from align.errors import PartError
+from align.report.grid import grid
+from align.report.plots import curves, scatter
+from align.report.table import markdown, rows
+
+__all__ = ["read", "rows", "write"]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The numbers of a run.
+
+    Raises:
+        PartError: the folder holds no finished run.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise PartError(f"'{folder}' holds no finished run: it has no results.json")
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results
+
+
+def write(folder: Path) -> None:
+    """Write table.md, grid.png or scatter.png, and curves.png into a run folder."""
+    results = read(folder)
+    if any(arm["samples"] for arm in results["arms"]):
+        (folder / "table.md").write_text(markdown(results))
+        grid(folder, results["arms"])
+        scatter(folder, results["arms"])
+    curves(folder)

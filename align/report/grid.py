@@ -1,0 +1,50 @@
+"""The picture of a comparison: a column an arm, a row a sample, rows from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+MOST_ROWS = 16
+SMALLEST = 96
+
+
+def grid(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
+    """Write grid.png, if the arms made pictures."""
+    columns = [sorted((folder / arm["folder"]).glob("*.png"))[:MOST_ROWS] for arm in arms]
+    if not all(columns):
+        return
+    first = Image.open(columns[0][0])
+    zoom = max(1, -(-SMALLEST // first.height))
+    width, height = first.width * zoom, first.height * zoom
+    gap, font = 6, ImageFont.load_default(13)
+    heads = [_wrapped(arm["name"], width + gap, font) for arm in arms]
+    top = 8 + 16 * max(head.count("\n") + 1 for head in heads)
+    rows = max(map(len, columns))
+    size = (len(arms) * (width + gap) + gap, top + rows * (height + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (head, files) in enumerate(zip(heads, columns, strict=True)):
+        left = gap + number * (width + gap)
+        draw.multiline_text((left, 4), head, fill="black", font=font, spacing=2)
+        for row, file in enumerate(files):
+            picture = Image.open(file).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left, top + row * (height + gap)))
+    beside = folder / "grid.png.part"
+    sheet.save(beside, "png")
+    beside.replace(folder / "grid.png")
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text with line breaks, so that no line is wider than `width` if words allow."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 6:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)

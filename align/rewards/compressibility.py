@@ -1,0 +1,56 @@
+"""How well a picture compresses, a reward without a gradient."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import attrs
+import torch
+from PIL import Image
+from torch import Tensor
+
+from align.core.model import Domain
+from align.core.option import between, option
+from align.core.reward import Reward, RewardSpec
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Compressibility(RewardSpec):
+    """Minus the size of the picture as a JPEG file, in kilobytes (1000 bytes).
+
+    Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,
+    arXiv:2305.13301, section 5.1.
+    """
+
+    kind: ClassVar[str] = "compressibility"
+    differentiable: ClassVar[bool] = False
+    domain: ClassVar[Domain | None] = "image"
+    range: ClassVar[tuple[float, float]] = (-float("inf"), 0.0)
+
+    quality: int = option("of the JPEG file", default=95, check=between(1, 100))
+
+    def build(self, device: torch.device) -> Reward:
+        """The reward; there is nothing to load."""
+        return _Compressibility(self.quality)
+
+
+@final
+@attrs.frozen
+class _Compressibility(Reward):
+    quality: int
+
+    @torch.no_grad()
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Minus kilobytes (B,) of pictures (B, C, H, W) in [0, 1]."""
+        pictures = data.expand(-1, 3, -1, -1).clamp(0, 1).mul(255).round().byte()
+        sizes = [self._size(picture) for picture in pictures.cpu()]
+        return torch.tensor([-size / 1000 for size in sizes], device=data.device)
+
+    def _size(self, picture: Tensor) -> int:
+        """Bytes of one picture (3, H, W) as a JPEG file."""
+        buffer = io.BytesIO()
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, "jpeg", quality=self.quality)
+        return buffer.tell()

@@ -1,0 +1,23 @@
+"""The embedded default: a small latent flow, its meta flow map, and two judges of its pictures."""
+
+from __future__ import annotations
+
+from align.core.model import ModelSpec
+from align.core.reward import RewardSpec
+from align.hookspecs import hookimpl
+from align_pocket.model import Pocket
+from align_pocket.reward import SilhouetteClass
+
+__all__ = ["Pocket", "SilhouetteClass", "align_models", "align_rewards"]
+
+
+@hookimpl
+def align_models() -> list[type[ModelSpec]]:
+    """The embedded model."""
+    return [Pocket]
+
+
+@hookimpl
+def align_rewards() -> list[type[RewardSpec]]:
+    """The log-probability of a class of silhouettes."""
+    return [SilhouetteClass]

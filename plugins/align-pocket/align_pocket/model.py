@@ -1,0 +1,44 @@
+"""The embedded model."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import ClassVar, Literal, final
+
+import attrs
+import torch
+
+from align.core.model import Domain, FlowModel, ModelSpec, PosteriorMap
+from align.core.option import option
+from align.models.network import load
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Pocket(ModelSpec):
+    """Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
+
+    Silhouettes: 28x28, ten animals (bear, bird, cat, cow, dog, elephant, giraffe, horse, sheep,
+    zebra). How they were trained, and how good they are, is in the plugin's MODEL_CARD.md.
+    """
+
+    kind: ClassVar[str] = "pocket"
+
+    variant: Literal["silhouettes"] = option("which pictures", default="silhouettes")
+    prompt: str = option("names the animal of every sample; empty for any", default="")
+    guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
+
+    @property
+    def domain(self) -> Domain:
+        """Pictures."""
+        return "image"
+
+    @property
+    def provides(self) -> frozenset[type]:
+        """A meta flow map."""
+        return frozenset({PosteriorMap})
+
+    def build(self, device: torch.device) -> FlowModel:
+        """Load the weights that ship with the plugin."""
+        with as_file(files("align_pocket") / "weights" / f"{self.variant}.safetensors") as file:
+            return load(file, device, self.guidance)

@@ -1,0 +1,164 @@
+import copy
+
+import attrs
+import pytest
+import torch
+from align_pocket import Pocket, SilhouetteClass
+from align_pocket.judges import CLASSES, load, prepared
+
+from align.core.model import At, PosteriorMap
+from align.core.streams import Streams
+from align.errors import PromptError
+from align.estimators.gradient import Gradient
+from align.models.network import NetworkModel
+from align.modes.best_of_n import BestOfN
+from align.modes.steer import Steer
+from align.recipe import RewardTerm
+from align.runner import sample
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> NetworkModel:
+    built = Pocket(prompt="cat").build(CPU)
+    assert isinstance(built, NetworkModel)
+    return built
+
+
+def states(model, t, rows=16):
+    """Noisy states at time t on the way to samples of the flow, with those samples."""
+    streams = Streams(7, tuple(range(rows)))
+    cond = model.showcase(rows)
+    x = streams.at("a").normal(model.shape).float()
+    for step in range(20):
+        now = torch.full((rows,), step / 20)
+        x = x + model.velocity(x, now, cond) / 20
+    noise = streams.at("b").normal(model.shape).float()
+    time = torch.full((rows,), t)
+    return At(model.path.interpolate(noise, x, time), time, cond), x
+
+
+def test_model_is_what_its_spec_says(model):
+    spec = Pocket()
+    assert spec.domain == model.domain == "image"
+    assert spec.provides == {PosteriorMap}
+    assert isinstance(model, PosteriorMap)
+    assert model.classes == CLASSES
+
+
+def test_pictures_are_in_range(model):
+    _, x1 = states(model, 0.5)
+    pictures = model.decode(3 * x1)
+    assert pictures.shape == (16, 3, 28, 28)
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+    assert pictures.max() > 0.9
+
+
+def test_diagonal_of_the_map_at_time_zero_is_the_flow(model):
+    at, _ = states(model, 0.5)
+    s, zero = at.t, torch.zeros_like(at.t)
+    flow = model.velocity(at.x, s, at.cond)
+    diagonal = model.posterior_velocity(at.x, s, s, At(at.x, zero, at.cond))
+    assert ((diagonal - flow).norm() / flow.norm()) < 0.25
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
+def test_one_step_draws_have_the_mean_and_spread_of_many_step_glass(model, t):
+    """Means of 16 draws: nearer to GLASS's than to the mean of other states; spreads alike."""
+    at, _ = states(model, t)
+    streams = Streams(3, tuple(range(16)))
+    ours = MetaFlowMap().sample(model, at, draws=16, streams=streams)
+    theirs = Glass(steps=16).sample(model, at, draws=16, streams=streams)
+    mine, yours = ours.mean(0), theirs.mean(0)
+    near = (mine - yours).flatten(1).norm(dim=1)
+    far = (mine - yours.roll(1, 0)).flatten(1).norm(dim=1)
+    assert near.mean() < 0.5 * far.mean()
+    assert 0.5 < ours.std(0).mean() / theirs.std(0).mean() < 1.5
+
+
+def test_prompts_name_classes(model):
+    cond = model.encode(["A silhouette of a zebra.", "", "a Cat"])
+    assert cond.tensors["label"].tolist() == [9, 10, 2]
+    with pytest.raises(PromptError, match="names none of the classes: bear, bird"):
+        model.encode(["a spoon"])
+
+
+@pytest.mark.parametrize("network", ["conv", "patch"])
+def test_judges_know_the_samples_of_the_flow(model, network):
+    _, x1 = states(model, 0.5, rows=60)
+    judged = load(network, CPU)(prepared(model.decode(x1))).argmax(1)
+    right = (judged == model.showcase(60).tensors["label"]).float().mean()
+    assert right > 0.5  # chance is .1
+
+
+@pytest.mark.parametrize("network", ["conv", "patch"])
+def test_judge_gradient_is_that_of_finite_differences(network):
+    judge = copy.deepcopy(load(network, CPU)).double()
+    x = Streams(0, (0, 1)).uniform((3, 28, 28)).requires_grad_()
+    direction = Streams(1, (0, 1)).normal((3, 28, 28))
+
+    def score(pictures):
+        return torch.log_softmax(judge(prepared(pictures)), 1)[:, 2].sum()
+
+    (gradient,) = torch.autograd.grad(score(x), x)
+    with torch.no_grad():
+        h = 1e-5
+        difference = (score(x + h * direction) - score(x - h * direction)) / (2 * h)
+    assert torch.isclose((gradient * direction).sum(), difference, rtol=1e-6)
+
+
+def test_reward_scores_each_row_alone():
+    reward = SilhouetteClass(label="dog").build(CPU)
+    pictures = Streams(0, tuple(range(5))).uniform((3, 28, 28)).float()
+    together = reward.score(pictures, [""] * 5)
+    alone = torch.cat([reward.score(picture[None], [""]) for picture in pictures])
+    assert together.shape == (5,)
+    assert (together < 0).all()
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_reward_refuses_an_animal_it_does_not_know():
+    with pytest.raises(ValueError, match=r"'label' must be one of 'bear'.*got 'cow bell'"):
+        SilhouetteClass(label="cow bell")
+
+
+def test_steering_raises_the_reward_from_the_same_noise():
+    rewards = [
+        RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat"),
+        RewardTerm(part=SilhouetteClass(label="cat", network="patch"), held_out=True, name="other"),
+    ]
+    spec = Pocket(prompt="cat")
+    plain = sample(spec, BestOfN(n=1, flow_steps=20), rewards=rewards, samples=12)
+    steered = sample(
+        spec, Steer(steps=20), rewards=rewards, samples=12,
+        sampler=MetaFlowMap(), estimator=Gradient(draws=2),
+    )  # fmt: skip
+    assert steered.scores["cat"].mean() > plain.scores["cat"].mean()
+    assert (steered.scores["cat"] >= plain.scores["cat"]).float().mean() > 0.6
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_sample_does_not_depend_on_the_batch(rows):
+    """Batched float32 kernels sum in another order: differences grow over 10 steps to < 1e-3."""
+    rewards = [RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat")]
+
+    def made(samples):
+        return sample(
+            Pocket(prompt="cat"), Steer(steps=10), rewards=rewards, samples=samples,
+            sampler=MetaFlowMap(), estimator=Gradient(draws=2),
+        ).x1  # fmt: skip
+
+    torch.testing.assert_close(made(rows), made(16)[:rows], rtol=0, atol=1e-3)
+
+
+def test_guidance_moves_the_velocity_away_from_no_class(model):
+    at, _ = states(model, 0.5, rows=4)
+    nothing = model.encode([""] * 4)
+    named = model.velocity(at.x, at.t, at.cond)
+    plain = model.velocity(at.x, at.t, nothing)
+    guided = attrs.evolve(model, guidance=2.0).velocity(at.x, at.t, at.cond)
+    torch.testing.assert_close(guided, 2 * named - plain, rtol=1e-3, atol=1e-3)

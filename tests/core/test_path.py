@@ -1,0 +1,90 @@
+"""Every conversion of a path, against a mixture whose velocity, denoiser and score are known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from align.core.model import At
+from align.core.path import LinearPath, TrigonometricPath
+from align.testing.worlds import line
+
+PATHS = ("linear", "trigonometric")
+
+
+def _grid(model):
+    times = torch.tensor([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95], dtype=torch.float64)
+    t, x = torch.meshgrid(times, torch.linspace(-4, 4, 41, dtype=torch.float64), indexing="ij")
+    t, x = t.flatten(), x.flatten()[:, None]
+    return At(x, t, model.encode([""] * len(t)))
+
+
+def _near(a, b, tolerance):
+    assert float(((a - b).abs() / (1 + b.abs())).max()) <= tolerance
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_conversions_agree(kind):
+    model, _ = line(kind)
+    path, at = model.path, _grid(model)
+    x, t = at.x.clone().requires_grad_(), at.t
+    (score,) = torch.autograd.grad(model.log_prob(x, t).sum(), x)
+    x = x.detach()
+    velocity, denoiser = model.velocity(x, t, at.cond), model.denoiser(at)
+    _near(path.velocity_from_denoiser(denoiser, x, t), velocity, 2e-12)
+    _near(path.denoiser_from_velocity(velocity, x, t), denoiser, 2e-12)
+    _near(path.score_from_denoiser(denoiser, x, t), score, 2e-12)
+    _near(path.denoiser_from_score(score, x, t), denoiser, 2e-12)
+    _near(path.score_from_velocity(velocity, x, t), score, 2e-12)
+    _near(path.velocity_from_score(score, x, t), velocity, 2e-12)
+    noise = path.noise_from_denoiser(denoiser, x, t)
+    _near(path.interpolate(noise, denoiser, t), x, 2e-12)
+    _near(path.rate(noise, denoiser, t), velocity, 2e-12)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_score_is_the_slope_of_the_log_density(kind):
+    model, _ = line(kind)
+    at, h = _grid(model), 1e-5
+    slope = (model.log_prob(at.x + h, at.t) - model.log_prob(at.x - h, at.t)) / (2 * h)
+    velocity = model.velocity(at.x, at.t, at.cond)
+    _near(model.path.score_from_velocity(velocity, at.x, at.t)[:, 0], slope, 1e-8)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_denoiser_by_quadrature(kind):
+    model, _ = line(kind)
+    t = torch.tensor([0.4], dtype=torch.float64)
+    alpha, beta, x = float(model.path.alpha(t)), float(model.path.beta(t)), 0.7
+
+    def joint(x1):
+        prior = sum(
+            w * stats.norm.pdf(x1, m, s)
+            for w, m, s in ((0.3, -2, 0.4), (0.45, 0.5, 0.7), (0.25, 2.5, 0.3))
+        )
+        return prior * stats.norm.pdf(x, beta * x1, alpha)
+
+    mass = integrate.quad(joint, -8, 8, limit=200, epsabs=1e-13)[0]
+    first = integrate.quad(lambda x1: x1 * joint(x1), -8, 8, limit=200, epsabs=1e-13)[0]
+    at = At(torch.tensor([[x]], dtype=torch.float64), t, model.encode([""]))
+    assert float(model.denoiser(at)) == pytest.approx(first / mass, abs=1e-10)
+    assert float(model.log_prob(at.x, t)) == pytest.approx(np.log(mass), abs=1e-10)
+
+
+@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()])
+def test_path_ends_rates_and_inverse(path):
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(path.alpha(ends), 1 - ends, atol=1e-15)
+    assert torch.allclose(path.beta(ends), ends, atol=1e-15)
+    t, h = torch.linspace(0.01, 0.99, 50, dtype=torch.float64), 1e-6
+    _near((path.alpha(t + h) - path.alpha(t - h)) / (2 * h), path.alpha_rate(t), 1e-9)
+    _near((path.beta(t + h) - path.beta(t - h)) / (2 * h), path.beta_rate(t), 1e-9)
+    _near(path.time_at((path.alpha(t) / path.beta(t)) ** 2), t, 1e-14)
+    # (σ²/2) ∇V = c_t (α²/β) ∇V, so the two ways to write guidance agree.
+    _near(path.pull(t) * path.alpha(t) ** 2 / path.beta(t), path.half_variance(t), 1e-13)
+
+
+def test_linear_path_is_the_one_of_the_paper():
+    path, t = LinearPath(), torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    _near(path.half_variance(t), (1 - t) / t, 1e-14)
+    _near(path.pull(t), 1 / (1 - t), 1e-14)

@@ -1,0 +1,83 @@
+"""Random numbers: the generator's known answers, and that a sample's numbers are its own."""
+
+import pytest
+import torch
+
+from align.core.streams import Streams, philox
+
+# Known answers of philox4x32-10 from the authors' library Random123 (kat_vectors).
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (
+        (0xFFFFFFFF,) * 4,
+        (0xFFFFFFFF, 0xFFFFFFFF),
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
+def test_known_answers(counter, key, words):
+    got = philox(tuple(torch.tensor([word]) for word in counter), key)
+    assert tuple(int(word) for word in got) == words
+
+
+@pytest.mark.parametrize("make", ["normal", "uniform"])
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3,), (4, 5, 3)])
+def test_a_sample_has_its_own_numbers(make, shape):
+    samples = (0, 7, 3, 2**40 + 1, 3)
+    many = getattr(Streams(5, samples).at("x", 2), make)(shape, draws=9)
+    assert many.shape == (9, 5, *shape)
+    assert many.dtype == torch.float64
+    for row, sample in enumerate(samples):
+        alone = Streams(5, (sample,)).at("x", 2)
+        assert torch.equal(getattr(alone, make)(shape, draws=9)[:, 0], many[:, row])
+        assert torch.equal(getattr(alone, make)(shape, draws=2)[:, 0], many[:2, row])
+        assert torch.equal(getattr(alone, make)(shape)[0], many[0, row])
+    assert torch.equal(
+        getattr(Streams(5, samples).rows(slice(1, 4)).at("x", 2), make)(shape), many[0, 1:4]
+    )
+
+
+def test_large_batches_agree_with_small_ones_bit_for_bit():
+    samples = tuple(range(1000))
+    big = Streams(1, samples).normal((3, 5), draws=3)
+    for first in (0, 1, 13, 997):
+        small = Streams(1, samples[first : first + 3]).normal((3, 5), draws=3)
+        assert torch.equal(small, big[:, first : first + 3])
+
+
+def test_purposes_and_seeds_differ():
+    base = Streams(0, (0,))
+    kinds = [base, base.at("a"), base.at("a", 1), base.at("a", "1"), base.at("b"), Streams(1, (0,))]
+    numbers = {float(kind.uniform(())) for kind in kinds}
+    assert len(numbers) == len(kinds)
+    assert torch.equal(base.at("a").at(1).normal((4,)), base.at("a", 1).normal((4,)))
+
+
+def test_moments():
+    count = 200_000
+    x = Streams(2, tuple(range(count // 10))).normal((10,)).flatten()
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float(x.pow(power).mean()) - moment) < 5 * (spread / count) ** 0.5
+    draws = Streams(2, tuple(range(20))).normal((100,), draws=200)
+    for other in (draws[1:, :, :], draws[:, 1:, :], draws[:, :, 1:]):
+        near = draws[: other.shape[0], : other.shape[1], : other.shape[2]]
+        assert abs(float((near * other).mean())) < 5 / other.numel() ** 0.5
+    u = Streams(3, tuple(range(1000))).uniform((100,))
+    assert float(u.min()) > 0
+    assert float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 5 * (1 / 12 / u.numel()) ** 0.5
+    assert abs(float(u.var()) - 1 / 12) < 5 * (1 / 180 / u.numel()) ** 0.5
+
+
+def test_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    Streams(0, (0, 1)).normal((3,), draws=2)
+    Streams(0, (0, 1)).uniform((3,))
+    assert torch.equal(before, torch.get_rng_state())

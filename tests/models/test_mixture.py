@@ -1,0 +1,184 @@
+"""The mixture's closed forms against quadrature, weighted draws and finite differences."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+
+from align.core.model import At
+from align.core.reward import Reward, Term, WeightedReward
+from align.core.streams import Streams
+from align.errors import PartError, PromptError
+from align.models.mixture import Mixture
+from align.testing.distances import w1
+from align.testing.worlds import line, measured, plane
+
+
+def _at(model, x, t):
+    x = torch.as_tensor(x, dtype=torch.float64)
+    return At(x, torch.full((len(x),), float(t), dtype=torch.float64), model.encode([""] * len(x)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+@pytest.mark.parametrize("t", [0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])
+def test_everything_is_finite_at_both_ends(kind, t):
+    model, reward = line(kind)
+    at = _at(model, [[-1.0], [0.3], [2.0]], t)
+    x = at.x.clone().requires_grad_()
+    at = At(x, at.t, at.cond)
+    zero, one = torch.zeros_like(at.t), torch.ones_like(at.t)
+    y = Streams(0, (0, 1, 2)).normal((1,))
+    parts = (
+        model.velocity(x, at.t, at.cond),
+        model.denoiser(at),
+        model.value(at, reward),
+        model.draw_posterior(at, 2, Streams(0, (0, 1, 2))),
+        model.posterior_jump(y, zero, one, at),
+    )
+    for part in parts:
+        assert part.isfinite().all()
+        (gradient,) = torch.autograd.grad(part.sum(), x)
+        assert gradient.isfinite().all()
+
+
+def test_velocity_at_the_ends():
+    model, _ = line()
+    mean = 0.3 * -2 + 0.45 * 0.5 + 0.25 * 2.5
+    at = _at(model, [[0.7]], 0)
+    assert float(model.velocity(at.x, at.t, at.cond)) == pytest.approx(mean - 0.7)
+    at = _at(model, [[0.7]], 1)
+    assert float(model.velocity(at.x, at.t, at.cond)) == pytest.approx(0.7)
+    assert float(model.denoiser(at)) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.6])
+def test_value_by_quadrature(t):
+    model, reward = line()
+    x = 0.4
+
+    def joint(x1, power):
+        prior = sum(
+            w * stats.norm.pdf(x1, m, s)
+            for w, m, s in ((0.3, -2, 0.4), (0.45, 0.5, 0.7), (0.25, 2.5, 0.3))
+        )
+        seen = prior * stats.norm.pdf(x, t * x1, 1 - t)
+        return seen * math.exp(-power * (x1 - 1) ** 2 / (2 * 0.36))
+
+    masses = [
+        integrate.quad(joint, -8, 8, args=(power,), limit=200, epsabs=1e-13)[0] for power in (0, 1)
+    ]
+    value = float(model.value(_at(model, [[x]], t), reward))
+    assert value == pytest.approx(math.log(masses[1] / masses[0]), abs=1e-9)
+
+
+def test_value_and_tilted_law_in_three_dimensions_by_weighted_draws():
+    model = Mixture(
+        weights=(1, 2), means=((0, 1, -1), (1, -1, 0.5)), stds=(0.6, 1.1), path="trigonometric"
+    ).build(torch.device("cpu"))
+    first = measured(((1.0, 0.5, 0.0), (0.0, 1.0, -1.0)), (0.5, 0.2), 1.0).terms[0]
+    second = measured(((0.3, 0.0, 1.0),), (1.0,), 0.7).terms[0]
+    bystander = measured(((5.0, 0.0, 0.0),), (9.0,), 0.1).terms[0]
+    reward = WeightedReward(
+        (
+            Term(name="a", reward=first.reward, weight=0.7),
+            Term(name="b", reward=second.reward),
+            Term(name="c", reward=bystander.reward, held_out=True),
+        )
+    )
+    at = _at(model, [[0.2, -0.4, 0.9]], 0.4)
+    count = 400_000
+    draws = model.draw_posterior(at, count, Streams(0, (0,)))[:, 0]
+    weights = reward.total(draws, [""] * count).exp()
+    error = float(weights.std() / weights.mean()) / count**0.5
+    value = float(model.value(at, reward))
+    assert abs(float(weights.mean().log()) - value) < 5 * error
+    many = Streams(1, tuple(range(200_000)))
+    prior, tilted = model.draw(many), model.draw_tilted(reward, many)
+    weights = torch.softmax(reward.total(prior, [""] * len(prior)), 0)[:, None]
+    mean = (weights * prior).sum(0)
+    assert torch.allclose(tilted.mean(0), mean, atol=0.015)
+    moved, spread = prior - mean, tilted - tilted.mean(0)
+    assert torch.allclose(spread.T @ spread / len(prior), (weights * moved).T @ moved, atol=0.02)
+
+
+def test_value_slope_by_finite_differences():
+    model, reward = plane()
+    at = _at(model, [[0.3, -0.8], [1.0, 2.0]], 0.45)
+    x = at.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.value(At(x, at.t, at.cond), reward).sum(), x)
+    for d in range(2):
+        h = torch.zeros(2, dtype=torch.float64)
+        h[d] = 1e-5
+        up, down = (model.value(At(at.x + s * h, at.t, at.cond), reward) for s in (1, -1))
+        assert torch.allclose(gradient[:, d], (up - down) / 2e-5, atol=1e-7)
+
+
+def test_posterior_draws_have_the_posterior_s_moments():
+    model, _ = line()
+    at = _at(model, [[0.3]], 0.3)
+    law = model.posterior(at)
+    draws = model.draw_posterior(at, 200_000, Streams(0, (0,))).flatten()
+    mean = float(law.mean())
+    weights = law.log_weights.exp()
+    variance = float((weights * (law.variances + law.means[..., 0] ** 2)).sum()) - mean**2
+    assert abs(float(draws.mean()) - mean) < 5 * (variance / len(draws)) ** 0.5
+    assert float(draws.var()) == pytest.approx(variance, rel=0.02)
+
+
+def test_population_is_the_prior():
+    model, _ = line()
+    x = model.draw(Streams(0, tuple(range(50_000))))[:, 0]
+    edges = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    for edge in edges:
+        below = sum(
+            w * stats.norm.cdf(float(edge), m, s)
+            for w, m, s in ((0.3, -2, 0.4), (0.45, 0.5, 0.7), (0.25, 2.5, 0.3))
+        )
+        assert abs(float((x < edge).double().mean()) - below) < 5 * 0.5 / len(x) ** 0.5
+
+
+def test_joint_draws_follow_the_posterior_of_their_state():
+    model, _ = line()
+    streams = Streams(4, tuple(range(20_000)))
+    t = torch.full((20_000,), 0.35, dtype=torch.float64)
+    x1 = model.draw(streams)
+    x = model.path.interpolate(streams.at("noise").normal((1,)), x1, t)
+    again = model.draw_posterior(At(x, t, model.encode([""] * 20_000)), 1, streams)[0]
+    assert w1(x1[:, 0], again[:, 0]) < 0.05
+
+
+def test_what_a_mixture_refuses():
+    good = {"weights": (1, 1), "means": ((0.0, 0.0), (1.0, 1.0)), "stds": (1.0, 1.0)}
+    for key, value in {
+        "weights": (1, -1),
+        "means": ((0.0,), (1.0, 1.0)),
+        "stds": (1.0,),
+        "axes": ((1.0, 0.0), (1.0, 0.0)),
+    }.items():
+        with pytest.raises(ValueError, match=f"'{key}'"):
+            Mixture(**{**good, key: value})
+    model = Mixture(**good).build(torch.device("cpu"))
+    with pytest.raises(PromptError):
+        model.encode(["a cat"])
+    at = _at(model, [[0.0, 0.0]], 0.5)
+
+    class Odd(Reward):
+        def score(self, data, prompts):
+            return data.sum(-1)
+
+    with pytest.raises(PartError, match="quadratic"):
+        model.value(at, WeightedReward((Term(name="odd", reward=Odd()),)))
+    term = measured(((1.0, 0.0),), (0.0,), 0.5).terms[0]
+    with pytest.raises(PartError, match="outgrows"):
+        model.value(at, WeightedReward((Term(name="up", reward=term.reward, weight=-1.0),)))
+
+
+def test_sensible_negative_weights_are_fine():
+    model, _ = line()
+    term = measured(((1.0,),), (0.0,), 2.0).terms[0]
+    reward = WeightedReward((Term(name="spread", reward=term.reward, weight=-1.0),))
+    at = _at(model, [[0.2]], 0.3)
+    draws = model.draw_posterior(at, 100_000, Streams(0, (0,)))[:, 0]
+    estimate = reward.total(draws, [""] * len(draws)).exp().mean().log()
+    assert float(model.value(at, reward)) == pytest.approx(float(estimate), abs=0.02)

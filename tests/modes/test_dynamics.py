@@ -1,0 +1,116 @@
+"""The coefficient of each dynamics, against the flow of the tilted mixture itself."""
+
+import pytest
+import torch
+
+from align.core.model import At
+from align.core.path import LinearPath
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.estimators.exact import Exact
+from align.models.isotropic import Isotropic
+from align.models.mixture import GaussianMixture
+from align.modes import dynamics as law
+from align.testing.worlds import line
+
+PATHS = ("linear", "trigonometric")
+
+
+def _tilted(model):
+    """The flow to p*: on the line, a component times e^r is again isotropic."""
+    prior = model.prior
+    variances = 1 / (1 / prior.variances + 1 / 0.36)
+    means = variances[..., None] * (prior.means / prior.variances[..., None] + 1 / 0.36)
+    spread = prior.variances + 0.36
+    tilts = -0.5 * (prior.means[..., 0] - 1) ** 2 / spread + 0.5 * torch.log(0.36 / spread)
+    weights = torch.log_softmax(prior.log_weights + tilts, -1)
+    return GaussianMixture(Isotropic(weights, means, variances), model.path, model.axes)
+
+
+def _world(kind):
+    model, reward = line(kind)
+    times = torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
+    t, x = torch.meshgrid(times, torch.linspace(-3, 3, 21, dtype=torch.float64), indexing="ij")
+    at = At(x.flatten()[:, None], t.flatten(), model.encode([""] * t.numel()))
+    return model, _tilted(model), reward, at
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_value_is_the_log_ratio_of_the_marginals(kind):
+    model, tilted, reward, at = _world(kind)
+    ratio = tilted.log_prob(at.x, at.t) - model.log_prob(at.x, at.t)
+    constant = model.value(at, reward) - ratio
+    assert float(constant.max() - constant.min()) < 1e-12
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_ode_guidance_is_what_the_tilted_flow_adds(kind):
+    model, tilted, reward, at = _world(kind)
+    added = tilted.velocity(at.x, at.t, at.cond) - model.velocity(at.x, at.t, at.cond)
+    shift = Exact().estimate(Problem(model, reward), at, streams=Streams(0, ())).shift
+    guided = law.guidance(model.path, shift, at.t, "ode", 1e9)
+    assert float((guided - added).abs().max()) < 1e-9
+    h = 1e-5
+    up, down = (model.value(At(at.x + d, at.t, at.cond), reward) for d in (h, -h))
+    slope = (model.path.half_variance(at.t) * (up - down) / (2 * h))[:, None]
+    assert float((slope - added).abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("clamp", [1e9, 0.5])
+def test_sde_drift_is_that_of_the_tilted_flow(kind, clamp):
+    model, tilted, reward, at = _world(kind)
+    path, t = model.path, at.t
+    shift = Exact().estimate(Problem(model, reward), at, streams=Streams(0, ())).shift
+    velocity = model.velocity(at.x, t, at.cond)
+    drift = law.base_drift(path, velocity, at.x, t, "sde", clamp)
+    got = drift + law.guidance(path, shift, t, "sde", clamp)
+    # The clamped ODE drift, plus (σ_c²/2) times the score of p*.
+    ode = velocity + law.guidance(path, shift, t, "ode", clamp)
+    star = tilted.velocity(at.x, t, at.cond)
+    score = path.score_from_velocity(star, at.x, t)
+    want = ode + law.noise_level(path, t, clamp)[:, None] * score
+    assert float((got - want).abs().max()) < 1e-9
+    if clamp == 1e9:
+        memoryless = star + path.half_variance(t)[:, None] * score
+        assert float((got - memoryless).abs().max()) < 1e-9
+
+
+def test_linear_path_sde_drift_is_the_one_of_the_paper():
+    model, _, _, at = _world("linear")
+    velocity = model.velocity(at.x, at.t, at.cond)
+    drift = law.base_drift(model.path, velocity, at.x, at.t, "sde", 1e9)
+    assert torch.allclose(drift, 2 * velocity - at.x / at.t[:, None], atol=1e-11)
+
+
+def test_everything_is_finite_at_the_start():
+    path, t, x = LinearPath(), torch.zeros(2), torch.ones(2, 3)
+    assert law.noise_level(path, t, 25).tolist() == [25, 25]
+    assert law.base_drift(path, x, x, t, "sde", 25).isfinite().all()
+    assert not law.guidance(path, x, t, "ode", 25).any()
+
+
+def test_limits_of_the_guidance():
+    drift = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+    added = torch.tensor([[0.0, 10.0], [0.0, 1.0], [0.0, 0.0]])
+    assert torch.equal(law.limited(added, drift, "none", 2.0), 2 * added)
+    clipped = law.limited(added, drift, "clip", 1.0)
+    assert torch.allclose(clipped, torch.tensor([[0.0, 5.0], [0.0, 1.0], [0.0, 0.0]]))
+    renormed = law.limited(added, drift, "renorm", 2.0)
+    assert torch.allclose(renormed, torch.tensor([[0.0, 10.0], [0.0, 10.0], [0.0, 0.0]]))
+
+
+def test_grid():
+    assert law.grid(4, 0.2, 1.0) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert law.grid(2, 0.0, 2.0) == [0.0, 0.25, 1.0]
+
+
+def test_step_adds_noise_of_the_right_size():
+    path, x = LinearPath(), torch.zeros(2, 1, dtype=torch.float64)
+    t, u = torch.full((2,), 0.2).double(), torch.full((2,), 0.25).double()
+    noise = torch.tensor([[1.0], [-2.0]]).double()
+    drift = torch.ones_like(x)
+    moved = law.advance(path, x, drift, t, u, noise, 25)
+    # Variance 2 (1 − t)/t dt.
+    assert torch.allclose(moved, 0.05 + noise * (2 * 4 * 0.05) ** 0.5)
+    assert torch.allclose(law.advance(path, x, drift, t, u, None, 25), 0.05 * drift)

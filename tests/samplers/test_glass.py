@@ -1,0 +1,109 @@
+"""The inner drift against brute-force conditioning on both observations."""
+
+import itertools
+
+import pytest
+import torch
+
+from align.core.model import At
+from align.core.streams import Streams
+from align.samplers.dps import PointMass
+from align.samplers.glass import Glass, glass_velocity
+from align.testing.distances import w1
+from align.testing.worlds import line, plane
+
+PATHS = ("linear", "trigonometric")
+
+
+def _inner(model, y, s, at):
+    """E of the inner interpolant's rate: condition the mixture on x, then on y."""
+    law = model.posterior(at).given(y, model.path.alpha(s), model.path.beta(s))
+    return model.path.velocity_from_denoiser(law.mean(), y, s)
+
+
+def _near(a, b, tolerance):
+    assert float(((a - b).abs() / (1 + b.abs())).max()) <= tolerance
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_drift_by_brute_force(kind):
+    model, _ = line(kind)
+    grid = torch.tensor([0, 1e-12, 1e-4, 0.1, 0.35, 0.5, 0.8, 0.95, 0.999], dtype=torch.float64)
+    points = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    t, s, x, y = (v.flatten() for v in torch.meshgrid(grid, grid, points, points, indexing="ij"))
+    at = At(x[:, None], t, model.encode([""] * len(t)))
+    _near(glass_velocity(model, y[:, None], s, at), _inner(model, y[:, None], s, at), 1e-10)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_drift_by_brute_force_in_single_precision(kind):
+    model, _ = line(kind)
+    t, s = torch.tensor([0.0, 1e-4, 0.3, 0.97]), torch.tensor([0.0, 1e-3, 0.5, 0.98])
+    t, s = (v.flatten() for v in torch.meshgrid(t, s, indexing="ij"))
+    x, y = torch.linspace(-2, 2, 16)[:, None], torch.linspace(1, -3, 16)[:, None]
+    at = At(x, t, model.encode([""] * 16))
+    exact = At(x.double(), t.double(), at.cond)
+    _near(glass_velocity(model, y, s, at), _inner(model, y.double(), s.double(), exact), 2e-5)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_limits(kind):
+    model, _ = line(kind)
+    y = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    cond = model.encode([""] * 9)
+    zero, s = torch.zeros(9, dtype=torch.float64), torch.linspace(0, 0.9, 9, dtype=torch.float64)
+    # A state at t = 0 says nothing: the inner flow is the flow itself.
+    at = At(y.flip(0) ** 3, zero, cond)
+    _near(glass_velocity(model, y, s, at), model.velocity(y, s, cond), 1e-13)
+    # An inner state at s = 0 says nothing: towards the denoiser.
+    at = At(y.flip(0), torch.full_like(zero, 0.4), cond)
+    want = model.path.velocity_from_denoiser(model.denoiser(at), y, zero)
+    _near(glass_velocity(model, y, zero, at), want, 1e-13)
+
+
+def test_one_step_returns_the_denoiser():
+    model, _ = plane()
+    streams = Streams(0, (0, 1, 2))
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    at = At(streams.at("x").normal((2,)), t, model.encode([""] * 3))
+    draws = Glass(steps=1).sample(model, at, draws=4, streams=streams)
+    assert torch.allclose(draws, PointMass().sample(model, at, draws=4, streams=streams))
+    assert torch.allclose(draws[2], model.denoiser(at))
+
+
+def test_inner_flow_converges_to_the_posterior():
+    model, _ = line()
+    count = 10_000
+    at = At(
+        torch.full((1, 1), 0.6, dtype=torch.float64),
+        torch.tensor([0.35], dtype=torch.float64),
+        model.encode([""]),
+    )
+    streams = Streams(0, (0,))
+    exact = model.draw_posterior(at, count, streams).flatten()
+    distance = [
+        w1(Glass(steps=k).sample(model, at, draws=count, streams=streams).flatten(), exact)
+        for k in (1, 4, 16, 64)
+    ]
+    # First order: about a quarter each time.
+    for coarse, fine in itertools.pairwise(distance):
+        assert fine < 0.4 * coarse
+    assert distance[-1] < 0.04
+
+
+def test_draws_differ_nest_and_carry_a_gradient():
+    model, _ = line()
+    streams = Streams(0, (0, 1, 2))
+    x = torch.tensor([[0.1], [0.5], [-2.0]], dtype=torch.float64, requires_grad=True)
+    at = At(x, torch.full((3,), 0.3, dtype=torch.float64), model.encode([""] * 3))
+    four = Glass(steps=5).sample(model, at, draws=4, streams=streams)
+    assert four.shape == (4, 3, 1)
+    assert len(four.flatten().unique()) == 12
+    assert torch.equal(four[:2], Glass(steps=5).sample(model, at, draws=2, streams=streams))
+    (gradient,) = torch.autograd.grad(four.sum(), x)
+    h = 1e-6
+    up, down = (
+        Glass(steps=5).sample(model, At(x + d, at.t, at.cond), draws=4, streams=streams).sum((0, 2))
+        for d in (h, -h)
+    )
+    assert torch.allclose(gradient[:, 0], (up - down) / (2 * h), rtol=1e-5)

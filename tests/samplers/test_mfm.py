@@ -1,0 +1,55 @@
+"""One-call posterior draws, and samples refined from them."""
+
+import pytest
+import torch
+
+from align.core.model import At
+from align.core.streams import Streams
+from align.errors import PartError
+from align.samplers.dps import PointMass
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap, refine
+from align.testing.distances import w1
+from align.testing.worlds import line, plane
+
+
+def test_more_jumps_of_an_exact_map_change_nothing():
+    model, _ = plane()
+    streams = Streams(0, (4, 2))
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64)
+    at = At(streams.at("x").normal((2,)), t, model.encode([""] * 2))
+    one = MetaFlowMap(steps=1).sample(model, at, draws=50, streams=streams)
+    assert one.shape == (50, 2, 2)
+    four = MetaFlowMap(steps=4).sample(model, at, draws=50, streams=streams)
+    assert torch.allclose(one, four, atol=1e-8)
+    assert torch.equal(one[:3], MetaFlowMap().sample(model, at, draws=3, streams=streams))
+
+
+def test_draws_follow_the_posterior():
+    model, _ = line()
+    x, t = torch.tensor([[0.2]]).double(), torch.tensor([0.35]).double()
+    at, streams = At(x, t, model.encode([""])), Streams(0, (0,))
+    draws = MetaFlowMap().sample(model, at, draws=20_000, streams=streams).flatten()
+    assert w1(draws, model.draw_posterior(at, 20_000, streams).flatten()) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+def test_refined_samples_are_exact_for_any_number_of_steps(kind):
+    model, _ = line(kind)
+    count = 10_000
+    cond = model.encode([""] * count)
+    exact = model.draw(Streams(1, tuple(range(100_000))))[:, 0]
+    for steps in (1, 2, 4, 8):
+        streams = Streams(steps, tuple(range(count)))
+        x1 = refine(model, MetaFlowMap(), cond, steps=steps, streams=streams)
+        assert w1(x1[:, 0], exact) < 0.05  # another seed of exact draws: 0.01 to 0.04
+
+
+def test_a_sampler_says_what_it_needs():
+    class Plain:
+        pass
+
+    with pytest.raises(PartError, match="glass"):
+        MetaFlowMap().sample(Plain(), None, draws=1, streams=Streams(0, (0,)))
+    assert PointMass().needs is None
+    assert Glass().needs is None
