@@ -69,7 +69,14 @@ def main(traceback: bool) -> None:
 @_guarded
 def run(recipe: str, sets: tuple[str, ...], traceback: bool) -> None:
     """Run a recipe; its table is printed, and all else is in its run folder."""
+    from contextlib import suppress
+
+    from loguru import logger
+
     from align.runner import run as run_recipe
+
+    with suppress(ValueError):
+        logger.remove(0)  # loguru's own sink on stderr; the run folder has the log
 
     result = run_recipe(recipe, sets=sets)
     _print_table(result.folder)

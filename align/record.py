@@ -6,15 +6,17 @@ metrics.jsonl    one line a step
 log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 results.json, table.md, grid.png, curves.png
-checkpoint.pt, model.safetensors          of a training run
+checkpoint.pt, model.safetensors          of a training run; in weights/<arm>/ if it compares
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import re
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -81,13 +83,27 @@ def folder_for(out: Path, recipe: str) -> Path:
 
 def _same(one: str, other: str) -> bool:
     """Whether two resolved recipes differ in nothing but the folder they write to."""
-    without = [re.sub(r"(?m)^out = .*$", "", text) for text in (one, other)]
-    return without[0] == without[1]
+    try:
+        tables = [tomllib.loads(text) for text in (one, other)]
+    except tomllib.TOMLDecodeError:
+        return False
+    for table in tables:
+        table.get("run", {}).pop("out", None)
+    return tables[0] == tables[1]
 
 
 def slug(name: str) -> str:
     """A name as a folder's name."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "arm"
+
+
+def _slugs(arms: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each arm, no two alike."""
+    named: dict[str, str] = {}
+    for arm in arms:
+        tried = (slug(arm) + (f"_{count}" if count > 1 else "") for count in itertools.count(1))
+        named[arm] = next(name for name in tried if name not in named.values())
+    return named
 
 
 @final
@@ -97,19 +113,23 @@ class Record:
 
     Args:
         folder: the run folder.
+        arms: each arm's name as a folder's name.
     """
 
     folder: Path
+    arms: Mapping[str, str]
     _sink: int
 
     @classmethod
-    def open(cls, folder: Path, recipe: str, origins: Mapping[str, str]) -> Record:
+    def open(
+        cls, folder: Path, recipe: str, origins: Mapping[str, str], arms: Sequence[str]
+    ) -> Record:
         """Begin a run folder, or go on with one."""
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "recipe.toml", recipe)
         logger.enable("align")
         sink = logger.add(folder / "log.txt", format="{time} {level} {message}", level="DEBUG")
-        record = cls(folder, sink)
+        record = cls(folder, _slugs(arms), sink)
         record.about(status="running", origins=dict(origins))
         logger.info("run begins in {}", folder)
         return record
@@ -139,8 +159,8 @@ class Record:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line]
-            kept = [v for v in lines if v["arm"] != arm or v["step"] < after]
+            lines = map(_read, path.read_text().splitlines())
+            kept = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
             write(path, "".join(json.dumps(v) + "\n" for v in kept))
 
     def step(self, arm: str, index: int, info: Info) -> None:
@@ -149,12 +169,12 @@ class Record:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         if info.pictures is not None:
-            place = self.folder / "looks" / slug(arm) / f"{index + 1:06d}.png"
+            place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
 
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
         """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
-        folder = self.folder / "samples" / slug(arm)
+        folder = self.folder / "samples" / self.arms[arm]
         folder.mkdir(parents=True, exist_ok=True)
         states = {"x1": x1.detach().cpu().contiguous()}
         write(folder / "states.safetensors", save(states))
@@ -168,7 +188,7 @@ class Record:
         arms = [
             {
                 "name": side.name,
-                "folder": f"samples/{slug(side.name)}",
+                "folder": f"samples/{self.arms[side.name]}",
                 "samples": 0 if side.x1 is None else len(side.x1),
                 "scores": {name: score.tolist() for name, score in side.scores.items()},
                 "metrics": dict(side.metrics),
@@ -178,26 +198,40 @@ class Record:
         ]
         write(self.folder / "results.json", json.dumps({"rewards": said, "arms": arms}) + "\n")
 
-    def checkpoint(self, saved: dict[str, Any]) -> None:
+    def checkpoint(self, arm: str, saved: dict[str, Any]) -> None:
         """Keep what a resumed run starts from."""
-        path = self.folder / "checkpoint.pt"
+        path = self._home(arm) / "checkpoint.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".part")
         torch.save(saved, beside)
         beside.replace(path)
 
-    def saved(self) -> dict[str, Any] | None:
+    def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
-        path = self.folder / "checkpoint.pt"
+        path = self._home(arm) / "checkpoint.pt"
         if not path.exists():
             return None
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         return saved
 
-    def export(self, export: Export) -> Path:
+    def export(self, arm: str, export: Export) -> Path:
         """Write the trained weights."""
-        path = self.folder / "model.safetensors"
+        path = self._home(arm) / "model.safetensors"
         weights.write(path, export.modules, export.about, torch.float32)
         return path
+
+    def _home(self, arm: str) -> Path:
+        """Where the weights of an arm are: in the run folder, unless there are several arms."""
+        return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None for one that a killed run left unfinished."""
+    try:
+        said: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return said
 
 
 def to_bytes(data: Tensor) -> np.ndarray:

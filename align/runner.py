@@ -27,7 +27,7 @@ from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.errors import PartError
 from align.progress import Progress
-from align.recipe import Arm, Loaded, Recipe, RewardTerm, load, to_toml
+from align.recipe import Arm, Loaded, Recipe, RewardTerm, load, named, to_toml
 from align.record import Record, Side, folder_for
 from align.registry import Catalog, load_catalog
 
@@ -67,10 +67,13 @@ def run(
     loaded = load(recipe, sets=sets, catalog=catalog)
     text = to_toml(loaded.recipe)
     record = Record.open(
-        folder_for(Path(loaded.recipe.run.out), text), text, _origins(loaded.recipe, catalog)
+        folder_for(Path(loaded.recipe.run.out), text),
+        text,
+        _origins(loaded.recipe, catalog),
+        [arm.name for arm in loaded.recipe.arms()],
     )
-    catalog.hook.align_run_start(run=record)
     try:
+        catalog.hook.align_run_start(run=record)
         with _stop_after_step() as stopping, Progress(shown=progress) as bar:
             sides = tuple(
                 _side(arm, loaded, record, catalog, bar, stopping) for arm in loaded.recipe.arms()
@@ -103,7 +106,7 @@ def sample(
     arm = Arm(name=mode.kind, model=model, sampler=sampler, estimator=estimator, mode=mode)
     where = device_of(device)
     meter = Meter()
-    problem = build(arm, tuple(rewards), where, meter, samples=samples)
+    problem = build(arm, named(rewards), where, meter, samples=samples)
     streams = Streams(seed, tuple(range(samples)), device=where)
     outcome = execute(mode, problem, streams, meter=meter, observer=_Nobody())
     return _scored(arm.name, problem, outcome)
@@ -170,7 +173,7 @@ def _side(
         arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
     )
     trains = isinstance(arm.mode, Trains)
-    saved = record.saved() if trains else None
+    saved = record.saved(arm.name) if trains else None
     done = saved["done"] if saved else 0
     record.forget_metrics(arm.name, done)
     logger.info("{}: {} steps, from step {}", arm.name, arm.mode.steps, done)
@@ -179,7 +182,7 @@ def _side(
     meter.begin()
     outcome = execute(arm.mode, problem, streams, meter=meter, observer=watch, saved=saved)
     if isinstance(arm.mode, Trains):
-        path = record.export(arm.mode.export(problem, outcome.state))
+        path = record.export(arm.name, arm.mode.export(problem, outcome.state))
         logger.info("{}: weights in {}", arm.name, path)
     side = _scored(arm.name, problem, outcome)
     if side.x1 is not None and side.data is not None:
@@ -251,7 +254,7 @@ class _Watch(Observer):
 
     def checkpoint(self, saved: dict[str, Any]) -> None:
         """Keep it in the run folder."""
-        self.record.checkpoint(saved)
+        self.record.checkpoint(self.arm, saved)
 
 
 @final

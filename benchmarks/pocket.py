@@ -128,7 +128,7 @@ def describe(name: str, side: Side, seconds: float, label: str) -> None:
         seconds / count)  # fmt: skip
 
 
-def steering(label: str = "cat", samples: int = 32, pool: int = 4000) -> None:
+def steering(label: str = "cat", samples: int = 32, pool: int = 3000) -> None:
     """MFM-G at several weights, plain and renormalised, beside the best of N of one pool."""
     model = Pocket(prompt=label)
     head("arm", "reward (conv)", "held out (patch)", "class agreement, conv", "patch", "diversity",

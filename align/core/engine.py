@@ -14,6 +14,7 @@ from align.core.meter import Cost, Meter, forget_peak
 from align.core.mode import AlignmentMode, Info, Trains
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.errors import ContractError
 
 State = TypeVar("State")
 
@@ -64,23 +65,40 @@ def execute(
     """
     forget_peak(streams.device)
     state = mode.init(problem, streams)
-    first = 0
+    first, flops = 0, None
     if saved is not None and isinstance(mode, Trains):
         mode.restore(state, saved["state"])
-        first = int(saved["done"])
+        first, flops = int(saved["done"]), saved.get("flops")
     for index in range(first, mode.steps):
-        if index == first and isinstance(mode, Trains):
+        if flops is None and isinstance(mode, Trains):
+            # Counting can change the last bits of a gradient: a resumed run does not count again.
             with FlopCounterMode(display=False) as each:
-                state, info = mode.step(problem, state, index, streams)
-            meter.step_flops = each.get_total_flops() * (mode.steps - first)
+                state, info = _step(mode, problem, state, index, streams)
+            flops = each.get_total_flops()
         else:
-            state, info = mode.step(problem, state, index, streams)
+            state, info = _step(mode, problem, state, index, streams)
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
         if isinstance(mode, Trains) and (stopping or done == mode.steps or observer.due(index)):
-            observer.checkpoint({"done": done, "state": mode.save(state)})
+            observer.checkpoint({"done": done, "flops": flops, "state": mode.save(state)})
         if stopping:
             raise KeyboardInterrupt
+    if flops is not None:
+        meter.step_flops = flops * (mode.steps - first)
     with torch.no_grad():
         x1 = mode.finish(problem, state)
     return Outcome(x1, state, meter.cost(streams.device))
+
+
+def _step(
+    mode: AlignmentMode[State], problem: Problem, state: State, index: int, streams: Streams
+) -> tuple[State, Info]:
+    """One step; an error says which."""
+    where = f"in step {index + 1} of {mode.steps}"
+    try:
+        return mode.step(problem, state, index, streams)
+    except ContractError as error:
+        raise ContractError(f"{error}; {where}") from error
+    except Exception as error:
+        error.add_note(f"{where} of mode '{mode.kind}'")
+        raise

@@ -71,9 +71,10 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
         """The inner model's velocity (B, *S)."""
 
         def call(rows: slice) -> Tensor:
-            return self.inner.velocity(x[rows], t[rows], cond.rows(rows))
+            result = self.inner.velocity(x[rows], t[rows], cond.rows(rows))
+            return self._like("velocity", result, x[rows])
 
-        return self._state("velocity", self._chunked("network", call, len(x)), x)
+        return self._chunked("network", call, len(x))
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """The inner model's flow map (B, *S)."""
@@ -82,9 +83,10 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
             raise ContractError(f"model '{self.name}' is not a flow map")
 
         def call(rows: slice) -> Tensor:
-            return inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
+            result = inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
+            return self._like("jump", result, x[rows])
 
-        return self._state("jump", self._chunked("network", call, len(x)), x)
+        return self._chunked("network", call, len(x))
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """The inner model's meta flow map (B, *S)."""
@@ -93,20 +95,26 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
             raise ContractError(f"model '{self.name}' is not a meta flow map")
 
         def call(rows: slice) -> Tensor:
-            return inner.posterior_jump(y[rows], s[rows], u[rows], at.rows(rows))
+            result = inner.posterior_jump(y[rows], s[rows], u[rows], at.rows(rows))
+            return self._like("posterior_jump", result, y[rows])
 
-        return self._state("posterior_jump", self._chunked("network", call, len(y)), y)
+        return self._chunked("network", call, len(y))
 
     def decode(self, x1: Tensor) -> Tensor:
         """The inner model's decoding of (B, *S)."""
-        data = self._chunked("decoder", lambda rows: self.inner.decode(x1[rows]), len(x1))
-        expected = 4 if self.domain == "image" else 2
-        if data.dim() != expected or len(data) != len(x1):
-            raise ContractError(
-                f"model '{self.name}': decode returned {tuple(data.shape)},"
-                f" expected {len(x1)} rows of kind '{self.domain}'"
-            )
-        return data
+        dims, who = {"image": 4, "vector": 2}[self.domain], f"model '{self.name}': decode"
+
+        def call(rows: slice) -> Tensor:
+            data, count = self.inner.decode(x1[rows]), len(x1[rows])
+            shape = data.shape if isinstance(data, Tensor) else ()
+            if len(shape) != dims or shape[0] != count or not data.is_floating_point():
+                raise ContractError(
+                    f"{who} returned {_described(data)},"
+                    f" expected {count} rows of kind '{self.domain}'"
+                )
+            return _finite(data, who)
+
+        return self._chunked("decoder", call, len(x1))
 
     def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
         starts = range(0, rows, self.chunk)
@@ -118,13 +126,17 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return self.meter.count(part, result)
 
-    def _state(self, what: str, result: Tensor, like: Tensor) -> Tensor:
-        if result.shape != like.shape or result.dtype != like.dtype:
+    def _like(self, what: str, result: Tensor, like: Tensor) -> Tensor:
+        who = f"model '{self.name}': {what}"
+        if (
+            not isinstance(result, Tensor)
+            or result.shape != like.shape
+            or result.dtype != like.dtype
+        ):
             raise ContractError(
-                f"model '{self.name}': {what} returned {tuple(result.shape)} {result.dtype},"
-                f" expected {tuple(like.shape)} {like.dtype} like its state"
+                f"{who} returned {_described(result)}, expected {_described(like)} like its state"
             )
-        return _finite(result, f"model '{self.name}': {what}")
+        return _finite(result, who)
 
 
 @final
@@ -149,16 +161,19 @@ class GuardedReward(Reward):
         part, pieces = f"reward {self.name}", []
         for start in range(0, len(data), self.chunk):
             rows = slice(start, start + self.chunk)
-            call = functools.partial(self.inner.score, data[rows], prompts[rows])
+            call = functools.partial(self._checked, data[rows], prompts[rows])
             pieces.append(self.meter.measured(part, len(data[rows]), call))
-        score = torch.cat(pieces)
-        if score.shape != (len(data),) or not score.is_floating_point():
+        return self.meter.count(part, torch.cat(pieces))
+
+    def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        score, who = self.inner.score(data, prompts), f"reward '{self.name}': score"
+        wide = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
+        if not wide or score.shape != (len(data),):
             raise ContractError(
-                f"reward '{self.name}': score returned {tuple(score.shape)} {score.dtype},"
-                f" expected ({len(data)},) floating point"
+                f"{who} returned {_described(score)},"
+                f" expected ({len(data)},) of torch.float32 or wider"
             )
-        _finite(score, f"reward '{self.name}': score")
-        return self.meter.count(part, score)
+        return _finite(score, who)
 
 
 def unguarded(problem: Problem) -> Problem:
@@ -170,6 +185,13 @@ def unguarded(problem: Problem) -> Problem:
     )  # fmt: skip
     model = problem.model.inner if isinstance(problem.model, GuardedModel) else problem.model
     return attrs.evolve(problem, model=model, reward=WeightedReward(terms))
+
+
+def _described(result: object) -> str:
+    """Shape and type of what a part returned, whatever it is."""
+    if isinstance(result, Tensor):
+        return f"{tuple(result.shape)} {result.dtype}"
+    return f"a {type(result).__name__}"
 
 
 def _finite(result: Tensor, who: str) -> Tensor:

@@ -70,12 +70,12 @@ class NetworkModel(FlowModel, PosteriorMap):
         label, zero = cond.tensors["label"], torch.zeros_like(t)
         if self.guidance == 1.0:
             alone: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
-            return alone
+            return alone.to(x.dtype)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
         labels = torch.cat((label, torch.full_like(label, len(self.classes))))
         named, plain = net(*both, labels).chunk(2)
         guided: Tensor = plain + self.guidance * (named - plain)
-        return guided
+        return guided.to(x.dtype)
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -87,7 +87,7 @@ class NetworkModel(FlowModel, PosteriorMap):
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(at.t, at.x) > 0, at.x, torch.zeros_like(at.x))
         average: Tensor = net(y, s, u, at.t, context, at.cond.tensors["label"])
-        return average
+        return average.to(y.dtype)
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
@@ -146,7 +146,7 @@ class Network(ModelSpec):
     @property
     def provides(self) -> frozenset[type]:
         """A meta flow map, if the weights file holds one."""
-        held = self.weights and "posterior" in self._about["nets"]
+        held = self.weights and "posterior" in self._about.get("nets", {})
         return frozenset({PosteriorMap} if held else ())
 
     @property
@@ -164,7 +164,7 @@ class Network(ModelSpec):
         model = _empty({**about, "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
                         "classes": self.classes}, device)  # fmt: skip
         weights.read(file, {"autoencoder": model.require_autoencoder()})
-        return model
+        return attrs.evolve(model, guidance=self.guidance)
 
 
 def load(file: File, device: torch.device, guidance: float = 1.0) -> NetworkModel:

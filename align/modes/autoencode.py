@@ -93,7 +93,8 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         net = state.training.average
         assert isinstance(net, Autoencoder)
         net.mean.zero_(), net.std.fill_(1)
-        latents = torch.cat([net.encode(p / 255.0) for p in state.data.pictures.split(500)])
+        chunks = (p.to(net.mean.device) / 255.0 for p in state.data.pictures.split(500))
+        latents = torch.cat([net.encode(p) for p in chunks])
         net.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
         net.std.copy_(latents.std((0, 2, 3), keepdim=True))
         about = {"autoencoder": attrs.asdict(self.net), "shape": tuple(latents.shape[1:])}

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from align.core.guard import unguarded
 from align.core.mode import AlignmentMode, Export, Info, Need, Trains
 from align.core.model import At, Condition, FlowModel, Population
-from align.core.option import at_least, between, option
+from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
+from align.models.latents import Examples, encoded
 from align.models.network import (
     Net,
     NetworkModel,
@@ -28,7 +29,6 @@ from align.objectives.eulerian import Eulerian
 from align.objectives.semigroup import Semigroup
 from align.samplers.glass import glass_velocity
 from align.training.data import Pictures
-from align.training.latents import Examples, encoded
 from align.training.loop import Optimisation, Training, advance
 
 
@@ -50,7 +50,9 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         L = E w(Δ₁) ‖Δ₁‖² + E w(Δ₂) ‖Δ₂‖²,   w(Δ) = 1 / (‖Δ‖² + c)^p without gradient,
         Δ₁ = v_{s,s}(I_s; t, x_t) − b̄_s(I_s; t, x_t),   Δ₂ the consistency's residual.
 
-    The context x_t = α_t ε + β_t x1 and the inner state I_s = α_s ε' + β_s x1 share x1.
+    The context x_t = α_t ε + β_t x1 and the inner state I_s = α_s ε' + β_s x1 share x1. Weights
+    (p > 0; the paper's best are 0.5 and 1) suit consistencies with a teacher; with a self-consistent
+    one, whose residual any constant map has small, they let the diagonal go.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
     """
@@ -75,9 +77,9 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
                                   check=at_least(0))  # fmt: skip
     context_zero: float = option("share of rows whose context time is 0", default=0.1,
                                  check=between(0, 1))  # fmt: skip
-    adapt_diagonal: float = option("p of the weight on the diagonal", default=0.5)
-    adapt_consistency: float = option("p of the weight off the diagonal", default=1.0)
-    floor: float = option("c of the weights", default=0.01, check=at_least(0))
+    adapt_diagonal: float = option("p of the weight on the diagonal; 0 is none", default=0.0)
+    adapt_consistency: float = option("p of the weight off the diagonal", default=0.0)
+    floor: float = option("c of the weights", default=0.01, check=above(0))
     look: int = option("steps between pictures in the record", default=500, check=at_least(1))
 
     def init(self, problem: Problem, streams: Streams) -> MapState:

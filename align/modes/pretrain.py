@@ -13,9 +13,9 @@ from align.core.model import Condition
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.models.latents import Examples, encoded
 from align.models.network import NetworkModel, about_of, modules_of, network_of
 from align.training.data import Pictures
-from align.training.latents import Examples, encoded
 from align.training.loop import Optimisation, Training, advance
 
 
@@ -70,7 +70,7 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
         cond = Condition(("",) * len(x), {"label": label})
 
         def loss() -> Tensor:
-            return (student.velocity(x, t, cond).float() - rate).square().mean()
+            return (student.velocity(x, t, cond) - rate).square().mean()
 
         numbers = advance(state.training, loss, self.optimisation, index, self.steps)
         look = (index + 1) % self.look == 0 or index + 1 == self.steps

@@ -126,7 +126,8 @@ class _Block(nn.Module):
         shift, scale, gate, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, 1)
         x = x + gate[:, None] * self.attn(_modulate(x, shift, scale))
         change: Tensor = self.mlp(_modulate(x, shift2, scale2))
-        return x + gate2[:, None] * change
+        moved: Tensor = x + gate2[:, None] * change
+        return moved
 
 
 class _FinalLayer(nn.Module):

@@ -46,7 +46,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     arms, more = _read_arms(converter, document, read, faults)
     if faults + more:
         raise Faults(faults + more)
-    return Recipe(**read | {"reward": _named(read.get("reward", ())), "compare": arms})
+    return Recipe(**read | {"reward": named(read.get("reward", ())), "compare": arms})
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -58,19 +58,19 @@ def merged(base: Any, change: Any) -> Any:
     return {**base, **{key: merged(base.get(key), item) for key, item in change.items()}}
 
 
-def _named(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
+def named(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     """The terms, those without a name named after their kind, with a number where taken."""
     terms = tuple(terms)
     taken = {term.name for term in terms}
-    named = []
+    kept = []
     for term in terms:
         name, count = term.name or term.part.kind, 1
         while not term.name and name in taken:
             count += 1
             name = f"{term.part.kind}_{count}"
         taken.add(name)
-        named.append(attrs.evolve(term, name=name))
-    return tuple(named)
+        kept.append(attrs.evolve(term, name=name))
+    return tuple(kept)
 
 
 def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[Fault]:

@@ -30,8 +30,8 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path) -> None:
     """Write table.md, grid.png or scatter.png, and curves.png into a run folder."""
     results = read(folder)
-    if any(arm["samples"] for arm in results["arms"]):
+    if made := [arm for arm in results["arms"] if arm["samples"]]:
         (folder / "table.md").write_text(markdown(results))
-        grid(folder, results["arms"])
-        scatter(folder, results["arms"])
+        grid(folder, made)
+        scatter(folder, made)
     curves(folder)

@@ -17,9 +17,9 @@ def grid(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
     columns = [sorted((folder / arm["folder"]).glob("*.png"))[:MOST_ROWS] for arm in arms]
     if not all(columns):
         return
-    first = Image.open(columns[0][0])
-    zoom = max(1, -(-SMALLEST // first.height))
-    width, height = first.width * zoom, first.height * zoom
+    with Image.open(columns[0][0]) as first:
+        zoom = max(1, -(-SMALLEST // first.height))
+        width, height = first.width * zoom, first.height * zoom
     gap, font = 6, ImageFont.load_default(13)
     heads = [_wrapped(arm["name"], width + gap, font) for arm in arms]
     top = 8 + 16 * max(head.count("\n") + 1 for head in heads)

@@ -51,7 +51,7 @@ def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelle
 
     Raises:
         PartError: the path has no such pictures, or they are not all of one size, or they have
-            other classes than `classes` (when that is given).
+            other classes than `classes` (when that is given), or one of them cannot be read.
     """
     source = Path(data.path)
     if not source.exists():
@@ -65,7 +65,7 @@ def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelle
     if found != set(number):
         odd = ", ".join(sorted(found ^ set(number)))
         raise PartError(f"data: the classes of '{source}' differ from the model's in: {odd}")
-    arrays = [_picture(content, colours) for _, _, content in entries]
+    arrays = [_picture(*entry, colours) for entry in entries]
     if len({a.shape for a in arrays}) > 1:
         raise PartError(f"data: the pictures of '{source}' are not all of one size")
     labels = torch.tensor([number[_plain(name)] for name, _, _ in entries])
@@ -110,6 +110,9 @@ def _wanted(place: PurePosixPath, split: str) -> bool:
     return place.suffix.lower() in SUFFIXES and place.parent.parent.name == split
 
 
-def _picture(content: bytes, colours: int) -> np.ndarray:
-    picture = Image.open(io.BytesIO(content)).convert("L" if colours == 1 else "RGB")
+def _picture(label: str, name: str, content: bytes, colours: int) -> np.ndarray:
+    try:
+        picture = Image.open(io.BytesIO(content)).convert("L" if colours == 1 else "RGB")
+    except OSError as error:
+        raise PartError(f"data: '{label}/{name}' is not a picture: {error}") from error
     return np.asarray(picture).reshape(*picture.size[::-1], colours).transpose(2, 0, 1)

@@ -42,31 +42,36 @@ def about(path: Path) -> dict[str, Any]:
     Raises:
         PartError: there is no such file, or it was not written by `write`.
     """
-    if not path.is_file():
-        raise PartError(f"weights: no file '{path}'")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise PartError(f"weights: '{path}' is not a safetensors file: {error}") from error
+    with _opened(path) as file:
+        header = file.metadata() or {}
     if header.get("format") != FORMAT:
         raise PartError(f"weights: '{path}' was not written by align (format '{FORMAT}')")
     found: dict[str, Any] = json.loads(header["about"])
     return found
 
 
+def _opened(path: Path) -> safe_open:
+    if not path.is_file():
+        raise PartError(f"weights: no file '{path}'")
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise PartError(f"weights: '{path}' is not a safetensors file: {error}") from error
+
+
 def read(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Fill modules from a weights file, in float32.
+    """Fill modules from a weights file, in float32; it may hold other modules too.
 
     Raises:
-        PartError: names or shapes of the file's tensors are not exactly those of the modules.
+        PartError: there is no such file, or names or shapes of a module's tensors in it are not
+            exactly those of the module.
     """
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     for name, module in modules.items():
         mine = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
         try:
             module.load_state_dict(mine, strict=True)
         except RuntimeError as error:
-            reason = str(error).split("\n\t", 1)[-1]
+            reason = str(error).split("\n\t")[1]
             raise PartError(f"weights: '{path}' does not fit its own '{name}': {reason}") from error

@@ -106,7 +106,7 @@ def test_gradient_by_finite_differences(sampler, kind):
 def _mean_estimates(estimator, t, replicates=20_000):
     """Mean value and shift over many replicates at one state, with their standard errors."""
     model, _ = line()
-    reward = measured(((1.0,),), (1.0,), 1.5)
+    reward = measured(((1.0,),), (1.0,), 0.8)
     cond = model.encode([""] * replicates)
     at = At(torch.full((replicates, 1), 0.5).double(), torch.full((replicates,), t).double(), cond)
     problem = Problem(model, reward, MetaFlowMap(), None, cond)
@@ -123,12 +123,13 @@ def _mean_estimates(estimator, t, replicates=20_000):
 
 @pytest.mark.parametrize("kind", [Gradient, Stein])
 def test_bias_falls_as_one_over_n(kind):
-    (value2, e2), (shift2, s2) = _mean_estimates(kind(draws=2), 0.6)
-    (value8, e8), (shift8, s8) = _mean_estimates(kind(draws=8), 0.6)
+    (value2, e2), (shift2, s2) = _mean_estimates(kind(draws=2), 0.75)
+    (value8, e8), (shift8, s8) = _mean_estimates(kind(draws=8), 0.75)
     assert value2 < -5 * e2  # Jensen: too low
-    assert abs(value2 - 4 * value8) < 0.15 * abs(value2) + 5 * (e2 + 4 * e8)
+    # Four times the draws, a fourth of the bias; the next order is a tenth of it here.
+    assert abs(value2 - 4 * value8) < 0.2 * abs(value2) + 3 * (e2 + 4 * e8)
     assert abs(shift2) > 5 * s2
-    assert abs(shift2 - 4 * shift8) < 0.25 * abs(shift2) + 5 * (s2 + 4 * s8)
+    assert abs(shift2 - 4 * shift8) < 0.2 * abs(shift2) + 3 * (s2 + 4 * s8)
 
 
 @pytest.mark.parametrize("estimator", [Stein(draws=1), Stein(draws=1, centring="unbiased")])

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from align.core.streams import Streams
 from align.nets.dit import DiT, DiTConfig, meta_flow_map_from
@@ -204,7 +203,8 @@ def test_a_new_net_is_silent_and_its_gates_are_shut():
     assert not net(*_inputs()).any()
     for block in net.blocks:
         assert not block.adaLN_modulation[1].weight.any()
-    assert float(net.s_embedder.mlp[2].weight.std()) == pytest.approx(0.02, rel=0.2)
+    spread = float(net.s_embedder.mlp[2].weight.detach().std())
+    assert spread == pytest.approx(0.02, rel=0.2)
 
 
 def test_a_flow_sees_its_time_and_class_and_nothing_else():
@@ -241,9 +241,9 @@ def test_meta_flow_map_is_a_copy_that_can_learn_its_context():
     made = meta_flow_map_from(flow)
     y, s, u, t, x, label = _inputs()
     made(y, s, s, t, x, label).square().sum().backward()
-    for name in ("x_cond_adaLN.1", "t_cond_embedder.mlp.2", "t_embedder.mlp.2",
-                 "s_embedder_second.mlp.2"):  # fmt: skip
-        assert made.get_parameter(name + ".weight").grad.abs().max() > 0
+    for name in ("x_cond_adaLN.1.bias", "t_cond_embedder.mlp.2.weight",
+                 "t_embedder.mlp.2.weight", "s_embedder_second.mlp.2.weight"):  # fmt: skip
+        assert made.get_parameter(name).grad.abs().max() > 0
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(1)
@@ -271,4 +271,3 @@ def test_attention_mixes_all_tokens():
     state = y.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(net(state, s, u, t, x, label)[0, 0, 0, 0], state)
     assert (gradient.abs() > 0).all()
-    assert F.mse_loss(gradient, torch.zeros_like(gradient)) > 0

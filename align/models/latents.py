@@ -42,7 +42,7 @@ class Examples:
 
 @torch.no_grad()
 def encoded(data: Pictures, model: NetworkModel) -> Examples:
-    """All pictures of `data` as states of `model`."""
+    """All pictures of `data` as states of `model`; their classes matter if the model has any."""
     autoencoder = model.require_autoencoder()
     pictures = load(data, autoencoder.config.colours, model.classes)
     views = []
@@ -50,5 +50,6 @@ def encoded(data: Pictures, model: NetworkModel) -> Examples:
         chunks = pictures.pictures.split(256)
         moved = ((c.flip(-1) if mirrored else c).to(model.device) / 255.0 for c in chunks)
         views.append(torch.cat([autoencoder.encode(c) for c in moved]))
-    labels = pictures.labels.to(model.device)
+    named = pictures.labels if model.classes else torch.zeros_like(pictures.labels)
+    labels = named.to(model.device)
     return Examples(torch.stack(views), labels, len(model.classes))

@@ -1,0 +1,104 @@
+"""Training an autoencoder: it learns, and its latents leave at unit scale."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from align.core.model import NoModel
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.modes.autoencode import Autoencode
+from align.models.network import Network
+from align.nets.autoencoder import AutoencoderConfig
+from align.nets.dit import DiTConfig
+from align.training import weights
+from align.training.data import Pictures
+from align.training.loop import Optimisation
+
+PROBLEM, STREAMS = Problem(NoModel()), Streams(0, (0,))
+
+
+@pytest.fixture
+def mode(tmp_path):
+    """Squares of four colours on black, 8x8."""
+    place = tmp_path / "train/square"
+    place.mkdir(parents=True)
+    for k in range(16):
+        array = np.zeros((8, 8, 3), dtype=np.uint8)
+        array[k % 4 : k % 4 + 4, k // 4 : k // 4 + 4] = [(255, 40, 0), (0, 200, 90)][k % 2]
+        Image.fromarray(array).save(place / f"{k:02}.png")
+    return Autoencode(
+        data=Pictures(path=str(tmp_path)),
+        net=AutoencoderConfig(width=8, levels=1, latents=4),
+        optimisation=Optimisation(batch=16, rate=4e-3, warmup=5, average=0.8),
+        steps=60,
+        look=25,
+    )
+
+
+def _run(mode, steps=None):
+    state, infos = mode.init(PROBLEM, STREAMS), []
+    for index in range(steps or mode.steps):
+        state, info = mode.step(PROBLEM, state, index, STREAMS)
+        infos.append(info)
+    return state, infos
+
+
+def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
+    state, infos = _run(mode)
+    losses = [info.numbers["loss"] for info in infos]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    assert [k for k, info in enumerate(infos) if info.pictures is not None] == [24, 49, 59]
+    shown = infos[-1].pictures
+    assert shown.shape == (32, 3, 8, 8)
+    assert float((shown[::2] - shown[1::2]).abs().mean()) < 0.1
+    assert set(shown[::2].unique().tolist()) <= {v / 255 for v in (0, 40, 90, 200, 255)} | {
+        float(np.float32(v / 255)) for v in (40, 90, 200)
+    }
+    export = mode.export(PROBLEM, state)
+    assert list(export.modules) == ["autoencoder"]
+    net = export.modules["autoencoder"]
+    assert net is state.training.average
+    assert export.about == {"autoencoder": attrs.asdict(mode.net), "shape": (4, 4, 4)}
+    with torch.no_grad():
+        pictures = state.data.pictures / 255
+        latents = net.encode(pictures)
+        assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+        assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+        assert float((net.decode(latents) - pictures).abs().mean()) < 0.1
+    # Scaling again changes nothing.
+    before = net.std.clone()
+    assert torch.allclose(mode.export(PROBLEM, state).modules["autoencoder"].std, before)
+    path = tmp_path / "outer.safetensors"
+    weights.write(path, export.modules, export.about, torch.float32)
+    made = Network(net=DiTConfig(width=16, depth=1, heads=2), autoencoder=str(path)).build(
+        torch.device("cpu")
+    )
+    assert made.shape == (4, 4, 4)
+    assert torch.equal(made.autoencoder.std, net.std)
+    assert mode.finish(PROBLEM, state) is None
+
+
+def test_depends_on_nothing_but_its_seed(mode):
+    torch.manual_seed(1)
+    first = _run(mode, 2)[1][-1].numbers
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert _run(mode, 2)[1][-1].numbers == first
+    state = mode.init(PROBLEM, Streams(9, (0,)))
+    assert mode.step(PROBLEM, state, 0, Streams(9, (0,)))[1].numbers != first
+
+
+def test_a_restored_state_goes_on_alike(mode):
+    whole, infos = _run(mode, 4)
+    half, _ = _run(mode, 2)
+    fresh = mode.init(PROBLEM, STREAMS)
+    mode.restore(fresh, mode.save(half))
+    for index in (2, 3):
+        fresh, info = mode.step(PROBLEM, fresh, index, STREAMS)
+        assert info.numbers == infos[index].numbers
+    for name in ("module", "average"):
+        one, two = (getattr(each.training, name).state_dict() for each in (whole, fresh))
+        assert all(torch.equal(one[key], two[key]) for key in one)

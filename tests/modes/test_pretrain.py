@@ -1,0 +1,138 @@
+"""Training a flow: it learns a trivial data set, by class, and ends in weights."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from align.core.guard import GuardedModel
+from align.core.meter import Meter
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.errors import PartError
+from align.models.network import NetworkModel, load
+from align.modes.pretrain import Pretrain
+from align.nets.autoencoder import Autoencoder, AutoencoderConfig
+from align.nets.dit import DiT, DiTConfig
+from align.testing.worlds import line
+from align.training import weights
+from align.training.data import Pictures
+from align.training.loop import Optimisation
+
+SHAPE, CLASSES = (4, 4, 4), ("black", "white")
+STREAMS = Streams(0, (0, 1, 2, 3))
+
+
+def _problem(**parts):
+    def made():
+        config = DiTConfig(width=16, depth=2, heads=2, patch=2, encoder_depth=1)
+        flow = DiT(config, SHAPE, 2, context=False)
+        auto = Autoencoder(AutoencoderConfig(width=8, levels=1, latents=4))
+        return flow, auto
+
+    flow, auto = Streams(0, ()).initialise(made)
+    flow.requires_grad_(False), auto.requires_grad_(False)
+    # One latent for black and one for white, far apart.
+    auto.mean.fill_(-0.3), auto.std.fill_(0.2)
+    model = NetworkModel(shape=SHAPE, classes=CLASSES, flow=flow, autoencoder=auto, **parts)
+    return Problem(GuardedModel(model, "network", Meter(), 64))
+
+
+@pytest.fixture
+def mode(tmp_path):
+    """One black and one white picture."""
+    for name, level in (("black", 0), ("white", 255)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        picture = np.full((8, 8, 3), level, dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "train" / name / "0.png")
+    return Pretrain(
+        data=Pictures(path=str(tmp_path), mirror=False),
+        optimisation=Optimisation(batch=32, rate=5e-3, warmup=10, average=0.9),
+        steps=100,
+        dropout=0.1,
+        look=40,
+    )
+
+
+def _run(mode, problem, first=0, last=None, state=None):
+    state, infos = state or mode.init(problem, STREAMS), []
+    for index in range(first, last or mode.steps):
+        state, info = mode.step(problem, state, index, STREAMS)
+        infos.append(info)
+    return state, infos
+
+
+def test_learns_where_each_class_lies(mode, tmp_path):
+    problem = _problem()
+    state, infos = _run(mode, problem)
+    losses = [info.numbers["loss"] for info in infos]
+    assert np.mean(losses[-10:]) < 0.5 * losses[0]
+    assert [k for k, info in enumerate(infos) if info.pictures is not None] == [39, 79, 99]
+    assert infos[-1].pictures.shape == (4, 3, 8, 8)
+    assert mode.finish(problem, state) is None
+
+    export = mode.export(problem, state)
+    path = tmp_path / "model.safetensors"
+    weights.write(path, export.modules, export.about, torch.float32)
+    model = load(path, torch.device("cpu"))
+    average = state.training.average.state_dict()
+    assert all(torch.equal(v, average[k]) for k, v in model.flow.state_dict().items())
+    assert model.classes == CLASSES
+    # The velocity at the start is the class's own mean less the noise.
+    goals = state.examples.states[0]
+    noise = STREAMS.at("test").normal(SHAPE).float()[:1]
+    for row, name in enumerate(CLASSES):
+        found = noise + model.velocity(noise, torch.zeros(1), model.encode([name]))
+        near, far = ((found - goals[k]).square().mean() for k in (row, 1 - row))
+        assert near < 0.3 * far
+
+
+def test_target_is_the_path_s_rate(mode):
+    """A new flow is silent, so its loss is the mean square of the rate."""
+    problem = _problem()
+    state = mode.init(problem, STREAMS)
+    x1, _, fresh = state.examples.batch(STREAMS, 0, 32, 0.1)
+    noise = fresh.at("noise").normal(SHAPE).float()
+    _, info = mode.step(problem, state, 0, STREAMS)
+    assert info.numbers["loss"] == pytest.approx(float((x1 - noise).square().mean()), rel=1e-5)
+
+
+def test_classes_are_dropped_and_guidance_is_not_trained(mode):
+    seen = []
+
+    def labels(module, args):
+        seen.append(args[5].clone())
+
+    plain, guided = _problem(), _problem(guidance=3.0)
+    numbers = []
+    for problem in (plain, guided):
+        state = mode.init(problem, STREAMS)
+        state.training.module.register_forward_pre_hook(labels)
+        numbers.append([mode.step(problem, state, k, STREAMS)[1].numbers for k in range(3)])
+    assert numbers[0] == numbers[1]
+    assert {len(each) for each in seen} == {32}
+    share = float((torch.cat(seen) == 2).float().mean())
+    assert 0 < share < 0.3
+    assert set(torch.cat(seen).tolist()) == {0, 1, 2}
+
+
+def test_a_restored_state_goes_on_in_the_same_bits(mode):
+    whole, infos = _run(mode, _problem(), last=4)
+    half, _ = _run(mode, _problem(), last=2)
+    problem = _problem()
+    fresh = mode.init(problem, STREAMS)
+    mode.restore(fresh, mode.save(half))
+    fresh, later = _run(mode, problem, 2, 4, fresh)
+    assert [info.numbers for info in later] == [info.numbers for info in infos[2:]]
+    for name in ("module", "average"):
+        one, two = (getattr(each.training, name).state_dict() for each in (whole, fresh))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_what_is_refused(mode):
+    with pytest.raises(PartError, match="only a model made of networks"):
+        mode.init(Problem(line()[0]), STREAMS)
+    without = attrs.evolve(_problem().model.inner, flow=None)
+    with pytest.raises(PartError, match="hold no flow"):
+        mode.init(Problem(without), STREAMS)

@@ -1,0 +1,61 @@
+"""The numbers of the table."""
+
+import pytest
+
+from align.errors import PartError
+from align.report import read, rows, write
+from align.report.table import markdown
+
+COST = {
+    "calls": {"network": 300, "decoder": 5, "reward cat": 60, "reward dog": 20},
+    "backward": {"network": 100, "decoder": 5, "reward cat": 20},
+    "flops": 8_000_000_000,
+    "seconds": 12.34,
+    "memory": 1,
+}
+REWARDS = {"cat": {"weight": 2.0, "held_out": False}, "dog": {"weight": 1.0, "held_out": True}}
+
+
+@pytest.fixture
+def results(arm_of):
+    scores = {"cat": [1.0, 2.0, 3.0, 6.0], "dog": [0.5] * 4}
+    first = arm_of("plain", 0, 4, scores=scores, cost=COST)
+    second = arm_of("steered", 1, 1, scores={"cat": [1.25]}, metrics={"edges": 0.123456})
+    return {"rewards": REWARDS, "arms": [first, second]}
+
+
+def test_heads_and_cells(results):
+    heads, (first, second) = rows(results)
+    assert heads == ["arm", "cat", "dog (held out)", "edges", "network calls", "reward calls",
+                     "GFLOP", "seconds"]  # fmt: skip
+    # Mean 3, deviation sqrt(14 / 3), standard error sqrt(14 / 3 / 4) = 1.08.
+    assert first == ["plain", "3 ± 1.1", "0.5 ± 0", "", "100", "25", "2", "12.3"]
+    assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]
+
+
+def test_markdown(results):
+    lines = markdown(results).splitlines()
+    assert lines[0].startswith("| arm | cat | dog (held out) |")
+    assert set(lines[1]) == set("|- ")
+    assert lines[2] == "| plain | 3 ± 1.1 | 0.5 ± 0 |  | 100 | 25 | 2 | 12.3 |"
+    assert {line.count("|") for line in lines} == {9}
+
+
+def test_a_folder_without_a_finished_run(tmp_path):
+    for asked in (read, write):
+        with pytest.raises(PartError, match=r"holds no finished run: it has no results\.json"):
+            asked(tmp_path)
+
+
+def test_a_run_that_trains_has_no_table(folder_of, arm_of):
+    folder = folder_of(arm_of("distill", 0, 0))
+    write(folder)
+    assert not list(folder.glob("*.png"))
+    assert not (folder / "table.md").exists()
+
+
+def test_an_arm_that_trains_beside_one_that_samples(folder_of, arm_of):
+    folder = folder_of(arm_of("plain", 0), arm_of("distill", 1, 0), states=[[[0.0, 1.0]] * 2])
+    write(folder)
+    assert (folder / "scatter.png").is_file()
+    assert len((folder / "table.md").read_text().splitlines()) == 4

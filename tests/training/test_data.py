@@ -1,0 +1,130 @@
+"""Labelled pictures from folders and archives, and the order they are seen in."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from align.core.streams import Streams
+from align.errors import PartError
+from align.training.data import Pictures, load, order
+
+
+def _png(seed, size=(8, 6), mode="RGB"):
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    array = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "PNG")
+    return content.getvalue(), array
+
+
+def _files():
+    """Two classes of three pictures in `train`, one picture in `test`."""
+    places = [f"train/{name}/{k}.png" for name in ("dog", "Big_cat") for k in (2, 0, 1)]
+    return {place: _png(k)[0] for k, place in enumerate([*places, "test/dog/9.png"])}
+
+
+def _folder(root, files):
+    for place, content in files.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(content)
+    return str(root)
+
+
+def _tar(path, files, above="set/"):
+    with tarfile.open(path, "w") as archive:
+        for place, content in files.items():
+            member = tarfile.TarInfo(above + place)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def test_rows_hold_their_pictures_and_classes(tmp_path):
+    found = load(Pictures(path=_folder(tmp_path, _files())), 3)
+    assert found.classes == ("big cat", "dog")
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(found) == 6
+    assert found.pictures.dtype == torch.uint8
+    assert found.pictures.shape == (6, 3, 6, 8)
+    # Sorted by name: seeds of Big_cat/0, 1, 2 and dog/0, 1, 2.
+    for row, seed in enumerate((4, 5, 3, 1, 2, 0)):
+        assert np.array_equal(found.pictures[row].permute(1, 2, 0).numpy(), _png(seed)[1])
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_folder_and_archive_are_alike(tmp_path, colours):
+    files = _files()
+    backwards = dict(reversed(files.items()))
+    first = load(Pictures(path=_folder(tmp_path / "set", files)), colours)
+    second = load(Pictures(path=_tar(tmp_path / "set.tar", backwards)), colours)
+    bare = load(Pictures(path=_tar(tmp_path / "bare.tar", backwards, above="")), colours)
+    itself = load(Pictures(path=str(tmp_path / "set/train")), colours)
+    assert first.pictures.shape[1] == colours
+    for other in (second, bare, itself):
+        assert torch.equal(first.pictures, other.pictures)
+        assert torch.equal(first.labels, other.labels)
+        assert first.classes == other.classes
+    grey = np.asarray(Image.open(io.BytesIO(files["train/Big_cat/0.png"])).convert("L"))
+    if colours == 1:
+        assert np.array_equal(first.pictures[0, 0].numpy(), grey)
+
+
+def test_split_and_suffix_choose_pictures(tmp_path):
+    files = {**_files(), "train/dog/notes.txt": b"none", "train/deep/er/a.png": _png(0)[0]}
+    folder = _folder(tmp_path, files)
+    assert len(load(Pictures(path=folder), 3)) == 6
+    test = load(Pictures(path=folder, split="test"), 3)
+    assert (len(test), test.classes) == (1, ("dog",))
+    with pytest.raises(PartError, match=r"has no pictures in <\.\.\.>/valid/<class>/"):
+        load(Pictures(path=folder, split="valid"), 3)
+
+
+def test_labels_follow_the_model_s_classes(tmp_path):
+    found = load(Pictures(path=_folder(tmp_path, _files())), 3, ("Dog", "Big cat"))
+    assert found.classes == ("Dog", "Big cat")
+    assert found.labels.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_what_is_refused(tmp_path):
+    with pytest.raises(PartError, match="no file or folder"):
+        load(Pictures(path=str(tmp_path / "none")), 3)
+    folder = _folder(tmp_path / "set", _files())
+    with pytest.raises(PartError, match="differ from the model's in: big cat, bird$"):
+        load(Pictures(path=folder), 3, ("dog", "bird"))
+    mixed = _folder(tmp_path / "mixed", {**_files(), "train/dog/x.png": _png(0, (6, 8))[0]})
+    with pytest.raises(PartError, match="not all of one size"):
+        load(Pictures(path=mixed), 3)
+    broken = _folder(tmp_path / "broken", {**_files(), "train/dog/x.png": _png(0)[0][:40]})
+    with pytest.raises(PartError, match="'dog/x.png' is not a picture"):
+        load(Pictures(path=broken), 3)
+    (tmp_path / "not.tar").write_bytes(b"x" * 600)
+    with pytest.raises(PartError, match=r"not\.tar' is not a tar archive"):
+        load(Pictures(path=str(tmp_path / "not.tar")), 3)
+
+
+def test_order_visits_every_row_once_an_epoch():
+    streams = Streams(3, (0, 1)).at("order")
+    seen = torch.cat([order(streams, 10, 4, step) for step in range(10)])
+    epochs = seen.reshape(4, 10)
+    assert (epochs.sort(1).values == torch.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+
+
+def test_order_of_a_batch_larger_than_the_data():
+    seen = order(Streams(0, (0,)), 3, 10, 1)
+    whole = torch.cat([order(Streams(0, (0,)), 3, 1, step) for step in range(10, 20)])
+    assert torch.equal(seen, whole)
+
+
+def test_order_depends_on_the_seed_and_the_place_alone():
+    streams = Streams(3, (0, 1))
+    whole = torch.cat([order(streams, 10, 4, step) for step in range(10)])
+    assert torch.equal(order(streams, 10, 4, 7), whole[28:32])
+    assert torch.equal(order(streams, 10, 20, 1), whole[20:40])
+    assert torch.equal(order(Streams(3, (9,)), 10, 40, 0), whole)
+    assert not torch.equal(order(Streams(4, (0, 1)), 10, 40, 0), whole)
+    assert not torch.equal(order(streams.at("other"), 10, 40, 0), whole)

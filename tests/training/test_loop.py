@@ -1,0 +1,201 @@
+"""One optimisation step, and runs that are stopped and taken up again."""
+
+import io
+import math
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from align.core.engine import Observer, execute
+from align.core.meter import Meter
+from align.core.mode import AlignmentMode, Export, Info, Trains
+from align.core.model import NoModel
+from align.core.option import option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.training.loop import Optimisation, Training, advance, rate_at
+
+
+def test_rate_grows_then_falls():
+    options = Optimisation(rate=2.0, warmup=4)
+    rates = [rate_at(options, index, 12) for index in range(12)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[4] == 2.0
+    assert all(late < early for early, late in zip(rates[4:], rates[5:], strict=False))
+    expected = 2 * (0.02 + 0.98 * (1 + math.cos(math.pi * 4 / 8)) / 2)
+    assert rates[8] == pytest.approx(expected)
+    assert 0.04 < rates[11] < 0.12
+    assert rate_at(options, 12, 12) == pytest.approx(0.04)
+    flat = Optimisation(rate=2.0, warmup=2, decay="none")
+    assert [rate_at(flat, index, 5) for index in range(5)] == [1.0, 2.0, 2.0, 2.0, 2.0]
+    assert rate_at(Optimisation(rate=2.0, warmup=0), 0, 5) == 2.0
+    assert rate_at(Optimisation(rate=2.0, warmup=9), 4, 5) == pytest.approx(10 / 9)
+
+
+class _Scalar(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.register_buffer("count", torch.tensor(0))
+
+
+def test_step_is_adam_s_and_says_what_it_did():
+    module = _Scalar()
+    options = Optimisation(rate=0.1, warmup=2, clip=0.5)
+    training = Training.of(module, options)
+    numbers = advance(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
+    assert numbers == pytest.approx({"loss": 3.0 - 8.0, "norm": 5.0, "rate": 0.05})
+    # Adam's first step has the size of the rate, whatever the gradient's.
+    assert module.w.tolist() == pytest.approx([0.95, 2.05], abs=1e-6)
+
+
+def test_gradient_is_clipped():
+    module = _Scalar()
+    options = Optimisation(rate=0.1, clip=0.5)
+    training = Training.of(module, options)
+    advance(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
+    assert module.w.grad.tolist() == pytest.approx([0.3, -0.4], abs=1e-5)
+
+
+def test_average_follows_the_weights():
+    module = _Scalar()
+    options = Optimisation(rate=0.1, warmup=0, average=0.25)
+    training = Training.of(module, options)
+    assert not any(p.requires_grad for p in training.average.parameters())
+    assert not training.average.training
+    mean = module.w.detach().clone()
+    for index in range(5):
+        module.count += 1
+        advance(training, lambda: module.w.square().sum(), options, index, 5)
+        keep = min(0.25, (1 + index) / (10 + index))
+        mean = keep * mean + (1 - keep) * module.w.detach()
+        assert torch.allclose(training.average.w, mean)
+        assert int(training.average.count) == index + 1
+    assert not torch.allclose(mean, module.w, atol=1e-4)
+
+
+def test_begins_to_train_a_frozen_module():
+    module = _Scalar().requires_grad_(False).eval()
+    training = Training.of(module, Optimisation(weight_decay=0.3))
+    assert module.w.requires_grad
+    assert module.training
+    assert training.average.w is not module.w
+    assert training.optimiser.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_that_of_forward_passes_only(precision):
+    torch.manual_seed(0)
+    module, seen = nn.Linear(4, 4), []
+    options = Optimisation(precision=precision)
+    training = Training.of(module, options)
+
+    def loss():
+        out = module(torch.ones(2, 4))
+        seen.append(out.dtype)
+        return out.float().square().sum()
+
+    advance(training, loss, options, 0, 3)
+    assert seen == [getattr(torch, precision)]
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert module.weight.grad.dtype == torch.float32
+
+
+@attrs.frozen(kw_only=True)
+class _Fit(AlignmentMode[Training], Trains[Training]):
+    """Fits a small net to the sine of numbers from its streams."""
+
+    kind: ClassVar[str] = "toy_fit"
+    needs = frozenset()
+    steps: int = option("steps", default=6)
+    options: Optimisation = Optimisation(batch=8, warmup=2, average=0.9, weight_decay=0.1)
+
+    def init(self, problem, streams):
+        net = streams.initialise(
+            lambda: nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1))
+        )
+        return Training.of(net, self.options)
+
+    def step(self, problem, state, index, streams):
+        x = streams.numbered(index * 8, 8).normal((1,)).float()
+        return state, Info(
+            advance(
+                state, lambda: (state.module(x) - x.sin()).square().mean(),
+                self.options, index, self.steps,
+            )
+        )  # fmt: skip
+
+    def finish(self, problem, state):
+        return None
+
+    def save(self, state):
+        return state.save()
+
+    def restore(self, state, saved):
+        state.restore(saved)
+
+    def export(self, problem, state):
+        return Export({"net": state.average}, {})
+
+
+class _Watch(Observer):
+    """Keeps checkpoints as files are kept, and stops after a step if told."""
+
+    def __init__(self, stop=None, every=None):
+        self.stop, self.every, self.seen, self.files = stop, every, [], []
+
+    def step(self, index, steps, state, info):
+        self.seen.append((index, dict(info.numbers)))
+
+    def due(self, index):
+        return self.every is not None and (index + 1) % self.every == 0
+
+    def stopping(self):
+        return self.stop is not None and self.seen[-1][0] + 1 == self.stop
+
+    def checkpoint(self, saved):
+        file = io.BytesIO()
+        torch.save(saved, file)
+        self.files.append(file)
+
+    def last(self):
+        self.files[-1].seek(0)
+        return torch.load(self.files[-1], weights_only=True)
+
+
+def _run(watch, saved=None):
+    return execute(
+        _Fit(), Problem(NoModel()), Streams(5, (0,)), meter=Meter(), observer=watch, saved=saved
+    )
+
+
+def test_a_resumed_run_ends_in_the_same_bits():
+    straight = _Watch()
+    whole = _run(straight).state
+    stopped, resumed = _Watch(stop=3), _Watch()
+    with pytest.raises(KeyboardInterrupt):
+        _run(stopped)
+    assert [index for index, _ in stopped.seen] == [0, 1, 2]
+    saved = stopped.last()
+    assert saved["done"] == 3
+    again = _run(resumed, saved).state
+    assert stopped.seen + resumed.seen == straight.seen
+    for name in ("module", "average"):
+        first, second = (getattr(state, name).state_dict() for state in (whole, again))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    fresh = _Fit().init(Problem(NoModel()), Streams(5, (0,))).module.state_dict()
+    assert not torch.equal(fresh["0.weight"], whole.module.state_dict()["0.weight"])
+    assert straight.last()["done"] == 6
+
+
+def test_checkpoints_when_due_and_at_the_end():
+    watch = _Watch(every=4)
+    _run(watch)
+    dones = []
+    for file in watch.files:
+        file.seek(0)
+        dones.append(torch.load(file, weights_only=True)["done"])
+    assert dones == [4, 6]

@@ -1,0 +1,111 @@
+"""Weights files: what goes in comes out, and nothing else is accepted."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from align.errors import PartError
+from align.training import weights
+
+
+def _modules(seed=0, width=3):
+    torch.manual_seed(seed)
+    return {"flow": nn.Linear(2, width), "flow2": nn.BatchNorm1d(4, affine=False)}
+
+
+def _written(path, dtype=torch.float32, **more):
+    modules = _modules()
+    weights.write(path, modules, {"shape": (2,), "name": "Ω", **more}, dtype)
+    return modules
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "runs/one/model.safetensors"
+    before = _written(path)
+    assert weights.about(path) == {"shape": [2], "name": "Ω"}
+    after = _modules(seed=1)
+    assert not torch.equal(before["flow"].weight, after["flow"].weight)
+    weights.read(path, after)
+    for name, module in before.items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor, after[name].state_dict()[key])
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_dtype_of_the_file_and_of_what_is_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    before = _written(path, torch.float16)
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    after = _modules(seed=1)
+    weights.read(path, after)
+    assert after["flow"].weight.dtype == torch.float32
+    assert torch.equal(after["flow"].weight, before["flow"].weight.half().float())
+
+
+def test_modules_may_be_read_alone(tmp_path):
+    path = tmp_path / "model.safetensors"
+    before, after = _written(path), _modules(seed=1)
+    weights.read(path, {"flow": after["flow"]})
+    assert torch.equal(after["flow"].weight, before["flow"].weight)
+
+
+def _refused(call, *match):
+    with pytest.raises(PartError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in match:
+        assert part in text
+
+
+@pytest.mark.parametrize("call", [weights.about, lambda path: weights.read(path, _modules())])
+def test_files_that_are_no_weights(tmp_path, call):
+    path = tmp_path / "model.safetensors"
+    _refused(lambda: call(path), "weights: no file", str(path))
+    _refused(lambda: call(tmp_path), "weights: no file", str(tmp_path))
+    _written(path)
+    whole = path.read_bytes()
+    for content in (b"", b"hello, world", whole[:20], whole[:-5], whole + b"x"):
+        path.write_bytes(content)
+        _refused(lambda: call(path), "is not a safetensors file", str(path))
+
+
+def test_files_of_another_format(tmp_path):
+    path = tmp_path / "other.safetensors"
+    for header in (None, {"format": "pt"}):
+        save_file({"flow.weight": torch.ones(3, 2)}, path, header)
+        _refused(lambda: weights.about(path), "was not written by align", "align-1", str(path))
+
+
+def test_modules_that_do_not_fit(tmp_path):
+    path = tmp_path / "model.safetensors"
+    _written(path)
+    read = weights.read
+    _refused(lambda: read(path, _modules(width=4)), "does not fit its own 'flow'", "size mismatch")
+    wide = {"flow": nn.Linear(2, 3, bias=False)}
+    _refused(lambda: read(path, wide), "'flow'", "Unexpected key", "bias")
+    deep = {"flow": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3))}
+    _refused(lambda: read(path, deep), "'flow'", "Missing key", "1.weight")
+    _refused(lambda: read(path, {"posterior": nn.Linear(2, 3)}), "'posterior'", "Missing key")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    _written(path, name="old")
+    old, whole = path.read_bytes(), Path.write_bytes
+
+    def full(file, content):
+        whole(file, content[: len(content) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        _written(path, name="new")
+    monkeypatch.undo()
+    assert path.read_bytes() == old
+    _written(path, name="new")
+    assert weights.about(path)["name"] == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
