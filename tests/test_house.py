@@ -217,7 +217,7 @@ def check(path, text, catalog):
         load(path, catalog=catalog)
     except RecipeError as error:
         for line in str(error).splitlines():
-            lacks = re.search(r"weights: no file '(runs/[^']+)'$", line)
+            lacks = re.search(r"weights: no file '(runs/[^']+)'", line)
             assert lacks, line
             assert f'"{lacks[1]}"' in text
 

@@ -51,8 +51,8 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         Δ₁ = v_{s,s}(I_s; t, x_t) − b̄_s(I_s; t, x_t),   Δ₂ the consistency's residual.
 
     The context x_t = α_t ε + β_t x1 and the inner state I_s = α_s ε' + β_s x1 share x1. Weights
-    (p > 0; the paper's best are 0.5 and 1) suit consistencies with a teacher; with a self-consistent
-    one, whose residual any constant map has small, they let the diagonal go.
+    (p > 0; the paper's best are 0.5 and 1) suit consistencies with a teacher; a self-consistency,
+    whose residual is small for any constant map, then lets the diagonal go.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
     """

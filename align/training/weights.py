@@ -52,7 +52,7 @@ def about(path: Path) -> dict[str, Any]:
 
 def _opened(path: Path) -> safe_open:
     if not path.is_file():
-        raise PartError(f"weights: no file '{path}'")
+        raise PartError(f"weights: no file '{path}'; a training run writes it at its end")
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:

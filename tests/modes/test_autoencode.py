@@ -9,8 +9,8 @@ from PIL import Image
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.modes.autoencode import Autoencode
 from align.models.network import Network
+from align.modes.autoencode import Autoencode
 from align.nets.autoencoder import AutoencoderConfig
 from align.nets.dit import DiTConfig
 from align.training import weights

@@ -239,7 +239,7 @@ def test_meta_flow_map_is_a_copy_that_can_learn_its_context():
     flow = _net(False)
     before = {key: tensor.clone() for key, tensor in flow.state_dict().items()}
     made = meta_flow_map_from(flow)
-    y, s, u, t, x, label = _inputs()
+    y, s, _, t, x, label = _inputs()
     made(y, s, s, t, x, label).square().sum().backward()
     for name in ("x_cond_adaLN.1.bias", "t_cond_embedder.mlp.2.weight",
                  "t_embedder.mlp.2.weight", "s_embedder_second.mlp.2.weight"):  # fmt: skip

@@ -52,7 +52,7 @@ def test_a_wrong_map_has_one():
 
 
 def test_two_jumps_meet_at_a_time_of_each_row_s_own():
-    exact, inner, y, s, u, streams = _world()
+    _, inner, y, s, u, streams = _world()
     calls = []
 
     def spy(y, s, u):

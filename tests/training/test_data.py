@@ -93,13 +93,13 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(PartError, match="no file or folder"):
         load(Pictures(path=str(tmp_path / "none")), 3)
     folder = _folder(tmp_path / "set", _files())
-    with pytest.raises(PartError, match="differ from the model's in: big cat, bird$"):
+    with pytest.raises(PartError, match=r"differ from the model's in: big cat, bird$"):
         load(Pictures(path=folder), 3, ("dog", "bird"))
     mixed = _folder(tmp_path / "mixed", {**_files(), "train/dog/x.png": _png(0, (6, 8))[0]})
     with pytest.raises(PartError, match="not all of one size"):
         load(Pictures(path=mixed), 3)
     broken = _folder(tmp_path / "broken", {**_files(), "train/dog/x.png": _png(0)[0][:40]})
-    with pytest.raises(PartError, match="'dog/x.png' is not a picture"):
+    with pytest.raises(PartError, match=r"'dog/x\.png' is not a picture"):
         load(Pictures(path=broken), 3)
     (tmp_path / "not.tar").write_bytes(b"x" * 600)
     with pytest.raises(PartError, match=r"not\.tar' is not a tar archive"):

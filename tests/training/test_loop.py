@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 from typing import ClassVar
 
 import attrs
@@ -24,7 +25,7 @@ def test_rate_grows_then_falls():
     rates = [rate_at(options, index, 12) for index in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
-    assert all(late < early for early, late in zip(rates[4:], rates[5:], strict=False))
+    assert all(late < early for early, late in pairwise(rates[4:]))
     expected = 2 * (0.02 + 0.98 * (1 + math.cos(math.pi * 4 / 8)) / 2)
     assert rates[8] == pytest.approx(expected)
     assert 0.04 < rates[11] < 0.12

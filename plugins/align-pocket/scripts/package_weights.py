@@ -1,6 +1,6 @@
 """Put the weights of a finished run into the package, as float16.
 
-    python plugins/align-pocket/scripts/package_weights.py runs/silhouettes_map silhouettes
+python plugins/align-pocket/scripts/package_weights.py runs/silhouettes_map silhouettes
 """
 
 from __future__ import annotations
