@@ -22,19 +22,21 @@ PROBLEM, STREAMS = Problem(NoModel()), Streams(0, (0,))
 
 @pytest.fixture
 def mode(tmp_path):
-    """Squares of four colours on black, 8x8."""
+    """8x8 pictures of four squares, each of a colour of its own."""
     place = tmp_path / "train/square"
     place.mkdir(parents=True)
+    generator = np.random.default_rng(0)
     for k in range(16):
-        array = np.zeros((8, 8, 3), dtype=np.uint8)
-        array[k % 4 : k % 4 + 4, k // 4 : k // 4 + 4] = [(255, 40, 0), (0, 200, 90)][k % 2]
+        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        array = colours.repeat(4, 0).repeat(4, 1)
         Image.fromarray(array).save(place / f"{k:02}.png")
     return Autoencode(
         data=Pictures(path=str(tmp_path)),
         net=AutoencoderConfig(width=8, levels=1, latents=4),
-        optimisation=Optimisation(batch=16, rate=4e-3, warmup=5, average=0.8),
-        steps=60,
-        look=25,
+        optimisation=Optimisation(batch=16, rate=1e-2, warmup=5, average=0.8),
+        steps=80,
+        noise=0.05,
+        look=30,
     )
 
 
@@ -50,24 +52,26 @@ def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
     state, infos = _run(mode)
     losses = [info.numbers["loss"] for info in infos]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
-    assert [k for k, info in enumerate(infos) if info.pictures is not None] == [24, 49, 59]
+    assert [k for k, info in enumerate(infos) if info.pictures is not None] == [29, 59, 79]
     shown = infos[-1].pictures
     assert shown.shape == (32, 3, 8, 8)
-    assert float((shown[::2] - shown[1::2]).abs().mean()) < 0.1
-    assert set(shown[::2].unique().tolist()) <= {v / 255 for v in (0, 40, 90, 200, 255)} | {
-        float(np.float32(v / 255)) for v in (40, 90, 200)
-    }
+    pictures = state.data.pictures / 255
+    # Pictures and their reconstructions alternate.
+    for picture in shown[::2]:
+        mirrored = torch.stack((pictures, pictures.flip(3)))
+        assert (mirrored - picture).abs().amax((2, 3, 4)).min() < 1e-6
+    dull = float((pictures - pictures.mean((0, 2, 3), keepdim=True)).abs().mean())
+    assert float((shown[::2] - shown[1::2]).abs().mean()) < 0.4 * dull
     export = mode.export(PROBLEM, state)
     assert list(export.modules) == ["autoencoder"]
     net = export.modules["autoencoder"]
     assert net is state.training.average
     assert export.about == {"autoencoder": attrs.asdict(mode.net), "shape": (4, 4, 4)}
     with torch.no_grad():
-        pictures = state.data.pictures / 255
         latents = net.encode(pictures)
         assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
         assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4)
-        assert float((net.decode(latents) - pictures).abs().mean()) < 0.1
+        assert float((net.decode(latents) - pictures).abs().mean()) < 0.4 * dull
     # Scaling again changes nothing.
     before = net.std.clone()
     assert torch.allclose(mode.export(PROBLEM, state).modules["autoencoder"].std, before)

@@ -79,15 +79,15 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
     first, last = (np.mean([n["diagonal"] for n in part]) for part in (numbers[:5], numbers[-20:]))
     assert last < 0.2 * first
     first, last = (np.mean([n["loss"] for n in part]) for part in (numbers[:5], numbers[-20:]))
-    assert last < 0.7 * first
+    assert last < 0.2 * first
     export = mode.export(problem, state)
     assert list(export.modules) == ["posterior"]
     path = tmp_path / "model.safetensors"
     weights.write(path, export.modules, export.about, torch.float32)
     after = _distances(load(path, torch.device("cpu")))
     assert before.mean() > 0.7
-    assert after.mean() < 0.25 * before.mean()
-    assert (after < 0.4).all()
+    assert after.mean() < 0.3 * before.mean()
+    assert after.max() < 0.55
 
 
 def test_diagonal_target_is_the_glass_velocity():
@@ -98,7 +98,8 @@ def test_diagonal_target_is_the_glass_velocity():
     state.training.module.register_forward_hook(lambda _, args, out: seen.append((*args, out)))
     _, info = mode.step(problem, state, 0, STREAMS)
     assert "consistency" not in info.numbers
-    ((y, s, u, t, x, _, out),) = seen
+    y, s, u, t, x, _, out = seen[0]
+    assert not any(len(each[0]) for each in seen[1:])
     assert torch.equal(s, u)
     assert bool((t == 0).any())
     assert bool((t > 0).any())
@@ -239,7 +240,7 @@ def test_a_transformer_starts_as_a_copy_and_trains(pictures, consistency):
     with torch.no_grad():
         assert torch.equal(state.model.posterior_velocity(y, s, s, at), expected)
     watch = _Watch()
-    outcome = execute(mode, problem, STREAMS, meter=Meter(), observer=watch)
+    outcome = execute(mode, problem, STREAMS, meter=problem.model.meter, observer=watch)
     assert all(np.isfinite(list(numbers.values())).all() for numbers in watch.numbers)
     assert {"loss", "diagonal", "consistency"} <= set(watch.numbers[0])
     assert watch.pictures[0].shape == (4 * 8, 3, 8, 8)

@@ -19,5 +19,5 @@ def align_models() -> list[type[ModelSpec]]:
 
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
-    """The log-probability of a class of silhouettes."""
+    """How sure a classifier is of an animal."""
     return [SilhouetteClass]

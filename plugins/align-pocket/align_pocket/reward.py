@@ -25,23 +25,25 @@ def _known(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class SilhouetteClass(RewardSpec):
-    """Log-probability that a small classifier gives a class of the silhouettes.
+    """How sure a small classifier is that a picture shows an animal of the silhouettes, in nats.
 
-    Two classifiers of different build are there, so that one can be optimised and the other held
-    out.
+    "log_odds" is log p / (1 − p), which goes on growing where "log_probability", log p, is nearly
+    zero for every good picture. Two classifiers of different build are there, so that one can be
+    optimised and the other held out.
     """
 
     kind: ClassVar[str] = "silhouette_class"
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
-    range: ClassVar[tuple[float, float]] = (-float("inf"), 0.0)
+    range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
     label: str = option("the animal", check=_known)
     network: Literal["conv", "patch"] = option("which classifier", default="conv")
+    scale: Literal["log_odds", "log_probability"] = option("of the score", default="log_odds")
 
     def build(self, device: torch.device) -> Reward:
         """Load the classifier that ships with the plugin."""
-        return _SilhouetteClass(load(self.network, device), CLASSES.index(self.label))
+        return _SilhouetteClass(load(self.network, device), CLASSES.index(self.label), self.scale)
 
 
 @final
@@ -49,7 +51,12 @@ class SilhouetteClass(RewardSpec):
 class _SilhouetteClass(Reward):
     judge: nn.Module
     label: int
+    scale: str
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Log-probability (B,) of the class for pictures (B, C, H, W) in [0, 1], in nats."""
-        return F.log_softmax(self.judge(prepared(data)).float(), 1)[:, self.label]
+        """Log-odds or log-probability (B,) of the class for pictures (B, C, H, W) in [0, 1]."""
+        logits = self.judge(prepared(data)).float()
+        if self.scale == "log_probability":
+            return F.log_softmax(logits, 1)[:, self.label]
+        others = torch.arange(logits.shape[1], device=logits.device) != self.label
+        return logits[:, self.label] - logits[:, others].logsumexp(1)
