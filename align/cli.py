@@ -99,17 +99,19 @@ def report(folder: str, traceback: bool) -> None:
 
 
 def _print_table(folder: Path) -> None:
+    """The table of a run, a column an arm: more of it fits into a terminal that way."""
     from rich.console import Console
     from rich.table import Table
 
     from align.report import read, rows
 
     heads, cells = rows(read(folder))
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in cells:
-        table.add_row(*row)
-    if any(any(row[1:]) for row in cells):
-        Console(highlight=False).print(table)
+    table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
+    for place, head in enumerate(heads[1:], 1):
+        values = [row[place] for row in cells]
+        if any(values):
+            table.add_row(head, *values)
+    Console(highlight=False).print(table)
 
 
 @main.command()
