@@ -84,24 +84,15 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
 
     def init(self, problem: Problem, streams: Streams) -> MapState:
         """Make the map and read the pictures."""
-        teacher = problem.model
-        if self.net is None:
+        teacher = unguarded(problem).model
+        if self.net is None or isinstance(teacher, NetworkModel):
             model = network_of(problem)
-            flow = model.require_flow()
-            if not isinstance(flow, DiT):
-                raise PartError("mode: only a 'dit' flow can be copied; give the map its own 'net'")
-            posterior: nn.Module = streams.at("weights").initialise(
-                lambda: meta_flow_map_from(flow)
-            )
         else:
-            config, device = self.net, teacher.device
-            model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=device)
-            posterior = streams.at("weights").initialise(
-                lambda: make_net(config, model.shape, len(model.classes), context=True)
-            )
+            model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=teacher.device)
+        posterior = streams.at("weights").initialise(lambda: self._untrained(model))
         model = attrs.evolve(model, posterior=posterior.to(model.device))
         examples = encoded(self.data, model) if self.data else None
-        if examples is None and not isinstance(unguarded(problem).model, Population):
+        if examples is None and not isinstance(teacher, Population):
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         return MapState(Training.of(posterior, self.optimisation), model, examples)
 
@@ -154,6 +145,15 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         """The running mean of the map's weights, beside the teacher's flow where it has one."""
         model = attrs.evolve(state.model, posterior=state.training.average)
         return Export(modules_of(model), about_of(model))
+
+    def _untrained(self, model: NetworkModel) -> nn.Module:
+        """The map before training: its own network, or a copy of the model's flow."""
+        if self.net is not None:
+            return make_net(self.net, model.shape, len(model.classes), context=True)
+        flow = model.require_flow()
+        if not isinstance(flow, DiT):
+            raise PartError("mode: only a 'dit' flow can be copied; give the map its own 'net'")
+        return meta_flow_map_from(flow)
 
     def _batch(
         self, problem: Problem, state: MapState, index: int, streams: Streams

@@ -30,7 +30,6 @@ from align.training.data import Pictures
 from align.training.loop import Optimisation
 
 # Torch's own forward-mode derivatives still load scripts.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 STREAMS, SMALL = Streams(0, (0,)), MLPConfig(width=32, depth=2)
 

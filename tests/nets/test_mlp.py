@@ -49,7 +49,6 @@ def test_labels_have_a_row_for_no_class():
 
 
 # Torch's own forward-mode derivatives still load scripts.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_runs_in_double_precision_and_has_a_slope_in_time():
     net = _net(True).double()
     y, s, u, t, x, label = _inputs().values()

@@ -12,7 +12,6 @@ from align.testing.worlds import line
 ROWS = 64
 
 # Torch's own forward-mode derivatives still load scripts.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 
 def _world(kind="linear"):
