@@ -55,7 +55,7 @@ class _SilhouetteClass(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Log-odds or log-probability (B,) of the class for pictures (B, C, H, W) in [0, 1]."""
-        logits = self.judge(prepared(data)).float()
+        logits: Tensor = self.judge(prepared(data)).float()
         if self.scale == "log_probability":
             return F.log_softmax(logits, 1)[:, self.label]
         others = torch.arange(logits.shape[1], device=logits.device) != self.label
