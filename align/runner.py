@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +12,23 @@ import torch
 from loguru import logger
 
 from align import report
-from align.core.engine import Observer, Outcome, execute
+from align.core.engine import Outcome, execute
 from align.core.estimator import ValueEstimator
 from align.core.guard import GuardedModel, GuardedReward
 from align.core.meter import Meter
 from align.core.metric import Metric
-from align.core.mode import AlignmentMode, Info, Trains
+from align.core.mode import AlignmentMode, Trains
 from align.core.model import ModelSpec, NoModel
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import PartError
+from align.errors import PartError, PromptError, RecipeError
 from align.progress import Progress
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, load, named, to_toml
 from align.record import Record, Side, folder_for
 from align.registry import Catalog, load_catalog
-
-CHECKPOINT_EVERY = 200
+from align.watch import Nobody, Watch, stop_after_step
 
 
 @final
@@ -74,7 +71,7 @@ def run(
     )
     try:
         catalog.hook.align_run_start(run=record)
-        with _stop_after_step() as stopping, Progress(shown=progress) as bar:
+        with stop_after_step() as stopping, Progress(shown=progress) as bar:
             sides = tuple(
                 _side(arm, loaded, record, catalog, bar, stopping) for arm in loaded.recipe.arms()
             )
@@ -108,7 +105,7 @@ def sample(
     meter = Meter()
     problem = build(arm, named(rewards), where, meter, samples=samples)
     streams = Streams(seed, tuple(range(samples)), device=where)
-    outcome = execute(mode, problem, streams, meter=meter, observer=_Nobody())
+    outcome = execute(mode, problem, streams, meter=meter, observer=Nobody())
     return _scored(arm.name, problem, outcome)
 
 
@@ -169,15 +166,16 @@ def _side(
     """Run one arm and keep its samples."""
     options, meter = loaded.recipe.run, Meter()
     device = device_of(options.device)
-    problem = build(
-        arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
-    )
+    with _located(loaded):
+        problem = build(
+            arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
+        )
     trains = isinstance(arm.mode, Trains)
     saved = record.saved(arm.name) if trains else None
     done = saved["done"] if saved else 0
     record.forget_metrics(arm.name, done)
     logger.info("{}: {} steps, from step {}", arm.name, arm.mode.steps, done)
-    watch = _Watch(arm.name, record, catalog, bar, stopping)
+    watch = Watch(arm.name, record, catalog, bar, stopping)
     streams = Streams(options.seed, tuple(range(options.samples)), device=device)
     meter.begin()
     outcome = execute(arm.mode, problem, streams, meter=meter, observer=watch, saved=saved)
@@ -189,6 +187,16 @@ def _side(
         record.samples(arm.name, side.x1, side.data)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})
     return side
+
+
+@contextmanager
+def _located(loaded: Loaded) -> Iterator[None]:
+    """Say where in the recipe the prompt stands that the model cannot follow."""
+    try:
+        yield
+    except PromptError as error:
+        where = loaded.source.where(("model", "prompt"))
+        raise RecipeError(f"{where}: model.prompt: {error}") from error
 
 
 @torch.no_grad()
@@ -225,73 +233,3 @@ def _origins(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
         for entry in map(catalog.entry_of, parts)
         if entry is not None
     }
-
-
-@final
-@attrs.frozen(eq=False)
-class _Watch(Observer):
-    """Tells the record, the progress bar and the plugins how an arm goes on."""
-
-    arm: str
-    record: Record
-    catalog: Catalog
-    bar: Progress
-    asked: Callable[[], bool]
-
-    def step(self, index: int, steps: int, state: object, info: Info) -> None:
-        """Keep the step's numbers and show them."""
-        self.record.step(self.arm, index, info)
-        self.bar.step(self.arm, index, steps, info.numbers)
-        self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
-
-    def due(self, index: int) -> bool:
-        """Every so many steps."""
-        return (index + 1) % CHECKPOINT_EVERY == 0
-
-    def stopping(self) -> bool:
-        """After Ctrl-C."""
-        return self.asked()
-
-    def checkpoint(self, saved: dict[str, Any]) -> None:
-        """Keep it in the run folder."""
-        self.record.checkpoint(self.arm, saved)
-
-
-@final
-@attrs.frozen
-class _Nobody(Observer):
-    """Watches without a record."""
-
-    def step(self, index: int, steps: int, state: object, info: Info) -> None:
-        """Nothing to tell."""
-
-    def due(self, index: int) -> bool:
-        """Never."""
-        return False
-
-    def stopping(self) -> bool:
-        """Never."""
-        return False
-
-    def checkpoint(self, saved: dict[str, Any]) -> None:
-        """Nothing to keep."""
-
-
-@contextmanager
-def _stop_after_step() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the step under way, and a second one end it at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

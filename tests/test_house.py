@@ -33,6 +33,7 @@ FLOORS = (
     ("__main__",),
     ("cli", "testing"),
     ("runner",),
+    ("watch",),
     ("builtins", "report", "progress"),
     ("modes", "record"),
     ("estimators", "samplers", "objectives", "models", "recipe"),

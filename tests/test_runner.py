@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import align
 from align.core.reward import Reward, RewardSpec
-from align.errors import ContractError, PartError
+from align.errors import ContractError, PartError, RecipeError
 from align.estimators.stein import Stein
 from align.hookspecs import hookimpl
 from align.models.mixture import Mixture
@@ -106,10 +106,10 @@ steps = {STEPS}
 # A plugin that gives a signal time to arrive.
 SLOW = """\
 import time
-import align.runner
+import align.watch
 from align.hookspecs import hookimpl
 
-align.runner.CHECKPOINT_EVERY = 10
+align.watch.CHECKPOINT_EVERY = 10
 
 
 @hookimpl
@@ -496,3 +496,14 @@ def test_training_goes_on_as_if_nothing_had_happened(
     assert f"distill: {STEPS} steps, from step {done}" in (out / "log.txt").read_text()
     assert metrics(out) == metrics(trained.folder)
     assert same_weights(out, trained.folder)
+
+
+def test_a_prompt_that_cannot_be_followed_is_shown_where_it_stands(tmp_path):
+    recipe = tmp_path / "spoon.toml"
+    recipe.write_text(
+        '[model]\nkind = "pocket"\nprompt = "a spoon"\n[mode]\nkind = "best_of_n"\n'
+        '[[reward]]\nkind = "compressibility"\n'
+    )
+    with pytest.raises(RecipeError) as caught:
+        run(recipe, sets=[f'run.out="{tmp_path / "out"}"'], progress=False)
+    assert str(caught.value).startswith(f"{recipe}:3: model.prompt: 'a spoon' names none of")

@@ -116,7 +116,7 @@ class NetworkModel(FlowModel, PosteriorMap):
         named = [name for name in self.classes if name.lower() in prompt.lower()]
         if not named:
             known = ", ".join(self.classes)
-            raise PromptError(f"model: the prompt '{prompt}' names none of the classes: {known}")
+            raise PromptError(f"'{prompt}' names none of the classes: {known}")
         return self.classes.index(max(named, key=len))
 
 

@@ -77,7 +77,7 @@ def test_prompts_name_the_longest_class_that_fits():
     assert _labels(model, "a photo of a DOG", "one tabby cat, asleep", "cats", "") == [2, 1, 0, 3]
     with pytest.raises(PromptError) as caught:
         model.encode(["dog", "a bird"])
-    expected = "model: the prompt 'a bird' names none of the classes: cat, Tabby cat, dog"
+    expected = "'a bird' names none of the classes: cat, Tabby cat, dog"
     assert str(caught.value) == expected
     assert _labels(_vectors(classes=()), "anything", "") == [0, 0]
     assert model.showcase(5).tensors["label"].tolist() == [0, 1, 2, 0, 1]

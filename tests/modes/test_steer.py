@@ -52,10 +52,12 @@ def test_the_plane_by_the_exact_value():
     [
         (Stein(draws=4), (0.51, 0.36, 0.13), 0.64),
         (Stein(draws=16), (0.56, 0.36, 0.08), 0.155),
+        (Stein(draws=64), (0.56, 0.37, 0.07), 0.118),
         (Gradient(draws=4), (0.97, 0.03, 0.0), 2.40),
         (Gradient(draws=16), (0.68, 0.31, 0.02), 0.77),
+        (Gradient(draws=64), (0.56, 0.39, 0.06), 0.171),
     ],
-    ids=["stein-4", "stein-16", "gradient-4", "gradient-16"],
+    ids=["stein-4", "stein-16", "stein-64", "gradient-4", "gradient-16", "gradient-64"],
 )
 def test_the_plane_by_posterior_draws(estimator, shares, distance):
     # Numbers of an independent implementation, one seed, 4096 particles and 1000 steps; with 1024

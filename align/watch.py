@@ -1,0 +1,89 @@
+"""Who watches a run: the record, the progress bar, the plugins, and the user's Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import attrs
+
+from align.core.engine import Observer
+from align.core.mode import Info
+from align.progress import Progress
+from align.record import Record
+from align.registry import Catalog
+
+CHECKPOINT_EVERY = 200
+
+
+@final
+@attrs.frozen(eq=False)
+class Watch(Observer):
+    """Tells the record, the progress bar and the plugins how an arm goes on."""
+
+    arm: str
+    record: Record
+    catalog: Catalog
+    bar: Progress
+    asked: Callable[[], bool]
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Keep the step's numbers and show them."""
+        self.record.step(self.arm, index, info)
+        self.bar.step(self.arm, index, steps, info.numbers)
+        self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
+
+    def due(self, index: int) -> bool:
+        """Every so many steps."""
+        return (index + 1) % CHECKPOINT_EVERY == 0
+
+    def stopping(self) -> bool:
+        """After Ctrl-C."""
+        return self.asked()
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep it in the run folder."""
+        self.record.checkpoint(self.arm, saved)
+
+
+@final
+@attrs.frozen
+class Nobody(Observer):
+    """Watches without a record."""
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Nothing to tell."""
+
+    def due(self, index: int) -> bool:
+        """Never."""
+        return False
+
+    def stopping(self) -> bool:
+        """Never."""
+        return False
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Nothing to keep."""
+
+
+@contextmanager
+def stop_after_step() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the step under way, and a second one end it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
