@@ -9,7 +9,6 @@ appendix F.1, with the exact posterior map in place of a network.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from typing import Any, Literal
 
@@ -19,21 +18,18 @@ from torch import Tensor
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode
 from align.core.problem import Problem
-from align.core.reward import Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
-from align.models.mixture import GaussianMixture, Mixture
 from align.modes.best_of_n import BestOfN
 from align.modes.steer import Steer
-from align.rewards.linear import Likelihood
 from align.samplers.dps import PointMass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2
+from align.testing.worlds import plane
 
-DIAGONAL = ((math.sqrt(0.5), math.sqrt(0.5)), (math.sqrt(0.5), -math.sqrt(0.5)))
 CENTRES = ((-3.0, -3.0), (0.0, 0.0), (3.0, 3.0))
 
 # Sliced W2 by ODE and by SDE, and mode masses by ODE, of an earlier independent implementation.
@@ -50,18 +46,6 @@ REFERENCE = {
     "gradient 16": (".77", ".74", ".68/.31/.02"),
     "gradient 64": (".171", "", ".56/.39/.06"),
 }
-
-
-def world(axes: str) -> tuple[GaussianMixture, WeightedReward]:
-    """The mixture with its measurement y = 1.2 x_1 − 0.8 x_2 + N(0, 0.2²) = −1."""
-    model = Mixture(
-        weights=(1, 1, 1),
-        means=CENTRES,
-        stds=(math.sqrt(0.5),) * 3,
-        axes=DIAGONAL if axes == "diagonal" else (),
-    ).build(torch.device("cpu"))
-    reward = Likelihood(matrix=((1.2, -0.8),), observed=(-1.0,), std=0.2)
-    return model, WeightedReward((Term(name="likelihood", reward=reward.build(model.device)),))
 
 
 def parts(row: str) -> tuple[PosteriorSampler | None, ValueEstimator | None]:
@@ -88,7 +72,7 @@ def sample(
     seed: int = 0,
 ) -> Tensor:
     """Samples (B, 2) of one row."""
-    model, reward = world(axes)
+    model, reward = plane(diagonal=axes == "diagonal")
     sampler, estimator = parts(row)
     cond = model.encode([""] * particles)
     problem = Problem(model, reward, sampler, estimator, cond)
@@ -109,7 +93,7 @@ def sample(
 
 def target(particles: int, seed: int = 1) -> Tensor:
     """Draws (B, 2) of the tilted law."""
-    model, reward = world("standard")
+    model, reward = plane()
     return model.draw_tilted(reward, Streams(seed, tuple(range(particles))))
 
 
@@ -146,7 +130,7 @@ def main() -> None:
         )
         seconds = time.perf_counter() - began
         reference = REFERENCE.get(row, ("", "", ""))
-        mean = world("standard")[1].total(x1, [""] * len(x1)).mean()
+        mean = plane()[1].total(x1, [""] * len(x1)).mean()
         print(
             f"| {row} | {sliced_w2(x1, exact):.3f} | {reference[options.dynamics == 'sde']} "
             f"| {_text(masses(x1, centres))} | {reference[2]} | {mean:.2f} | {seconds:.0f} |",
