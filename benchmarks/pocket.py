@@ -4,7 +4,8 @@
     python benchmarks/pocket.py posterior data/silhouettes.tar   # one-step draws against GLASS
     python benchmarks/pocket.py steering                         # MFM-G against best-of-N
 
-Each prints a Markdown table. About 2, 8 and 15 minutes on two cores. The archive is written by
+Each prints a Markdown table; minutes each on two cores, the last one the longest. The archive is
+written by
 plugins/align-pocket/scripts/silhouettes.py.
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import PartError
+from align.record import write as save
 from align.report.grid import grid
 from align.report.plots import curves, scatter
 from align.report.table import markdown, rows
@@ -31,7 +32,7 @@ def write(folder: Path) -> None:
     """Write table.md, grid.png or scatter.png, and curves.png into a run folder."""
     results = read(folder)
     if made := [arm for arm in results["arms"] if arm["samples"]]:
-        (folder / "table.md").write_text(markdown(results))
+        save(folder / "table.md", markdown(results))
         grid(folder, made)
         scatter(folder, made)
     curves(folder)

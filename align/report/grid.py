@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from align.record import save_picture
 
 MOST_ROWS = 16
 SMALLEST = 96
@@ -33,9 +36,7 @@ def grid(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
         for row, file in enumerate(files):
             picture = Image.open(file).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (left, top + row * (height + gap)))
-    beside = folder / "grid.png.part"
-    sheet.save(beside, "png")
-    beside.replace(folder / "grid.png")
+    save_picture(folder / "grid.png", np.asarray(sheet))
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
