@@ -29,10 +29,11 @@ def align_models() -> list[type[ModelSpec]]:
 def align_samplers() -> list[type[PosteriorSampler]]:
     """Posterior samplers."""
     from align.samplers.dps import PointMass
+    from align.samplers.exact import ExactPosterior
     from align.samplers.glass import Glass
     from align.samplers.mfm import MetaFlowMap
 
-    return [PointMass, Glass, MetaFlowMap]
+    return [PointMass, ExactPosterior, Glass, MetaFlowMap]
 
 
 @hookimpl

@@ -152,7 +152,7 @@ def build(
         for term in rewards
     )
     cond = model.encode([arm.model.prompt] * samples)
-    return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond)
+    return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond, rows)
 
 
 def _side(

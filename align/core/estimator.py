@@ -21,15 +21,22 @@ class Estimate:
 
     Attributes:
         value: estimate of V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), in units of the reward.
+        error: standard error of the value, (B,); infinite where one draw says nothing of it, 0
+            where the value is exact for the sampler.
         shift: estimate of D*_t(x) − D_t(x), (B, *S): how far the reward pulls the mean of x1.
         ess: effective sample size of the draws' weights, (B,), from 1 to the number of draws.
         reward: mean reward of the draws, (B,), for the progress bar.
+        draws: how many draws were made at each state, (B,).
+        denoiser: D_t(x), (B, *S), where the estimator came to know it at no cost.
     """
 
     value: Tensor
+    error: Tensor
     shift: Tensor
     ess: Tensor
     reward: Tensor
+    draws: Tensor
+    denoiser: Tensor | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +76,10 @@ class ClosedForm(ABC):
     @abstractmethod
     def value(self, at: At, reward: WeightedReward) -> Tensor:
         """V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), differentiable in `at.x`."""
+
+    @abstractmethod
+    def draw_posterior(self, at: At, draws: int, streams: Streams) -> Tensor:
+        """Independent draws (N, B, *S) from p(x1 | x_t = x)."""
 
     @abstractmethod
     def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:

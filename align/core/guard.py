@@ -176,6 +176,11 @@ class GuardedReward(Reward):
         return _finite(score, who)
 
 
+def bare(model: FlowModel) -> FlowModel:
+    """The model itself, for what only it can do."""
+    return model.inner if isinstance(model, GuardedModel) else model
+
+
 def unguarded(problem: Problem) -> Problem:
     """The problem with its model and rewards themselves, for what only they can do."""
     terms = tuple(
@@ -183,8 +188,7 @@ def unguarded(problem: Problem) -> Problem:
         if isinstance(term.reward, GuardedReward) else term
         for term in problem.reward.terms
     )  # fmt: skip
-    model = problem.model.inner if isinstance(problem.model, GuardedModel) else problem.model
-    return attrs.evolve(problem, model=model, reward=WeightedReward(terms))
+    return attrs.evolve(problem, model=bare(problem.model), reward=WeightedReward(terms))
 
 
 def _described(result: object) -> str:

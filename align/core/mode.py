@@ -73,6 +73,14 @@ class Export:
     about: Mapping[str, Any]
 
 
+class Diverges(ABC, Generic[State]):
+    """Capability of a mode: it can say how far its samples are from those of the base model."""
+
+    @abstractmethod
+    def divergence(self, state: State) -> float | None:
+        """KL(samples | base model) in nats by the mode's own account; None where it has none."""
+
+
 class Trains(ABC, Generic[State]):
     """Capability of a mode: its state outlives the process, and it ends in weights."""
 

@@ -28,9 +28,13 @@ class Condition:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def rows(self, rows: slice) -> Condition:
-        """The condition of some of the rows."""
-        return Condition(self.prompts[rows], {k: v[rows] for k, v in self.tensors.items()})
+    def rows(self, rows: slice | Tensor) -> Condition:
+        """The condition of some of the rows, given as a slice or as their numbers."""
+        if isinstance(rows, slice):
+            prompts = self.prompts[rows]
+        else:
+            prompts = tuple(self.prompts[row] for row in rows.tolist())
+        return Condition(prompts, {k: v[rows] for k, v in self.tensors.items()})
 
     def tile(self, times: int) -> Condition:
         """The condition of (times · B) rows, draw-major like `draws.flatten(0, 1)`."""
@@ -47,8 +51,8 @@ class At:
     t: Tensor
     cond: Condition
 
-    def rows(self, rows: slice) -> At:
-        """Some of the rows."""
+    def rows(self, rows: slice | Tensor) -> At:
+        """Some of the rows, given as a slice or as their numbers."""
         return At(self.x[rows], self.t[rows], self.cond.rows(rows))
 
     def tile(self, times: int) -> At:

@@ -21,7 +21,8 @@ class Problem:
     """A model, what its samples should score high on, and how that is found out.
 
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
-    what the sample in row b of the streams is conditioned on.
+    what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
+    at once with what a gradient needs.
     """
 
     model: FlowModel
@@ -29,6 +30,7 @@ class Problem:
     sampler: PosteriorSampler | None = None
     estimator: ValueEstimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
+    chunk: int = 1 << 20
 
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""

@@ -18,12 +18,14 @@ class PosteriorSampler(ABC):
 
     Attributes:
         differentiable: whether the draws carry a gradient back to `at.x`.
+        point: whether every draw is the denoiser D_t(x); it is then asked for one draw only.
         exact_for: for which models the draws follow the posterior exactly, in words.
         needs: the capability a model must have, or None.
     """
 
     kind: ClassVar[str]
     differentiable: ClassVar[bool]
+    point: ClassVar[bool] = False
     exact_for: ClassVar[str]
     needs: ClassVar[type | None]
 

@@ -52,24 +52,49 @@ class Streams:
         samples: the number of each row's sample.
         purpose: what the numbers are for; `at` extends it.
         device: where the numbers are made.
+        first: the number of each row's first draw; () is 0 for all.
     """
 
     seed: int
     samples: tuple[int, ...]
     purpose: tuple[str | int, ...] = ()
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
+    first: tuple[int, ...] = ()
 
     def at(self, *purpose: str | int) -> Streams:
         """The streams for a narrower purpose, independent of all others."""
         return attrs.evolve(self, purpose=self.purpose + purpose)
 
-    def rows(self, rows: slice) -> Streams:
-        """The streams of some of the rows."""
-        return attrs.evolve(self, samples=self.samples[rows])
+    def rows(self, rows: slice | Tensor) -> Streams:
+        """The streams of some of the rows, given as a slice or as their numbers."""
+        if isinstance(rows, slice):
+            return attrs.evolve(self, samples=self.samples[rows], first=self.first[rows])
+        chosen = rows.tolist()
+        first = tuple(self.first[row] for row in chosen) if self.first else ()
+        return attrs.evolve(self, samples=tuple(self.samples[row] for row in chosen), first=first)
+
+    def after(self, draws: int) -> Streams:
+        """The streams whose draw 0 is draw number `draws` of these."""
+        first = self.first or (0,) * len(self.samples)
+        return attrs.evolve(self, first=tuple(one + draws for one in first))
+
+    def spread(self, draws: int) -> Streams:
+        """(draws · B) rows, draw-major like `At.tile`: row (n, b) owns draw n of row b."""
+        each = [self.after(n) for n in range(draws)]
+        first = tuple(one for streams in each for one in streams.first)
+        return attrs.evolve(self, samples=self.samples * draws, first=first)
+
+    def particles(self, count: int) -> Streams:
+        """(count · B) rows, particle-major like `At.tile`: samples of their own, 0 being the row's.
+
+        Particle m of sample i is sample i + 2³² m.
+        """
+        samples = tuple(one + (m << 32) for m in range(count) for one in self.samples)
+        return attrs.evolve(self, samples=samples, first=self.first * count)
 
     def numbered(self, first: int, count: int) -> Streams:
         """The streams of the samples `first`, `first` + 1, ...: `count` of them."""
-        return attrs.evolve(self, samples=tuple(range(first, first + count)))
+        return attrs.evolve(self, samples=tuple(range(first, first + count)), first=())
 
     def initialise(self, make: Callable[[], Made]) -> Made:
         """Run `make` with torch's global generator seeded from these streams, then put it back.
@@ -104,6 +129,8 @@ class Streams:
         digest = hashlib.blake2b(text, digest_size=8).digest()
         key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
         draw = torch.arange(draws, device=self.device)[:, None, None]
+        if self.first:
+            draw = draw + torch.tensor(self.first, device=self.device)[None, :, None]
         sample = torch.tensor(self.samples, dtype=torch.int64, device=self.device)[None, :, None]
         block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
         words = philox((block, draw, sample & _MASK, (sample >> 32) & _MASK), key)

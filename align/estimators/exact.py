@@ -44,7 +44,10 @@ class Exact(ValueEstimator):
             reward = problem.reward_of(denoiser[None], at.cond)[0]
         return Estimate(
             value=value.detach(),
+            error=torch.zeros_like(reward),
             shift=shift_of_gradient(model.path, gradient, at.t),
             ess=torch.ones_like(reward),
             reward=reward,
+            draws=torch.zeros(len(at.x), dtype=torch.int64, device=at.x.device),
+            denoiser=denoiser,
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, final
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.draws import Count, Draws, budget_option, drawn, draws_option
 from align.core.estimator import Estimate, ValueEstimator
 from align.core.model import At
-from align.core.option import at_least, option
 from align.core.path import Path, expand
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
@@ -28,9 +26,10 @@ def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
     return expand(scale.to(gradient), gradient) * gradient
 
 
-def effective_size(rewards: Tensor) -> Tensor:
-    """(Σ w)² / Σ w² (B,) of the weights w ∝ e^{r} of rewards (N, B)."""
-    return 1 / torch.softmax(rewards, 0).square().sum(0)
+def gradient_of(draws: Draws) -> Tensor:
+    """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), of draws that were made with their gradients."""
+    assert draws.pulls is not None
+    return (expand(draws.weights.to(draws.pulls), draws.pulls) * draws.pulls).sum(0)
 
 
 @final
@@ -51,24 +50,11 @@ class Gradient(ValueEstimator):
     needs_sampler: ClassVar[bool] = True
     needs_model: ClassVar[type | None] = None
 
-    draws: int = option("posterior draws N at each state", default=4, check=at_least(1))
+    draws: Count = draws_option()
+    budget: int = budget_option()
 
     def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws, N rewards and the way back through both."""
-        if problem.sampler is None:
-            raise PartError("estimator 'gradient' needs a sampler")
-        with torch.enable_grad():
-            x = at.x.detach().requires_grad_()
-            here = At(x, at.t, at.cond)
-            draws = problem.sampler.sample(problem.model, here, draws=self.draws, streams=streams)
-            rewards = problem.reward_of(draws, at.cond)
-            value = torch.logsumexp(rewards, 0) - math.log(self.draws)
-            # Row b of the value depends on row b of x alone, so the sum's gradient is each row's.
-            (gradient,) = torch.autograd.grad(value.sum(), x)
-        rewards = rewards.detach()
-        return Estimate(
-            value=value.detach(),
-            shift=shift_of_gradient(problem.model.path, gradient, at.t),
-            ess=effective_size(rewards),
-            reward=rewards.mean(0),
-        )
+        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=True,
+                      streams=streams)  # fmt: skip
+        return draws.estimate(shift_of_gradient(problem.model.path, gradient_of(draws), at.t))

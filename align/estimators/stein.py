@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.draws import Count, Draws, budget_option, drawn, draws_option
 from align.core.estimator import Estimate, ValueEstimator
 from align.core.model import At
-from align.core.option import at_least, option
+from align.core.option import option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
+
+Centring: TypeAlias = Literal["mean", "velocity", "unbiased"]
+
+
+def denoiser_of(problem: Problem, at: At) -> Tensor:
+    """D_t(x), (B, *S), for one network call."""
+    velocity = problem.model.velocity(at.x, at.t, at.cond)
+    return problem.model.path.denoiser_from_velocity(velocity, at.x, at.t)
+
+
+def centred(draws: Draws, centring: Centring) -> Tensor:
+    """Σ_n w_n x1_n less the mean of the draws, (B, *S), times N / (N − 1) if "unbiased"."""
+    there = draws.rewards.isfinite() / draws.counts
+    # One sum of differences: no cancellation, and exactly zero when all weights are equal.
+    shift = draws.mean(draws.weights - there)
+    if centring == "unbiased":
+        factor = draws.counts / (draws.counts - 1).clamp(min=1)
+        shift = expand(factor.to(shift), shift) * shift
+    return shift
 
 
 @final
@@ -37,34 +55,19 @@ class Stein(ValueEstimator):
     needs_sampler: ClassVar[bool] = True
     needs_model: ClassVar[type | None] = None
 
-    draws: int = option("posterior draws N at each state", default=4, check=at_least(1))
-    centring: Literal["mean", "velocity", "unbiased"] = option(
+    draws: Count = draws_option()
+    budget: int = budget_option()
+    centring: Centring = option(
         "what the weighted mean of the draws is compared with", default="mean"
     )
 
     @torch.no_grad()
     def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
-        """Value and shift; costs N draws and N rewards."""
-        if problem.sampler is None:
-            raise PartError("estimator 'stein' needs a sampler")
-        draws = problem.sampler.sample(problem.model, at, draws=self.draws, streams=streams)
-        rewards = problem.reward_of(draws, at.cond)
-        weights = torch.softmax(rewards, 0)
-        return Estimate(
-            value=torch.logsumexp(rewards, 0) - math.log(self.draws),
-            shift=self._shift(problem, at, draws, weights.to(draws)),
-            ess=1 / weights.square().sum(0),
-            reward=rewards.mean(0),
-        )
-
-    def _shift(self, problem: Problem, at: At, draws: Tensor, weights: Tensor) -> Tensor:
-        if self.centring == "velocity":
-            model = problem.model
-            velocity = model.velocity(at.x, at.t, at.cond)
-            centre = model.path.denoiser_from_velocity(velocity, at.x, at.t)
-            return (expand(weights, draws) * draws).sum(0) - centre
-        # One sum of differences: no cancellation, and exactly zero when all weights are equal.
-        shift = (expand(weights - 1 / self.draws, draws) * draws).sum(0)
-        if self.centring == "unbiased" and self.draws > 1:
-            shift = shift * (self.draws / (self.draws - 1))
-        return shift
+        """Value and shift; costs N draws and N rewards, and "velocity" a network call."""
+        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=False,
+                      streams=streams)  # fmt: skip
+        if self.centring != "velocity":
+            return draws.estimate(centred(draws, self.centring))
+        denoiser = draws.x1[0] if draws.point else denoiser_of(problem, at)
+        found = draws.estimate(draws.mean(draws.weights) - denoiser)
+        return attrs.evolve(found, denoiser=denoiser)

@@ -22,6 +22,7 @@ class PointMass(PosteriorSampler):
 
     kind: ClassVar[str] = "dps"
     differentiable: ClassVar[bool] = True
+    point: ClassVar[bool] = True
     exact_for: ClassVar[str] = "a posterior that is a point, so at t = 1 alone"
     needs: ClassVar[type | None] = None
 

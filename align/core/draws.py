@@ -1,0 +1,188 @@
+"""Posterior draws with their rewards: made once, in chunks, for every estimator.
+
+How many rows are in memory at once is decided here, from `Problem.chunk`, and changes no result
+beyond float rounding: draw n of sample i is the same in any chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import Estimate
+from align.core.model import At
+from align.core.option import option
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.errors import PartError
+
+Count: TypeAlias = int | Literal["auto"]
+
+FIRST = 4
+"""Draws that every state gets when their number is "auto"."""
+
+
+def draws_option(default: int = 4) -> Any:
+    """The option `draws` of an estimator."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Count) -> None:
+        if value != "auto" and value < 1:
+            raise ValueError(f"'{attribute.name}' must be at least 1 or 'auto', got {value}")
+
+    text = "posterior draws N at each state; 'auto' doubles them where few of them carry the weight"
+    return option(text, default=default, check=check)
+
+
+def budget_option() -> Any:
+    """The option `budget` of an estimator."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+        if value < FIRST:
+            raise ValueError(f"'{attribute.name}' must be at least {FIRST}, got {value}")
+
+    return option("most draws at a state when `draws` is 'auto'", default=32, check=check)
+
+
+@final
+@attrs.frozen(eq=False)
+class Draws:
+    """N draws of x1 at each of B states, with what the reward says of them.
+
+    Where a state has fewer than N draws, the missing ones have reward −∞, and so weight 0.
+
+    Attributes:
+        x1: the draws, (N, B, *S), without a graph.
+        rewards: r(x1), (N, B).
+        pulls: ∂r(x1)/∂x through the sampler, (N, B, *S); None where no gradient was asked for.
+        counts: number of draws at each state, (B,).
+        point: whether the one draw is the denoiser.
+    """
+
+    x1: Tensor
+    rewards: Tensor
+    pulls: Tensor | None
+    counts: Tensor
+    point: bool
+
+    @property
+    def weights(self) -> Tensor:
+        """w = softmax(r) over the draws, (N, B)."""
+        return torch.softmax(self.rewards, 0)
+
+    @property
+    def ess(self) -> Tensor:
+        """(Σ w)² / Σ w², (B,)."""
+        return 1 / self.weights.square().sum(0)
+
+    def estimate(self, shift: Tensor) -> Estimate:
+        """The estimate with this shift; its value is V̂ = log (1/N) Σ e^r.
+
+        e^V̂ is unbiased; V̂ itself is too low by about half its squared error. The standard error
+        is that of a logarithm of a mean, √((N / ess − 1) / (N − 1)).
+        """
+        counts, ess = self.counts.to(self.rewards), self.ess
+        spread = ((counts / ess - 1).clamp(min=0) / (counts - 1).clamp(min=1)).sqrt()
+        alone = torch.full_like(spread, 0.0 if self.point else torch.inf)
+        there = self.rewards.isfinite()
+        return Estimate(
+            value=torch.logsumexp(self.rewards, 0) - counts.log(),
+            error=torch.where(self.counts > 1, spread, alone),
+            shift=shift,
+            ess=ess,
+            reward=torch.where(there, self.rewards, 0).sum(0) / counts,
+            draws=self.counts,
+            denoiser=self.x1[0] if self.point else None,
+        )
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Σ_n weights_n x1_n, (B, *S), of weights (N, B)."""
+        return (expand(weights.to(self.x1), self.x1) * self.x1).sum(0)
+
+
+def drawn(
+    problem: Problem, at: At, *, draws: Count, budget: int, gradient: bool, streams: Streams
+) -> Draws:
+    """Draws at the states of `at`, with their rewards and, when asked, their gradients.
+
+    With `draws` = "auto" every state gets 4; where the effective sample size is below three
+    quarters of that, the number is doubled until it is reached or `budget` is spent. A state's
+    number depends on its own draws alone. (The value is then no longer exactly unbiased: whether
+    to go on depends on what was seen.)
+
+    Costs a draw and a reward for each, and the way back through both when `gradient` is asked.
+
+    Raises:
+        PartError: the problem has no sampler.
+    """
+    if draws != "auto":
+        return _fixed(problem, at, draws, gradient, streams)
+    found = _fixed(problem, at, FIRST, gradient, streams)
+    made = FIRST
+    while not found.point and made < budget:
+        low = torch.nonzero(found.ess < 0.75 * FIRST)[:, 0]
+        if not len(low):
+            break
+        more = min(made, budget - made)
+        cut = streams.rows(low).after(made)
+        found = _extended(found, low, _fixed(problem, at.rows(low), more, gradient, cut))
+        made += more
+    return found
+
+
+def _extended(found: Draws, rows: Tensor, more: Draws) -> Draws:
+    """`found` with `more` draws at some of its rows, and missing draws elsewhere."""
+
+    def join(before: Tensor, after: Tensor, missing: float) -> Tensor:
+        blank = before.new_full((len(after), *before.shape[1:]), missing)
+        blank[:, rows] = after
+        return torch.cat((before, blank))
+
+    pulls = None
+    if found.pulls is not None and more.pulls is not None:
+        pulls = join(found.pulls, more.pulls, 0.0)
+    counts = found.counts.index_add(0, rows, more.counts)
+    rewards = join(found.rewards, more.rewards, -torch.inf)
+    return Draws(join(found.x1, more.x1, 0.0), rewards, pulls, counts, found.point)
+
+
+def _fixed(problem: Problem, at: At, draws: int, gradient: bool, streams: Streams) -> Draws:
+    """The same number of draws at every state, in chunks."""
+    sampler, states = problem.sampler, len(at.x)
+    if sampler is None:
+        raise PartError("an estimator that draws needs a sampler")
+    draws = 1 if sampler.point else draws
+    each, rows = max(1, problem.chunk // max(1, states)), min(states, problem.chunk)
+    stacks = []
+    for start in range(0, draws, each):
+        count, later = min(each, draws - start), streams.after(start) if start else streams
+        cuts = [slice(place, place + rows) for place in range(0, states, max(1, rows))]
+        parts = [_piece(problem, at.rows(cut), count, gradient, later.rows(cut)) for cut in cuts]
+        stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    x1, rewards, *pulls = (torch.cat(part) for part in zip(*stacks, strict=True))
+    counts = torch.full((states,), draws, device=x1.device)
+    return Draws(x1, rewards, pulls[0] if pulls else None, counts, sampler.point)
+
+
+def _piece(
+    problem: Problem, at: At, draws: int, gradient: bool, streams: Streams
+) -> tuple[Tensor, ...]:
+    """Draws (n, b, *S), rewards (n, b) and, when asked, gradients (n, b, *S)."""
+    sampler, model = problem.sampler, problem.model
+    assert sampler is not None
+    if not gradient:
+        with torch.no_grad():
+            x1 = sampler.sample(model, at, draws=draws, streams=streams)
+            return x1, problem.reward_of(x1, at.cond)
+    with torch.enable_grad():
+        # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
+        tiled = At(at.x.detach(), at.t, at.cond).tile(draws)
+        x = tiled.x.requires_grad_()
+        x1 = sampler.sample(model, tiled, draws=1, streams=streams.spread(draws))
+        rewards = problem.reward_of(x1, tiled.cond)
+        (pulls,) = torch.autograd.grad(rewards.sum(), x)
+    parts = (x1[0].detach(), rewards[0].detach(), pulls)
+    return tuple(part.unflatten(0, (draws, len(at.x))) for part in parts)

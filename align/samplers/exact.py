@@ -1,0 +1,39 @@
+"""Exact posterior samples, from models that know their posterior: a yardstick."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import ClosedForm
+from align.core.guard import bare
+from align.core.model import At, FlowModel
+from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
+from align.errors import PartError
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ExactPosterior(PosteriorSampler):
+    """x1 ~ p(x1 | x_t) independently, without an error and without a gradient.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 (the
+    posterior of a mixture).
+    """
+
+    kind: ClassVar[str] = "exact"
+    differentiable: ClassVar[bool] = False
+    exact_for: ClassVar[str] = "every model that it takes"
+    needs: ClassVar[type | None] = ClosedForm
+
+    @torch.no_grad()
+    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+        """Draws (N, B, *S) of x1; costs no network call."""
+        inner = bare(model)
+        if not isinstance(inner, ClosedForm):
+            raise PartError("sampler 'exact' needs a model with an exact posterior, like 'mixture'")
+        return inner.draw_posterior(at, draws, streams)
