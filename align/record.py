@@ -34,6 +34,7 @@ from torch import Tensor
 from align.core.meter import Cost
 from align.core.mode import Export, Info
 from align.errors import PartError
+from align.files import replacing, write
 from align.recipe import RewardTerm
 from align.training import weights
 
@@ -61,14 +62,6 @@ class Side:
 
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
-
-
-def write(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place, then rename it: it is there whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    beside.replace(path)
 
 
 def folder_for(out: Path, recipe: str) -> Path:
@@ -175,7 +168,6 @@ class Record:
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
         """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
         folder = self.folder / "samples" / self.arms[arm]
-        folder.mkdir(parents=True, exist_ok=True)
         states = {"x1": x1.detach().cpu().contiguous()}
         write(folder / "states.safetensors", save(states))
         if data.dim() == 4:
@@ -200,11 +192,8 @@ class Record:
 
     def checkpoint(self, arm: str, saved: dict[str, Any]) -> None:
         """Keep what a resumed run starts from."""
-        path = self._home(arm) / "checkpoint.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        torch.save(saved, beside)
-        beside.replace(path)
+        with replacing(self._home(arm) / "checkpoint.pt") as file:
+            torch.save(saved, file)
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
@@ -253,7 +242,5 @@ def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write (H, W, 3) uint8 as a PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    Image.fromarray(picture).save(beside, "png")
-    beside.replace(path)
+    with replacing(path) as file:
+        Image.fromarray(picture).save(file, "png")

@@ -41,7 +41,7 @@ FLOORS = (
     ("hookspecs",),
     ("metrics", "rewards"),
     ("core",),
-    ("errors",),
+    ("errors", "files"),
 )
 PUBLIC = ["At", "Condition", "Problem", "Streams", "__version__", "load_catalog", "run", "sample"]
 HEAVY = {

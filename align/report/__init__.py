@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import PartError
-from align.record import write as save
+from align.files import write as save
 from align.report.grid import grid
 from align.report.plots import curves, scatter
 from align.report.table import markdown, rows

@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from align.files import replacing
+
 
 def curves(folder: Path) -> None:
     """Write curves.png: the reward (or the loss) and what goes with it over the steps."""
@@ -56,7 +58,5 @@ def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a PNG beside its place, then rename it."""
-    beside = path.with_name(path.name + ".part")
-    FigureCanvasAgg(figure).print_png(str(beside))
-    beside.replace(path)
+    with replacing(path) as file:
+        FigureCanvasAgg(figure).print_png(file)

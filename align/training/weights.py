@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from align import files
 from align.errors import PartError
 
 FORMAT = "align-1"
@@ -20,20 +21,12 @@ FORMAT = "align-1"
 def write(
     path: Path, modules: Mapping[str, nn.Module], about: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
-    """Write modules side by side, each under its name, with `about` in the header.
-
-    The file is written beside its place and then renamed, so a full disk or a killed process
-    never leaves half a file.
-    """
+    """Write modules side by side, each under its name, with `about` in the header."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
-    content = save(tensors, {"format": FORMAT, "about": json.dumps(about)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    beside.replace(path)
+    files.write(path, save(tensors, {"format": FORMAT, "about": json.dumps(about)}))
 
 
 def about(path: Path) -> dict[str, Any]:
