@@ -31,3 +31,7 @@ class PromptError(PartError):
 
 class ContractError(AlignError):
     """A part returned something else than its contract promises."""
+
+
+class DivergedError(AlignError):
+    """Numbers of a run grew without bound."""

@@ -14,7 +14,7 @@ from align.core.meter import Cost, Meter, forget_peak
 from align.core.mode import AlignmentMode, Info, Trains
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import ContractError
+from align.errors import ContractError, DivergedError
 
 State = TypeVar("State")
 
@@ -97,8 +97,8 @@ def _step(
     where = f"in step {index + 1} of {mode.steps}"
     try:
         return mode.step(problem, state, index, streams)
-    except ContractError as error:
-        raise ContractError(f"{error}; {where}") from error
+    except (ContractError, DivergedError) as error:
+        raise type(error)(f"{error}; {where}") from error
     except Exception as error:
         error.add_note(f"{where} of mode '{mode.kind}'")
         raise

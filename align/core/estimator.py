@@ -38,6 +38,26 @@ class Estimate:
     draws: Tensor
     denoiser: Tensor | None = None
 
+    def rows(self, rows: Tensor) -> Estimate:
+        """The estimate at some of the states, given by their numbers."""
+        known = None if self.denoiser is None else self.denoiser[rows]
+        return Estimate(
+            value=self.value[rows],
+            error=self.error[rows],
+            shift=self.shift[rows],
+            ess=self.ess[rows],
+            reward=self.reward[rows],
+            draws=self.draws[rows],
+            denoiser=known,
+        )
+
+    def numbers(self) -> dict[str, float]:
+        """Means over the states, for the record; no error where one draw says nothing of it."""
+        told = {"reward": self.reward, "value": self.value, "ess": self.ess, "draws": self.draws}
+        if bool(self.error.isfinite().all()):
+            told["error"] = self.error
+        return {name: float(number.double().mean()) for name, number in told.items()}
+
 
 @attrs.frozen(kw_only=True)
 class ValueEstimator(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import attrs
@@ -42,5 +43,16 @@ def between(low: float, high: float) -> Check:
         if not low <= value <= high:
             name = attribute.name
             raise ValueError(f"'{name}' must be from {low:g} to {high:g}, got {value:g}")
+
+    return check
+
+
+def rising_to(end: float) -> Check:
+    """Refuse numbers that do not rise strictly from 0 or more to `end`; none at all is fine."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        rises = all(before < after for before, after in pairwise(value))
+        if value and not (len(value) > 1 and rises and value[0] >= 0 and value[-1] == end):
+            raise ValueError(f"'{attribute.name}' must rise from 0 or more to exactly {end:g}")
 
     return check

@@ -1,7 +1,7 @@
 """One step of a guided flow: pure functions, shared by the modes that sample.
 
 Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 (dynamics),
-Eq. 136 (renormalisation).
+Eq. 136 (renormalisation), Algorithm 4 (renoising).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from align.core.path import Path, expand
+from align.errors import DivergedError
 
 Dynamics: TypeAlias = Literal["ode", "sde"]
 Normalise: TypeAlias = Literal["none", "clip", "renorm"]
@@ -30,7 +31,10 @@ def noise_level(path: Path, t: Tensor, clamp: float) -> Tensor:
 def base_drift(
     path: Path, velocity: Tensor, x: Tensor, t: Tensor, dynamics: Dynamics, clamp: float
 ) -> Tensor:
-    """Drift without a reward: b for the ODE, b + (σ_c²/2) s for the SDE; all (B, *S), t is (B,)."""
+    """Drift without a reward: b for the ODE, b + (σ_c²/2) s for the SDE; all (B, *S), t is (B,).
+
+    The law of x_t is the same for every σ_c.
+    """
     if dynamics == "ode":
         return velocity
     score = path.score_from_velocity(velocity, x, t)
@@ -40,12 +44,18 @@ def base_drift(
 def guidance(path: Path, shift: Tensor, t: Tensor, dynamics: Dynamics, clamp: float) -> Tensor:
     """Drift that a reward adds, (B, *S), from the shift D* − D.
 
-    (σ_c²/2) ∇V = min(1, clamp / (σ²/2)) c_t shift for the ODE and twice that for the SDE, because
-    (σ²/2) ∇V = c_t shift.
+    b moves by (σ²/2) ∇V = c_t shift, and the score of the SDE's drift by ∇V, so that the SDE has
+    (1 + σ_c²/σ²) c_t shift: the tilted law stays the target whatever the noise is clamped to.
     """
-    kept = (clamp / path.half_variance(t)).clamp(max=1.0)
-    times = 1.0 if dynamics == "ode" else 2.0
-    return expand(times * kept * path.pull(t), shift) * shift
+    factor = path.pull(t)
+    if dynamics == "sde":
+        factor = factor * (1 + (clamp / path.half_variance(t)).clamp(max=1.0))
+    return expand(factor, shift) * shift
+
+
+def clamped(path: Path, t: Tensor, clamp: float) -> Tensor:
+    """min(1, clamp / (σ²/2)), (B,): what the published code multiplies its guidance by."""
+    return (clamp / path.half_variance(t)).clamp(max=1.0)
 
 
 def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) -> Tensor:
@@ -64,15 +74,38 @@ def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) ->
     return scale * expand(bound, added) * direction
 
 
+def spread(path: Path, t: Tensor, u: Tensor, clamp: float) -> Tensor:
+    """Deviation √((u − t) σ_c²) of the noise of an SDE step, (B,)."""
+    return torch.sqrt(2 * noise_level(path, t, clamp) * (u - t))
+
+
 def advance(
     path: Path, x: Tensor, drift: Tensor, t: Tensor, u: Tensor, noise: Tensor | None, clamp: float
 ) -> Tensor:
     """Euler step x + (u − t) drift, plus √((u − t) σ_c²) noise for the SDE; t and u are (B,)."""
     moved = x + expand(u - t, x) * drift
+    return moved if noise is None else moved + expand(spread(path, t, u, clamp), x) * noise
+
+
+def renoise(
+    path: Path, x: Tensor, clean: Tensor, t: Tensor, u: Tensor, noise: Tensor | None
+) -> Tensor:
+    """β_u D* + α_u ε from the clean state D* = `clean` (B, *S), at time u (B,).
+
+    ε is `noise`, or without it the noise (x − β_t D*)/α_t that the state has now (DDIM's step).
+    """
     if noise is None:
-        return moved
-    spread = torch.sqrt(2 * noise_level(path, t, clamp) * (u - t))
-    return moved + expand(spread, x) * noise
+        noise = path.noise_from_denoiser(clean, x, t)
+    return path.interpolate(noise, clean, u)
+
+
+def check(x: Tensor, guided: float) -> None:
+    """Raise DivergedError unless all states are finite; `guided` is ‖guidance‖ / ‖drift‖."""
+    if not x.isfinite().all():
+        raise DivergedError(
+            f"guidance was {guided:.2g} times the flow's drift, and states are not finite any more;"
+            " use more steps, normalise = 'clip', or a lower weight"
+        )
 
 
 def norms(x: Tensor) -> Tensor:

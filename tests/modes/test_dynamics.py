@@ -65,11 +65,10 @@ def test_sde_drift_is_that_of_the_tilted_flow(kind, clamp):
     velocity = model.velocity(at.x, t, at.cond)
     drift = law.base_drift(path, velocity, at.x, t, "sde", clamp)
     got = drift + law.guidance(path, shift, t, "sde", clamp)
-    # The clamped ODE drift, plus (σ_c²/2) times the score of p*.
-    ode = velocity + law.guidance(path, shift, t, "ode", clamp)
+    # The clamp is on the noise alone: the velocity of p* plus (σ_c²/2) times its score.
     star = tilted.velocity(at.x, t, at.cond)
     score = path.score_from_velocity(star, at.x, t)
-    want = ode + law.noise_level(path, t, clamp)[:, None] * score
+    want = star + law.noise_level(path, t, clamp)[:, None] * score
     assert float((got - want).abs().max()) < 1e-9
     if clamp == 1e9:
         memoryless = star + path.half_variance(t)[:, None] * score
@@ -87,7 +86,9 @@ def test_everything_is_finite_at_the_start():
     path, t, x = LinearPath(), torch.zeros(2), torch.ones(2, 3)
     assert law.noise_level(path, t, 25).tolist() == [25, 25]
     assert law.base_drift(path, x, x, t, "sde", 25).isfinite().all()
-    assert not law.guidance(path, x, t, "ode", 25).any()
+    for dynamics in ("ode", "sde"):
+        assert torch.equal(law.guidance(path, x, t, dynamics, 25), x)
+    assert not law.clamped(path, t, 25).any()
 
 
 def test_limits_of_the_guidance():
@@ -114,3 +115,23 @@ def test_step_adds_noise_of_the_right_size():
     # Variance 2 (1 − t)/t dt.
     assert torch.allclose(moved, 0.05 + noise * (2 * 4 * 0.05) ** 0.5)
     assert torch.allclose(law.advance(path, x, drift, t, u, None, 25), 0.05 * drift)
+
+
+def test_published_clamp_of_the_guidance():
+    t = torch.tensor([0.01, 0.5]).double()
+    assert torch.allclose(law.clamped(LinearPath(), t, 25), torch.tensor([25 / 99, 1]).double())
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_renoising_with_the_noise_at_hand_is_the_flow_itself(kind):
+    model, _, _, at = _world(kind)
+    path, clean = model.path, model.denoiser(at)
+    here = law.renoise(path, at.x, clean, at.t, at.t, None)
+    assert torch.allclose(here, at.x, atol=1e-12)
+    h = 1e-6
+    rate = (law.renoise(path, at.x, clean, at.t, at.t + h, None) - here) / h
+    assert torch.allclose(rate, model.velocity(at.x, at.t, at.cond), atol=1e-4)
+    fresh = torch.full_like(at.x, 2.0)
+    moved = law.renoise(path, at.x, clean, at.t, at.t + 0.05, fresh)
+    assert torch.allclose(moved, path.interpolate(fresh, clean, at.t + 0.05))
+    assert torch.allclose(law.renoise(path, at.x, clean, at.t, torch.ones_like(at.t), fresh), clean)

@@ -1,15 +1,21 @@
 """Steered samples against the tilted law."""
 
+import attrs
 import pytest
 import torch
 
+from align.core.guard import GuardedModel
+from align.core.meter import Meter
+from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
+from align.modes import dynamics as law
 from align.modes.best_of_n import BestOfN
 from align.modes.steer import Steer
+from align.samplers.dps import PointMass
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2, w1
@@ -19,8 +25,19 @@ CENTRES = torch.tensor([[-3.0, -3.0], [0.0, 0.0], [3.0, 3.0]]).double()
 SHARES = torch.tensor([0.572, 0.366, 0.062]).double()
 
 
-@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
 @pytest.mark.parametrize("dynamics", ["ode", "sde"])
+def test_a_strong_clamp_of_the_noise_keeps_the_target(dynamics):
+    world = line()
+    target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
+    mode = Steer(steps=100, dynamics=dynamics, clamp=0.5)
+    assert w1(sampled(mode, world, 4000, estimator=Exact())[:, 0], target) < 0.04
+    if dynamics == "ode":  # the noise of the SDE mends most of it
+        published = attrs.evolve(mode, clamp_guidance=True)
+        assert w1(sampled(published, world, 4000, estimator=Exact())[:, 0], target) > 0.2
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+@pytest.mark.parametrize("dynamics", ["ode", "sde", "ddim"])
 def test_exact_value_gives_the_tilted_law_on_the_line(kind, dynamics):
     world = line(kind)
     target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
@@ -113,12 +130,62 @@ def test_info_and_options():
     problem = Problem(model, reward, MetaFlowMap(), Stein(draws=4), cond)
     streams, mode = Streams(0, (0, 1, 2, 3)), Steer(steps=3)
     state, info = mode.step(problem, mode.init(problem, streams), 0, streams)
-    assert set(info.numbers) == {"reward", "value", "ess", "guidance"}
+    assert set(info.numbers) == {"reward", "value", "ess", "draws", "error", "guidance"}
+    assert info.numbers["draws"] == 4
     assert all(isinstance(number, float) for number in info.numbers.values())
     assert 1 <= info.numbers["ess"] <= 4
-    assert mode.finish(problem, state) is state.x
+    for index in (1, 2):
+        state, _ = mode.step(problem, state, index, streams)
+    assert torch.equal(mode.finish(problem, state), state.x)
     with pytest.raises(ValueError, match="start"):
         Steer(start=1.0)
     for step in (Steer(start=0.0, steps=4), Steer(start=0.0, steps=4, dynamics="sde")):
         x1 = sampled(step, (model, reward), 4, sampler=MetaFlowMap(), estimator=Gradient())
         assert x1.isfinite().all()
+
+
+def test_times_may_be_listed():
+    listed = Steer(times=(0.01, 0.25, 0.5, 1.0))
+    assert listed.steps == 3
+    assert Steer().steps == 50
+    world = plane()
+    even = Steer(steps=4)
+    same = Steer(times=tuple(law.grid(4, 0.01, 1.0)))
+    assert torch.equal(
+        sampled(even, world, 4, estimator=Exact()), sampled(same, world, 4, estimator=Exact())
+    )
+    for wrong in ((0.5, 0.5, 1.0), (0.1, 0.9), (-0.1, 1.0), (1.0,)):
+        with pytest.raises(ValueError, match="'times' must rise from 0 or more to exactly 1"):
+            Steer(times=wrong)
+    with pytest.raises(ValueError, match="'steps' must be left out"):
+        Steer(times=(0.0, 1.0), steps=7)
+
+
+def test_a_known_denoiser_saves_a_network_call():
+    model, reward = plane()
+    meter = Meter()
+    guarded = GuardedModel(model, "mixture", meter, 100)
+    cond = model.encode([""] * 3)
+    streams = Streams(0, (0, 1, 2))
+    for estimator, calls in ((Gradient(draws=4), 1), (Stein(draws=4, centring="velocity"), 1)):
+        problem = Problem(guarded, reward, PointMass(), estimator, cond)
+        mode = Steer(steps=1)
+        meter.calls.clear()
+        mode.step(problem, mode.init(problem, streams), 0, streams)
+        assert meter.calls["network"] == calls * 3
+
+
+def test_girsanov_bounds_the_divergence():
+    model, reward = line()
+    streams = Streams(0, tuple(range(2000)))
+    problem = Problem(model, reward, None, Exact(), model.encode([""] * 2000))
+    mode = Steer(steps=200, dynamics="sde")
+    state = mode.init(problem, streams)
+    for index in range(mode.steps):
+        state, _ = mode.step(problem, state, index, streams)
+    tilted = model.draw_tilted(reward, Streams(1, tuple(range(50_000))))
+    start = At(torch.zeros(1, 1).double(), torch.zeros(1).double(), model.encode([""]))
+    exact = reward.total(tilted, [""] * 50_000).mean() - model.value(start, reward)[0]
+    # Doob's transform is the cheapest way to p*: its paths diverge no more than its end does.
+    assert mode.divergence(state) == pytest.approx(float(exact), rel=0.05)
+    assert Steer().divergence(state) is None
