@@ -51,8 +51,10 @@ def align_rewards() -> list[type[RewardSpec]]:
     """Rewards."""
     from align.rewards.compressibility import Compressibility
     from align.rewards.linear import Likelihood
+    from align.rewards.measurement import Measurement
+    from align.rewards.psnr import PSNR
 
-    return [Compressibility, Likelihood]
+    return [Compressibility, Likelihood, Measurement, PSNR]
 
 
 @hookimpl

@@ -21,6 +21,14 @@ class Reward(ABC):
         """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D)."""
 
 
+class Pictured(ABC):
+    """Capability of a reward: it has pictures that samples are to be seen beside."""
+
+    @abstractmethod
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures (C, H, W) in [0, 1], each by what it shows."""
+
+
 @attrs.frozen(kw_only=True)
 class RewardSpec(ABC):
     """A reward as a recipe names it: options only, until `build` loads weights.

@@ -1,0 +1,65 @@
+"""A known picture, which samples are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, final
+
+import attrs
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from align.errors import PartError
+
+_EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
+
+
+@final
+@attrs.frozen(eq=False)
+class Known:
+    """A picture (C, H, W) in [0, 1]: C = 1 when its three channels are alike, or else 3.
+
+    So a grey picture counts once a pixel and not three times, whatever the file says.
+    """
+
+    path: str
+    picture: Tensor
+
+    def seen(self, data: Tensor) -> Tensor:
+        """Samples (B, 1 or 3, H, W) with the channels of the picture, in float32 or wider.
+
+        Where the picture is grey, that is the mean of theirs.
+
+        Raises:
+            PartError: they are not of the picture's size.
+        """
+        if data.shape[-2:] != self.picture.shape[-2:]:
+            mine, theirs = ("x".join(map(str, x.shape[-2:])) for x in (self.picture, data))
+            text = f"'{self.path}' has {mine} pixels, but the model makes {theirs}"
+            raise PartError(f"picture: {text}; give one of that size")
+        data = data.to(torch.promote_types(data.dtype, torch.float32))
+        if len(self.picture) == 1:
+            return data.mean(1, keepdim=True)
+        return data.expand(-1, 3, -1, -1)
+
+
+def known(path: str, device: torch.device) -> Known:
+    """Read a picture, in float32; a relative path is seen from the working directory.
+
+    Raises:
+        PartError: there is no such file, or it is not a picture of 8 bits a channel.
+    """
+    if not Path(path).is_file():
+        raise PartError(f"picture: no file '{path}', as seen from '{Path.cwd()}'")
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BITS:
+                raise PartError(f"picture: '{path}' does not have 8 bits a channel ({image.mode})")
+            levels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
+        raise PartError(f"picture: '{path}' is not a picture: {error}") from error
+    picture = torch.from_numpy(levels).permute(2, 0, 1).float() / 255
+    grey = bool((picture == picture[:1]).all())
+    return Known(path, (picture[:1] if grey else picture).contiguous().to(device))
