@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align.core.mode import AlignmentMode, Info, Need
+from align.core.mode import AlignmentMode, Diverges, Info, Need
 from align.core.option import above, at_least, between, option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -27,8 +28,11 @@ class Best:
 
 @final
 @attrs.frozen(kw_only=True)
-class BestOfN(AlignmentMode[Best]):
+class BestOfN(AlignmentMode[Best], Diverges[Best]):
     """x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
+
+    With `pool = "shared"` the B samples are the B best, in order, of all N · B candidates (top-k
+    with k = B); sample i then depends on the other samples, by its nature.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.2 (the
     baseline Best-of-N).
@@ -38,6 +42,10 @@ class BestOfN(AlignmentMode[Best]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "reward"})
 
     n: int = option("candidates for each sample", default=1, check=at_least(1))
+    pool: Literal["own", "shared"] = option(
+        "whether each sample has candidates of its own, or all are chosen from one pool",
+        default="own",
+    )
     flow_steps: int = option("Euler steps from noise to data", default=50, check=at_least(1))
     dynamics: Literal["ode", "sde"] = option("without noise or with it", default="ode")
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
@@ -63,18 +71,28 @@ class BestOfN(AlignmentMode[Best]):
         own = streams if index == 0 else streams.at("candidate", index)
         x1 = self._sample(problem, own)
         reward = problem.reward_of(x1[None], problem.cond)[0]
-        # A tie keeps the earlier one, so that a reward of no use changes nothing.
-        better = (reward > state.reward) | (index == 0)
-        best = Best(
-            torch.where(expand(better, x1), x1, state.x1),
-            torch.where(better, reward, state.reward),
-        )
+        best = self._better(state, Best(x1, reward)) if index else Best(x1, reward)
         numbers = {"reward": float(best.reward.mean()), "candidates": float(reward.mean())}
         return best, Info(numbers)
 
     def finish(self, problem: Problem, state: Best) -> Tensor:
         """The best candidate of each sample, (B, *S)."""
         return state.x1
+
+    def divergence(self, state: Best) -> float | None:
+        """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
+        alone = self.pool == "own" or self.n == 1
+        return math.log(self.n) - (self.n - 1) / self.n if alone else None
+
+    def _better(self, old: Best, new: Best) -> Best:
+        if self.pool == "shared":
+            rewards, order = torch.cat((old.reward, new.reward)).sort(descending=True, stable=True)
+            rows = order[: len(old.reward)]
+            return Best(torch.cat((old.x1, new.x1))[rows], rewards[: len(rows)])
+        # A tie keeps the earlier one, so that a reward of no use changes nothing.
+        better = new.reward > old.reward
+        x1 = torch.where(expand(better, new.x1), new.x1, old.x1)
+        return Best(x1, torch.where(better, new.reward, old.reward))
 
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model

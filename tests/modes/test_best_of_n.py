@@ -44,3 +44,30 @@ def test_candidates_differ_and_a_sample_is_the_same_in_any_batch():
     few = sampled(mode, (model, reward), (5, 2))
     assert torch.allclose(few, mode.finish(problem, state)[[5, 2]], atol=1e-12)
     assert fresh.reward.isfinite().all()
+
+
+def test_a_shared_pool_gives_the_best_of_all_candidates_in_order():
+    world = plane()
+    model, reward = world
+    problem = Problem(model, reward, cond=model.encode([""] * 6))
+    mode, streams = BestOfN(n=3, flow_steps=10, pool="shared"), Streams(0, tuple(range(6)))
+    state, own = mode.init(problem, streams), []
+    for index in range(3):
+        own.append(mode._sample(problem, streams.at("candidate", index) if index else streams))
+        state, _ = mode.step(problem, state, index, streams)
+    everything = torch.cat(own)
+    best = reward.total(everything, [""] * 18).topk(6)
+    assert torch.allclose(state.reward, best.values)
+    assert torch.allclose(mode.finish(problem, state), everything[best.indices])
+
+
+@pytest.mark.parametrize("n", [1, 4, 100])
+def test_divergence_is_that_of_the_largest_of_n(n):
+    # The rank u of the best of n has density f = n u^(n−1) where one sample has density 1.
+    u = (torch.arange(1_000_000).double() + 0.5) / 1_000_000
+    density = n * u ** (n - 1)
+    exact = float(torch.special.xlogy(density, density).mean())
+    mode = BestOfN(n=n)
+    state = mode.init(Problem(line()[0]), Streams(0, (0,)))
+    assert mode.divergence(state) == pytest.approx(exact, abs=1e-4)
+    assert (BestOfN(n=n, pool="shared").divergence(state) is None) == (n > 1)
