@@ -5,6 +5,7 @@ about.json       origin and version of every part, libraries, machine, how the r
 metrics.jsonl    one line a step
 log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
+given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png
 checkpoint.pt, model.safetensors          of a training run; in weights/<arm>/ if it compares
 """
@@ -173,6 +174,12 @@ class Record:
         if data.dim() == 4:
             for index, picture in enumerate(to_bytes(data)):
                 save_picture(folder / f"{index:04d}.png", picture)
+
+    def given(self, pictures: Mapping[str, Tensor]) -> None:
+        """Keep pictures (C, H, W) that samples are to be seen beside, in this order."""
+        for index, (name, picture) in enumerate(pictures.items()):
+            path = self.folder / "given" / f"{index}_{slug(name)}.png"
+            save_picture(path, to_bytes(picture[None])[0])
 
     def results(self, rewards: Sequence[RewardTerm], sides: Sequence[Side]) -> None:
         """Keep the numbers of every arm in results.json."""

@@ -14,13 +14,13 @@ from loguru import logger
 from align import report
 from align.core.engine import Outcome, execute
 from align.core.estimator import ValueEstimator
-from align.core.guard import GuardedModel, GuardedReward
+from align.core.guard import GuardedModel, GuardedReward, unguarded
 from align.core.meter import Meter
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Trains
 from align.core.model import ModelSpec, NoModel
 from align.core.problem import Problem
-from align.core.reward import Term, WeightedReward
+from align.core.reward import Pictured, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.errors import PartError, PromptError, RecipeError
@@ -170,6 +170,7 @@ def _side(
         problem = build(
             arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
         )
+    record.given(_given(problem))
     trains = isinstance(arm.mode, Trains)
     saved = record.saved(arm.name) if trains else None
     done = saved["done"] if saved else 0
@@ -187,6 +188,16 @@ def _side(
         record.samples(arm.name, side.x1, side.data)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})
     return side
+
+
+def _given(problem: Problem) -> dict[str, torch.Tensor]:
+    """Pictures that rewards have; where a name is taken, with the reward's beside it."""
+    given: dict[str, torch.Tensor] = {}
+    for term in unguarded(problem).reward.terms:
+        if isinstance(term.reward, Pictured):
+            for name, picture in term.reward.pictures().items():
+                given[f"{name} {term.name}" if name in given else name] = picture
+    return given
 
 
 @contextmanager

@@ -184,6 +184,17 @@ def test_samples_that_are_pictures(record):
     assert not list((record.folder / "samples" / "two").glob("*.png"))
 
 
+def test_given_pictures_are_kept_in_order(record):
+    record.given({})
+    assert not (record.folder / "given").exists()
+    record.given({"known picture": torch.full((1, 2, 3), 0.2), "Aᵀ y": torch.full((3, 2, 3), 0.6)})
+    paths = sorted((record.folder / "given").iterdir())
+    assert [path.name for path in paths] == ["0_known_picture.png", "1_a_y.png"]
+    shown = [np.asarray(Image.open(path)) for path in paths]
+    assert [s.shape for s in shown] == [(2, 3, 3)] * 2
+    assert [np.unique(s).tolist() for s in shown] == [[51], [153]]
+
+
 def test_bytes_of_pictures():
     data = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0, 0.499 / 255])[None, None, None]
     made = to_bytes(data)

@@ -1,4 +1,7 @@
-"""The picture of a comparison: a column an arm, a row a sample, rows from the same noise."""
+"""The picture of a comparison: a column an arm, a row a sample, rows from the same noise.
+
+Pictures that samples are to be seen beside come first, in a column of their own.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,18 @@ def grid(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
     columns = [sorted((folder / arm["folder"]).glob("*.png"))[:MOST_ROWS] for arm in arms]
     if not all(columns):
         return
-    with Image.open(columns[0][0]) as first:
+    names = [arm["name"] for arm in arms]
+    if given := sorted((folder / "given").glob("*.png")):
+        columns.insert(0, given)
+        names.insert(0, ", ".join(path.stem.partition("_")[2].replace("_", " ") for path in given))
+    with Image.open(columns[-1][0]) as first:
         zoom = max(1, -(-SMALLEST // first.height))
         width, height = first.width * zoom, first.height * zoom
     gap, font = 6, ImageFont.load_default(13)
-    heads = [_wrapped(arm["name"], width + gap, font) for arm in arms]
+    heads = [_wrapped(name, width + gap, font) for name in names]
     top = 8 + 16 * max(head.count("\n") + 1 for head in heads)
     rows = max(map(len, columns))
-    size = (len(arms) * (width + gap) + gap, top + rows * (height + gap) + gap)
+    size = (len(columns) * (width + gap) + gap, top + rows * (height + gap) + gap)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for number, (head, files) in enumerate(zip(heads, columns, strict=True)):

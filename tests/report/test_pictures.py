@@ -20,6 +20,11 @@ def filled(folder, arms, count, size=(4, 5)):
             save_picture(folder / arm["folder"] / f"{row:04d}.png", picture)
 
 
+def sheet_of(folder, arms):
+    grid(folder, arms)
+    return np.asarray(Image.open(folder / "grid.png"))
+
+
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_grid_has_a_column_an_arm_and_a_row_a_sample(folder_of, arm_of, count):
     arms = [arm_of(name, n, count) for n, name in enumerate(("plain", "a long name here", "best"))]
@@ -42,6 +47,29 @@ def test_grid_has_a_column_an_arm_and_a_row_a_sample(folder_of, arm_of, count):
         head = sheet[:top, 6 + column * (width + 6) :][:, : width + 6]
         assert head.min() < 100
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_given_pictures_come_first(folder_of, arm_of, count):
+    arms = [arm_of("a", 0, count), arm_of("b", 1, count)]
+    folder = folder_of(*arms)
+    filled(folder, arms, count)
+    plain = sheet_of(folder, arms)
+    for index, name in enumerate(("known_picture", "measurement")):
+        given = np.full((4, 5, 3), 200 + index, np.uint8)
+        save_picture(folder / "given" / f"{index}_{name}.png", given)
+    sheet = sheet_of(folder, arms)
+    shown, width, height = max(count, 2), 126, 102
+    top = sheet.shape[0] - shown * height - 6
+    assert sheet.shape[1] == plain.shape[1] + width
+    for row in range(shown):
+        tile = sheet[top + row * height :, 6:][:96, :120]
+        assert np.unique(tile).tolist() == [200 + row if row < 2 else 255]
+    assert sheet[:top, 6:width].min() < 100
+    # The arms' columns are as they were, but for room that the new head takes.
+    kept = count * height + 6
+    old = plain[-kept:]
+    assert np.array_equal(sheet[top : top + kept - 6, width:], old[:-6])
 
 
 def test_no_grid_without_pictures(folder_of, arm_of):
