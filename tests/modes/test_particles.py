@@ -135,7 +135,7 @@ def test_sharp_rewards_do_not_break_the_weights(guided):
 def test_steering_that_diverges_says_what_to_do():
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.001)
-    with pytest.raises(DivergedError, match="states are not finite .* normalise = 'clip'"):
+    with pytest.raises(DivergedError, match=r"states are not finite .* normalise = 'clip'"):
         sampled(Steer(steps=50), world, 4, sampler=PointMass(), estimator=Gradient(draws=1))
 
 
