@@ -14,6 +14,7 @@ from align.core.model import (
     At,
     Condition,
     Domain,
+    FlowMap,
     FlowModel,
     ModelSpec,
     Population,
@@ -29,13 +30,13 @@ from align.models.triangular import transport
 
 
 @final
-class GaussianMixture(FlowModel, PosteriorMap, Population, ClosedForm):
+class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
     """Flow from N(0, I) to Σ_k w_k N(m_k, v_k I), all in float64.
 
     Args:
         prior: the mixture as one row: weights (1, M), means (1, M, D), variances (1, M).
         path: the interpolant.
-        axes: rows are the directions (D, D) that the posterior map goes through in turn.
+        axes: rows are the directions (D, D) that both maps go through in turn.
     """
 
     domain: Domain = "vector"
@@ -85,17 +86,21 @@ class GaussianMixture(FlowModel, PosteriorMap, Population, ClosedForm):
         """Independent draws (N, B, D) from p(x1 | x_t = x)."""
         return self.posterior(at).draw(streams.at("posterior"), draws)
 
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """Triangular map between the laws of x_s and of x_u, (B, D).
+
+        In one dimension this is the flow map X_{s,u}(x) of the velocity; in more it is the flow
+        map of another flow through the same laws.
+        """
+        return self._carried(x, self.prior, s, u)
+
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """Triangular map between the inner interpolant's laws at `s` and at `u`.
 
         In one dimension this is the flow map X_{s,u}(y; t, x) of the inner flow; in more it is the
         flow map of another flow through the same laws.
         """
-        law = self.posterior(at)
-        turned = Isotropic(law.log_weights, law.means @ self.axes.T, law.variances)
-        source = turned.seen(self.path.alpha(s), self.path.beta(s))
-        target = turned.seen(self.path.alpha(u), self.path.beta(u))
-        return transport(y @ self.axes.T, source, target) @ self.axes
+        return self._carried(y, self.posterior(at), s, u)
 
     def draw(self, streams: Streams) -> Tensor:
         """Clean data (B, D)."""
@@ -109,6 +114,13 @@ class GaussianMixture(FlowModel, PosteriorMap, Population, ClosedForm):
     def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
         """Clean data (B, D) from p*(x) ∝ p(x) e^{r(x)}, itself a mixture."""
         return self.prior.draw(streams.at("tilted"), 1, self._form(reward))[0]
+
+    def _carried(self, y: Tensor, law: Isotropic, s: Tensor, u: Tensor) -> Tensor:
+        """y (B, D) at time s to time u of the flow from noise to `law`, along the axes."""
+        turned = Isotropic(law.log_weights, law.means @ self.axes.T, law.variances)
+        source = turned.seen(self.path.alpha(s), self.path.beta(s))
+        target = turned.seen(self.path.alpha(u), self.path.beta(u))
+        return transport(y @ self.axes.T, source, target) @ self.axes
 
     def _form(self, reward: WeightedReward) -> Form:
         """r = Σ λ R as one quadratic."""
@@ -165,7 +177,7 @@ def _orthonormal(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> 
 @final
 @attrs.frozen(kw_only=True)
 class Mixture(ModelSpec):
-    """A mixture of isotropic Gaussians, with exact velocity, posterior map, value and tilted law.
+    """A mixture of isotropic Gaussians, with exact velocity, maps, value and tilted law.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 and
     appendix F.1 (the two-dimensional example).
@@ -180,7 +192,7 @@ class Mixture(ModelSpec):
     stds: tuple[float, ...] = option("standard deviation of each component", check=_spreads)
     path: Literal["linear", "trigonometric"] = option("the interpolant", default="linear")
     axes: tuple[tuple[float, ...], ...] = option(
-        "orthonormal directions that the posterior map goes through in turn; none: the axes",
+        "orthonormal directions that the maps go through in turn; none: the axes",
         default=(),
         check=_orthonormal,
     )
@@ -192,8 +204,8 @@ class Mixture(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """Everything but a flow map."""
-        return frozenset({PosteriorMap, Population, ClosedForm})
+        """Everything there is."""
+        return frozenset({FlowMap, PosteriorMap, Population, ClosedForm})
 
     @property
     def prompt(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from align.core.guard import unguarded
-from align.core.model import At, Condition, Domain, FlowModel, ModelSpec, PosteriorMap
+from align.core.model import At, Condition, Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap
 from align.core.option import option
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
@@ -35,7 +35,7 @@ def make_net(config: Net, shape: tuple[int, ...], classes: int, *, context: bool
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, PosteriorMap):
+class NetworkModel(FlowModel, FlowMap, PosteriorMap):
     """A class-conditional model on latents, pictures or vectors.
 
     The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x; 0, 0) of the meta flow
@@ -76,6 +76,10 @@ class NetworkModel(FlowModel, PosteriorMap):
         named, plain = net(*both, labels).chunk(2)
         guided: Tensor = plain + self.guidance * (named - plain)
         return guided.to(x.dtype)
+
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """x + (u − s) v_{s,u}(x; 0, 0), the meta flow map without a context; (B, *S)."""
+        return self.posterior_jump(x, s, u, At(x, torch.zeros_like(s), cond))
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -145,9 +149,9 @@ class Network(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """A meta flow map, if the weights file holds one."""
+        """A meta flow map, and so a flow map, if the weights file holds one."""
         held = self.weights and "posterior" in self._about.get("nets", {})
-        return frozenset({PosteriorMap} if held else ())
+        return frozenset({FlowMap, PosteriorMap} if held else ())
 
     @property
     def _about(self) -> dict[str, Any]:

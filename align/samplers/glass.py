@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 import attrs
 import torch
@@ -13,6 +13,8 @@ from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+
+Method: TypeAlias = Literal["euler", "heun"]
 
 
 def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
@@ -59,10 +61,30 @@ def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
     return expand(path.alpha_rate(s), y) * apart + expand(path.beta_rate(s), y) * denoiser
 
 
+def inner_flow(
+    model: FlowModel, y: Tensor, end: Tensor, at: At, *, steps: int, method: Method
+) -> Tensor:
+    """The inner flow from noise y (B, *S) at time 0 to the times `end` (B,), in equal steps.
+
+    Heun's last step is Euler's. That keeps its order, two, and costs 2 · steps − 1 network calls
+    for Euler's `steps`. A corrector at s = 1 would be finite, b̄_1(y) = b_1(y), but it says nothing
+    of x, and networks are trained least there: where the posterior is narrow and steps are few, it
+    would throw draws far off. As it is, one step returns the denoiser by either method.
+    """
+    width = expand(end / steps, y)
+    for k in range(steps):
+        slope = glass_velocity(model, y, end * (k / steps), at)
+        if method == "heun" and k < steps - 1:
+            ahead = glass_velocity(model, y + width * slope, end * ((k + 1) / steps), at)
+            slope = (slope + ahead) / 2
+        y = y + width * slope
+    return y
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Glass(PosteriorSampler):
-    """Integrates the inner flow from noise to p(x1 | x_t) with Euler steps.
+    """Integrates the inner flow from noise to p(x1 | x_t), with Euler or Heun steps.
 
     With one step every draw is the denoiser D_t(x).
 
@@ -75,13 +97,16 @@ class Glass(PosteriorSampler):
     exact_for: ClassVar[str] = "an exact velocity, in the limit of many steps"
     needs: ClassVar[type | None] = None
 
-    steps: int = option("Euler steps of the inner flow", default=10, check=at_least(1))
+    steps: int = option("steps of the inner flow", default=10, check=at_least(1))
+    method: Method = option(
+        "'euler', or 'heun': of second order, at two network calls a step but the last",
+        default="euler",
+    )
 
     def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
-        """Draws (N, B, *S) of x1; costs N · steps network calls a state."""
+        """Draws (N, B, *S) of x1; costs N · steps network calls a state, or N · (2 steps − 1)."""
         noise = streams.at("posterior").normal(model.shape, draws=draws)
-        y = noise.to(at.x).flatten(0, 1)
-        at = at.tile(draws)
-        for k in range(self.steps):
-            y = y + glass_velocity(model, y, torch.full_like(at.t, k / self.steps), at) / self.steps
+        y, at = noise.to(at.x).flatten(0, 1), at.tile(draws)
+        end = torch.ones_like(at.t)
+        y = inner_flow(model, y, end, at, steps=self.steps, method=self.method)
         return y.reshape(draws, -1, *model.shape)

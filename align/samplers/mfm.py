@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, Condition, FlowModel, PosteriorMap
+from align.core.model import At, FlowModel, PosteriorMap
 from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
@@ -42,24 +42,3 @@ class MetaFlowMap(PosteriorSampler):
             u = torch.full_like(at.t, (k + 1) / self.steps)
             y = model.posterior_jump(y, s, u, at)
         return y.reshape(draws, -1, *model.shape)
-
-
-def refine(
-    model: FlowModel, sampler: PosteriorSampler, cond: Condition, *, steps: int, streams: Streams
-) -> Tensor:
-    """Samples x1 (B, *S) of the model's law by K posterior draws and K − 1 fresh noises.
-
-        x_0 ~ N(0, I);   x̂ ~ p(x1 | x_{j/K});   x_{(j+1)/K} = α ε + β x̂,   j = 0 .. K − 1.
-
-    With exact posterior draws the result is exact for every K.
-
-    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Algorithm 1.
-    """
-    x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
-    for j in range(steps):
-        t = x.new_full((len(x),), j / steps)
-        step = streams.at("refine", j)
-        clean = sampler.sample(model, At(x, t, cond), draws=1, streams=step)[0]
-        noise = step.at("noise").normal(model.shape).to(x)
-        x = model.path.interpolate(noise, clean, t + 1 / steps)
-    return clean

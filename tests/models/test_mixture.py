@@ -182,3 +182,34 @@ def test_sensible_negative_weights_are_fine():
     draws = model.draw_posterior(at, 100_000, Streams(0, (0,)))[:, 0]
     estimate = reward.total(draws, [""] * len(draws)).exp().mean().log()
     assert float(model.value(at, reward)) == pytest.approx(float(estimate), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+def test_jump_on_the_line_is_the_flow(kind):
+    model, _ = line(kind)
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None]
+    s, cond = torch.full((13,), 0.15, dtype=torch.float64), model.encode([""] * 13)
+    u, y, steps = s + 0.8, x, 800
+    for k in range(steps):
+        now = s + 0.8 * (k + 0.5) / steps
+        # Midpoint rule: within 1e-6 at this step.
+        half = y + 0.4 / steps * model.velocity(y, now - 0.4 / steps, cond)
+        y = y + 0.8 / steps * model.velocity(half, now, cond)
+    assert torch.allclose(model.jump(x, s, u, cond), y, rtol=0, atol=3e-6)
+
+
+def test_jumps_keep_the_laws_and_add_up():
+    model, _ = plane()
+    count = 8000
+    streams, cond = Streams(3, tuple(range(count))), model.encode([""] * count)
+    zero, s, u, one = torch.tensor([0, 0.3, 0.8, 1], dtype=torch.float64)[:, None].expand(4, count)
+    noise = streams.normal((2,))
+    x = model.jump(noise, zero, s, cond)
+    x1 = model.jump(noise, zero, one, cond)
+    assert torch.allclose(model.jump(x, s, s, cond), x, atol=1e-9)
+    on = model.jump(model.jump(x, s, u, cond), u, one, cond)
+    assert torch.allclose(on, x1, atol=1e-7)
+    assert torch.allclose(model.jump(x, s, zero, cond), noise, atol=1e-7)
+    exact = model.draw(streams)
+    for direction in torch.tensor([[1, 0], [0, 1], [0.8, -0.6]], dtype=torch.float64):
+        assert w1(x1 @ direction, exact @ direction) < 0.1  # two sets of exact draws: 0.01 to 0.06

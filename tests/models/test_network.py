@@ -6,7 +6,7 @@ import torch
 
 from align.core.guard import GuardedModel
 from align.core.meter import Meter
-from align.core.model import At, Condition, PosteriorMap
+from align.core.model import At, Condition, FlowMap, PosteriorMap
 from align.core.problem import Problem
 from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
@@ -126,6 +126,18 @@ def test_jump_moves_by_its_average_velocity():
         attrs.evolve(model, posterior=None).posterior_jump(y, s, u, at)
 
 
+def test_flow_map_is_the_posterior_map_without_a_context():
+    model = _vectors()
+    x, s, u, at = _state(model)
+    nothing = At(torch.zeros_like(x), torch.zeros_like(s), at.cond)
+    found = model.jump(x, s, u, at.cond)
+    assert torch.equal(found, model.posterior_jump(x, s, u, nothing))
+    assert not torch.allclose(found, model.posterior_jump(x, s, u, at), atol=1e-2)
+    assert torch.equal(model.jump(x, s, s, at.cond), x)
+    with pytest.raises(PartError, match="hold no meta flow map"):
+        attrs.evolve(model, posterior=None).jump(x, s, u, at.cond)
+
+
 def test_at_time_0_the_context_is_ignored_row_by_row():
     model = _vectors()
     y, s, u, at = _state(model)
@@ -182,7 +194,7 @@ def test_exported_weights_make_the_same_model(tmp_path, make):
     assert torch.equal(again.decode(y), model.decode(y))
     spec = Network(weights=str(path))
     assert spec.domain == model.domain
-    assert spec.provides == {PosteriorMap}
+    assert spec.provides == {FlowMap, PosteriorMap}
     assert torch.equal(spec.build(CPU).decode(y), model.decode(y))
 
 

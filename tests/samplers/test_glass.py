@@ -5,10 +5,13 @@ import itertools
 import pytest
 import torch
 
+from align.core.guard import GuardedModel
+from align.core.meter import Meter
 from align.core.model import At
 from align.core.streams import Streams
 from align.samplers.dps import PointMass
 from align.samplers.glass import Glass, glass_velocity
+from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
 from align.testing.worlds import line, plane
 
@@ -107,3 +110,53 @@ def test_draws_differ_nest_and_carry_a_gradient():
         for d in (h, -h)
     )
     assert torch.allclose(gradient[:, 0], (up - down) / (2 * h), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("t", [0.0, 0.35, 0.9])
+def test_drift_at_the_end_is_the_flow_s(kind, t):
+    """At s = 1 the inner state is x1 itself, and x says no more."""
+    model, _ = line(kind)
+    y = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    one, cond = torch.ones(9, dtype=torch.float64), model.encode([""] * 9)
+    at = At(y.flip(0) + 0.3, t * one, cond)
+    found = glass_velocity(model, y, one, at)
+    _near(found, model.velocity(y, one, cond), 1e-13)
+    _near(found, glass_velocity(model, y, (1 - 1e-7) * one, at), 1e-4)
+
+
+def _error(kind, t, **options):
+    """Mean distance of 500 draws from where the exact flow map takes the same noise."""
+    model, _ = line(kind)
+    at = At(torch.full((1, 1), 0.6).double(), torch.tensor([t]).double(), model.encode([""]))
+    streams = Streams(0, (0,))
+    exact = MetaFlowMap().sample(model, at, draws=500, streams=streams)
+    draws = Glass(**options).sample(model, at, draws=500, streams=streams)
+    return float((draws - exact).abs().mean())
+
+
+@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("t", [0.0, 0.35, 0.7])
+def test_order_of_both_methods(kind, t):
+    euler, heun = (
+        [_error(kind, t, steps=k, method=method) for k in (32, 64)] for method in ("euler", "heun")
+    )
+    assert 1.8 < euler[0] / euler[1] < 2.3
+    assert 3.5 < heun[0] / heun[1] < 4.5
+    assert heun[0] < 0.3 * euler[1]  # at as many calls
+
+
+def test_heun_with_few_steps_is_never_far_off():
+    """Late, the posterior is narrow: a corrector at s = 1 would be 7 times as wrong."""
+    for steps in (1, 2, 3):
+        assert _error("linear", 0.95, steps=steps, method="heun") < 0.05  # its deviation
+    assert _error("linear", 0.5, steps=1, method="heun") == _error("linear", 0.5, steps=1)
+
+
+def test_heun_calls_the_network_twice_a_step_but_the_last():
+    model, _ = line()
+    meter = Meter()
+    at = At(torch.zeros(2, 1).double(), torch.full((2,), 0.3).double(), model.encode([""] * 2))
+    guarded = GuardedModel(model, "mixture", meter, 3)
+    Glass(steps=4, method="heun").sample(guarded, at, draws=5, streams=Streams(0, (0, 1)))
+    assert meter.calls == {"network": 5 * 2 * 7}

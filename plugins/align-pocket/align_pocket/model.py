@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import attrs
 import torch
 
-from align.core.model import Domain, FlowModel, ModelSpec, PosteriorMap
+from align.core.model import Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap
 from align.core.option import option
 from align.models.network import load
 
@@ -35,8 +35,8 @@ class Pocket(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """A meta flow map."""
-        return frozenset({PosteriorMap})
+        """A meta flow map, and so a flow map."""
+        return frozenset({FlowMap, PosteriorMap})
 
     def build(self, device: torch.device) -> FlowModel:
         """Load the weights that ship with the plugin."""

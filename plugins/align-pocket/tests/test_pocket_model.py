@@ -6,7 +6,7 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 
-from align.core.model import At, PosteriorMap
+from align.core.model import At, FlowMap, PosteriorMap
 from align.core.streams import Streams
 from align.errors import PromptError
 from align.estimators.gradient import Gradient
@@ -44,7 +44,8 @@ def states(model, t, rows=8):
 def test_model_is_what_its_spec_says(model):
     spec = Pocket()
     assert spec.domain == model.domain == "image"
-    assert spec.provides == {PosteriorMap}
+    assert spec.provides == {FlowMap, PosteriorMap}
+    assert isinstance(model, FlowMap)
     assert isinstance(model, PosteriorMap)
     assert model.classes == CLASSES
 

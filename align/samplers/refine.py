@@ -1,0 +1,37 @@
+"""Samples of a model's law by a few posterior draws, each made noisy again."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from align.core.model import At, Condition, FlowModel
+from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
+
+
+def refine(
+    model: FlowModel, sampler: PosteriorSampler, cond: Condition, *, steps: int, streams: Streams
+) -> Tensor:
+    """Samples x1 (B, *S) of the model's law by K posterior draws and K − 1 fresh noises.
+
+        x_0 ~ N(0, I);   x̂ ~ p(x1 | x_{j/K});   x_{(j+1)/K} = α ε + β x̂,   j = 0 .. K − 1.
+
+    With exact posterior draws the result is exact for every K.
+
+    Args:
+        model: the model.
+        sampler: of its posterior; one draw a step.
+        cond: what each row is conditioned on.
+        steps: K, at least 1.
+        streams: one row a sample.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Algorithm 1.
+    """
+    x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+    for j in range(steps):
+        t = x.new_full((len(x),), j / steps)
+        step = streams.at("refine", j)
+        clean = sampler.sample(model, At(x, t, cond), draws=1, streams=step)[0]
+        noise = step.at("noise").normal(model.shape).to(x)
+        x = model.path.interpolate(noise, clean, t + 1 / steps)
+    return clean
