@@ -30,10 +30,12 @@ def align_samplers() -> list[type[PosteriorSampler]]:
     """Posterior samplers."""
     from align.samplers.dps import PointMass
     from align.samplers.exact import ExactPosterior
+    from align.samplers.gaussian import GaussianPosterior
     from align.samplers.glass import Glass
     from align.samplers.mfm import MetaFlowMap
+    from align.samplers.renoise import Renoise
 
-    return [PointMass, ExactPosterior, Glass, MetaFlowMap]
+    return [PointMass, ExactPosterior, GaussianPosterior, Glass, MetaFlowMap, Renoise]
 
 
 @hookimpl

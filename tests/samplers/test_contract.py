@@ -1,0 +1,118 @@
+"""What every sampler keeps: shape, type, and that draw n of sample i is its own."""
+
+import pytest
+import torch
+
+from align.builtins import align_samplers
+from align.core.model import At
+from align.core.streams import Streams
+from align.models.network import NetworkModel, make_net
+from align.nets.mlp import MLPConfig
+from align.samplers.dps import PointMass
+from align.samplers.exact import ExactPosterior
+from align.samplers.gaussian import GaussianPosterior
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap
+from align.samplers.renoise import Renoise
+from align.testing.worlds import plane
+
+SAMPLERS = (
+    PointMass(),
+    ExactPosterior(),
+    MetaFlowMap(steps=2),
+    Glass(steps=4),
+    Glass(steps=3, method="heun"),
+    GaussianPosterior(),
+    GaussianPosterior(covariance="exact"),
+    Renoise(candidates=3),
+)
+SAMPLES = (7, 3, 0, 2**40, 11)
+
+
+def name_of(sampler):
+    return "-".join(filter(None, (sampler.kind, *map(str, vars_of(sampler)))))
+
+
+def vars_of(sampler):
+    return [getattr(sampler, field.name) for field in sampler.__attrs_attrs__]
+
+
+@pytest.fixture(params=SAMPLERS, ids=name_of)
+def sampler(request):
+    return request.param
+
+
+def _state(model, samples=SAMPLES):
+    streams = Streams(2, samples)
+    x = streams.at("x").normal(model.shape).to(model.dtype)
+    t = streams.at("t").uniform(()).to(model.dtype)
+    return At(x, t, model.encode([""] * len(samples))), streams
+
+
+def _network():
+    nets = {
+        name: make_net(MLPConfig(width=16), (2,), 0, context=context).requires_grad_(False)
+        for name, context in {"flow": False, "posterior": True}.items()
+    }
+    for net in nets.values():
+        for k, tensor in enumerate(net.state_dict().values()):
+            tensor.copy_(0.3 * Streams(k, (0,)).normal(tuple(tensor.shape))[0])
+    return NetworkModel(shape=(2,), domain="vector", **nets)
+
+
+def test_every_sampler_is_checked():
+    assert {type(sampler) for sampler in SAMPLERS} == set(align_samplers())
+
+
+def test_draw_n_does_not_depend_on_the_number_of_draws(sampler):
+    model, _ = plane()
+    at, streams = _state(model)
+    five = sampler.sample(model, at, draws=5, streams=streams)
+    assert five.shape == (5, 5, 2)
+    for n in range(5):
+        one = sampler.sample(model, at, draws=1, streams=streams.after(n))
+        torch.testing.assert_close(one[0], five[n], rtol=0, atol=1e-9)
+    if not sampler.point:
+        assert float((five[0] - five[1]).abs().min()) > 1e-6
+
+
+def test_a_row_does_not_depend_on_the_batch(sampler):
+    model, _ = plane()
+    at, streams = _state(model)
+    whole = sampler.sample(model, at, draws=2, streams=streams)
+    for cut in (slice(0, 1), slice(1, 4), slice(4, 5)):
+        part = sampler.sample(model, at.rows(cut), draws=2, streams=streams.rows(cut))
+        torch.testing.assert_close(part, whole[:, cut], rtol=0, atol=1e-9)
+
+
+def test_a_row_for_each_draw_is_the_same_as_draws_for_each_row(sampler):
+    """How gradients are taken: every draw on a row of its own."""
+    model, _ = plane()
+    at, streams = _state(model)
+    whole = sampler.sample(model, at, draws=3, streams=streams)
+    spread = sampler.sample(model, at.tile(3), draws=1, streams=streams.spread(3))
+    torch.testing.assert_close(spread[0], whole.flatten(0, 1), rtol=0, atol=1e-9)
+
+
+def test_single_precision_stays(sampler):
+    if isinstance(sampler, ExactPosterior):
+        pytest.skip("needs a closed form, which is in double precision")
+    model = _network()
+    at, streams = _state(model)
+    draws = sampler.sample(model, at, draws=2, streams=streams)
+    assert (draws.dtype, draws.device) == (torch.float32, model.device)
+    assert draws.isfinite().all()
+    at = At(at.x, torch.zeros_like(at.t), at.cond)
+    assert sampler.sample(model, at, draws=2, streams=streams).isfinite().all()
+
+
+def test_gradients_are_as_declared(sampler):
+    model, _ = plane()
+    at, streams = _state(model)
+    x = at.x.clone().requires_grad_()
+    draws = sampler.sample(model, At(x, at.t, at.cond), draws=2, streams=streams)
+    assert draws.requires_grad == sampler.differentiable
+    if sampler.differentiable:
+        (gradient,) = torch.autograd.grad(draws.square().sum(), x)
+        assert gradient.isfinite().all()
+        assert float(gradient.abs().min()) > 0
