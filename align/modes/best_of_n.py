@@ -47,7 +47,9 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
         default="own",
     )
     flow_steps: int = option("Euler steps from noise to data", default=50, check=at_least(1))
-    dynamics: Literal["ode", "sde"] = option("without noise or with it", default="ode")
+    dynamics: law.Dynamics = option(
+        "Euler steps without noise or with it, or steps by way of clean states", default="ode"
+    )
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
     power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
     clamp: float = option("largest σ²/2, the noise level of the path", default=25.0, check=above(0))
@@ -102,8 +104,11 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
             t, u = (x.new_full((len(x),), time) for time in times[j : j + 2])
             velocity = model.velocity(x, t, problem.cond)
             drift = law.base_drift(model.path, velocity, x, t, self.dynamics, self.clamp)
-            noise = None
-            if self.dynamics == "sde":
+            mean, _, std = law.transition(
+                model.path, drift, torch.zeros_like(x), x, t, u, self.dynamics, self.clamp
+            )
+            x = mean
+            if (std > 0).any():
                 noise = streams.at("step", j).normal(model.shape).to(x)
-            x = law.advance(model.path, x, drift, t, u, noise, self.clamp)
+                x = mean + expand(std, x) * noise
         return x

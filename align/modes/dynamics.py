@@ -1,7 +1,8 @@
 """One step of a guided flow: pure functions, shared by the modes that sample.
 
 Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 (dynamics),
-Eq. 136 (renormalisation), Algorithm 4 (renoising).
+Eq. 136 (renormalisation), Algorithm 4 (renoising); Denoising diffusion implicit models, Song,
+Meng, Ermon, 2020, arXiv:2010.02502, Eq. 12 (DDIM, and DDPM as its stochastic end).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from align.core.path import Path, expand
 from align.errors import DivergedError
 
-Dynamics: TypeAlias = Literal["ode", "sde"]
+Dynamics: TypeAlias = Literal["ode", "sde", "ddpm", "ddim", "renoise"]
 Normalise: TypeAlias = Literal["none", "clip", "renorm"]
 
 
@@ -31,11 +32,11 @@ def noise_level(path: Path, t: Tensor, clamp: float) -> Tensor:
 def base_drift(
     path: Path, velocity: Tensor, x: Tensor, t: Tensor, dynamics: Dynamics, clamp: float
 ) -> Tensor:
-    """Drift without a reward: b for the ODE, b + (σ_c²/2) s for the SDE; all (B, *S), t is (B,).
+    """Drift without a reward: b + (σ_c²/2) s for the SDE, else b; all (B, *S), t is (B,).
 
     The law of x_t is the same for every σ_c.
     """
-    if dynamics == "ode":
+    if dynamics != "sde":
         return velocity
     score = path.score_from_velocity(velocity, x, t)
     return velocity + expand(noise_level(path, t, clamp), x) * score
@@ -74,29 +75,58 @@ def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) ->
     return scale * expand(bound, added) * direction
 
 
-def spread(path: Path, t: Tensor, u: Tensor, clamp: float) -> Tensor:
-    """Deviation √((u − t) σ_c²) of the noise of an SDE step, (B,)."""
-    return torch.sqrt(2 * noise_level(path, t, clamp) * (u - t))
+def kept(path: Path, t: Tensor, u: Tensor, dynamics: Dynamics) -> Tensor:
+    """Share κ of its noise that a state keeps from t to u, (B,).
 
-
-def advance(
-    path: Path, x: Tensor, drift: Tensor, t: Tensor, u: Tensor, noise: Tensor | None, clamp: float
-) -> Tensor:
-    """Euler step x + (u − t) drift, plus √((u − t) σ_c²) noise for the SDE; t and u are (B,)."""
-    moved = x + expand(u - t, x) * drift
-    return moved if noise is None else moved + expand(spread(path, t, u, clamp), x) * noise
-
-
-def renoise(
-    path: Path, x: Tensor, clean: Tensor, t: Tensor, u: Tensor, noise: Tensor | None
-) -> Tensor:
-    """β_u D* + α_u ε from the clean state D* = `clean` (B, *S), at time u (B,).
-
-    ε is `noise`, or without it the noise (x − β_t D*)/α_t that the state has now (DDIM's step).
+    ddim: 1.   renoise: 0.   ddpm: κ = β_t α_u / (β_u α_t), as the memoryless process has it.
     """
-    if noise is None:
-        noise = path.noise_from_denoiser(clean, x, t)
-    return path.interpolate(noise, clean, u)
+    if dynamics == "ddpm":
+        return path.beta(t) * path.alpha(u) / (path.beta(u) * path.alpha(t))
+    return torch.full_like(t, float(dynamics == "ddim"))
+
+
+def transition(
+    path: Path,
+    drift: Tensor,
+    added: Tensor,
+    x: Tensor,
+    t: Tensor,
+    u: Tensor,
+    dynamics: Dynamics,
+    clamp: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step from x at t to x' = mean + push + std ε at u; the push is what a reward adds.
+
+        ode, sde:  mean = x + (u − t) drift,       push = (u − t) added,   std = √((u − t) σ_c²)
+        else:      mean = β_u D + α_u κ ε̂,         push = (β_u − α_u κ β_t/α_t) δD,
+                   std = α_u √(1 − κ²),            ε̂ = (x − β_t D)/α_t,    δD = added / c_t
+
+    where D is the denoiser that belongs to `drift`. The noise of the ODE and of DDIM is zero.
+
+    Args:
+        path: the interpolant.
+        drift: `base_drift`, (B, *S).
+        added: `guidance`, limited or not, (B, *S).
+        x: states, (B, *S).
+        t: their times, (B,).
+        u: the times to go to, (B,).
+        dynamics: which step.
+        clamp: largest σ²/2 of the SDE.
+
+    Returns:
+        Mean (B, *S), push (B, *S) and deviation (B,).
+    """
+    if dynamics in ("ode", "sde"):
+        gap = u - t
+        level = noise_level(path, t, clamp) if dynamics == "sde" else torch.zeros_like(t)
+        return x + expand(gap, x) * drift, expand(gap, x) * added, torch.sqrt(2 * level * gap)
+    share = kept(path, t, u, dynamics)
+    clean = path.denoiser_from_velocity(drift, x, t)
+    noise = path.noise_from_denoiser(clean, x, t)
+    own = path.alpha(u) * share
+    mean = expand(path.beta(u), x) * clean + expand(own, x) * noise
+    gain = (path.beta(u) - own * path.beta(t) / path.alpha(t)) / path.pull(t)
+    return mean, expand(gain, x) * added, path.alpha(u) * torch.sqrt((1 - share**2).clamp(min=0))
 
 
 def check(x: Tensor, guided: float) -> None:

@@ -34,7 +34,7 @@ class Steered:
     Attributes:
         x: states (M · B, *S), particle-major.
         weights: what the particles have earned.
-        effort: ½ ∫ ‖guidance‖²/σ² dt of the SDE so far, (M · B,): Girsanov's log density.
+        effort: Σ ½ ‖push‖²/std² of the steps so far, (M · B,): Girsanov's ½ ∫ ‖guidance‖²/σ² dt.
         winner: number of the particle that is each sample's result, (B,), after the last step.
     """
 
@@ -51,6 +51,7 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
 
         ode:      dx = (b + (σ²/2) ∇V) dt
         sde:      dx = (b + (σ²/2) s + σ² ∇V) dt + σ dW
+        ddpm:     the SDE's transition for a posterior that is a point, at D*
         renoise:  x' = β' D* + α' ε with fresh noise ε;   ddim: with the noise that x holds now
 
     With M particles and systematic resampling, weights e^V̂ and the ratio of base and guided
@@ -78,8 +79,8 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         default=attrs.Factory(lambda spec: len(spec.times) - 1 if spec.times else 50, True),
         check=_agree,
     )
-    dynamics: Literal["ode", "sde", "renoise", "ddim"] = option(
-        "without noise or with it, or by renoising clean states", default="ode"
+    dynamics: law.Dynamics = option(
+        "Euler steps without noise or with it, or steps by way of clean states", default="ode"
     )
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
     power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
@@ -109,10 +110,10 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
 
     def __attrs_post_init__(self) -> None:
         if self.resample in ("none", "systematic") and self.particles > 1:
-            if self.dynamics != "sde":
+            if self.dynamics not in ("sde", "ddpm"):
                 raise ValueError(
-                    "particles are weighed by their transitions, which only 'sde' has; use"
-                    " dynamics 'sde', or resample 'best' or 'best_per_particle'"
+                    "particles are weighed by their transitions; use dynamics 'sde' or 'ddpm', or"
+                    " resample 'best' or 'best_per_particle'"
                 )
         elif self.resample == "systematic":
             raise ValueError("resample 'systematic' needs more than one of 'particles'")
@@ -149,8 +150,8 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         return state.x[rows_of(state.winner[None])]
 
     def divergence(self, state: Steered) -> float | None:
-        """Girsanov: KL of the guided SDE's paths from the base SDE's, which bounds that of x1."""
-        alone = self.dynamics == "sde" and self.particles == 1
+        """Girsanov: KL of the guided paths from the base's, which bounds that of x1."""
+        alone = self.dynamics in ("sde", "ddpm") and self.particles == 1
         return float(state.effort.mean()) if alone else None
 
     @property
@@ -187,29 +188,27 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
             velocity = model.velocity(x, t, at.cond)
         else:  # what an estimator found on its way is not asked for again
             velocity = path.velocity_from_denoiser(estimate.denoiser, x, t)
-        kind: law.Dynamics = "sde" if self.dynamics == "sde" else "ode"
-        drift = law.base_drift(path, velocity, x, t, kind, self.clamp)
-        added = law.guidance(path, estimate.shift, t, kind, self.clamp)
+        drift = law.base_drift(path, velocity, x, t, self.dynamics, self.clamp)
+        added = law.guidance(path, estimate.shift, t, self.dynamics, self.clamp)
         if self.clamp_guidance:
             added = expand(law.clamped(path, t, self.clamp), x) * added
         added = law.limited(added, drift, self.normalise, self.scale)
-        ratio = law.norms(added) / law.norms(drift).clamp(min=torch.finfo(x.dtype).tiny)
-        random = self.dynamics in ("sde", "renoise")
-        noise = streams.normal(model.shape).to(x) if random else None
-        if self.dynamics in ("renoise", "ddim"):
-            clean = path.denoiser_from_velocity(drift, x, t) + added / expand(path.pull(t), x)
-            moved = law.renoise(path, x, clean, t, u, noise)
-            return attrs.evolve(state, x=moved), float(ratio.mean())
-        moved = law.advance(path, x, drift + added, t, u, noise, self.clamp)
-        state = attrs.evolve(state, x=moved)
-        if noise is not None:
-            # log q − log p of Gaussians of one deviation, whose means are (u − t) added apart.
-            apart = (expand((u - t) / law.spread(path, t, u, self.clamp), x) * added).double()
-            half = 0.5 * apart.square().flatten(1).sum(1)
-            lost = half + (apart * noise).flatten(1).sum(1)
-            weights = state.weights.moved(-lost.unflatten(0, (self.particles, -1)))
-            state = attrs.evolve(state, weights=weights, effort=state.effort + half)
-        return state, float(ratio.mean())
+        guided = law.norms(added) / law.norms(drift).clamp(min=torch.finfo(x.dtype).tiny)
+        mean, push, std = law.transition(path, drift, added, x, t, u, self.dynamics, self.clamp)
+        if self.particles > 1 and self.dynamics == "ddpm":
+            # The last step has no noise: where it is weighed, guidance would have no density.
+            push = expand(std > 0, push) * push
+        if not (std > 0).any():
+            return attrs.evolve(state, x=mean + push), float(guided.mean())
+        noise = streams.normal(model.shape).to(x)
+        state = attrs.evolve(state, x=mean + push + expand(std, x) * noise)
+        # log q − log p of Gaussians of deviation `std` whose means are `push` apart.
+        apart = (push / expand(std, x)).double()
+        half = 0.5 * apart.square().flatten(1).sum(1)
+        lost = half + (apart * noise).flatten(1).sum(1)
+        weights = state.weights.moved(-lost.unflatten(0, (self.particles, -1)))
+        state = attrs.evolve(state, weights=weights, effort=state.effort + half)
+        return state, float(guided.mean())
 
     def _ended(self, problem: Problem, state: Steered, at: At, streams: Streams) -> Steered:
         """Choose the particle of each sample; with more than one that costs a reward each."""

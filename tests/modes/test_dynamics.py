@@ -109,12 +109,12 @@ def test_grid():
 def test_step_adds_noise_of_the_right_size():
     path, x = LinearPath(), torch.zeros(2, 1, dtype=torch.float64)
     t, u = torch.full((2,), 0.2).double(), torch.full((2,), 0.25).double()
-    noise = torch.tensor([[1.0], [-2.0]]).double()
-    drift = torch.ones_like(x)
-    moved = law.advance(path, x, drift, t, u, noise, 25)
-    # Variance 2 (1 − t)/t dt.
-    assert torch.allclose(moved, 0.05 + noise * (2 * 4 * 0.05) ** 0.5)
-    assert torch.allclose(law.advance(path, x, drift, t, u, None, 25), 0.05 * drift)
+    one = torch.ones_like(x)
+    mean, push, std = law.transition(path, one, 3 * one, x, t, u, "sde", 25)
+    assert torch.allclose(mean, 0.05 * one)
+    assert torch.allclose(push, 0.15 * one)
+    assert torch.allclose(std**2, torch.full((2,), 2 * 4 * 0.05).double())  # 2 (1 − t)/t dt
+    assert not law.transition(path, one, one, x, t, u, "ode", 25)[2].any()
 
 
 def test_published_clamp_of_the_guidance():
@@ -123,15 +123,55 @@ def test_published_clamp_of_the_guidance():
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_renoising_with_the_noise_at_hand_is_the_flow_itself(kind):
-    model, _, _, at = _world(kind)
-    path, clean = model.path, model.denoiser(at)
-    here = law.renoise(path, at.x, clean, at.t, at.t, None)
-    assert torch.allclose(here, at.x, atol=1e-12)
+def test_ddim_is_the_flow_itself(kind):
+    model, tilted, _, at = _world(kind)
+    path, base = model.path, model.velocity(at.x, at.t, at.cond)
+    star = tilted.velocity(at.x, at.t, at.cond)
+    here, push, std = law.transition(path, base, star - base, at.x, at.t, at.t, "ddim", 25)
+    assert torch.allclose(here + push, at.x, atol=1e-12)
     h = 1e-6
-    rate = (law.renoise(path, at.x, clean, at.t, at.t + h, None) - here) / h
-    assert torch.allclose(rate, model.velocity(at.x, at.t, at.cond), atol=1e-4)
-    fresh = torch.full_like(at.x, 2.0)
-    moved = law.renoise(path, at.x, clean, at.t, at.t + 0.05, fresh)
-    assert torch.allclose(moved, path.interpolate(fresh, clean, at.t + 0.05))
-    assert torch.allclose(law.renoise(path, at.x, clean, at.t, torch.ones_like(at.t), fresh), clean)
+    mean, push, std = law.transition(path, base, star - base, at.x, at.t, at.t + h, "ddim", 25)
+    assert torch.allclose((mean - at.x) / h, base, atol=1e-4)
+    assert torch.allclose(push / h, star - base, atol=1e-4)
+    assert not std.any()
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_small_ddpm_steps_are_those_of_the_sde(kind):
+    model, tilted, _, at = _world(kind)
+    path, t, h = model.path, at.t, 1e-6
+    base, star = (m.velocity(at.x, t, at.cond) for m in (model, tilted))
+    mean, push, std = law.transition(path, base, star - base, at.x, t, t + h, "ddpm", 25)
+    drift = law.base_drift(path, base, at.x, t, "sde", 1e9)
+    assert torch.allclose((mean - at.x) / h, drift, atol=1e-3)
+    assert torch.allclose(push / h, 2 * (star - base), atol=1e-3)
+    assert torch.allclose(std**2 / h, 2 * path.half_variance(t), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_ddpm_is_the_exact_transition_for_a_point(kind):
+    # x' given x and x1 in the memoryless process: noise at u is part of that at t, and fresh.
+    path = line(kind)[0].path
+    t, u = torch.tensor([0.3]).double(), torch.tensor([0.5]).double()
+    x, x1 = torch.tensor([[0.7]]).double(), torch.tensor([[1.3]]).double()
+    velocity = path.velocity_from_denoiser(x1, x, t)
+    mean, _, std = law.transition(path, velocity, 0 * x, x, t, u, "ddpm", 25)
+    # Cov(x_t, x_u | x1) = (β_t/β_u) α_u²: x_t/β_t is x_u/β_u with independent noise on top.
+    gain = path.beta(t) / path.beta(u) * path.alpha(u) ** 2 / path.alpha(t) ** 2
+    want = path.beta(u) * x1 + gain * (x - path.beta(t) * x1)
+    left = path.alpha(u) ** 2 - gain**2 * path.alpha(t) ** 2
+    assert torch.allclose(mean, want)
+    assert torch.allclose(std**2, left)
+
+
+def test_renoising_forgets_the_state():
+    model, _, _, at = _world("linear")
+    base, u = model.velocity(at.x, at.t, at.cond), at.t + 0.05
+    mean, push, std = law.transition(model.path, base, base, at.x, at.t, u, "renoise", 25)
+    clean = model.denoiser(at)
+    assert torch.allclose(mean, u[:, None] * clean)
+    assert torch.allclose(push, u[:, None] * (1 - at.t)[:, None] * base)
+    assert torch.allclose(std, 1 - u)
+    end = law.transition(model.path, base, 0 * base, at.x, at.t, torch.ones_like(u), "renoise", 25)
+    assert torch.allclose(end[0], clean)
+    assert not end[2].any()

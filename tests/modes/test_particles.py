@@ -97,11 +97,12 @@ def test_potentials(potential, gained):
         (SMC, ExactPosterior(), Stein(draws=4), 0.07),
         (attrs.evolve(SMC, normalise="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
         (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
+        (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
         (attrs.evolve(SMC, resample="none", scale=0.0), PointMass(), Stein(draws=1), 0.07),
         (attrs.evolve(SMC, potential="max", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
         (attrs.evolve(SMC, potential="add", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
     ],
-    ids=["tds", "stein", "renorm", "half", "importance", "max", "add"],
+    ids=["tds", "stein", "renorm", "half", "ddpm", "importance", "max", "add"],
 )
 def test_the_target_is_the_tilted_law_whatever_the_guidance(mode, sampler, estimator, most):
     world = line()
@@ -175,7 +176,7 @@ def test_best_copies_the_best_particle_and_the_other_keeps_its_own():
 
 
 def test_wrong_settings():
-    with pytest.raises(ValueError, match="which only 'sde' has"):
+    with pytest.raises(ValueError, match="use dynamics 'sde' or 'ddpm'"):
         Steer(particles=4, resample="systematic")
     with pytest.raises(ValueError, match="more than one"):
         Steer(dynamics="sde", resample="systematic")

@@ -37,7 +37,7 @@ def test_a_strong_clamp_of_the_noise_keeps_the_target(dynamics):
 
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
-@pytest.mark.parametrize("dynamics", ["ode", "sde", "ddim"])
+@pytest.mark.parametrize("dynamics", ["ode", "sde", "ddpm", "ddim"])
 def test_exact_value_gives_the_tilted_law_on_the_line(kind, dynamics):
     world = line(kind)
     target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
