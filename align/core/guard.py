@@ -15,6 +15,7 @@ from torch import Tensor
 
 from align.core.meter import Meter
 from align.core.model import At, Condition, Domain, FlowMap, FlowModel, PosteriorMap
+from align.core.normalise import folded
 from align.core.path import Path
 from align.core.problem import Problem
 from align.core.reward import Reward, WeightedReward
@@ -182,10 +183,15 @@ def bare(model: FlowModel) -> FlowModel:
 
 
 def unguarded(problem: Problem) -> Problem:
-    """The problem with its model and rewards themselves, for what only they can do."""
+    """The problem with its model and rewards themselves, for what only they can do.
+
+    Normalisation becomes part of a reward: what a reward can do is then true of λ f(R).
+    """
     terms = tuple(
-        attrs.evolve(term, reward=term.reward.inner)
-        if isinstance(term.reward, GuardedReward) else term
+        folded(
+            attrs.evolve(term, reward=term.reward.inner)
+            if isinstance(term.reward, GuardedReward) else term
+        )
         for term in problem.reward.terms
     )  # fmt: skip
     return attrs.evolve(problem, model=bare(problem.model), reward=WeightedReward(terms))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
 import attrs
@@ -49,21 +49,38 @@ class RewardSpec(ABC):
         """Load the reward; raises PartError when its weights cannot be used."""
 
 
+class Transform(ABC):
+    """f of λ f(R): a function of a reward's score that never falls."""
+
+    @abstractmethod
+    def of(self, score: Tensor) -> Tensor:
+        """f(R) (B,) of scores R (B,); the graph is kept."""
+
+
 @final
 @attrs.frozen(kw_only=True, eq=False)
 class Term:
-    """One reward of a run: λ R if it is optimised, a bystander if it is held out."""
+    """One reward of a run: λ f(R) if it is optimised, a bystander if it is held out.
+
+    Attributes:
+        transform: f, or None for f(R) = R.
+    """
 
     name: str
     reward: Reward
     weight: float = 1.0
     held_out: bool = False
+    transform: Transform | None = None
+
+    def share(self, score: Tensor) -> Tensor:
+        """What a score (B,) adds to r if the term is optimised: λ f(R), (B,)."""
+        return self.weight * (self.transform.of(score) if self.transform else score)
 
 
 @final
 @attrs.frozen(eq=False)
 class WeightedReward:
-    """r = Σ λ_k R_k over the optimised terms, the exponent of p*(x) ∝ p(x) e^{r(x)}."""
+    """r = Σ λ_k f_k(R_k) over the optimised terms, the exponent of p*(x) ∝ p(x) e^{r(x)}."""
 
     terms: tuple[Term, ...]
 
@@ -76,9 +93,16 @@ class WeightedReward:
         """r (B,) of decoded samples; held-out terms are not evaluated."""
         total = data.new_zeros(len(data))
         for term in self.optimised:
-            total = total + term.weight * term.reward.score(data, prompts)
+            total = total + term.share(term.reward.score(data, prompts))
+        return total
+
+    def of(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """r (B,) of samples with these scores (B,) by name, as `each` has them."""
+        total = torch.zeros_like(next(iter(scores.values())))
+        for term in self.optimised:
+            total = total + term.share(scores[term.name])
         return total
 
     def each(self, data: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Every term's own score (B,), unweighted, by name; held-out ones included."""
+        """Every term's own score R (B,) by name; held-out ones included."""
         return {term.name: term.reward.score(data, prompts) for term in self.terms}
