@@ -22,7 +22,7 @@ from align.registry import CONTRACTS, Catalog, did_you_mean
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]
 
-_TERM: Final = ("weight", "held_out", "name")
+_TERM: Final = tuple(field.name for field in attrs.fields(RewardTerm) if field.name != "part")
 
 
 def strict_converter(catalog: Catalog) -> Converter:
@@ -196,6 +196,7 @@ def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardT
                 read |= _each(converter, [(name, table[name], fields[name].type)])
             except Faults as error:
                 faults += error.faults
+    faults += _refused(RewardTerm, fields, read)
     try:
         read["part"] = _read_part(catalog, converter, rest, fields["part"].type, _TERM)
     except Faults as error:

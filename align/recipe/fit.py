@@ -60,7 +60,7 @@ def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> li
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog)
         try:
-            for check in (_present, _sampling, _gradients, _capabilities, _domains):
+            for check in (_present, _sampling, _gradients, _capabilities, _domains, _statistics):
                 faults += check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:
@@ -155,6 +155,15 @@ def _domains(ask: _Question) -> Iterator[Fault]:
         if metric.domain not in (None, model.domain):
             text = f"'{metric.kind}' measures {metric.domain}s, but model '{model.kind}' makes"
             yield _at(ask, ("metric", index), f"{text} {model.domain}s")
+
+
+def _statistics(ask: _Question) -> Iterator[Fault]:
+    """A reward that is normalised has samples to take its statistics from."""
+    for index, term in enumerate(ask.recipe.reward):
+        if term.normalise != "none" and not term.held_out and not ask.recipe.run.unsteered:
+            text = f"'{term.normalise}' takes its statistics from unsteered samples, but "
+            text += "run.unsteered is 0; set it to 64"
+            yield Fault(("reward", index, "normalise"), text)
 
 
 def _at(ask: _Question, key: Key, text: str) -> Fault:

@@ -10,9 +10,20 @@ from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
+from align.core.normalise import Normalise
 from align.core.option import at_least, option
 from align.core.reward import RewardSpec
 from align.core.sampler import PosteriorSampler
+
+
+def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+    if value < 0 or value == 1:
+        raise ValueError(f"'{attribute.name}' must be 0 or at least 2, got {value}")
+
+
+def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float] | None) -> None:
+    if value and not value[0] < value[1]:
+        raise ValueError(f"'{attribute.name}' must be [low, high] with low below high")
 
 
 @final
@@ -22,6 +33,11 @@ class Run:
 
     seed: int = option("The number every random number is derived from.", default=0)
     samples: int = option("How many samples are made.", default=8, check=at_least(1))
+    unsteered: int = option(
+        "Samples of the base model that V_0 and the rewards' statistics come from; 0 for none.",
+        default=64,
+        check=_none_or_some,
+    )
     out: str = option("Folder of the record; 'runs/<name of the recipe>' if empty.", default="")
     device: Literal["auto", "cpu", "cuda"] = option(
         "Where to compute; 'auto' is cuda when there is one.", default="auto"
@@ -38,6 +54,13 @@ class RewardTerm:
 
     part: RewardSpec
     weight: float = option("λ of p* ∝ p e^{λ r}.", default=1.0)
+    normalise: Normalise = option(
+        "By the scores of unsteered samples: to mean 0 and deviation 1, or to their ranks.",
+        default="none",
+    )
+    clip: tuple[float, float] | None = option(
+        "Lowest and highest score that counts, after normalising.", default=None, check=_rising
+    )
     held_out: bool = option("Whether it is measured only, not optimised.", default=False)
     name: str = option("Its name in the record; its kind if empty.", default="")
 

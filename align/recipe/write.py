@@ -26,7 +26,8 @@ def to_tables(recipe: Recipe) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, RewardTerm):
-        own = {"name": value.name, "weight": value.weight, "held_out": value.held_out}
+        names = [field.name for field in attrs.fields(RewardTerm) if field.name != "part"]
+        own = _plain({name: getattr(value, name) for name in names})
         kind, *rest = _plain(value.part).items()
         return dict((kind, *own.items(), *rest))
     if attrs.has(type(value)):

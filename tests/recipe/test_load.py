@@ -105,6 +105,20 @@ teacher = { kind = "toy_images", prompt = "p" }
 """
 
 
+def test_normalised_and_clipped(read):
+    text = PLAIN.replace('"toy_smooth"', '"toy_smooth", normalise = "rank", clip = [-inf, 3]')
+    loaded = read(text)
+    (term,) = loaded.recipe.reward
+    assert (term.normalise, term.clip) == ("rank", (-math.inf, 3.0))
+    again = read(to_toml(loaded.recipe))
+    assert again.recipe == loaded.recipe
+
+
+def test_a_reward_that_is_held_out_needs_no_statistics(read, good):
+    text = good.replace("quality = 3\n", 'quality = 3\nnormalise = "zscore"\n')
+    assert read(text, "run.unsteered=0").recipe.reward[1].held_out
+
+
 @pytest.mark.parametrize("extra", ["", ARMS, RICH, RICH + ARMS])
 def test_round_trip(read, extra):
     loaded = read(PLAIN + extra)
@@ -127,6 +141,7 @@ def test_every_value_is_written(read):
     assert written["run"] == {
         "seed": 0,
         "samples": 8,
+        "unsteered": 64,
         "out": "runs/r",
         "device": "auto",
         "chunk": 0,
@@ -136,6 +151,7 @@ def test_every_value_is_written(read):
             "kind": "toy_smooth",
             "name": "toy_smooth",
             "weight": 1.0,
+            "normalise": "none",
             "held_out": False,
             "version": "v2.1",
         }

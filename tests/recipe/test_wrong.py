@@ -237,6 +237,25 @@ WRONG = {
         STEER.replace('images"', 'images"\nfile = "away"'),
         "r.toml:1: model: the weights are away; fetch them",
     ),
+    "unsteered": (
+        "[run]\nunsteered = 1\n" + STEER,
+        "r.toml:2: run.unsteered: 'unsteered' must be 0 or at least 2, got 1",
+    ),
+    "normalise and clip": (
+        REST + 'clip = [1, 1]\nnormalise = "z"\n' + GUIDE,
+        "r.toml:9: reward[0].clip: 'clip' must be [low, high] with low below high\n"
+        "r.toml:10: reward[0].normalise: expected one of 'none', 'zscore', 'rank', got the string "
+        "'z'",
+    ),
+    "clip is no array": (
+        REST + "clip = 3\n" + GUIDE,
+        "r.toml:9: reward[0].clip: expected an array of 2 values, got the integer 3",
+    ),
+    "fit: statistics of nothing": (
+        REST + 'normalise = "zscore"\n' + GUIDE + "[run]\nunsteered = 0\n",
+        "r.toml:9: reward[0].normalise: 'zscore' takes its statistics from unsteered samples, but "
+        "run.unsteered is 0; set it to 64",
+    ),
     "fit: an arm": (
         STEER
         + '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nestimator = { kind = "toy_flat" }\n',
