@@ -25,7 +25,8 @@ P = ParamSpec("P")
 
 CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
 _SHOWN: Final = (
-    "grid.png", "scatter.png", "curves.png", "table.md", "model.safetensors", "log.txt",
+    "grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "model.safetensors",
+    "log.txt",
 )  # fmt: skip
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
@@ -103,15 +104,19 @@ def _print_table(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from align.report import read, rows
+    from align.report import noted, read, rows
 
-    heads, cells = rows(read(folder))
+    results = read(folder)
+    heads, cells = rows(results)
     table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
     for place, head in enumerate(heads[1:], 1):
         values = [row[place] for row in cells]
         if any(values):
             table.add_row(head, *values)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for note in noted(results):
+        console.print(note, markup=False)
 
 
 @main.command()

@@ -6,7 +6,7 @@ metrics.jsonl    one line a step
 log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
-results.json, table.md, grid.png, curves.png
+results.json, table.md, grid.png, curves.png, tradeoff.png
 checkpoint.pt, model.safetensors          of a training run; in weights/<arm>/ if it compares
 """
 
@@ -32,6 +32,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from align.core.baseline import Divergence
 from align.core.meter import Cost
 from align.core.mode import Export, Info
 from align.errors import PartError
@@ -52,6 +53,7 @@ class Side:
         scores: every reward's score (B,) by name, held-out ones included.
         metrics: numbers about the whole set of samples.
         cost: of the arm.
+        divergence: how far its samples are from the base model's, where that was asked.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Side:
     scores: Mapping[str, Tensor]
     metrics: Mapping[str, float]
     cost: Cost
+    divergence: Divergence | None = None
 
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
@@ -181,8 +184,21 @@ class Record:
             path = self.folder / "given" / f"{index}_{slug(name)}.png"
             save_picture(path, to_bytes(picture[None])[0])
 
-    def results(self, rewards: Sequence[RewardTerm], sides: Sequence[Side]) -> None:
-        """Keep the numbers of every arm in results.json."""
+    def results(
+        self,
+        rewards: Sequence[RewardTerm],
+        sides: Sequence[Side],
+        unsteered: Sequence[Mapping[str, Any]] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Keep the numbers of every arm in results.json.
+
+        Args:
+            rewards: of the recipe.
+            sides: the arms.
+            unsteered: what is to be kept of unsteered samples, of each base model.
+            notes: what must be said beside the table.
+        """
         said = {term.name: {"weight": term.weight, "held_out": term.held_out} for term in rewards}
         arms = [
             {
@@ -192,10 +208,12 @@ class Record:
                 "scores": {name: score.tolist() for name, score in side.scores.items()},
                 "metrics": dict(side.metrics),
                 "cost": attrs.asdict(side.cost),
+                "divergence": attrs.asdict(side.divergence) if side.divergence else None,
             }
             for side in sides
         ]
-        write(self.folder / "results.json", json.dumps({"rewards": said, "arms": arms}) + "\n")
+        kept = {"rewards": said, "arms": arms, "unsteered": list(unsteered), "notes": list(notes)}
+        write(self.folder / "results.json", json.dumps(kept) + "\n")
 
     def checkpoint(self, arm: str, saved: dict[str, Any]) -> None:
         """Keep what a resumed run starts from."""

@@ -25,9 +25,10 @@ from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.errors import PartError, PromptError, RecipeError
 from align.progress import Progress
-from align.recipe import Arm, Loaded, Recipe, RewardTerm, load, named, to_toml
+from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, named, to_toml
 from align.record import Record, Side, folder_for
 from align.registry import Catalog, load_catalog
+from align.unsteered import Baselines, notes
 from align.watch import Nobody, Watch, stop_after_step
 
 
@@ -72,11 +73,16 @@ def run(
     try:
         catalog.hook.align_run_start(run=record)
         with stop_after_step() as stopping, Progress(shown=progress) as bar:
+            bases = Baselines(loaded.recipe, told=_telling(bar, stopping))
             sides = tuple(
-                _side(arm, loaded, record, catalog, bar, stopping) for arm in loaded.recipe.arms()
+                _side(arm, loaded, bases, record, catalog, bar, stopping)
+                for arm in loaded.recipe.arms()
             )
         result = Result(record.folder, _measured(sides, loaded.recipe.metric))
-        record.results(loaded.recipe.reward, result.sides)
+        said = notes(loaded.recipe, {side.name: side.divergence for side in sides})
+        for note in said:
+            logger.warning(note)
+        record.results(loaded.recipe.reward, result.sides, bases.said(), said)
         report.write(record.folder)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
@@ -96,17 +102,38 @@ def sample(
     sampler: PosteriorSampler | None = None,
     estimator: ValueEstimator | None = None,
     samples: int = 8,
+    unsteered: int = 0,
     seed: int = 0,
     device: str = "auto",
 ) -> Side:
-    """Run parts directly, without a recipe and without a record; for notebooks."""
-    arm = Arm(name=mode.kind, model=model, sampler=sampler, estimator=estimator, mode=mode)
-    where = device_of(device)
-    meter = Meter()
-    problem = build(arm, named(rewards), where, meter, samples=samples)
+    """Run parts directly, without a recipe and without a record; for notebooks.
+
+    Args:
+        model: the base model.
+        mode: what is done.
+        rewards: what samples should score high on, and what is measured.
+        sampler: if the mode or the estimator needs one.
+        estimator: if the mode needs one.
+        samples: how many are made.
+        unsteered: how many samples of the base model are made beside them, for the divergence and
+            for rewards that are normalised; 0 for none.
+        seed: every random number is derived from it.
+        device: "auto", "cpu" or "cuda".
+    """
+    recipe = Recipe(
+        run=Run(seed=seed, samples=samples, unsteered=unsteered),
+        model=model,
+        sampler=sampler,
+        estimator=estimator,
+        reward=named(rewards),
+        mode=mode,
+    )
+    (arm,), where, meter, bases = recipe.arms(), device_of(device), Meter(), Baselines(recipe)
+    problem = build(arm, recipe.reward, where, meter, samples=samples)
+    problem = bases.normalised(arm, problem)
     streams = Streams(seed, tuple(range(samples)), device=where)
     outcome = execute(mode, problem, streams, meter=meter, observer=Nobody())
-    return _scored(arm.name, problem, outcome)
+    return _scored(arm, problem, outcome, bases)
 
 
 def device_of(name: str) -> torch.device:
@@ -158,6 +185,7 @@ def build(
 def _side(
     arm: Arm,
     loaded: Loaded,
+    bases: Baselines,
     record: Record,
     catalog: Catalog,
     bar: Progress,
@@ -171,6 +199,7 @@ def _side(
             arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
         )
     record.given(_given(problem))
+    problem = bases.normalised(arm, problem)
     trains = isinstance(arm.mode, Trains)
     saved = record.saved(arm.name) if trains else None
     done = saved["done"] if saved else 0
@@ -183,11 +212,22 @@ def _side(
     if isinstance(arm.mode, Trains):
         path = record.export(arm.name, arm.mode.export(problem, outcome.state))
         logger.info("{}: weights in {}", arm.name, path)
-    side = _scored(arm.name, problem, outcome)
+    side = _scored(arm, problem, outcome, bases)
     if side.x1 is not None and side.data is not None:
         record.samples(arm.name, side.x1, side.data)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})
     return side
+
+
+def _telling(bar: Progress, stopping: Callable[[], bool]) -> Callable[[int, int], None]:
+    """Show how many unsteered samples there are, and stop there if the user asks."""
+
+    def told(done: int, count: int) -> None:
+        bar.step("unsteered samples", done - 1, count, {})
+        if stopping():
+            raise KeyboardInterrupt
+
+    return told
 
 
 def _given(problem: Problem) -> dict[str, torch.Tensor]:
@@ -211,13 +251,14 @@ def _located(loaded: Loaded) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _scored(name: str, problem: Problem, outcome: Outcome) -> Side:
+def _scored(arm: Arm, problem: Problem, outcome: Outcome, bases: Baselines) -> Side:
     """Decode and score the samples of a run; that is not part of its cost."""
     if outcome.x1 is None:
-        return Side(name, None, None, {}, {}, outcome.cost)
+        return Side(arm.name, None, None, {}, {}, outcome.cost)
     data = problem.model.decode(outcome.x1)
     scores = problem.reward.each(data, problem.cond.prompts)
-    return Side(name, outcome.x1, data, scores, {}, outcome.cost)
+    divergence = bases.divergence(arm, problem, scores, outcome.state)
+    return Side(arm.name, outcome.x1, data, scores, {}, outcome.cost, divergence)
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ FLOORS = (
     ("__main__",),
     ("cli", "testing"),
     ("runner",),
+    ("unsteered",),
     ("watch",),
     ("builtins", "report", "progress"),
     ("modes", "record"),

@@ -2,12 +2,14 @@
 
 import json
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from align.core.baseline import Divergence
 from align.core.meter import Cost
 from align.core.mode import Info
 from align.files import write
@@ -236,4 +238,14 @@ def test_results(record):
     assert first["cost"] == {
         "calls": {"network": 4}, "backward": {"reward a": 2}, "flops": 10, "seconds": 1.5,
         "memory": 100,
+    }  # fmt: skip
+    assert (said["unsteered"], said["notes"]) == ([], [])
+    assert (first["divergence"], second["divergence"]) == (None, None)
+    far = attrs.evolve(one, divergence=Divergence(reward=1.5, at_least=0.5))
+    record.results(rewards, [far], [{"arms": ["one"], "r": [0.5]}], ["a note"])
+    said = json.loads((record.folder / "results.json").read_text())
+    assert (said["unsteered"], said["notes"]) == ([{"arms": ["one"], "r": [0.5]}], ["a note"])
+    assert said["arms"][0]["divergence"] == {
+        "reward": 1.5, "reward_error": None, "at_least": 0.5, "at_least_error": None, "ess": None,
+        "at_most": None,
     }  # fmt: skip

@@ -174,7 +174,7 @@ def test_the_folder_of_a_run(done):
     names = {path.name for path in done.folder.iterdir()}
     assert names == {
         "about.json", "curves.png", "log.txt", "metrics.jsonl", "recipe.toml", "results.json",
-        "samples", "scatter.png", "table.md",
+        "samples", "scatter.png", "table.md", "tradeoff.png",
     }  # fmt: skip
     assert set(states(done.folder)) == set(FOLDERS)
     assert all(x1.shape == (4, 2) for x1 in states(done.folder).values())
@@ -260,9 +260,77 @@ def test_held_out_rewards_are_measured_and_nothing_more(done, go):
     for side in done.sides:
         assert torch.allclose(side.scores["other"], -0.5 * side.x1[:, 1] ** 2)
         assert "reward other" not in side.cost.calls | side.cost.backward
+    assert without.sides[1].divergence == done.sides[1].divergence
     said = results(done.folder)
     assert said["rewards"]["other"] == {"weight": 1.0, "held_out": True}
     assert "other (held out)" in (done.folder / "table.md").read_text()
+
+
+def test_unsteered_samples_change_nothing_but_what_is_said_of_divergence(done, go):
+    without = go(RECIPE, "run.unsteered=0")
+    assert same(without.folder, done.folder)
+    assert metrics(without.folder) == metrics(done.folder)
+    assert results(without.folder)["unsteered"] == []
+    for one, other in zip(without.sides, done.sides, strict=True):
+        for count in ("calls", "backward", "flops"):
+            assert getattr(one.cost, count) == getattr(other.cost, count)
+        assert one.divergence.reward == other.divergence.reward
+        assert one.divergence.at_most == other.divergence.at_most
+        assert one.divergence.at_least is None
+        assert other.divergence.at_least is not None
+    assert "KL at least" not in (without.folder / "table.md").read_text()
+
+
+def test_unsteered_samples_are_recorded(done):
+    (base,) = results(done.folder)["unsteered"]
+    assert (base["arms"], base["flow_steps"]) == (["plain", "Stein", "gradient, noisy"], 5)
+    assert [len(scores) for scores in base["scores"].values()] == [64, 64]
+    assert base["r"] == base["scores"]["likelihood"]
+    assert base["cost"]["calls"]["network"] == 320
+    value = float(torch.tensor(base["r"], dtype=torch.float64).exp().mean().log())
+    for side, arm in zip(done.sides, results(done.folder)["arms"], strict=True):
+        assert arm["divergence"] == attrs.asdict(side.divergence)
+        mean = float(side.scores["likelihood"].mean())
+        assert side.divergence.at_least == pytest.approx(mean - value)
+    # Best of 2 by its own account, Girsanov for the SDE, nothing for the ODE.
+    plain, ode, sde = (side.divergence.at_most for side in done.sides)
+    assert plain == pytest.approx(0.1931, abs=1e-4)
+    assert (ode, sde > 0) == (None, True)
+    assert "| KL at least | KL at most |" in (done.folder / "table.md").read_text()
+    assert "64 unsteered samples of 'mixture' in 5 steps" in (done.folder / "log.txt").read_text()
+
+
+def test_rewards_are_normalised_for_every_arm(done, go):
+    text = RECIPE.replace("std = 0.5\n", 'std = 0.5\nnormalise = "zscore"\nweight = 0.5\n', 1)
+    normalised = go(text)
+    assert not same(normalised.folder, done.folder)
+    (base,) = results(normalised.folder)["unsteered"]
+    scores = torch.tensor(base["scores"]["likelihood"], dtype=torch.float64)
+    assert base["scores"] == results(done.folder)["unsteered"][0]["scores"]
+    weight = 0.5 / float(scores.std())
+    r = torch.tensor(base["r"], dtype=torch.float64)
+    assert torch.allclose(r, weight * (scores - scores.mean()))
+    # (R − mean) / std tilts as R itself with a smaller weight does.
+    by_hand = go(RECIPE.replace("std = 0.5\n", f"std = 0.5\nweight = {weight}\n", 1))
+    for name, x1 in states(by_hand.folder).items():
+        assert torch.allclose(states(normalised.folder)[name], x1, atol=1e-9)
+    for one, other in zip(normalised.sides, by_hand.sides, strict=True):
+        assert torch.allclose(one.scores["likelihood"], other.scores["likelihood"])
+        assert one.divergence.at_least == pytest.approx(other.divergence.at_least)
+        assert one.cost.calls == other.cost.calls
+
+
+def test_what_must_be_said_is_said(go):
+    noted = go(LONG, "mode.steps=2", 'mode.normalise="renorm"', "reward[0].weight=80")
+    first, second = results(noted.folder)["notes"]
+    assert first.startswith("steer: normalise = 'renorm'")
+    assert second.startswith("* V_0 rests on ")
+    table = (noted.folder / "table.md").read_text()
+    assert f"\n{first}\n" in table
+    assert f"\n\\{second}\n" in table
+    log = (noted.folder / "log.txt").read_text()
+    assert f"WARNING {first}" in log
+    assert f"WARNING {second}" in log
 
 
 @attrs.frozen(kw_only=True)
@@ -331,7 +399,7 @@ def test_hooks_are_called(go, plugin):
 def test_a_part_that_breaks_its_contract_fails_the_run(go, plugin, tmp_path):
     recipe = MODEL + '\n[[reward]]\nkind = "odd"\n' + PARTS
     with pytest.raises(ContractError) as caught:
-        go(recipe, out=tmp_path / "bad", catalog=plugin.catalog)
+        go(recipe, "run.unsteered=0", out=tmp_path / "bad", catalog=plugin.catalog)
     reason = "reward 'odd': score returned () torch.float32, expected (32,) of torch.float32 or "
     reason += "wider; in step 3 of 5"
     assert str(caught.value) == reason
@@ -339,6 +407,12 @@ def test_a_part_that_breaks_its_contract_fails_the_run(go, plugin, tmp_path):
     assert len(metrics(tmp_path / "bad")) == 2
     assert plugin.told[-1][2:] == (None, caught.value)
     assert not (tmp_path / "bad" / "results.json").exists()
+
+
+def test_a_reward_that_is_always_the_same_cannot_be_normalised(go, plugin, tmp_path):
+    recipe = MODEL + '\n[[reward]]\nkind = "odd"\nbad = 0\nnormalise = "rank"\n' + PARTS
+    with pytest.raises(PartError, match="'odd' cannot be normalised by 'rank': all 64 unsteered"):
+        go(recipe, out=tmp_path / "bad", catalog=plugin.catalog)
 
 
 def test_a_hook_that_fails_at_the_start_fails_the_run(go, plugin, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ from typing import Any
 from align.errors import PartError
 from align.files import write as save
 from align.report.grid import grid
-from align.report.plots import curves, scatter
-from align.report.table import markdown, rows
+from align.report.plots import curves, scatter, tradeoff
+from align.report.table import markdown, noted, rows
 
-__all__ = ["read", "rows", "write"]
+__all__ = ["noted", "read", "rows", "write"]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -29,10 +29,11 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path) -> None:
-    """Write table.md, grid.png or scatter.png, and curves.png into a run folder."""
+    """Write table.md, grid.png or scatter.png, tradeoff.png and curves.png into a run folder."""
     results = read(folder)
     if made := [arm for arm in results["arms"] if arm["samples"]]:
         save(folder / "table.md", markdown(results))
         grid(folder, made)
         scatter(folder, made)
+        tradeoff(folder, results)
     curves(folder)

@@ -1,4 +1,4 @@
-"""Curves over the steps of a run, and samples that are points in the plane."""
+"""Curves over the steps of a run, samples that are points, and what a reward was bought with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from align.core.baseline import Baseline
 from align.files import replacing
 
 
@@ -55,6 +58,84 @@ def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
         axes.set_title(arm["name"], fontsize=9)
         axes.set_aspect("equal")
     _save(figure, folder / "scatter.png")
+
+
+def tradeoff(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write tradeoff.png: mean r of each arm against its compute, and against its divergence.
+
+    A filled point stands at the mode's own account of KL(samples | base model), an open one with
+    an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
+    law has a higher mean of r at the same divergence.
+    """
+    arms = [arm for arm in results["arms"] if arm.get("divergence")]
+    if not arms:
+        return
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    spent, apart = figure.subplots(1, 2, sharey=True)
+    for base in results.get("unsteered", ()):
+        _family(apart, base)
+    costs = [_calls(arm) for arm in arms]
+    for number, (arm, cost) in enumerate(zip(arms, costs, strict=True)):
+        colour = f"C{number % 10}"
+        _point(spent, cost, arm["divergence"], colour, label=arm["name"])
+        _divergence(apart, arm["divergence"], colour)
+    spent.set_xscale("log" if min(costs) > 0 else "linear")
+    spent.set_xlabel("network calls a sample")
+    spent.set_ylabel("mean r")
+    apart.set_xlabel("KL(samples | base model), nats")
+    apart.margins(x=0.12)
+    for axes in (spent, apart):
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7, frameon=False)
+    _save(figure, folder / "tradeoff.png")
+
+
+def _calls(arm: Mapping[str, Any]) -> float:
+    """Network calls a sample, forward and backward."""
+    cost = arm["cost"]
+    calls = cost["calls"].get("network", 0) + cost["backward"].get("network", 0)
+    return float(calls / max(1, arm["samples"]))
+
+
+def _point(
+    axes: Axes, place: float, said: Mapping[str, Any], colour: str, *, label: str = "",
+    filled: bool = True,
+) -> None:  # fmt: skip
+    """Mean r ± its standard error at a place."""
+    axes.errorbar(
+        place, said["reward"], yerr=said["reward_error"] or 0.0, fmt="o", color=colour, capsize=2,
+        markersize=5, markerfacecolor=colour if filled else "white", label=label or None,
+    )  # fmt: skip
+
+
+def _divergence(axes: Axes, said: Mapping[str, Any], colour: str) -> None:
+    """Mean r at the mode's own account of the divergence, or at the bound from below."""
+    if said["at_most"] is not None:
+        _point(axes, said["at_most"], said, colour)
+    elif said["at_least"] is not None:
+        place = max(0.0, said["at_least"])
+        axes.annotate(
+            "", (place, said["reward"]), (22, 0), textcoords="offset points",
+            arrowprops={"arrowstyle": "<-", "color": colour},
+        )  # fmt: skip
+        _point(axes, place, said, colour, filled=False)
+
+
+def _family(axes: Axes, base: Mapping[str, Any]) -> None:
+    """The laws p e^{λ r}, and among them p*, where λ = 1."""
+    if not base["r"]:
+        return
+    baseline = Baseline(torch.tensor(base["r"], dtype=torch.float64))
+    family = baseline.tilted()
+    if not family:
+        return
+    tilts, means, apart = zip(*family, strict=True)
+    label = f"best possible, by {len(base['r'])} unsteered samples"
+    axes.plot(apart, means, color="0.6", label=label, zorder=0)
+    if tilts[-1] >= 1:
+        mean, place = baseline.law(1.0)
+        axes.plot(place, mean, "*", color="0.4", markersize=9, label="p e^r, likewise", zorder=1)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from align.core.baseline import FEW
+
+BOUNDS: Final = {"at_least": "KL at least", "at_most": "KL at most"}
 
 
 def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: rewards as mean ± standard error, metrics, and cost a sample.
 
     "calls" are rows through the network, forward and backward, a sample; "reward calls" likewise.
+    "KL at least" and "KL at most" are bounds of KL(samples | base model) in nats.
     """
     rewards, arms = results["rewards"], results["arms"]
     metrics = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
     heads = ["arm"]
     heads += [f"{n} (held out)" if said["held_out"] else n for n, said in rewards.items()]
-    heads += [*metrics, "network calls", "reward calls", "GFLOP", "seconds"]
-    return heads, [_row(arm, list(rewards), metrics) for arm in arms]
+    bounds = [b for b in BOUNDS if any(_bound(arm, b) for arm in arms)]
+    heads += [
+        *metrics,
+        *(BOUNDS[bound] for bound in bounds),
+        "network calls",
+        "reward calls",
+        "GFLOP",
+        "seconds",
+    ]
+    return heads, [_row(arm, list(rewards), metrics, bounds) for arm in arms]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table in Markdown."""
+    """The table in Markdown, and what must be said beside it."""
     heads, cells = rows(results)
     lines = [heads, ["---"] * len(heads), *cells]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    # Escaped: a note may begin with the asterisk that it explains.
+    return table + "".join(f"\n{note.replace('*', chr(92) + '*')}\n" for note in noted(results))
 
 
-def _row(arm: Mapping[str, Any], rewards: list[str], metrics: list[str]) -> list[str]:
+def noted(results: Mapping[str, Any]) -> list[str]:
+    """What must be said beside the table."""
+    return list(results.get("notes", ()))
+
+
+def _row(
+    arm: Mapping[str, Any], rewards: list[str], metrics: list[str], bounds: list[str]
+) -> list[str]:
     cost, count = arm["cost"], max(1, arm["samples"])
     scores = [_mean(arm["scores"].get(name, [])) for name in rewards]
     found = [f"{arm['metrics'][n]:.4g}" if n in arm["metrics"] else "" for n in metrics]
@@ -39,7 +61,18 @@ def _row(arm: Mapping[str, Any], rewards: list[str], metrics: list[str]) -> list
         if name.startswith("reward ")
     )
     costs = [f"{calls:g}", f"{judged / count:g}", f"{cost['flops'] / count / 1e9:.3g}"]
-    return [arm["name"], *scores, *found, *costs, f"{cost['seconds']:.1f}"]
+    apart = [_bound(arm, bound) for bound in bounds]
+    return [arm["name"], *scores, *found, *apart, *costs, f"{cost['seconds']:.1f}"]
+
+
+def _bound(arm: Mapping[str, Any], bound: str) -> str:
+    """A bound of the divergence ± its standard error; * where the unsteered samples are too few."""
+    said = arm.get("divergence") or {}
+    if said.get(bound) is None:
+        return ""
+    error, few = said.get(f"{bound}_error"), bound == "at_least" and (said["ess"] or FEW) < FEW
+    shown = f"{said[bound]:.3g}" + (f" ± {error:.2g}" if error else "")
+    return shown + " *" * few
 
 
 def _mean(scores: list[float]) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from align.record import save_picture
 from align.report import write
 from align.report.grid import MOST_ROWS, grid
-from align.report.plots import curves, scatter
+from align.report.plots import curves, scatter, tradeoff
 
 
 def filled(folder, arms, count, size=(4, 5)):
@@ -101,6 +101,54 @@ def test_no_scatter_of_anything_else(folder_of, arm_of, shape):
     folder = folder_of(arm_of("a", 0), states=[np.zeros(shape)])
     scatter(folder, [arm_of("a", 0)])
     assert not (folder / "scatter.png").exists()
+
+
+def apart(reward, **said):
+    missing = dict.fromkeys(("at_least", "at_least_error", "ess", "at_most"))
+    return missing | {"reward": reward, "reward_error": None} | said
+
+
+def inked(path, where):
+    """Pixels that are coloured, within a part of the width."""
+    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    low, high = (int(share * sheet.shape[1]) for share in where)
+    part = sheet[:, low:high]
+    return int((part.max(2) - part.min(2) > 60).sum())
+
+
+def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of):
+    right = (0.55, 1.0)
+    far = arm_of("far", 0, divergence=apart(2.0, at_most=3.0))
+    near = arm_of("near", 1, divergence=apart(0.0, at_most=1.0))
+    alone, seen = folder_of(far, near), []
+    for arms in ([far], [far, near], [far | {"divergence": apart(2.0)}]):
+        tradeoff(alone, {"arms": arms})
+        seen.append((inked(alone / "tradeoff.png", (0, 0.5)), inked(alone / "tradeoff.png", right)))
+    (left, one), (_, two), (same, none) = seen
+    assert left > 20
+    assert two == pytest.approx(2 * one, rel=0.3)
+    assert none == 0  # nothing is known of its divergence
+    assert same == left
+    bound = far | {"divergence": apart(2.0, at_least=3.0)}
+    tradeoff(alone, {"arms": [bound]})
+    assert inked(alone / "tradeoff.png", right) != one
+
+
+def test_tradeoff_shows_the_best_possible(folder_of, arm_of):
+    arm = arm_of("far", 0, divergence=apart(2.0, at_most=0.2))
+    folder = folder_of(arm)
+    dark = []
+    for bases in ([], [{"r": None}], [{"r": [0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9]}]):
+        tradeoff(folder, {"arms": [arm], "unsteered": bases})
+        sheet = np.asarray(Image.open(folder / "tradeoff.png").convert("L"))
+        dark.append(int((sheet[:, sheet.shape[1] // 2 :] < 200).sum()))
+    assert dark[0] == dark[1] < dark[2] - 100
+
+
+def test_no_tradeoff_of_arms_without_a_reward(folder_of, arm_of):
+    folder = folder_of(arm_of("a", 0))
+    tradeoff(folder, {"arms": [arm_of("a", 0), arm_of("b", 1, divergence=None)]})
+    assert not (folder / "tradeoff.png").exists()
 
 
 def told(folder, *lines):

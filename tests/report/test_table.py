@@ -41,6 +41,32 @@ def test_markdown(results):
     assert {line.count("|") for line in lines} == {9}
 
 
+def apart(**said):
+    missing = dict.fromkeys(("at_least", "at_least_error", "ess", "at_most"))
+    return missing | {"reward": 1.0, "reward_error": None} | said
+
+
+def test_divergence(results):
+    first, second = results["arms"]
+    first["divergence"] = apart(at_least=1.234, at_least_error=0.123, ess=10.0, at_most=2.5)
+    second["divergence"] = apart(at_least=-0.5, at_least_error=0.3, ess=9.9)
+    heads, (one, two) = rows(results)
+    assert heads[4:7] == ["KL at least", "KL at most", "network calls"]
+    assert one[4:6] == ["1.23 ± 0.12", "2.5"]
+    assert two[4:6] == ["-0.5 ± 0.3 *", ""]
+    first["divergence"] = apart(at_least=0.0, at_least_error=0.0, at_most=0.0)
+    assert rows(results)[1][0][4:6] == ["0", "0"]
+    first["divergence"] = second["divergence"] = apart(at_least=3.0, ess=20.0)
+    heads, (one, _) = rows(results)
+    assert (heads[4:6], one[4]) == (["KL at least", "network calls"], "3")
+
+
+def test_notes_stand_under_the_table(results):
+    lines = markdown(results | {"notes": ["* a star.", "Another."]}).splitlines()
+    assert lines[3].startswith("| steered |")
+    assert lines[4:] == ["", r"\* a star.", "", "Another."]
+
+
 def test_a_folder_without_a_finished_run(tmp_path):
     for asked in (read, write):
         with pytest.raises(PartError, match=r"holds no finished run: it has no results\.json"):
