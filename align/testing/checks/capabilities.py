@@ -1,0 +1,148 @@
+"""Checks of what a model can do beyond its velocity: identities of maps, and exact answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, final
+from unittest import SkipTest
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import ClosedForm
+from align.core.model import At, FlowMap, FlowModel, ModelSpec, Population, PosteriorMap
+from align.core.reward import Term, WeightedReward
+from align.errors import PartError
+from align.samplers.glass import glass_velocity
+from align.testing.probes import Constant, close, denoiser_of, finite, states, streams_of
+
+TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@final
+@attrs.frozen(eq=False)
+class Modelling:
+    """A model, built on the CPU."""
+
+    part: ModelSpec
+    model: FlowModel
+
+    def at(self, times: Sequence[float] = TIMES) -> At:
+        """Noisy states at these times, under the recipe's prompt."""
+        return states(self.model, times, self.part.prompt)
+
+    @property
+    def digits(self) -> float:
+        """To what an identity of exact maps must hold."""
+        return 1e-3 if self.model.dtype == torch.float64 else 0.02
+
+    @property
+    def step(self) -> float:
+        """Of finite differences in time."""
+        return 1e-5 if self.model.dtype == torch.float64 else 2e-3
+
+
+def provides(modelling: Modelling) -> None:
+    """It can do what its specification promises; what is not promised is absent or refused."""
+    model, promised = modelling.model, modelling.part.provides
+    at = modelling.at()
+    uses: dict[type, Callable[[], object]] = {
+        FlowMap: lambda: model.jump(at.x, at.t, at.t, at.cond),  # type: ignore[attr-defined]
+        PosteriorMap: lambda: model.posterior_jump(at.x, at.t, at.t, at),  # type: ignore[attr-defined]
+        Population: lambda: model.draw(streams_of(model, (0,))),  # type: ignore[attr-defined]
+        ClosedForm: lambda: model.draw_posterior(at, 1, streams_of(model, range(5))),  # type: ignore[attr-defined]
+    }
+    for capability, use in uses.items():
+        name, there = capability.__name__, isinstance(model, capability)
+        assert there or capability not in promised, f"promises {name}, but is none"
+        if not there:
+            continue
+        try:
+            use()
+        except PartError as error:
+            assert capability not in promised, f"promises {name}, but refuses: {error}"
+            continue
+        assert capability in promised, f"is a {name}, but `provides` does not say so"
+
+
+def jump_semigroup(modelling: Modelling) -> None:
+    """Two jumps are one: X_{w,u} ∘ X_{s,w} = X_{s,u}, and X_{s,s} leaves the state."""
+    model, at = _able(modelling, FlowMap), modelling.at()
+    assert isinstance(model, FlowMap)
+    _semigroup(lambda x, s, u: model.jump(x, s, u, at.cond), at, modelling.digits)
+
+
+def jump_tangent(modelling: Modelling) -> None:
+    """Short jumps follow the flow: ∂X_{s,u}/∂u at u = s is the velocity."""
+    model, at = _able(modelling, FlowMap), modelling.at()
+    assert isinstance(model, FlowMap)
+    rate = (model.jump(at.x, at.t, at.t + modelling.step, at.cond) - at.x) / modelling.step
+    wanted = modelling.model.velocity(at.x, at.t, at.cond)
+    close(rate, wanted, "rate of a short jump, and velocity", digits=modelling.digits)
+
+
+def posterior_semigroup(modelling: Modelling) -> None:
+    """Two inner jumps are one: X_{w,u}(X_{s,w}(y; t, x); t, x) = X_{s,u}(y; t, x)."""
+    model, at = _able(modelling, PosteriorMap), modelling.at()
+    assert isinstance(model, PosteriorMap)
+    _semigroup(
+        lambda y, s, u: model.posterior_jump(y, s, u, at), _inner(modelling), modelling.digits
+    )
+
+
+def posterior_tangent(modelling: Modelling) -> None:
+    """Short inner jumps follow the inner flow of GLASS, which at t = 0 is the velocity."""
+    model, inner = _able(modelling, PosteriorMap), _inner(modelling)
+    assert isinstance(model, PosteriorMap)
+    for times in (TIMES, (0.0,) * len(TIMES)):
+        at = modelling.at(times)
+        jumped = model.posterior_jump(inner.x, inner.t, inner.t + modelling.step, at)
+        wanted = glass_velocity(modelling.model, inner.x, inner.t, at)
+        name = f"rate of a short inner jump at t = {times[0]:g}, and GLASS velocity"
+        close((jumped - inner.x) / modelling.step, wanted, name, digits=modelling.digits)
+
+
+def population(modelling: Modelling) -> None:
+    """Its own data are like states, and row i is the same whatever the other rows."""
+    model = _able(modelling, Population)
+    assert isinstance(model, Population)
+    together = model.draw(streams_of(modelling.model, range(6)))
+    assert together.shape == (6, *modelling.model.shape), f"data are {tuple(together.shape)}"
+    finite(together, "data")
+    alone = model.draw(streams_of(modelling.model, (4,)))
+    close(alone[0], together[4], "data of sample 4 alone, and among others")
+
+
+def closed_form(modelling: Modelling) -> None:
+    """Its posterior has the denoiser for a mean, and a constant reward has itself for a value."""
+    model, at = _able(modelling, ClosedForm), modelling.at()
+    assert isinstance(model, ClosedForm)
+    draws = model.draw_posterior(at, 4000, streams_of(modelling.model, range(len(at.x))))
+    gap = (draws.mean(0) - denoiser_of(modelling.model, at)).abs()
+    allowed = 5 * draws.std(0) / len(draws) ** 0.5 + 1e-6
+    assert (gap < allowed).all(), "the mean of posterior draws is not the denoiser"
+    term = Term(name="constant", reward=Constant(0.7, modelling.model.shape[0]))
+    value = model.value(at, WeightedReward((term,)))
+    close(value, torch.full_like(value, 0.7), "value of a constant reward of 0.7")
+
+
+def _able(modelling: Modelling, capability: type) -> FlowModel:
+    """The model, if it promises the capability."""
+    if capability not in modelling.part.provides:
+        raise SkipTest(f"it does not provide a {capability.__name__}")
+    return modelling.model
+
+
+def _inner(modelling: Modelling) -> At:
+    """Inner states and their inner times, in another order than the outer ones."""
+    return modelling.at(tuple(reversed(TIMES)))
+
+
+def _semigroup(jump: Callable[[Tensor, Tensor, Tensor], Tensor], at: At, digits: float) -> None:
+    s, w, u = at.t, at.t + 0.4 * (1 - at.t), torch.ones_like(at.t)
+    with torch.no_grad():
+        close(jump(at.x, s, s), at.x, "a jump of no length, and its state", digits=digits)
+        for end in (u, at.t + 0.7 * (1 - at.t)):
+            twice, once = jump(jump(at.x, s, w), w, end), jump(at.x, s, end)
+            close(twice, once, "two jumps, and one", digits=digits)

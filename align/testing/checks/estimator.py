@@ -1,0 +1,277 @@
+"""Checks of value estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, final
+from unittest import SkipTest
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import ClosedForm, Estimate, ValueEstimator
+from align.core.model import At
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.reward import Term, WeightedReward
+from align.errors import PartError
+from align.samplers.exact import ExactPosterior
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap
+from align.testing.checks.form import form
+from align.testing.probes import (
+    Constant,
+    GradientAsked,
+    Plain,
+    Watched,
+    close,
+    denoiser_of,
+    finite,
+    scaled,
+    states,
+    streams_of,
+)
+from align.testing.probes import untouched as unmoved
+from align.testing.worlds import line
+
+TIMES: Final = (0.3, 0.45, 0.6)
+WEAK: Final = 0.15
+REPEATS: Final = 2000
+FIELDS: Final = ("value", "error", "shift", "ess", "reward")
+
+
+@final
+@attrs.frozen(eq=False)
+class Estimating:
+    """An estimator and the problem it is tried on."""
+
+    part: ValueEstimator
+    problem: Problem
+
+    @property
+    def counted(self) -> bool:
+        """Whether the estimator has an option `draws`."""
+        return any(field.name == "draws" for field in attrs.fields(type(self.part)))
+
+    def of(self, draws: int) -> Estimating:
+        """The same with this number of draws, if there is such an option."""
+        changes: dict[str, Any] = {"draws": draws} if self.counted else {}
+        return attrs.evolve(self, part=attrs.evolve(self.part, **changes))
+
+    def on(self, problem: Problem) -> Estimating:
+        """The same on another problem."""
+        return attrs.evolve(self, problem=problem)
+
+    def at(self, repeats: int = 1) -> At:
+        """Noisy states at three times, each `repeats` times, repeat-major."""
+        return states(self.problem.model, TIMES).tile(repeats)
+
+    def estimate(self, at: At, samples: tuple[int, ...] = ()) -> Estimate:
+        """The estimate for samples 0 .. B − 1, or those named."""
+        streams = streams_of(self.problem.model, samples or range(len(at.x)))
+        return self.part.estimate(self.problem, at, streams=streams)
+
+    def repeated(self, repeats: int) -> Estimate:
+        """Independent estimates at the three states, with all fields (repeats, 3, ...)."""
+        found = self.estimate(self.at(repeats))
+        split = {name: getattr(found, name).unflatten(0, (repeats, -1)) for name in FIELDS}
+        return attrs.evolve(found, **split)
+
+    def truth(self) -> tuple[Tensor, Tensor]:
+        """V_t(x) and (α²/β) ∇V_t(x) at the three states, by finite differences of the value."""
+        at, model = self.at(), self.problem.model
+        if not isinstance(model, ClosedForm):
+            raise SkipTest("the model does not know its value")
+        value, slopes, step = model.value(at, self.problem.reward), torch.zeros_like(at.x), 1e-5
+        for place in range(at.x.flatten(1).shape[1]):
+            way = torch.zeros_like(at.x)
+            way.flatten(1)[:, place] = step
+            moved = [At(at.x + sign * way, at.t, at.cond) for sign in (1, -1)]
+            up, down = (model.value(one, self.problem.reward) for one in moved)
+            slopes.flatten(1)[:, place] = (up - down) / (2 * step)
+        path = model.path
+        return value, expand(path.alpha(at.t) ** 2 / path.beta(at.t), slopes) * slopes
+
+
+def subject(part: ValueEstimator, on: Callable[[], Problem] | None) -> Estimating:
+    """The estimator on a problem; on three Gaussians, with their exact posterior map."""
+    return Estimating(part, on() if on else Problem(*line(), sampler=MetaFlowMap()))
+
+
+def shape(estimating: Estimating) -> None:
+    """Value, error, ess, reward and draws are (B,), the shift (B, *S), without a graph."""
+    at = estimating.at()
+    found = estimating.estimate(at)
+    for name in (*FIELDS, "draws"):
+        tensor, wanted = getattr(found, name), at.x.shape if name == "shift" else at.t.shape
+        assert tensor.shape == wanted, f"{name} is {tuple(tensor.shape)}, not {tuple(wanted)}"
+        assert not tensor.requires_grad, f"{name} has a graph"
+        if name != "error":
+            finite(tensor, name)
+    assert not (found.error.isnan() | (found.error < 0)).any(), "an error is negative, or no number"
+    if found.denoiser is not None:
+        close(
+            found.denoiser, denoiser_of(estimating.problem.model, at), "denoiser, and the model's"
+        )
+
+
+def rows_are_independent(estimating: Estimating) -> None:
+    """A state's estimate is the same alone, among others and in another order."""
+    at = estimating.at(2)
+    together = estimating.estimate(at)
+    for rows in ((4,), (5, 0)):
+        few = estimating.estimate(at.rows(torch.tensor(rows)), samples=rows)
+        for name in FIELDS:
+            wanted = getattr(together, name)[list(rows)]
+            close(getattr(few, name), wanted, f"{name} at states {rows}, and among others")
+
+
+def chunks_change_nothing(estimating: Estimating) -> None:
+    """The estimate is the same whatever `Problem.chunk`."""
+    at = estimating.at()
+    whole = estimating.estimate(at)
+    for chunk in (1, 5):
+        cut = estimating.on(attrs.evolve(estimating.problem, chunk=chunk)).estimate(at)
+        for name in FIELDS:
+            close(getattr(cut, name), getattr(whole, name), f"{name} in chunks of {chunk} rows")
+
+
+def random_state(estimating: Estimating) -> None:
+    """Torch's global random state is left as it was."""
+    with unmoved(estimating.problem.model.device, "estimate"):
+        estimating.estimate(estimating.at())
+
+
+def value(estimating: Estimating) -> None:
+    """With many draws the value is V_t(x) = log E[e^{r(x1)} | x_t = x]."""
+    wanted, _ = estimating.truth()
+    found = estimating.of(256).repeated(48).value
+    spread = found.std(0)
+    # Noise of the mean, and the bias of a logarithm: half its squared error.
+    allowed = 5 * spread / 48**0.5 + 2 * spread**2 + 1e-6
+    _near(found.mean(0), wanted, allowed, "value")
+
+
+def shift(estimating: Estimating) -> None:
+    """With many draws the shift is (α²/β) ∇V_t(x), how far the reward moves the denoiser."""
+    _, wanted = estimating.truth()
+    found = estimating.of(256).repeated(48).shift
+    allowed = 5 * found.std(0) / 48**0.5 + 0.03 * wanted.abs() + 1e-6
+    told = (allowed < 0.3 * wanted.abs()).any()
+    assert told, "the shift is too noisy to tell whether it is right"
+    _near(found.mean(0), wanted, allowed, "shift")
+
+
+def bias(estimating: Estimating) -> None:
+    """e^V̂ is unbiased at any number N of draws, and the bias of V̂ falls as 1/N."""
+    if not estimating.counted:
+        raise SkipTest("it has no option `draws`")
+    weak = estimating.on(_weak(estimating.problem))
+    wanted, lows = weak.truth()[0], []
+    for draws in (2, 8):
+        gap = weak.of(draws).repeated(REPEATS).value - wanted
+        grown = gap.exp() - 1
+        allowed = 5 * grown.std(0) / REPEATS**0.5
+        _near(grown.mean(0), torch.zeros_like(wanted), allowed, f"e^(V̂ − V) − 1 with {draws} draws")
+        # As e^V̂ is unbiased, this has the bias of V̂ and much less noise.
+        lows.append((gap - grown).sum(1))
+    few, many = (float(low.mean()) for low in lows)
+    noise = [float(low.std()) / REPEATS**0.5 for low in lows]
+    assert many < 0, "the value has no bias, though it is a logarithm of a mean"
+    ratio, slack = few / many, 4 * (noise[0] + 4 * noise[1]) / -many
+    assert abs(ratio - 4) < 0.5 + slack, f"biases of 2 and 8 draws are in ratio {ratio:.2f}, not 4"
+
+
+def error(estimating: Estimating) -> None:
+    """The error is the standard deviation of the value over other draws, to a third of it."""
+    found = estimating.on(_weak(estimating.problem)).of(32).repeated(200)
+    spread, told = found.value.std(0), found.error.square().mean(0).sqrt()
+    assert told.isfinite().all(), "the error of 32 draws is not finite"
+    off = (told - spread).abs() > 0.35 * spread + 1e-6
+    assert not off.any(), (
+        f"errors {_listed(told)}, but the values' deviations are {_listed(spread)}"
+    )
+
+
+def ess(estimating: Estimating) -> None:
+    """The effective size is from 1 to the number of draws, which it is where all weights agree."""
+    found = estimating.of(8).estimate(estimating.at())
+    most = found.draws.clamp(min=1).to(found.ess)
+    inside = (found.ess > 1 - 1e-4) & (found.ess < most * (1 + 1e-4))
+    assert inside.all(), f"ess is {_listed(found.ess)} of {_listed(most)} draws"
+    equal = attrs.evolve(estimating.problem, reward=scaled(estimating.problem.reward, 0.0))
+    found = estimating.on(equal).of(8).estimate(estimating.at())
+    close(found.ess, found.draws.clamp(min=1).to(found.ess), "ess without a reward, and draws")
+
+
+def constant(estimating: Estimating) -> None:
+    """A constant added to the reward is added to the value, and changes nothing else."""
+    problem, at = estimating.problem, estimating.at()
+    level = Constant(-1.5, problem.model.shape[0])
+    more = WeightedReward((*problem.reward.terms, Term(name="constant", reward=level)))
+    plain = estimating.estimate(at)
+    lifted = estimating.on(attrs.evolve(problem, reward=more)).estimate(at)
+    close(lifted.value, plain.value - 1.5, "value of a reward less 1.5, and value less 1.5")
+    close(lifted.shift, plain.shift, "shift of a reward less 1.5, and shift")
+    close(lifted.ess, plain.ess, "ess of a reward less 1.5, and ess")
+
+
+def needs_gradient(estimating: Estimating) -> None:
+    """It asks for the reward's gradient if and only if it says so; if not, nor the sampler's."""
+    problem = estimating.problem
+    terms = (attrs.evolve(term, reward=Watched(term.reward)) for term in problem.reward.terms)
+    problem = attrs.evolve(problem, reward=WeightedReward(tuple(terms)))
+    if not estimating.part.needs_gradient and isinstance(problem.model, ClosedForm):
+        problem = attrs.evolve(problem, sampler=ExactPosterior())
+    try:
+        estimating.on(problem).estimate(estimating.at())
+    except GradientAsked:
+        told = estimating.part.needs_gradient
+        assert told, "asks for a reward's gradient, but `needs_gradient` is false"
+        return
+    needed = estimating.part.needs_gradient
+    assert not needed, "never asks for a reward's gradient, but `needs_gradient` is true"
+
+
+def needs_sampler(estimating: Estimating) -> None:
+    """Without a sampler it raises PartError if and only if it says that it needs one."""
+    alone = estimating.on(attrs.evolve(estimating.problem, sampler=None))
+    _refuses(alone, estimating.part.needs_sampler, "a sampler")
+
+
+def needs_model(estimating: Estimating) -> None:
+    """On a model without capabilities it raises PartError if and only if it needs one."""
+    problem = estimating.problem
+    plain = attrs.evolve(problem, model=Plain(problem.model), sampler=Glass(steps=2))
+    needed = estimating.part.needs_model
+    _refuses(estimating.on(plain), needed is not None, needed.__name__ if needed else "")
+
+
+def _weak(problem: Problem) -> Problem:
+    """The problem with so little reward that expansions in 1/N hold."""
+    return attrs.evolve(problem, reward=scaled(problem.reward, WEAK))
+
+
+def _refuses(estimating: Estimating, needed: bool, what: str) -> None:
+    try:
+        estimating.estimate(estimating.at())
+    except PartError:
+        assert needed, "raises PartError where all that it says it needs is there"
+        return
+    assert not needed, f"works without {what}, which it says it needs"
+
+
+def _near(found: Tensor, wanted: Tensor, allowed: Tensor, said: str) -> None:
+    near = (found - wanted).abs() <= allowed
+    assert near.all(), f"{said} is {_listed(found)}, expected {_listed(wanted)}"
+
+
+def _listed(numbers: Tensor) -> str:
+    return "[" + ", ".join(f"{number:.4g}" for number in numbers.flatten().tolist()) + "]"
+
+
+CHECKS: Final = (
+    form, shape, rows_are_independent, chunks_change_nothing, random_state, value, shift, bias,
+    error, ess, constant, needs_gradient, needs_sampler, needs_model,
+)  # fmt: skip

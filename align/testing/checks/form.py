@@ -1,0 +1,33 @@
+"""What every part must be, whatever its contract."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+import attrs
+
+
+class Subject(Protocol):
+    """What a check is given."""
+
+    @property
+    def part(self) -> Any:
+        """The part, or the specification of one."""
+
+
+def form(subject: Subject) -> None:
+    """One frozen attrs class with keyword-only options, each with its help, and a plain `kind`."""
+    part, cls = subject.part, type(subject.part)
+    assert attrs.has(cls), f"{cls.__name__} is not an attrs class"
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", part.kind), f"'{part.kind}' is not lower_snake_case"
+    for field in attrs.fields(cls):
+        assert field.kw_only, f"option '{field.name}' is not keyword-only"
+        assert field.metadata.get("help"), f"option '{field.name}' has no help; use option()"
+    assert attrs.evolve(part) == part, "a copy with the same options is not equal"
+    for field in attrs.fields(cls):
+        try:
+            setattr(part, field.name, getattr(part, field.name))
+        except attrs.exceptions.FrozenInstanceError:
+            continue
+        raise AssertionError(f"{cls.__name__} is not frozen: '{field.name}' can be set")

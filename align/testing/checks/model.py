@@ -1,0 +1,168 @@
+"""Checks of models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from align.core.model import At, Condition, FlowMap, ModelSpec, PosteriorMap
+from align.errors import PromptError
+from align.testing.checks.capabilities import (
+    Modelling,
+    closed_form,
+    jump_semigroup,
+    jump_tangent,
+    population,
+    posterior_semigroup,
+    posterior_tangent,
+    provides,
+)
+from align.testing.checks.form import form
+from align.testing.probes import close, denoiser_of, finite
+from align.testing.probes import untouched as unmoved
+
+NONSENSE: Final = "zq vwx 77 xkcd ¬"
+
+
+def subject(part: ModelSpec, on: None) -> Modelling:
+    """The model; it is tried as it is."""
+    if on is not None:
+        raise TypeError("models are tried as they are; leave `on` out")
+    return Modelling(part, part.build(torch.device("cpu")))
+
+
+def described(modelling: Modelling) -> None:
+    """The model is what its specification says, and its states are of a floating type."""
+    part, model = modelling.part, modelling.model
+    assert model.domain == part.domain, f"makes '{model.domain}', but said '{part.domain}'"
+    assert model.domain in ("image", "vector"), f"no domain is named '{model.domain}'"
+    assert model.dtype.is_floating_point, f"states are {model.dtype}"
+    sizes = model.shape and all(type(length) is int and length > 0 for length in model.shape)
+    assert sizes and isinstance(model.shape, tuple), f"the shape of states is {model.shape!r}"
+
+
+def path(modelling: Modelling) -> None:
+    """The path runs from noise to data, its rates are those of α and β, and it has an inverse."""
+    found, h = modelling.model.path, 1e-6
+    ends, t = torch.tensor([0.0, 1.0]).double(), torch.linspace(0.01, 0.99, 50).double()
+    close(found.alpha(ends), 1 - ends, "α at 0 and 1, and 1 and 0", digits=1e-6)
+    close(found.beta(ends), ends, "β at 0 and 1, and 0 and 1", digits=1e-6)
+    for name, of, rate in (
+        ("α", found.alpha, found.alpha_rate),
+        ("β", found.beta, found.beta_rate),
+    ):
+        slope = (of(t + h) - of(t - h)) / (2 * h)
+        close(rate(t), slope, f"rate of {name}, and finite differences", digits=1e-5)
+    ratio = found.alpha(t) ** 2 / found.beta(t) ** 2
+    assert (ratio.diff() < 0).all(), "the share of noise α/β does not fall all the time"
+    close(found.time_at(ratio), t, "time_at(α²/β²), and t", digits=1e-5)
+
+
+def velocity(modelling: Modelling) -> None:
+    """Velocities are like the states in shape, type and device, and finite from end to end."""
+    at = modelling.at((0.0, 1e-3, 0.5, 0.999))
+    for some in (at, at.rows(slice(0, 1))):
+        found = modelling.model.velocity(some.x, some.t, some.cond)
+        assert found.shape == some.x.shape, f"{tuple(found.shape)}, not {tuple(some.x.shape)}"
+        assert found.dtype == some.x.dtype, f"velocities are {found.dtype}, states {some.x.dtype}"
+        assert found.device == some.x.device, f"velocities are on {found.device}"
+        finite(found, "velocities")
+    finite(denoiser_of(modelling.model, at), "denoisers")
+
+
+def rows_are_independent(modelling: Modelling) -> None:
+    """A row's velocity, jumps and decoding are the same alone, among others and reordered."""
+    model, at = modelling.model, modelling.at()
+
+    def all_of(at: At) -> dict[str, Tensor]:
+        end = torch.ones_like(at.t)
+        found = {"velocity": model.velocity(at.x, at.t, at.cond), "decode": model.decode(at.x)}
+        if FlowMap in modelling.part.provides and isinstance(model, FlowMap):
+            found["jump"] = model.jump(at.x, at.t, end, at.cond)
+        if PosteriorMap in modelling.part.provides and isinstance(model, PosteriorMap):
+            found["posterior_jump"] = model.posterior_jump(at.x, at.t / 2, end, at)
+        return found
+
+    together = all_of(at)
+    for rows in ((0,), (3, 1)):
+        for name, few in all_of(at.rows(torch.tensor(rows))).items():
+            close(few, together[name][list(rows)], f"{name} of rows {rows}, and among others")
+
+
+def differentiable(modelling: Modelling) -> None:
+    """The velocity carries a gradient to the state, and none to the weights."""
+    model, at = modelling.model, modelling.at()
+    plain = model.velocity(at.x, at.t, at.cond)
+    assert not plain.requires_grad, "a velocity has a graph of its own; freeze the weights"
+    x = at.x.clone().requires_grad_()
+    found = model.velocity(x, at.t, at.cond)
+    assert found.requires_grad, "the velocity carries no gradient to the state"
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    finite(gradient, "gradient of the velocity")
+    assert (gradient.flatten(1).abs().sum(1) > 0).all(), "a row of the velocity has no gradient"
+
+
+def decode(modelling: Modelling) -> None:
+    """Decoded states are of the declared domain, pictures about in [0, 1]; the graph is kept."""
+    model = modelling.model
+    x1 = modelling.at((0.99,) * 3).x.requires_grad_()
+    data = model.decode(x1)
+    dims = {"image": 4, "vector": 2}[model.domain]
+    assert data.dim() == dims, f"decode makes {tuple(data.shape)}, which is no '{model.domain}'"
+    assert len(data) == len(x1), f"{len(x1)} states became {len(data)} rows"
+    assert data.is_floating_point(), f"decode makes {data.dtype}"
+    finite(data.detach(), "decoded states")
+    if model.domain == "image":
+        assert data.shape[1] in (1, 3), f"pictures have {data.shape[1]} channels, expected 3"
+        low, high = (float(end) for end in data.detach().aminmax())
+        assert low > -0.3 and high < 1.3, (
+            f"pictures are from {low:.2g} to {high:.2g}, not in [0, 1]"
+        )
+    assert data.requires_grad, "decode loses the graph"
+    (gradient,) = torch.autograd.grad(data.sum(), x1)
+    assert (gradient.flatten(1).abs().sum(1) > 0).all(), "the gradient of a decoded row is zero"
+
+
+def prompts(modelling: Modelling) -> None:
+    """The recipe's prompt is taken, row by row; one that cannot be followed raises PromptError."""
+    model, prompt = modelling.model, modelling.part.prompt
+    cond = model.encode([prompt] * 3)
+    _rows_agree(cond, 3)
+    for name, one in model.encode([prompt]).tensors.items():
+        close(cond.tensors[name][:1].double(), one.double(), f"'{name}' of three prompts, and one")
+    try:
+        _rows_agree(model.encode([prompt, NONSENSE]), 2)
+    except PromptError as error:
+        assert str(error), "a PromptError does not say what is wrong"
+
+
+def random_state(modelling: Modelling) -> None:
+    """Torch's global random state is left as it was."""
+    model = modelling.model
+    with unmoved(model.device, "the model"):
+        at = modelling.at()
+        model.velocity(at.x, at.t, at.cond), model.decode(at.x)
+
+
+def inputs_untouched(modelling: Modelling) -> None:
+    """States and times are not changed in place."""
+    model, at = modelling.model, modelling.at()
+    x, t = at.x.clone(), at.t.clone()
+    model.velocity(at.x, at.t, at.cond), model.decode(at.x)
+    assert torch.equal(at.x, x), "the model changes its states in place"
+    assert torch.equal(at.t, t), "the model changes its times in place"
+
+
+def _rows_agree(cond: Condition, rows: int) -> None:
+    assert len(cond) == rows, f"{rows} prompts became {len(cond)}"
+    for name, tensor in cond.tensors.items():
+        assert len(tensor) == rows, f"'{name}' has {len(tensor)} rows for {rows} prompts"
+
+
+CHECKS: Final = (
+    form, described, provides, path, velocity, rows_are_independent, differentiable, decode,
+    prompts, random_state, inputs_untouched, jump_semigroup, jump_tangent, posterior_semigroup,
+    posterior_tangent, population, closed_form,
+)  # fmt: skip

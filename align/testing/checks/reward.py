@@ -1,0 +1,175 @@
+"""Checks of rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+from unittest import SkipTest
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from align.core.model import Domain
+from align.core.reward import Reward, RewardSpec
+from align.core.streams import Streams
+from align.testing.checks.form import form
+from align.testing.probes import close, finite, size
+from align.testing.probes import untouched as unmoved
+
+PROMPTS: Final = ("", "a tabby cat", "a tabby cat, asleep on a stove, " * 100)
+STEPS: Final = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+
+
+@final
+@attrs.frozen(eq=False)
+class Scoring:
+    """A reward, and data to score: five rows."""
+
+    part: RewardSpec
+    reward: Reward
+    data: Tensor
+
+    def score(self, data: Tensor) -> Tensor:
+        """The score (B,) with a plain prompt."""
+        return self.reward.score(data, ["a tabby cat"] * len(data))
+
+
+def subject(part: RewardSpec, on: Callable[[], Tensor] | None) -> Scoring:
+    """The reward built on the data's device; coloured noise, or vectors of two numbers."""
+    data = on() if on else noise(part.domain, Streams(5, tuple(range(5))))
+    assert len(data) > 1, "give at least two rows of data"
+    return Scoring(part, part.build(data.device), data)
+
+
+def noise(domain: Domain | None, streams: Streams, side: int = 64) -> Tensor:
+    """Vectors (B, 2) of normal numbers, or pictures (B, 3, side, side) of noise at many scales."""
+    if domain == "vector":
+        return streams.normal((2,)).float()
+    total = torch.zeros(len(streams.samples), 3, side, side)
+    for cells in (2, 4, 8, 16):
+        coarse = streams.at(cells).normal((3, cells, cells)).float()
+        total += F.interpolate(coarse, size=(side, side), mode="bilinear")
+    return (0.5 + 0.15 * total).clamp(0, 1)
+
+
+def shape(scoring: Scoring) -> None:
+    """Scores are (B,), float32 or wider, finite; of one row and of several."""
+    for data in (scoring.data, scoring.data[:1]):
+        score = scoring.score(data)
+        assert score.shape == (len(data),), f"{tuple(score.shape)}, expected ({len(data)},)"
+        assert score.dtype in (torch.float32, torch.float64), f"scores are {score.dtype}"
+        assert score.device == data.device, f"scores are on {score.device}, not {data.device}"
+        finite(score, "scores")
+
+
+def rows_are_independent(scoring: Scoring) -> None:
+    """A row's score is the same alone, among others and in another order."""
+    whole = scoring.score(scoring.data)
+    alone = torch.cat([scoring.score(row[None]) for row in scoring.data])
+    close(alone, whole, "scores one by one, and together")
+    close(scoring.score(scoring.data.flip(0)), whole.flip(0), "scores in reverse order")
+
+
+def repeatable(scoring: Scoring) -> None:
+    """The same data have the same scores again."""
+    first = scoring.score(scoring.data)
+    assert torch.equal(first, scoring.score(scoring.data)), "other scores the second time"
+
+
+def random_state(scoring: Scoring) -> None:
+    """Torch's global random state is left as it was."""
+    with unmoved(scoring.data.device, "score"):
+        scoring.score(scoring.data)
+
+
+def inputs_untouched(scoring: Scoring) -> None:
+    """The data are not changed in place."""
+    data = scoring.data.clone()
+    scoring.score(data)
+    assert torch.equal(data, scoring.data), "score changes the data in place"
+
+
+def prompts(scoring: Scoring) -> None:
+    """Any prompt is taken: an empty one, a plain one and a very long one."""
+    for prompt in PROMPTS:
+        data = scoring.data[:2]
+        finite(scoring.reward.score(data, [prompt] * 2), f"scores with a prompt of {len(prompt)}")
+
+
+def outside(scoring: Scoring) -> None:
+    """Pictures a little outside of [0, 1] have finite scores, with a finite gradient."""
+    if scoring.data.dim() != 4:
+        raise SkipTest("vectors have no bounds")
+    data = (1.3 * scoring.data - 0.15).requires_grad_(scoring.part.differentiable)
+    score = scoring.score(data)
+    finite(score.detach(), "scores")
+    if score.requires_grad:
+        finite(torch.autograd.grad(score.sum(), data)[0], "gradient")
+
+
+def within_range(scoring: Scoring) -> None:
+    """Scores lie in `range`, those of extreme data too."""
+    low, high = scoring.part.range
+    assert low < high, f"range is from {low} to {high}"
+    extremes = [scoring.data, 0 * scoring.data, 0 * scoring.data + 1, scoring.data.round()]
+    score = torch.cat([scoring.score(data).detach() for data in extremes])
+    least, most = float(score.min()), float(score.max())
+    # The gap is what rounding adds.
+    gap = 1e-5 * size(score)
+    assert low - gap <= least, f"a score of {least:.6g} is below the declared {low}"
+    assert most <= high + gap, f"a score of {most:.6g} is above the declared {high}"
+
+
+def differentiable(scoring: Scoring) -> None:
+    """`differentiable` is true if and only if scores carry a gradient to every row."""
+    data = scoring.data.clone().requires_grad_()
+    score = scoring.score(data)
+    plain = scoring.score(scoring.data)
+    assert not plain.requires_grad, "a score without a gradient has a graph; freeze the weights"
+    if not scoring.part.differentiable:
+        assert not score.requires_grad, "a score carries a gradient, but `differentiable` is false"
+        return
+    assert score.requires_grad, "a score carries no gradient, but `differentiable` is true"
+    (gradient,) = torch.autograd.grad(score.sum(), data)
+    finite(gradient, "gradient")
+    flat = int((gradient.flatten(1).abs().sum(1) == 0).sum())
+    assert not flat, f"the gradient of {flat} of {len(data)} rows is zero"
+
+
+def gradient(scoring: Scoring) -> None:
+    """The gradient agrees with finite differences: along itself, evenly, and at random."""
+    if not scoring.part.differentiable:
+        raise SkipTest("not differentiable")
+    data = scoring.data[:2].clone().requires_grad_()
+    (told,) = torch.autograd.grad(scoring.score(data).sum(), data)
+    length = told.flatten(1).norm(dim=1)
+    random = Streams(6, (0, 1), device=data.device).normal(tuple(data.shape[1:])).to(data)
+    with torch.no_grad():
+        for name, way in (
+            ("itself", told),
+            ("a constant", torch.ones_like(told)),
+            ("noise", random),
+        ):
+            unit = way / way.flatten(1).norm(dim=1).reshape(-1, *[1] * (way.dim() - 1))
+            slope = (told * unit).flatten(1).sum(1)
+            allowed = 0.05 * slope.abs() + 0.003 * length
+            misses = torch.stack([(s - slope).abs() / allowed for s in slopes(scoring, unit)])
+            # Rounding blurs small steps and curvature large ones: two neighbours must agree.
+            least = torch.maximum(misses[1:], misses[:-1]).min(0).values
+            assert (least < 1).all(), f"gradient along {name} disagrees with finite differences"
+
+
+def slopes(scoring: Scoring, unit: Tensor) -> list[Tensor]:
+    """Central differences (B,) along unit directions, for steps from large to small."""
+    data = scoring.data[: len(unit)]
+    reach = max(1e-3, float(data.flatten(1).std(1).mean())) * unit[0].numel() ** 0.5
+    ends = [[scoring.score(data + sign * h * reach * unit) for sign in (1, -1)] for h in STEPS]
+    return [(up - down) / (2 * h * reach) for h, (up, down) in zip(STEPS, ends, strict=True)]
+
+
+CHECKS: Final = (
+    form, shape, rows_are_independent, repeatable, random_state, inputs_untouched, prompts,
+    outside, within_range, differentiable, gradient,
+)  # fmt: skip

@@ -1,0 +1,176 @@
+"""Checks of posterior samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, final
+from unittest import SkipTest
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import ClosedForm
+from align.core.model import At, FlowModel
+from align.core.sampler import PosteriorSampler
+from align.errors import PartError
+from align.testing.checks.form import form
+from align.testing.distances import w1
+from align.testing.probes import Plain, close, denoiser_of, finite, size, states, streams_of
+from align.testing.probes import untouched as unmoved
+from align.testing.worlds import line
+
+TIMES: Final = (0.2, 0.35, 0.5, 0.65, 0.8)
+
+
+@final
+@attrs.frozen(eq=False)
+class Sampling:
+    """A sampler and the model it is tried on."""
+
+    part: PosteriorSampler
+    model: FlowModel
+
+    def at(self) -> At:
+        """Noisy states at five times."""
+        return states(self.model, TIMES)
+
+    def draws(self, at: At, draws: int, samples: Sequence[int] = (), first: int = 0) -> Tensor:
+        """Draws (N, B, *S) for samples 0 .. B − 1, or those named."""
+        streams = streams_of(self.model, samples or range(len(at.x)))
+        streams = streams.after(first) if first else streams
+        return self.part.sample(self.model, at, draws=draws, streams=streams)
+
+
+def subject(part: PosteriorSampler, on: Callable[[], FlowModel] | None) -> Sampling:
+    """The sampler on a model, or on three Gaussians on the line."""
+    return Sampling(part, on() if on else line()[0])
+
+
+def shape(sampling: Sampling) -> None:
+    """Draws are (N, B, *S) of the states' type, on their device, and finite."""
+    at = sampling.at()
+    for draws in (1, 3):
+        found = sampling.draws(at, draws)
+        wanted = (draws, *at.x.shape)
+        assert found.shape == wanted, f"{tuple(found.shape)}, expected (N, B, *S) = {wanted}"
+        assert found.dtype == at.x.dtype, f"draws are {found.dtype}, the states {at.x.dtype}"
+        assert found.device == at.x.device, f"draws are on {found.device}, not {at.x.device}"
+        finite(found, "draws")
+
+
+def ends_of_time(sampling: Sampling) -> None:
+    """Draws are finite at t = 0, and near t = 1 they are the state itself."""
+    at = states(sampling.model, (0.0, 0.0, 0.999, 0.999))
+    found = sampling.draws(at, 2)
+    finite(found, "draws at t = 0 and t = 0.999")
+    gap = float((found[:, 2:] - at.x[2:]).abs().max())
+    assert gap < 0.02 * max(1.0, size(at.x)), f"draws at t = 0.999 are {gap:.3g} from the state"
+
+
+def draws_are_numbered(sampling: Sampling) -> None:
+    """Draw n is the same whatever the number of draws, whenever it is made."""
+    at = sampling.at()
+    four = sampling.draws(at, 4)
+    close(sampling.draws(at, 4), four, "draws made twice from the same streams")
+    close(sampling.draws(at, 2), four[:2], "the first two of four draws")
+    for first in (1, 3):
+        alone = sampling.draws(at, 1, first=first)[0]
+        close(alone, four[first], f"draw {first}, and draw 0 of streams.after({first})")
+
+
+def rows_are_independent(sampling: Sampling) -> None:
+    """A state's draws are the same alone, among others and in another order."""
+    at = sampling.at()
+    together = sampling.draws(at, 3)
+    for rows in ((0,), (3, 1)):
+        few = sampling.draws(at.rows(torch.tensor(rows)), 3, samples=rows)
+        close(few, together[:, list(rows)], f"draws at states {rows}, and among others")
+
+
+def random_state(sampling: Sampling) -> None:
+    """Torch's global random state is left as it was."""
+    with unmoved(sampling.model.device, "sample"):
+        sampling.draws(sampling.at(), 2)
+
+
+def inputs_untouched(sampling: Sampling) -> None:
+    """The states and times it is given are not changed in place."""
+    at = sampling.at()
+    x, t = at.x.clone(), at.t.clone()
+    sampling.draws(at, 2)
+    assert torch.equal(at.x, x), "sample changes the states in place"
+    assert torch.equal(at.t, t), "sample changes the times in place"
+
+
+def differentiable(sampling: Sampling) -> None:
+    """`differentiable` is true if and only if draws carry a gradient, and it is the right one."""
+    at = sampling.at()
+    x = at.x.clone().requires_grad_()
+    with torch.enable_grad():
+        found = sampling.draws(At(x, at.t, at.cond), 2)
+    if not sampling.part.differentiable:
+        assert not found.requires_grad, "draws carry a gradient, but `differentiable` is false"
+        return
+    assert found.requires_grad, "draws carry no gradient, but `differentiable` is true"
+    streams = streams_of(sampling.model, range(len(x)), seed=3)
+    factor = streams.at("factor").normal(sampling.model.shape, draws=2).to(x)
+    way = streams.at("way").normal(sampling.model.shape).to(x)
+    (gradient,) = torch.autograd.grad((found * factor).sum(), x)
+    wide = x.dtype == torch.float64
+    step = 1e-5 if wide else 1e-2
+    with torch.no_grad():
+        ends = [sampling.draws(At(at.x + h * way, at.t, at.cond), 2) for h in (step, -step)]
+    slope = ((ends[0] - ends[1]) / (2 * step) * factor).flatten(2).sum((0, 2))
+    told = (gradient * way).flatten(1).sum(1)
+    close(told, slope, "gradient, and finite differences", digits=1e-4 if wide else 0.05)
+
+
+def point(sampling: Sampling) -> None:
+    """`point` is true if and only if every draw is the denoiser."""
+    at = sampling.at()
+    found, wanted = sampling.draws(at, 3), denoiser_of(sampling.model, at)
+    if sampling.part.point:
+        close(found, wanted.expand_as(found), "draws of a point, and the denoiser")
+        return
+    gap = float((found - wanted).abs().max())
+    assert gap > 1e-3 * size(wanted), "every draw is the denoiser, but `point` is false"
+
+
+def needs(sampling: Sampling) -> None:
+    """On a model without its capability it raises PartError; without `needs` it works there."""
+    plain, at = Sampling(sampling.part, Plain(sampling.model)), sampling.at()
+    if sampling.part.needs is None:
+        finite(plain.draws(at, 1), "draws from a model without capabilities")
+        return
+    try:
+        plain.draws(at, 1)
+    except PartError:
+        return
+    raise AssertionError(f"works without {sampling.part.needs.__name__}, which it says it needs")
+
+
+def exact(sampling: Sampling, draws: int = 4000) -> None:
+    """Draws follow the posterior: as near to exact draws as other exact draws are."""
+    model, at = sampling.model, sampling.at()
+    if not isinstance(model, ClosedForm):
+        raise SkipTest("the model does not know its posterior")
+    with torch.no_grad():
+        found = sampling.draws(at, 1 if sampling.part.point else draws)
+    sets = [model.draw_posterior(at, draws, streams_of(model, range(len(at.x)), s)) for s in (8, 9)]
+    floor, far = apart(*sets), apart(found, sets[0])
+    assert far < 1.6 * floor, f"W₁ to the posterior is {far:.3g}; exact draws have {floor:.3g}"
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """Mean of W₁ over the states and coordinates of draws (N, B, *S), each in its own deviation."""
+    a, b = (x.flatten(2).double() for x in (a, b))
+    lines = [(row, place) for row in range(a.shape[1]) for place in range(a.shape[2])]
+    far = [w1(a[:, i, j], b[:, i, j]) / max(float(b[:, i, j].std()), 1e-6) for i, j in lines]
+    return sum(far) / len(far)
+
+
+CHECKS: Final = (
+    form, shape, ends_of_time, draws_are_numbered, rows_are_independent, random_state,
+    inputs_untouched, differentiable, point, needs, exact,
+)  # fmt: skip

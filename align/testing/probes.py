@@ -1,0 +1,157 @@
+"""What the checks try parts with: noisy states, and models and rewards that tell on their users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import Quadratic
+from align.core.model import At, Condition, Domain, FlowModel, Population
+from align.core.path import Path
+from align.core.reward import Reward, WeightedReward
+from align.core.streams import Streams
+
+
+def streams_of(model: FlowModel, samples: Sequence[int], seed: int = 0) -> Streams:
+    """Streams for these samples, on the model's device."""
+    return Streams(seed, tuple(samples), device=model.device)
+
+
+def states(model: FlowModel, times: Sequence[float], prompt: str = "", seed: int = 7) -> At:
+    """Noisy states, one for each of the times, of the model's own data if it can draw them."""
+    streams = streams_of(model, range(len(times)), seed)
+    noise = streams.at("noise").normal(model.shape).to(model.device, model.dtype)
+    if isinstance(model, Population):
+        x1 = model.draw(streams).to(noise)
+    else:
+        x1 = streams.at("data").normal(model.shape).to(noise)
+    t = torch.tensor(list(times), device=model.device, dtype=model.dtype)
+    return At(model.path.interpolate(noise, x1, t), t, model.encode([prompt] * len(times)))
+
+
+def denoiser_of(model: FlowModel, at: At) -> Tensor:
+    """D_t(x), (B, *S), from the velocity."""
+    velocity = model.velocity(at.x, at.t, at.cond)
+    return model.path.denoiser_from_velocity(velocity, at.x, at.t)
+
+
+def close(found: Tensor, wanted: Tensor, said: str, digits: float | None = None) -> None:
+    """Assert that two tensors agree to `digits` of the larger's size; `said` begins the message.
+
+    By default that is far above what another order of summation changes.
+    """
+    assert found.shape == wanted.shape, f"{said}: {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    if not found.numel():
+        return
+    wide = found.dtype == wanted.dtype == torch.float64
+    allowed = (1e-7 if wide else 1e-3) if digits is None else digits
+    same = (found == wanted) | ((found - wanted).abs() <= allowed * size(wanted, found))
+    gap = float((found - wanted)[~same].abs().max()) if not same.all() else 0.0
+    assert same.all(), f"{said}: they differ by up to {gap:.3g}"
+
+
+def size(*tensors: Tensor) -> float:
+    """Largest magnitude among the finite numbers; 1e-6 where there is none."""
+    return max(1e-6, *(float(x[x.isfinite()].abs().max()) for x in tensors if x.isfinite().any()))
+
+
+def finite(found: Tensor, said: str) -> None:
+    """Assert that all numbers are finite."""
+    bad = int((~found.isfinite()).sum())
+    assert not bad, f"{said}: {bad} of {found.numel()} numbers are not finite"
+
+
+@contextmanager
+def untouched(device: torch.device, said: str) -> Iterator[None]:
+    """Assert that torch's global generators are afterwards as they were before."""
+
+    def now() -> list[Tensor]:
+        found = [torch.get_rng_state()]
+        return [*found, torch.cuda.get_rng_state(device)] if device.type == "cuda" else found
+
+    before = now()
+    yield
+    same = all(torch.equal(a, b) for a, b in zip(before, now(), strict=True))
+    assert same, f"{said} draws from torch's global generator; draw from the streams"
+
+
+@final
+class Plain(FlowModel):
+    """A model without any of its capabilities."""
+
+    def __init__(self, inner: FlowModel) -> None:
+        self.inner = inner
+        self.path: Path = inner.path
+        self.shape: tuple[int, ...] = inner.shape
+        self.domain: Domain = inner.domain
+        self.dtype: torch.dtype = inner.dtype
+        self.device: torch.device = inner.device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The inner model's."""
+        return self.inner.encode(prompts)
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The inner model's."""
+        return self.inner.velocity(x, t, cond)
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """The inner model's."""
+        return self.inner.decode(x1)
+
+
+class GradientAsked(Exception):
+    """A reward was asked for its gradient."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Watched(Reward, Quadratic):
+    """A reward that raises GradientAsked when its gradient is asked for."""
+
+    inner: Reward
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's."""
+
+        def asked(_: Tensor) -> None:
+            raise GradientAsked
+
+        score = self.inner.score(data, prompts)
+        if score.requires_grad:
+            score.register_hook(asked)
+        return score
+
+    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The inner reward's."""
+        assert isinstance(self.inner, Quadratic)
+        return self.inner.quadratic()
+
+
+@final
+@attrs.frozen(eq=False)
+class Constant(Reward, Quadratic):
+    """R(x) = c for vectors of `dimension` numbers."""
+
+    level: float
+    dimension: int
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """c, (B,)."""
+        return data.new_full((len(data),), self.level)
+
+    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P = 0, h = 0 and c."""
+        zero = torch.zeros(self.dimension, dtype=torch.float64)
+        return zero.diag(), zero, torch.tensor(self.level, dtype=torch.float64)
+
+
+def scaled(reward: WeightedReward, factor: float) -> WeightedReward:
+    """The reward with every weight times `factor`."""
+    terms = (attrs.evolve(term, weight=term.weight * factor) for term in reward.terms)
+    return WeightedReward(tuple(terms))

@@ -1,0 +1,230 @@
+"""Every part in the catalog, by the checks of its contract."""
+
+import atexit
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from align.core.model import NoModel
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein
+from align.metrics.statistics import ImageStatistics
+from align.models.mixture import Mixture
+from align.models.network import Network, NetworkModel, about_of, modules_of
+from align.modes.autoencode import Autoencode
+from align.modes.best_of_n import BestOfN
+from align.modes.distill import Distill
+from align.modes.pretrain import Pretrain
+from align.modes.steer import Steer
+from align.nets.autoencoder import Autoencoder, AutoencoderConfig
+from align.nets.dit import DiT, DiTConfig
+from align.nets.mlp import MLPConfig
+from align.registry import load_catalog
+from align.rewards.compressibility import Compressibility
+from align.rewards.linear import Likelihood
+from align.rewards.measurement import Measurement
+from align.rewards.operators import Downsample
+from align.rewards.psnr import PSNR
+from align.samplers.dps import PointMass
+from align.samplers.exact import ExactPosterior
+from align.samplers.gaussian import GaussianPosterior
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap
+from align.samplers.renoise import Renoise
+from align.testing import conformance
+from align.testing.kit import KINDS
+from align.testing.worlds import line
+from align.training import weights
+from align.training.data import Pictures
+from align.training.loop import Optimisation
+
+ROOT = Path(__file__).parents[1]
+FILES = tempfile.TemporaryDirectory()
+atexit.register(FILES.cleanup)
+CLASSES, OUTER = ("black", "white"), AutoencoderConfig(width=8, levels=1, latents=4)
+OPTIONS = Optimisation(batch=8, warmup=2)
+
+
+def pictures():
+    """Two pictures of each of two classes, 8 x 8, on the disk."""
+    place = Path(FILES.name)
+    for number, name in enumerate(CLASSES):
+        folder = place / "train" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for k in range(2):
+            levels = np.full((8, 8, 3), 200 * number + 20 * k, dtype=np.uint8)
+            Image.fromarray(levels).save(folder / f"{k}.png")
+    return Pictures(path=str(place))
+
+
+def known():
+    """A picture of 16 x 16 pixels on the disk."""
+    path = Path(FILES.name) / "known.png"
+    levels = 255 * Streams(0, (0,)).uniform((16, 16, 3))[0]
+    Image.fromarray(levels.byte().numpy()).save(path)
+    return str(path)
+
+
+def noise(*shape, rows=5):
+    return Streams(1, tuple(range(rows))).uniform(shape).float()
+
+
+def networks():
+    """Random networks of pictures of 8 x 8 pixels, through an autoencoder."""
+
+    def made():
+        config, shape = DiTConfig(width=16, depth=2, heads=2, patch=2, encoder_depth=1), (4, 4, 4)
+        nets = [DiT(config, shape, 2, context=context) for context in (False, True)]
+        nets.append(Autoencoder(OUTER))
+        for net in nets:  # the last layers of a new network are zero
+            for tensor in net.parameters():
+                torch.nn.init.normal_(tensor, 0, 0.2)
+            net.eval().requires_grad_(False)
+        flow, posterior, outer = nets
+        return NetworkModel(
+            shape=shape, classes=CLASSES, flow=flow, posterior=posterior, autoencoder=outer
+        )
+
+    return Streams(0, ()).initialise(made)
+
+
+def network():
+    """The same networks from the disk, as a recipe names them."""
+    path, model = Path(FILES.name) / "model.safetensors", networks()
+    weights.write(path, modules_of(model), about_of(model), torch.float32)
+    return Network(weights=str(path), prompt="white")
+
+
+LEARNED = "a network's jumps are as good as its training, and this one has none"
+
+test_mixture = conformance(
+    "model",
+    lambda: Mixture(weights=(1, 2), means=((-1.0,), (1.5,)), stds=(0.5, 0.4)),
+)
+test_mixture_of_the_plane = conformance(
+    "model",
+    lambda: Mixture(weights=(1, 2), means=((-1.0, 0.0), (1.5, 1.0)), stds=(0.5, 0.4)),
+    expect_fail={
+        "jump_tangent": "beyond one dimension the map is that of another flow",
+        "posterior_tangent": "beyond one dimension the map is that of another flow",
+    },
+)
+test_network = conformance(
+    "model",
+    network,
+    expect_fail={
+        "jump_semigroup": LEARNED,
+        "jump_tangent": LEARNED,
+        "posterior_semigroup": LEARNED,
+        "posterior_tangent": LEARNED,
+    },
+)
+
+test_point_mass = conformance("sampler", PointMass, expect_fail={"exact": "a point has no spread"})
+test_exact_posterior = conformance("sampler", ExactPosterior)
+test_gaussian = conformance(
+    "sampler", GaussianPosterior, expect_fail={"exact": "the posterior has several modes"}
+)
+test_gaussian_with_covariance = conformance(
+    "sampler",
+    lambda: GaussianPosterior(covariance="exact"),
+    expect_fail={
+        "exact": "the posterior has several modes",
+        "differentiable": "the gradient holds the covariance fixed",
+    },
+)
+test_glass = conformance("sampler", Glass, expect_fail={"exact": "ten Euler steps are few"})
+test_glass_with_many_steps = conformance("sampler", lambda: Glass(steps=60, method="heun"))
+test_mfm = conformance("sampler", MetaFlowMap)
+test_renoise = conformance(
+    "sampler", Renoise, expect_fail={"exact": "four candidates are few, and the data not Gaussian"}
+)
+
+test_exact = conformance("estimator", Exact)
+test_gradient = conformance("estimator", Gradient)
+test_stein = conformance("estimator", Stein)
+test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))
+
+test_compressibility = conformance("reward", Compressibility)
+test_likelihood = conformance(
+    "reward", lambda: Likelihood(matrix=((1.0, 2.0),), observed=(1.0,), std=0.5)
+)
+test_measurement = conformance(
+    "reward",
+    lambda: Measurement(picture=known(), operator=Downsample(factor=4), std=0.1),
+    on=lambda: noise(3, 16, 16),
+)
+test_psnr = conformance("reward", lambda: PSNR(picture=known()), on=lambda: noise(3, 16, 16))
+
+test_autoencode = conformance(
+    "mode",
+    lambda: Autoencode(data=pictures(), net=OUTER, optimisation=OPTIONS, steps=4),
+    on=lambda: Problem(NoModel()),
+)
+test_pretrain = conformance(
+    "mode",
+    lambda: Pretrain(data=pictures(), optimisation=OPTIONS, steps=4),
+    on=lambda: Problem(networks()),
+)
+test_distill = conformance(
+    "mode",
+    lambda: Distill(net=MLPConfig(width=16), optimisation=OPTIONS, steps=4),
+    on=lambda: Problem(line()[0]),
+)
+test_best_of_n = conformance(
+    "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}
+)
+test_best_of_four = conformance(
+    "mode",
+    lambda: BestOfN(n=4, flow_steps=25),
+    expect_fail={"tilted_law": "the best of four does not depend on the reward's scale"},
+)
+test_best_of_a_pool = conformance(
+    "mode",
+    lambda: BestOfN(n=2, flow_steps=25, pool="shared"),
+    expect_fail={
+        "rows_are_independent": "samples are chosen from all candidates of a run",
+        "tilted_law": "the best of a pool does not depend on the reward's scale",
+    },
+)
+test_steer = conformance("mode", lambda: Steer(steps=40))
+test_steer_with_noise = conformance("mode", lambda: Steer(steps=40, dynamics="sde"))
+test_steer_by_ddim = conformance("mode", lambda: Steer(steps=40, dynamics="ddim"))
+test_steer_with_particles = conformance(
+    "mode",
+    lambda: Steer(steps=40, dynamics="sde", particles=2, resample="systematic"),
+)
+test_steer_by_renormalised_guidance = conformance(
+    "mode",
+    lambda: Steer(steps=20, normalise="renorm"),
+    expect_fail={"tilted_law": "renormalised guidance forgets the reward's scale"},
+)
+
+test_image_statistics = conformance("metric", ImageStatistics)
+
+
+def covered(path):
+    """Classes of the parts that a test module tries, by contract."""
+    spec = importlib.util.spec_from_file_location(f"conformance_of_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tests = [test for name, test in vars(module).items() if name.startswith("test_")]
+    return {(t.contract, type(t.part())) for t in tests if hasattr(t, "contract")}
+
+
+def test_every_part_is_covered():
+    modules = [Path(__file__), *ROOT.glob("plugins/*/tests/test_*_conformance.py")]
+    tried = set().union(*map(covered, modules))
+    entries = [(c, e) for c, named in load_catalog().parts.items() for e in named.values()]
+    assert {contract for contract, _ in entries} == set(KINDS)
+    missing = [
+        f"{contract} '{e.kind}'" for contract, e in entries if (contract, e.cls) not in tried
+    ]
+    assert not missing, f"not tried by conformance(): {', '.join(missing)}"
