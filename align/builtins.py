@@ -41,11 +41,13 @@ def align_samplers() -> list[type[PosteriorSampler]]:
 @hookimpl
 def align_estimators() -> list[type[ValueEstimator]]:
     """Value estimators."""
+    from align.estimators.blend import Blend
     from align.estimators.exact import Exact
     from align.estimators.gradient import Gradient
+    from align.estimators.search import Search
     from align.estimators.stein import Stein
 
-    return [Exact, Gradient, Stein]
+    return [Blend, Exact, Gradient, Search, Stein]
 
 
 @hookimpl

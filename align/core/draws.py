@@ -74,6 +74,11 @@ class Draws:
         return torch.softmax(self.rewards, 0)
 
     @property
+    def equal(self) -> Tensor:
+        """1/N for each draw that was made, (N, B)."""
+        return self.rewards.isfinite().to(self.rewards) / self.counts
+
+    @property
     def ess(self) -> Tensor:
         """(Σ w)² / Σ w², (B,)."""
         return 1 / self.weights.square().sum(0)
@@ -100,7 +105,23 @@ class Draws:
 
     def mean(self, weights: Tensor) -> Tensor:
         """Σ_n weights_n x1_n, (B, *S), of weights (N, B)."""
-        return (expand(weights.to(self.x1), self.x1) * self.x1).sum(0)
+        return averaged(self.x1, weights)
+
+
+def averaged(terms: Tensor, weights: Tensor) -> Tensor:
+    """Σ_n w_n f_n, (B, *S), of terms f (N, B, *S) and weights w (N, B)."""
+    return (expand(weights.to(terms), terms) * terms).sum(0)
+
+
+def variance(terms: Tensor, weights: Tensor) -> Tensor:
+    """Σ_n w_n ‖f_n − Σ_m w_m f_m‖² / (1 − Σ_n w_n²), (B,): summed over the elements of a term.
+
+    The weights (N, B) sum to 1. With equal ones this is the sample variance. With one draw, or one
+    that has all the weight, it is 0.
+    """
+    apart = (terms - averaged(terms, weights)).flatten(2).square().sum(2).to(weights)
+    left = (1 - weights.square().sum(0)).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (weights * apart).sum(0) / left
 
 
 def drawn(
@@ -155,7 +176,9 @@ def _fixed(problem: Problem, at: At, draws: int, gradient: bool, streams: Stream
     if sampler is None:
         raise PartError("an estimator that draws needs a sampler")
     draws = 1 if sampler.point else draws
-    each, rows = max(1, problem.chunk // max(1, states)), min(states, problem.chunk)
+    # Without a way back a row keeps only its result.
+    most = problem.chunk if gradient else 4 * problem.chunk
+    each, rows = max(1, most // max(1, states)), min(states, most)
     stacks = []
     for start in range(0, draws, each):
         count, later = min(each, draws - start), streams.after(start) if start else streams

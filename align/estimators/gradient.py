@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Count, Draws, budget_option, drawn, draws_option
+from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option
 from align.core.estimator import Estimate, ValueEstimator
 from align.core.model import At
 from align.core.path import Path, expand
@@ -29,7 +29,7 @@ def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
 def gradient_of(draws: Draws) -> Tensor:
     """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), of draws that were made with their gradients."""
     assert draws.pulls is not None
-    return (expand(draws.weights.to(draws.pulls), draws.pulls) * draws.pulls).sum(0)
+    return averaged(draws.pulls, draws.weights)
 
 
 @final

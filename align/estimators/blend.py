@@ -1,0 +1,100 @@
+"""Gradient and Stein on the same draws, each where it is the less noisy."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.draws import Count, Draws, budget_option, drawn, draws_option, variance
+from align.core.estimator import Estimate, ValueEstimator
+from align.core.model import At
+from align.core.option import option
+from align.core.path import Path, expand
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.estimators.gradient import gradient_of, shift_of_gradient
+from align.estimators.stein import denoiser_of, regressed
+
+Rule: TypeAlias = Literal["both", "variance", "time"]
+
+
+def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
+    """log of Var(x1) / Var((α²/β) ∂r/∂x), (B,), over the draws; NaN where one draw says nothing.
+
+    Both shifts are means of one term a draw with the same weights, so that the ratio of their
+    variances is about that of the variances of the terms. These are taken without the weights:
+    with them, a draw that has all the weight hides the spread of the others.
+    """
+    assert draws.pulls is not None
+    scale = shift_of_gradient(path, torch.ones_like(t), t).to(draws.rewards)
+    clean = variance(draws.x1, draws.equal)
+    steep = variance(draws.pulls, draws.equal) * scale.square()
+    tiny = torch.finfo(clean.dtype).tiny
+    odds = clean.clamp(min=tiny).log() - steep.clamp(min=tiny).log()
+    return torch.where(clean > 0, odds, torch.nan)
+
+
+def odds_by_time(path: Path, t: Tensor) -> Tensor:
+    """log(0.4 (β/α)²), (B,): fitted to the best weights on a mixture on the line."""
+    return torch.log(0.4 * (path.beta(t) / path.alpha(t)).square())
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Blend(ValueEstimator):
+    """Mixes the shifts of 'gradient' and of 'stein', made of the same draws.
+
+        shift = λ (α²/β) Σ_i w_i ∂r(x1_i)/∂x + (1 − λ) (Σ_i w_i x1_i − centre).
+
+    The gradient is precise late, where the posterior is nearly a point, and the weighted mean
+    early and where the posterior has several modes. The odds λ/(1 − λ) are, by `rule`,
+
+        "variance":  Var(x1) / Var((α²/β) ∂r/∂x), variances over the draws;
+        "time":      0.4 (β/α)²;
+        "both":      the geometric mean of the two.
+
+    With one draw there is no variance, and every rule is "time". The centre is that of 'stein'
+    with centring "regression".
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 20 and 22, for what
+    is mixed; the weights are our own, measured in docs/estimators.md.
+    """
+
+    kind: ClassVar[str] = "blend"
+    needs_gradient: ClassVar[bool] = True
+    needs_sampler: ClassVar[bool] = True
+    needs_model: ClassVar[type | None] = None
+
+    draws: Count = draws_option()
+    budget: int = budget_option()
+    rule: Rule = option("what the weight of the gradient follows", default="both")
+
+    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+        """Value and shift; costs N draws, N rewards and the way back through both.
+
+        And a network call, which steering then saves.
+        """
+        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=True,
+                      streams=streams)  # fmt: skip
+        path, denoiser = problem.model.path, denoiser_of(problem, at, draws)
+        steep = shift_of_gradient(path, gradient_of(draws), at.t)
+        weighted = regressed(draws, denoiser)
+        share = expand(self._share(path, draws, at.t).to(steep), steep)
+        found = draws.estimate(share * steep + (1 - share) * weighted)
+        return attrs.evolve(found, denoiser=denoiser)
+
+    def _share(self, path: Path, draws: Draws, t: Tensor) -> Tensor:
+        """λ, the weight of the gradient, (B,)."""
+        by_time = odds_by_time(path, t)
+        if self.rule == "time":
+            return torch.sigmoid(by_time)
+        odds = odds_by_variance(path, draws, t).to(by_time)
+        known = ~odds.isnan()
+        if self.rule == "both":
+            odds = (odds + by_time) / 2
+        # At t = 0 the gradient says nothing, and its zeros have no variance.
+        share = torch.where(known, odds, by_time).sigmoid()
+        return torch.where(path.beta(t) > 0, share, 0.0)
