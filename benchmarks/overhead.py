@@ -1,0 +1,169 @@
+"""What steering costs beside the network and reward calls that it is made of, and in memory.
+
+python benchmarks/overhead.py
+
+Every figure is a ratio of two things measured in turn: of the processor's time in this process,
+the median over rounds; of peak memory in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import attrs
+import torch
+from align_pocket import Pocket, SilhouetteClass
+from torch import Tensor
+
+from align.core.engine import execute
+from align.core.guard import GuardedModel, bare
+from align.core.meter import Meter, peak_memory
+from align.core.mode import AlignmentMode
+from align.core.model import At, FlowModel
+from align.core.problem import Problem
+from align.core.reward import Reward, Term, WeightedReward
+from align.core.streams import Streams
+from align.estimators.gradient import Gradient
+from align.models.network import NetworkModel
+from align.modes.steer import Steer
+from align.recipe import Arm, RewardTerm
+from align.runner import build
+from align.samplers.dps import PointMass
+from align.samplers.mfm import MetaFlowMap
+from align.watch import Nobody
+
+CPU = torch.device("cpu")
+
+
+class Near(Reward):
+    """−‖x‖² of latents: a reward that costs nothing."""
+
+    def score(self, data: Tensor, prompts: object) -> Tensor:
+        """Score latents (B, ...)."""
+        return -data.flatten(1).square().sum(1)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Processor seconds of one call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def ratio(one: Callable[[], object], other: Callable[[], object], rounds: int) -> float:
+    """Median over rounds of the time of `one` over that of `other`, taken in turn."""
+    one(), other()
+    return statistics.median(seconds(one) / seconds(other) for _ in range(rounds))
+
+
+def steered(problem: Problem, mode: Steer, rows: int) -> None:
+    """Run a mode through the engine, as `align run` does."""
+    meter = problem.model.meter if isinstance(problem.model, GuardedModel) else Meter()
+    streams = Streams(0, tuple(range(rows)))
+    execute(mode, problem, streams, meter=meter, observer=Nobody())
+
+
+def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
+    """MFM-G written out with nothing around it: the same calls, torch's own random numbers."""
+    model, score = bare(problem.model), problem.reward.terms[0]
+    assert isinstance(model, NetworkModel)
+    torch.manual_seed(0)
+    x = torch.randn(rows, *model.shape)
+    cond = model.encode(problem.cond.prompts)
+    many = cond.tile(draws)
+    reward = getattr(score.reward, "inner", score.reward)
+    for step in range(steps):
+        time_ = 0.01 + 0.99 * step / steps
+        t = torch.full((rows,), time_)
+        with torch.no_grad():
+            velocity = model.velocity(x, t, cond)
+        leaf = x.repeat(draws, *[1] * (x.dim() - 1)).requires_grad_()
+        at = At(leaf, t.repeat(draws), many)
+        zero, one = torch.zeros(draws * rows), torch.ones(draws * rows)
+        x1 = model.posterior_jump(torch.randn_like(leaf), zero, one, at)
+        r = score.weight * reward.score(model.decode(x1), many.prompts)
+        (pull,) = torch.autograd.grad(r.sum(), leaf)
+        w = torch.softmax(r.detach().reshape(draws, rows), 0).reshape(draws, rows, 1, 1, 1)
+        gradient = (w * pull.reshape(draws, *x.shape)).sum(0)
+        x = x + 0.99 / steps * (velocity + (1 - time_) / time_ * gradient)
+    return x
+
+
+def pocket(rows: int, draws: int, chunk: int = 0) -> Problem:
+    """The silhouettes of cats with MFM-G, ready to run."""
+    sampler, estimator = MetaFlowMap(), Gradient(draws=draws)
+    mode: AlignmentMode[object] = Steer(steps=1)  # type: ignore[assignment]
+    arm = Arm(name="", model=Pocket(prompt="cat"), sampler=sampler, estimator=estimator, mode=mode)
+    term = RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat")
+    return build(arm, (term,), CPU, Meter(), samples=rows, chunk=chunk)
+
+
+def latents(rows: int) -> Problem:
+    """The flow of `pocket` on bare latents, with a reward that costs nothing, and DPS."""
+    inner = Pocket(prompt="cat").build(CPU)
+    assert isinstance(inner, NetworkModel)
+    model = GuardedModel(attrs.evolve(inner, autoencoder=None), "latents", Meter(), 1 << 20)
+    reward = WeightedReward((Term(name="near", reward=Near(), weight=0.01),))
+    cond = model.encode(["cat"] * rows)
+    return Problem(model, reward, PointMass(), Gradient(draws=1), cond)
+
+
+def forward(model: FlowModel, problem: Problem, steps: int, rows: int) -> None:
+    """The flow's forward passes of as many steps."""
+    x = torch.zeros(rows, *model.shape)
+    with torch.no_grad():
+        for step in range(steps):
+            model.velocity(x, torch.full((rows,), step / steps), problem.cond)
+
+
+def peak(draws: int, rows: int) -> int:
+    """Peak memory of two steps of MFM-G, bytes, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", str(draws), "--rows", str(rows)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", type=int, help="print the peak memory with this many draws")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows, steps, rounds = options.rows, options.steps, options.rounds
+    if options.peak:
+        steered(pocket(rows, options.peak), Steer(steps=2), rows)
+        print(peak_memory(CPU))
+        return
+    print(f"{rows} samples, {steps} steps, {options.threads} threads, median of {rounds} rounds\n")
+    print("| what | ratio | bound |\n|---|---|---|")
+    for draws in (1, 4):
+        problem = pocket(rows, draws)
+        found = ratio(
+            lambda p=problem: steered(p, Steer(steps=steps), rows),
+            lambda p=problem, n=draws: loop(p, steps, rows, n),
+            rounds,
+        )
+        print(f"| `steer`, MFM-G with {draws}, over a bare loop | {found:.3f} | 1.05 |", flush=True)
+    problem = latents(rows)
+    found = ratio(
+        lambda: steered(problem, Steer(steps=steps), rows),
+        lambda: forward(bare(problem.model), problem, steps, rows),
+        rounds,
+    )
+    print(f"| `steer` with `dps` on latents, in bare forwards a step | {found:.2f} | 2.1 |")
+    one = peak(1, rows)
+    for draws in (4, 32):
+        found = peak(draws, rows) / one
+        print(f"| peak memory, {draws} draws over 1 ({one / 1e6:.0f} MB) | {found:.2f} | 1.3 |")
+
+
+if __name__ == "__main__":
+    main()
