@@ -1,11 +1,12 @@
 """How good the embedded model is, and what steering it gains.
 
-    python benchmarks/pocket.py classes   data/silhouettes.tar   # are samples of their class?
-    python benchmarks/pocket.py posterior data/silhouettes.tar   # one-step draws against GLASS
-    python benchmarks/pocket.py steering                         # MFM-G against best-of-N
+    python benchmarks/pocket.py classes   silhouettes data/silhouettes.tar
+    python benchmarks/pocket.py posterior silhouettes data/silhouettes.tar
+    python benchmarks/pocket.py steering
 
-Each prints a Markdown table; minutes each on two cores, the last one the longest. The archive is
-written by
+The first: are samples of their class? The second: one-step draws against GLASS. Both also take
+`photographs data/animals64.tar`. The third: MFM-G against best-of-N. Each prints a Markdown table;
+minutes each on two cores, the last one the longest. The silhouettes' archive is written by
 plugins/align-pocket/scripts/silhouettes.py.
 """
 
@@ -13,10 +14,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
+import attrs
 import torch
 from align_imagenet.features import features
+from align_imagenet.labels import index_of
+from align_imagenet.loading import load as load_classifier
 from align_imagenet.metrics import Diversity, frechet_distance
+from align_imagenet.pictures import resized
 from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 from torch import Tensor
@@ -36,7 +42,7 @@ from align.runner import sample
 from align.samplers.dps import PointMass
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
-from align.training.data import Pictures
+from align.training.data import Labelled, Pictures
 from align.training.data import load as load_pictures
 
 CPU = torch.device("cpu")
@@ -54,34 +60,74 @@ def head(*cells: str) -> None:
     row(*["---"] * len(cells))
 
 
+@attrs.frozen
+class Variant:
+    """A variant of the model with two classifiers that say which class (B,) pictures show."""
+
+    model: NetworkModel
+    spec: Callable[[str], Pocket]
+    judges: dict[str, Callable[[Tensor], Tensor]]
+
+    @classmethod
+    def of(cls, name: str) -> Variant:
+        """The variant and its judges; neither was used to train it."""
+
+        def spec(prompt: str) -> Pocket:
+            return Pocket(variant=name, prompt=prompt)  # type: ignore[arg-type]
+
+        model = spec("").build(CPU)
+        assert isinstance(model, NetworkModel)
+        if name == "silhouettes":
+            small = {kind: load(kind, CPU) for kind in ("conv", "patch")}
+            return cls(model, spec, {
+                kind: lambda data, net=net: net(prepared(data)).argmax(1)
+                for kind, net in small.items()
+            })  # fmt: skip
+        among = [index_of(label) for label in model.classes]
+        large = {kind: load_classifier(kind, CPU) for kind in ("efficientnet_lite0", "squeezenet")}
+        return cls(model, spec, {
+            kind: lambda data, net=net: net(resized(data, 128, 128))[:, among].argmax(1)
+            for kind, net in large.items()
+        })  # fmt: skip
+
+    def agreement(self, data: Tensor, label: int) -> list[float]:
+        """Share of pictures that each judge takes for the class."""
+        return [float((judge(data) == label).float().mean()) for judge in self.judges.values()]
+
+    def held(self, archive: str) -> Labelled:
+        """The validation pictures."""
+        data = Pictures(path=archive, split="val")
+        return load_pictures(data, self.model.require_autoencoder().config.colours,
+                             self.model.classes)  # fmt: skip
+
+
 @torch.no_grad()
 def agreement(data: Tensor, label: int) -> list[float]:
-    """Share of pictures that each judge takes for the class."""
-    judges = [load(name, CPU) for name in ("conv", "patch")]
-    return [float((j(prepared(data)).argmax(1) == label).float().mean()) for j in judges]
+    """Share of silhouettes that each judge takes for the class."""
+    return Variant.of("silhouettes").agreement(data, label)
 
 
 @torch.no_grad()
-def classes(archive: str) -> None:
+def classes(variant: str, archive: str) -> None:
     """Class agreement of unsteered samples beside that of validation pictures."""
-    held = load_pictures(Pictures(path=archive, split="val"), 1, CLASSES)
-    head("class", "samples, conv", "samples, patch", "real, conv", "real, patch")
+    world = Variant.of(variant)
+    held = world.held(archive)
+    head("class", *(f"{who}, {judge}" for who in ("samples", "real") for judge in world.judges))
     rows = []
-    for label, name in enumerate(CLASSES):
-        side = sample(Pocket(prompt=name), BestOfN(n=1), rewards=terms("cat", 1.0), samples=64)
+    for label, name in enumerate(world.model.classes):
+        side = sample(world.spec(name), BestOfN(n=1), rewards=terms("cat", 1.0), samples=64)
         assert side.data is not None
-        real = held.pictures[held.labels == label] / 255.0
-        rows.append([*agreement(side.data, label), *agreement(real, label)])
+        real = (held.pictures[held.labels == label] / 255.0).expand(-1, 3, -1, -1)
+        rows.append([*world.agreement(side.data, label), *world.agreement(real, label)])
         row(name, *rows[-1])
     row("mean", *torch.tensor(rows).mean(0).tolist())
 
 
 @torch.no_grad()
-def posterior(archive: str) -> None:
+def posterior(variant: str, archive: str) -> None:
     """Frechet distance between validation pictures and posterior draws given their noisy states."""
-    held = load_pictures(Pictures(path=archive, split="val"), 1, CLASSES)
-    model = Pocket().build(CPU)
-    assert isinstance(model, NetworkModel)
+    world = Variant.of(variant)
+    held, model = world.held(archive), world.model
     states = model.require_autoencoder().encode(held.pictures / 255.0)
     cond = model.encode([held.classes[label] for label in held.labels.tolist()])
     streams = Streams(0, tuple(range(len(states))))
