@@ -48,6 +48,7 @@ def close(found: Tensor, wanted: Tensor, said: str, digits: float | None = None)
     assert found.shape == wanted.shape, f"{said}: {tuple(found.shape)}, not {tuple(wanted.shape)}"
     if not found.numel():
         return
+    found, wanted = found.detach(), wanted.detach()
     wide = found.dtype == wanted.dtype == torch.float64
     allowed = (1e-7 if wide else 1e-3) if digits is None else digits
     same = (found == wanted) | ((found - wanted).abs() <= allowed * size(wanted, found))
@@ -57,7 +58,8 @@ def close(found: Tensor, wanted: Tensor, said: str, digits: float | None = None)
 
 def size(*tensors: Tensor) -> float:
     """Largest magnitude among the finite numbers; 1e-6 where there is none."""
-    return max(1e-6, *(float(x[x.isfinite()].abs().max()) for x in tensors if x.isfinite().any()))
+    numbers = (x.detach()[x.detach().isfinite()].abs() for x in tensors)
+    return max(1e-6, *(float(x.max()) for x in numbers if x.numel()))
 
 
 def finite(found: Tensor, said: str) -> None:

@@ -75,7 +75,7 @@ class Estimating:
     def repeated(self, repeats: int) -> Estimate:
         """Independent estimates at the three states, with all fields (repeats, 3, ...)."""
         found = self.estimate(self.at(repeats))
-        split = {name: getattr(found, name).unflatten(0, (repeats, -1)) for name in FIELDS}
+        split = {n: getattr(found, n).detach().unflatten(0, (repeats, -1)) for n in FIELDS}
         return attrs.evolve(found, **split)
 
     def truth(self) -> tuple[Tensor, Tensor]:

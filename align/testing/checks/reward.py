@@ -156,6 +156,7 @@ def gradient(scoring: Scoring) -> None:
             slope = (told * unit).flatten(1).sum(1)
             allowed = 0.05 * slope.abs() + 0.003 * length
             misses = torch.stack([(s - slope).abs() / allowed for s in slopes(scoring, unit)])
+            misses = misses.nan_to_num(nan=torch.inf)
             # Rounding blurs small steps and curvature large ones: two neighbours must agree.
             least = torch.maximum(misses[1:], misses[:-1]).min(0).values
             assert (least < 1).all(), f"gradient along {name} disagrees with finite differences"

@@ -1,0 +1,659 @@
+"""Every check of the kit can fail: small broken parts, each caught by exactly the named checks."""
+
+import importlib
+import itertools
+import math
+import subprocess
+import sys
+import unittest
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch
+
+from align.core.draws import draws_option
+from align.core.estimator import ClosedForm, ValueEstimator
+from align.core.metric import Metric
+from align.core.mode import AlignmentMode, Info, Trains
+from align.core.model import At, Condition, FlowMap, FlowModel, ModelSpec, Population, PosteriorMap
+from align.core.option import option
+from align.core.path import LinearPath
+from align.core.problem import Problem
+from align.core.reward import Reward, RewardSpec
+from align.core.sampler import PosteriorSampler
+from align.errors import PartError, PromptError
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein
+from align.models.mixture import Mixture
+from align.modes.steer import Steer
+from align.samplers.exact import ExactPosterior
+from align.samplers.glass import Glass
+from align.samplers.mfm import MetaFlowMap
+from align.testing.kit import KINDS, checks_of, conformance
+from align.testing.worlds import line
+
+
+def failed(contract, part, on=None):
+    """Names of the checks that a part fails."""
+    module = importlib.import_module(f"align.testing.checks.{contract}")
+    names = set()
+    for name, check in checks_of(contract).items():
+        try:
+            check(module.subject(part, on))
+        except unittest.SkipTest:
+            continue
+        except Exception:
+            names.add(name)
+    return names
+
+
+# Samplers: each is exact posterior sampling with one thing wrong.
+
+
+@attrs.frozen(kw_only=True)
+class Draws(PosteriorSampler):
+    """The exact posterior map, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "draws"
+    differentiable: ClassVar[bool] = True
+    exact_for: ClassVar[str] = "an exact map"
+    needs: ClassVar[type | None] = PosteriorMap
+
+    fault: str = option("what is wrong", default="")
+
+    def sample(self, model, at, *, draws, streams):
+        if self.fault == "forgetful of needs" and not isinstance(model, PosteriorMap):
+            return Glass(steps=3).sample(model, at, draws=draws, streams=streams)
+        if self.fault == "changes its input":
+            at.t.add_(1e-12)
+        inner = at
+        if self.fault == "another batch":
+            inner = At(at.x + 0.01 * at.x.mean(0), at.t, at.cond)
+        if self.fault == "no gradient":
+            inner = At(at.x.detach(), at.t, at.cond)
+        x1 = MetaFlowMap().sample(model, inner, draws=draws, streams=streams)
+        mean = x1.mean(0, keepdim=True)
+        return {
+            "global": lambda: x1 + 0 * torch.rand(()),
+            "centred": lambda: x1 - 0.01 * mean * (draws > 1),
+            "single": lambda: x1.float(),
+            "biased": lambda: x1 + 0.1 * (1 - at.t)[:, None],
+            "half a gradient": lambda: x1.detach() + 0.5 * (x1 - x1.detach()),
+            "late": lambda: x1 + 0.1 * (at.t > 0.99)[:, None],
+            "early": lambda: x1 / (at.t > 0)[:, None],
+        }.get(self.fault, lambda: x1)()
+
+
+class Point(Draws):
+    """Says that its draws are points."""
+
+    kind: ClassVar[str] = "point"
+    point: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("global", {"random_state"}),
+        ("centred", {"draws_are_numbered", "exact"}),
+        ("another batch", {"rows_are_independent", "differentiable"}),
+        ("changes its input", {"inputs_untouched"}),
+        ("single", {"shape", "differentiable"}),
+        ("biased", {"exact"}),
+        ("half a gradient", {"differentiable"}),
+        ("no gradient", {"differentiable"}),
+        ("forgetful of needs", {"needs"}),
+        ("late", {"ends_of_time"}),
+        ("early", {"ends_of_time"}),
+    ],
+)
+def test_broken_samplers(fault, expected):
+    assert failed("sampler", Draws(fault=fault)) == expected
+
+
+def test_a_sampler_that_is_no_point():
+    assert "point" in failed("sampler", attrs.frozen(kw_only=True)(Point)())
+    assert failed("sampler", Glass(steps=1)) == {"point", "exact"}
+
+
+# Estimators.
+
+
+@attrs.frozen(kw_only=True)
+class Estimator(ValueEstimator):
+    """'gradient' or 'stein', spoilt by `fault`."""
+
+    kind: ClassVar[str] = "estimator"
+    needs_gradient: ClassVar[bool] = False
+    needs_sampler: ClassVar[bool] = True
+    needs_model: ClassVar[type | None] = None
+
+    draws: int = draws_option()
+    fault: str = option("what is wrong", default="")
+
+    def estimate(self, problem, at, *, streams):
+        draws = self.draws
+        if self.fault == "fewer draws" and draws > 1:
+            draws -= 1
+        if self.fault == "chunked":
+            at = At(at.x * (1 + 1e-3 * (problem.chunk < 10)), at.t, at.cond)
+        inner = Gradient(draws=draws) if self.fault == "gradient" else Stein(draws=draws)
+        if self.fault == "forgetful of sampler" and problem.sampler is None:
+            problem = attrs.evolve(problem, sampler=ExactPosterior())
+        if self.fault == "choosy" and not isinstance(problem.model, ClosedForm):
+            raise PartError("needs more than it says")
+        if self.fault == "global":
+            torch.rand(())
+        found = inner.estimate(problem, at, streams=streams)
+        changes = {
+            "factor": lambda: {"shift": 2 * found.shift},
+            "sum": lambda: {"value": found.value + math.log(draws)},
+            "batch": lambda: {"reward": found.reward - found.reward.mean()},
+            "error": lambda: {"error": found.error / 2},
+            "ess": lambda: {"ess": found.ess / draws},
+            "offset": lambda: {"shift": found.shift * found.value.abs()[:, None]},
+            "graph": lambda: {"value": found.value + torch.zeros(()).requires_grad_()},
+        }.get(self.fault, dict)()
+        return attrs.evolve(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("factor", {"shift"}),
+        ("sum", {"value", "bias"}),
+        ("fewer draws", {"bias"}),
+        ("batch", {"rows_are_independent"}),
+        ("chunked", {"chunks_change_nothing"}),
+        ("error", {"error"}),
+        ("ess", {"ess"}),
+        ("offset", {"constant", "shift"}),
+        ("global", {"random_state"}),
+        ("gradient", {"needs_gradient"}),
+        ("forgetful of sampler", {"needs_sampler"}),
+        ("choosy", {"needs_model"}),
+        ("graph", {"shape"}),
+    ],
+)
+def test_broken_estimators(fault, expected):
+    assert failed("estimator", Estimator(fault=fault)) == expected
+
+
+# Rewards.
+
+
+@attrs.frozen(kw_only=True)
+class Brightness(RewardSpec):
+    """Brightness of the middle, from 0 to 1, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "brightness"
+    differentiable: ClassVar[bool] = True
+    domain: ClassVar[str | None] = "image"
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    fault: str = option("what is wrong", default="")
+
+    def build(self, device):
+        return _Brightness(self.fault, itertools.count())
+
+
+@attrs.frozen
+class _Brightness(Reward):
+    fault: str
+    calls: itertools.count
+
+    def score(self, data, prompts):
+        if self.fault == "changes its input":
+            data.detach()[:, :, 0, 0] = 0.5
+        if self.fault == "global":
+            torch.rand(())
+        if self.fault == "short prompts" and any(len(prompt) > 300 for prompt in prompts):
+            raise ValueError("the prompt is too long")
+        if self.fault == "straight through":
+            data = data + (data.round() - data).detach()
+        score = torch.sigmoid(8 * data.flatten(1).mean(1) - 4)
+        return {
+            "normalises": lambda: score - 0.01 * score.mean(),
+            "no gradient": lambda: score.detach(),
+            "logarithm": lambda: score + 0 * (0.01 + data.flatten(1).min(1).values).log(),
+            "percent": lambda: 100 * score,
+            "half": lambda: score.half(),
+            "column": lambda: score[:, None],
+            "half a gradient": lambda: score.detach() / 2 + score / 2,
+            "half blind": lambda: torch.sigmoid(8 * _half(data).flatten(1).mean(1) - 4),
+            "noisy": lambda: score * (1 + 1e-6 * next(self.calls)),
+        }.get(self.fault, lambda: score)()
+
+
+def _half(data):
+    """The data, without a gradient to the left half."""
+    left, right = data.chunk(2, -1)
+    return torch.cat((left.detach(), right), -1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("normalises", {"rows_are_independent"}),
+        ("no gradient", {"differentiable", "gradient"}),
+        ("half a gradient", {"gradient"}),
+        ("half blind", {"gradient"}),
+        ("straight through", {"gradient"}),
+        ("logarithm", {"outside"}),
+        ("percent", {"within_range"}),
+        ("half", {"shape"}),
+        ("column", {"shape"}),
+        ("changes its input", {"inputs_untouched"}),
+        ("global", {"random_state"}),
+        ("short prompts", {"prompts"}),
+        ("noisy", {"repeatable"}),
+    ],
+)
+def test_broken_rewards(fault, expected):
+    assert failed("reward", Brightness(fault=fault)) == expected
+
+
+# Models.
+
+
+@attrs.frozen(kw_only=True)
+class World(ModelSpec):
+    """Two Gaussians on the line, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "world"
+
+    fault: str = option("what is wrong", default="")
+
+    @property
+    def domain(self):
+        return "image" if self.fault == "other domain" else "vector"
+
+    @property
+    def provides(self):
+        all_of = {FlowMap, PosteriorMap, Population, ClosedForm}
+        return frozenset(all_of - {FlowMap} if self.fault == "modest" else all_of)
+
+    @property
+    def prompt(self):
+        return ""
+
+    def build(self, device):
+        inner = Mixture(weights=(1, 2), means=((-1.0,), (1.5,)), stds=(0.5, 0.4)).build(device)
+        return _World(inner, self.fault)
+
+
+@attrs.frozen
+class _Doubled(LinearPath):
+    def beta_rate(self, t):
+        return 2 * torch.ones_like(t)
+
+
+class _World(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
+    domain = "vector"
+
+    def __init__(self, inner, fault):
+        self.inner, self.fault = inner, fault
+        self.path, self.shape = inner.path, inner.shape
+        self.dtype, self.device = inner.dtype, inner.device
+
+    def encode(self, prompts):
+        if self.fault == "key error" and any(prompts):
+            raise KeyError(prompts[-1])
+        if any(prompts):
+            raise PromptError("only empty prompts can be followed")
+        rows = 1 if self.fault == "one row" else len(prompts)
+        return Condition(tuple(prompts), {"label": torch.zeros(rows)})
+
+    def velocity(self, x, t, cond):
+        if self.fault == "global":
+            torch.rand(())
+        if self.fault == "changes its input":
+            t.add_(1e-12)
+        found = self.inner.velocity(x, t, cond)
+        if self.fault == "batch":
+            return found + 1e-3 * x.mean(0)
+        return found.detach() if self.fault == "no gradient" else found
+
+    def decode(self, x1):
+        return x1.detach() if self.fault == "cut" else x1
+
+    def jump(self, x, s, u, cond):
+        found = self.inner.jump(x, s, u, cond)
+        if self.fault == "euler":
+            return x + (u - s)[:, None] * self.inner.velocity(x, s, cond)
+        return x + 1.1 * (found - x) if self.fault == "far" else found
+
+    def posterior_jump(self, y, s, u, at):
+        if self.fault == "no context":
+            at = At(at.x, 0 * at.t, at.cond)
+        found = self.inner.posterior_jump(y, s, u, at)
+        return found + (u - s)[:, None] ** 2 if self.fault == "bent" else found
+
+    def draw(self, streams):
+        found = self.inner.draw(streams)
+        return found - 0.01 * found.mean(0) if self.fault == "centred" else found
+
+    def value(self, at, reward):
+        return self.inner.value(at, reward)
+
+    def draw_posterior(self, at, draws, streams):
+        found = self.inner.draw_posterior(at, draws, streams)
+        return found + 0.1 if self.fault == "biased" else found
+
+    def draw_tilted(self, reward, streams):
+        return self.inner.draw_tilted(reward, streams)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("other domain", {"described"}),
+        ("modest", {"provides"}),
+        ("key error", {"prompts"}),
+        ("one row", {"prompts", "rows_are_independent"}),
+        ("global", {"random_state"}),
+        ("changes its input", {"inputs_untouched"}),
+        ("batch", {"rows_are_independent"}),
+        ("no gradient", {"differentiable"}),
+        ("cut", {"decode"}),
+        ("euler", {"jump_semigroup"}),
+        ("far", {"jump_semigroup", "jump_tangent"}),
+        ("bent", {"posterior_semigroup"}),
+        ("no context", {"posterior_tangent"}),
+        ("centred", {"population"}),
+        ("biased", {"closed_form"}),
+    ],
+)
+def test_broken_models(fault, expected):
+    assert failed("model", World(fault=fault)) == expected
+
+
+def test_a_model_with_a_broken_path_or_velocity():
+    class Spoilt(_World):
+        def __init__(self, inner, fault):
+            super().__init__(inner, fault)
+            self.path = _Doubled()
+
+    @attrs.frozen(kw_only=True)
+    class Spec(World):
+        def build(self, device):
+            return Spoilt(World().build(device).inner, "")
+
+    assert "path" in failed("model", Spec())
+
+    class Single(_World):
+        def velocity(self, x, t, cond):
+            return super().velocity(x, t, cond).float()
+
+    @attrs.frozen(kw_only=True)
+    class Rounded(World):
+        def build(self, device):
+            return Single(World().build(device).inner, "")
+
+    assert "velocity" in failed("model", Rounded())
+
+
+# Modes.
+
+
+@attrs.frozen(kw_only=True)
+class Wanders(AlignmentMode):
+    """`steer`, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "wanders"
+    needs: ClassVar[frozenset] = frozenset({"model", "estimator", "reward"})
+
+    fault: str = option("what is wrong", default="")
+
+    @property
+    def inner(self):
+        return Steer(steps=30, scale=2.0 if self.fault == "factor" else 1.0)
+
+    @property
+    def steps(self):
+        return 30.0 if self.fault == "real steps" else 30
+
+    def init(self, problem, streams):
+        if self.fault == "greedy":
+            problem.sampler.sample  # noqa: B018
+        state = self.inner.init(problem, streams)
+        shifts = {"batch": 1e-3 * state.x.mean(0), "constant": -state.x}
+        return attrs.evolve(state, x=state.x + shifts.get(self.fault, 0 * state.x))
+
+    def step(self, problem, state, index, streams):
+        if self.fault == "global":
+            torch.rand(())
+        state, info = self.inner.step(problem, state, index, streams)
+        told = dict(info.numbers)
+        if self.fault == "tensors":
+            told["extra"] = torch.zeros(())
+        if self.fault == "no number":
+            told["extra"] = math.nan
+        return state, Info(told)
+
+    def finish(self, problem, state):
+        x1 = self.inner.finish(problem, state)
+        return {
+            "single": lambda: x1.float(),
+            "off": lambda: x1 + 0.3,
+        }.get(self.fault, lambda: x1)()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("factor", {"tilted_law"}),
+        ("off", {"base_law", "tilted_law"}),
+        ("batch", {"rows_are_independent"}),
+        ("constant", {"repeatable", "base_law", "tilted_law"}),
+        ("global", {"random_state"}),
+        ("tensors", {"numbers"}),
+        ("no number", {"numbers"}),
+        ("single", {"shape"}),
+        ("greedy", {"needs"}),
+    ],
+)
+def test_broken_modes(fault, expected):
+    def exactly():
+        return Problem(*line(), ExactPosterior(), Exact())
+
+    assert failed("mode", Wanders(fault=fault), exactly) == expected
+
+
+@attrs.frozen(kw_only=True)
+class Counts(AlignmentMode, Trains):
+    """Training, of one number; it forgets to save it when `forgetful`."""
+
+    kind: ClassVar[str] = "counts"
+    needs: ClassVar[frozenset] = frozenset()
+
+    forgetful: bool = option("what is wrong", default=False)
+    steps: int = option("steps", default=4)
+
+    def init(self, problem, streams):
+        return torch.zeros(())
+
+    def step(self, problem, state, index, streams):
+        state += streams.at(index).normal(())[0]
+        return state, Info({"total": float(state)})
+
+    def finish(self, problem, state):
+        return None
+
+    def save(self, state):
+        return {} if self.forgetful else {"state": state.clone()}
+
+    def restore(self, state, saved):
+        state.copy_(saved.get("state", state))
+
+    def export(self, problem, state):
+        raise NotImplementedError
+
+
+def test_a_training_mode_that_forgets():
+    assert failed("mode", Counts()) == set()
+    assert failed("mode", Counts(forgetful=True)) == {"resumes"}
+
+
+# Metrics.
+
+
+@attrs.frozen(kw_only=True)
+class Mean(Metric):
+    """Mean brightness beside that of the references, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "mean"
+    domain: ClassVar[str | None] = "image"
+    needs_references: ClassVar[bool] = True
+
+    fault: str = option("what is wrong", default="")
+    calls: itertools.count = option("calls", default=attrs.Factory(itertools.count))
+
+    def compute(self, samples, references):
+        if references is None:
+            if self.fault != "undemanding":
+                raise PartError("metric 'mean' needs references")
+            references = samples
+        if self.fault == "changes its input":
+            references[0, 0, 0, 0] = 0.5
+        if self.fault == "global":
+            torch.rand(())
+        mean = float(samples.mean() - references.mean())
+        return {
+            "tensor": lambda: {"mean": samples.mean()},
+            "infinite": lambda: {"mean": math.inf},
+            "first": lambda: {"mean": float(samples[0].mean())},
+            "noisy": lambda: {"mean": mean + 1e-9 * next(self.calls)},
+            "by rows": lambda: {f"mean of {len(samples)}": mean},
+        }.get(self.fault, lambda: {"mean": mean})()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("tensor", {"numbers"}),
+        ("infinite", {"numbers"}),
+        ("by rows", {"numbers"}),
+        ("first", {"order"}),
+        ("noisy", {"repeatable"}),
+        ("undemanding", {"needs_references"}),
+        ("global", {"random_state"}),
+        ("changes its input", {"inputs_untouched"}),
+    ],
+)
+def test_broken_metrics(fault, expected):
+    assert failed("metric", Mean(fault=fault)) == expected
+
+
+# The form of parts, and the kit itself.
+
+
+def test_form():
+    class Bare(Mean):
+        kind: ClassVar[str] = "bare"
+
+    @attrs.frozen
+    class Placed(Mean):
+        kind: ClassVar[str] = "placed"
+        size: int = option("a size", default=1)
+
+    @attrs.frozen(kw_only=True)
+    class Helpless(Mean):
+        kind: ClassVar[str] = "helpless"
+        size: int = 1
+
+    @attrs.frozen(kw_only=True)
+    class Loud(Mean):
+        kind: ClassVar[str] = "Loud-Mean"
+
+    for cls in (Bare, Placed, Helpless, Loud):
+        assert failed("metric", cls()) == {"form"}, cls
+
+
+def test_every_check_is_seen_to_fail():
+    """The tables above name every check but those of the tests that follow them."""
+    elsewhere = {"form", "point", "path", "velocity", "resumes"}
+    tables = (
+        test_broken_samplers, test_broken_estimators, test_broken_rewards, test_broken_models,
+        test_broken_modes, test_broken_metrics,
+    )  # fmt: skip
+    for table in tables:
+        contract = table.__name__.removeprefix("test_broken_").removesuffix("s")
+        (rows,) = [mark.args[1] for mark in table.pytestmark if mark.name == "parametrize"]
+        seen = set().union(*(expected for _, expected in rows))
+        assert set(checks_of(contract)) - seen <= elsewhere, contract
+
+
+FILE = """
+import attrs, torch
+from align.core.option import option
+from align.rewards.compressibility import Compressibility
+from align.samplers.dps import PointMass
+from align.testing import conformance
+
+test_reward = conformance("reward", Compressibility)
+test_point = conformance("sampler", PointMass(), expect_fail={"exact": "a point has no spread"})
+test_passes = conformance("sampler", PointMass, expect_fail={"exact": "no spread", "shape": "?"})
+test_skips = conformance("reward", Compressibility, expect_fail={"gradient": "it has none"})
+test_wrong = conformance("reward", PointMass)
+"""
+
+
+def test_items_and_expected_failures(tmp_path):
+    (tmp_path / "test_it.py").write_text(FILE)
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    for line_ in (
+        "PASSED test_it.py::test_reward[rows_are_independent]",
+        "XFAIL test_it.py::test_point[exact] - a point has no spread",
+        "PASSED test_it.py::test_point[point]",
+    ):
+        assert line_ in lines, done.stdout
+    failures = [text for text in lines if text.startswith("FAILED ")]
+    strict = [text for text in failures if "test_passes" in text or "test_skips" in text]
+    assert [text.split()[1] for text in strict] == [
+        "test_it.py::test_passes[shape]",
+        "test_it.py::test_skips[gradient]",
+    ]
+    assert all("XPASS(strict)" in text for text in strict)
+    wrong = [text for text in failures if "test_wrong" in text]
+    assert len(failures) == 2 + len(wrong)
+    assert len(wrong) == len(checks_of("reward"))
+    assert "expected a RewardSpec for contract 'reward', got a PointMass" in done.stdout
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="no contract named 'sampelr'; did you mean 'sampler'"):
+        conformance("sampelr", MetaFlowMap)
+    with pytest.raises(ValueError, match=r"no check of a sampler is named 'exakt'; .*'exact'"):
+        conformance("sampler", MetaFlowMap, expect_fail={"exakt": "?"})
+    with pytest.raises(ValueError, match="say why a sampler is expected to fail 'exact'"):
+        conformance("sampler", MetaFlowMap, expect_fail={"exact": " "})
+    with pytest.raises(ValueError, match="known are 'estimator', 'metric'"):
+        checks_of("flow")
+
+
+def test_every_check_says_what_it_measures():
+    for contract in KINDS:
+        for name, check in checks_of(contract).items():
+            said = (check.__doc__ or "").strip()
+            assert said.endswith("."), f"{contract}: {name}"
+            assert "\n" not in said, f"{contract}: {name}"
+
+
+def test_the_pytest_plugin_is_light():
+    code = (
+        "import sys, align.testing.plugin\n"
+        "assert not {'torch', 'numpy', 'attrs', 'pytest'} & set(sys.modules), 'heavy'\n"
+        "from align.testing import conformance"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
