@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from safetensors.torch import load_file
 
 from align.core.baseline import Baseline
@@ -79,16 +81,33 @@ def tradeoff(folder: Path, results: Mapping[str, Any]) -> None:
         colour = f"C{number % 10}"
         _point(spent, cost, arm["divergence"], colour, label=arm["name"])
         _divergence(apart, arm["divergence"], colour)
-    spent.set_xscale("log" if min(costs) > 0 else "linear")
+    if min(costs) > 0:
+        spent.set_xscale("log")
+        spent.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        spent.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        spent.xaxis.set_minor_locator(NullLocator())
     spent.set_xlabel("network calls a sample")
     spent.set_ylabel("mean r")
     apart.set_xlabel("KL(samples | base model), nats")
-    apart.margins(x=0.12)
+    # The best possible mean of a normal reward is a straight line on this scale.
+    apart.set_xscale("function", functions=(_root, _square))
+    far = apart.get_xlim()[1]
+    apart.set_xlim(-0.002 * far, 1.2 * far)
     for axes in (spent, apart):
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
     _save(figure, folder / "tradeoff.png")
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+    """√x, odd, so that a point at 0 has room to its left."""
+    return np.asarray(np.sign(x) * np.sqrt(np.abs(x)))
+
+
+def _square(x: np.ndarray) -> np.ndarray:
+    """The inverse of `_root`."""
+    return np.asarray(np.sign(x) * np.square(x))
 
 
 def _calls(arm: Mapping[str, Any]) -> float:

@@ -8,29 +8,26 @@ from typing import Any, Final
 
 from align.core.baseline import FEW
 
-BOUNDS: Final = {"at_least": "KL at least", "at_most": "KL at most"}
+TOLD: Final = {"reward": "r", "at_least": "KL at least", "at_most": "KL at most"}
 
 
 def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: rewards as mean ± standard error, metrics, and cost a sample.
 
     "calls" are rows through the network, forward and backward, a sample; "reward calls" likewise.
-    "KL at least" and "KL at most" are bounds of KL(samples | base model) in nats.
+    "r" is what the arms optimise, where more than one reward makes it up; "KL at least" and "KL at
+    most" are bounds of KL(samples | base model) in nats.
     """
     rewards, arms = results["rewards"], results["arms"]
     metrics = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
     heads = ["arm"]
     heads += [f"{n} (held out)" if said["held_out"] else n for n, said in rewards.items()]
-    bounds = [b for b in BOUNDS if any(_bound(arm, b) for arm in arms)]
-    heads += [
-        *metrics,
-        *(BOUNDS[bound] for bound in bounds),
-        "network calls",
-        "reward calls",
-        "GFLOP",
-        "seconds",
-    ]
-    return heads, [_row(arm, list(rewards), metrics, bounds) for arm in arms]
+    told = [key for key in TOLD if any(_told(arm, key) for arm in arms)]
+    if sum(not said["held_out"] for said in rewards.values()) < 2:
+        told = [key for key in told if key != "reward"]
+    heads += [*metrics, *(TOLD[key] for key in told)]
+    heads += ["network calls", "reward calls", "GFLOP", "seconds"]
+    return heads, [_row(arm, list(rewards), metrics, told) for arm in arms]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -48,7 +45,7 @@ def noted(results: Mapping[str, Any]) -> list[str]:
 
 
 def _row(
-    arm: Mapping[str, Any], rewards: list[str], metrics: list[str], bounds: list[str]
+    arm: Mapping[str, Any], rewards: list[str], metrics: list[str], told: list[str]
 ) -> list[str]:
     cost, count = arm["cost"], max(1, arm["samples"])
     scores = [_mean(arm["scores"].get(name, [])) for name in rewards]
@@ -61,18 +58,17 @@ def _row(
         if name.startswith("reward ")
     )
     costs = [f"{calls:g}", f"{judged / count:g}", f"{cost['flops'] / count / 1e9:.3g}"]
-    apart = [_bound(arm, bound) for bound in bounds]
+    apart = [_told(arm, key) for key in told]
     return [arm["name"], *scores, *found, *apart, *costs, f"{cost['seconds']:.1f}"]
 
 
-def _bound(arm: Mapping[str, Any], bound: str) -> str:
-    """A bound of the divergence ± its standard error; * where the unsteered samples are too few."""
+def _told(arm: Mapping[str, Any], key: str) -> str:
+    """A number of the divergence ± its standard error; * where unsteered samples are too few."""
     said = arm.get("divergence") or {}
-    if said.get(bound) is None:
+    if said.get(key) is None:
         return ""
-    error, few = said.get(f"{bound}_error"), bound == "at_least" and (said["ess"] or FEW) < FEW
-    shown = f"{said[bound]:.3g}" + (f" ± {error:.2g}" if error else "")
-    return shown + " *" * few
+    error, few = said.get(f"{key}_error"), key == "at_least" and (said["ess"] or FEW) < FEW
+    return f"{said[key]:.3g}" + (f" ± {error:.2g}" if error else "") + " *" * few
 
 
 def _mean(scores: list[float]) -> str:

@@ -61,6 +61,15 @@ def test_divergence(results):
     assert (heads[4:6], one[4]) == (["KL at least", "network calls"], "3")
 
 
+def test_r_has_a_column_where_several_rewards_make_it_up(results):
+    for arm in results["arms"]:
+        arm["divergence"] = apart() | {"reward_error": 0.25}
+    assert rows(results)[0][3:5] == ["edges", "network calls"]
+    results["rewards"] = {name: {"weight": 1.0, "held_out": False} for name in ("cat", "dog")}
+    heads, (one, _) = rows(results)
+    assert (heads[3:6], one[4]) == (["edges", "r", "network calls"], "1 ± 0.25")
+
+
 def test_notes_stand_under_the_table(results):
     lines = markdown(results | {"notes": ["* a star.", "Another."]}).splitlines()
     assert lines[3].startswith("| steered |")
