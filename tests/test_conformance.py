@@ -12,8 +12,10 @@ from PIL import Image
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.estimators.blend import Blend
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
+from align.estimators.search import Search
 from align.estimators.stein import Stein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture
@@ -151,6 +153,19 @@ test_exact = conformance("estimator", Exact)
 test_gradient = conformance("estimator", Gradient)
 test_stein = conformance("estimator", Stein)
 test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))
+
+test_blend = conformance("estimator", Blend)
+GREEDY = "the best draw, whatever the reward's weight"
+test_search = conformance(
+    "estimator",
+    Search,
+    expect_fail={
+        "value": GREEDY,
+        "shift": GREEDY,
+        "bias": GREEDY,
+        "error": "the jackknife's error of a maximum is right to a factor of two",
+    },
+)
 
 test_compressibility = conformance("reward", Compressibility)
 test_likelihood = conformance(

@@ -1,0 +1,32 @@
+"""docs/plugins/conformance.md lists the checks there are, and its examples run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from align.testing.kit import KINDS, checks_of
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_text()
+
+
+def test_every_check_is_listed():
+    sections = re.split(r"^### ", TEXT.partition("## The checks")[2], flags=re.M)[1:]
+    assert [section.partition("\n")[0] for section in sections] == [
+        f"{contract.capitalize()}s" for contract in KINDS
+    ]
+    for contract, section in zip(KINDS, sections, strict=True):
+        listed = re.findall(r"^- `(\w+)`: (.*)$", section, re.M)
+        assert listed == [(name, check.__doc__) for name, check in checks_of(contract).items()]
+
+
+def test_the_examples_run(tmp_path):
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", TEXT, re.M | re.S)
+    assert len(blocks) == TEXT.count("```python") == 5
+    for name, code in blocks:
+        (tmp_path / name).write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 xfailed" in done.stdout, done.stdout
+    subprocess.run([sys.executable, "by_hand.py"], check=True, cwd=tmp_path)
