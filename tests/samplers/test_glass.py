@@ -35,7 +35,7 @@ def test_drift_by_brute_force(kind):
     points = torch.linspace(-3, 3, 7, dtype=torch.float64)
     t, s, x, y = (v.flatten() for v in torch.meshgrid(grid, grid, points, points, indexing="ij"))
     at = At(x[:, None], t, model.encode([""] * len(t)))
-    _near(glass_velocity(model, y[:, None], s, at), _inner(model, y[:, None], s, at), 1e-10)
+    _near(glass_velocity(model, y[:, None], s, at), _inner(model, y[:, None], s, at), 1e-11)
 
 
 @pytest.mark.parametrize("kind", PATHS)
