@@ -143,7 +143,7 @@ test_gaussian_with_covariance = conformance(
     },
 )
 test_glass = conformance("sampler", Glass, expect_fail={"exact": "ten Euler steps are few"})
-test_glass_with_many_steps = conformance("sampler", lambda: Glass(steps=60, method="heun"))
+test_glass_with_many_steps = conformance("sampler", lambda: Glass(steps=24, method="heun"))
 test_mfm = conformance("sampler", MetaFlowMap)
 test_renoise = conformance(
     "sampler", Renoise, expect_fail={"exact": "four candidates are few, and the data not Gaussian"}

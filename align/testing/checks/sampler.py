@@ -150,16 +150,21 @@ def needs(sampling: Sampling) -> None:
     raise AssertionError(f"works without {sampling.part.needs.__name__}, which it says it needs")
 
 
-def exact(sampling: Sampling, draws: int = 4000) -> None:
+def exact(sampling: Sampling, draws: int = 3000) -> None:
     """Draws follow the posterior: as near to exact draws as other exact draws are."""
-    model, at = sampling.model, sampling.at()
+    model, at = sampling.model, states(sampling.model, TIMES * 3)
     if not isinstance(model, ClosedForm):
         raise SkipTest("the model does not know its posterior")
+
+    def drawn(seed: int, count: int = draws) -> Tensor:
+        return model.draw_posterior(at, count, streams_of(sampling.model, range(len(at.x)), seed))
+
     with torch.no_grad():
         found = sampling.draws(at, 1 if sampling.part.point else draws)
-    sets = [model.draw_posterior(at, draws, streams_of(model, range(len(at.x)), s)) for s in (8, 9)]
-    floor, far = apart(*sets), apart(found, sets[0])
-    assert far < 1.6 * floor, f"W₁ to the posterior is {far:.3g}; exact draws have {floor:.3g}"
+    law = drawn(8, 4 * draws)
+    floor, far = sum(apart(drawn(seed), law) for seed in range(9, 13)) / 4, apart(found, law)
+    # Over 15 states the distance of exact draws varies by a tenth of itself.
+    assert far < 1.5 * floor, f"W₁ to the posterior is {far:.3g}; exact draws have {floor:.3g}"
 
 
 def apart(a: Tensor, b: Tensor) -> float:
