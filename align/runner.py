@@ -31,6 +31,9 @@ from align.registry import Catalog, load_catalog
 from align.unsteered import Baselines, notes
 from align.watch import Nobody, Watch, stop_after_step
 
+# Silent until a record asks for a log.
+logger.disable("align")
+
 
 @final
 @attrs.frozen(eq=False)

@@ -14,7 +14,7 @@ from align.core.baseline import FEW, Baseline, Divergence
 from align.core.engine import execute
 from align.core.guard import GuardedModel, GuardedReward
 from align.core.meter import Cost, Meter
-from align.core.mode import Diverges, Trains
+from align.core.mode import Diverges
 from align.core.model import ModelSpec
 from align.core.normalise import fitted
 from align.core.problem import Problem
@@ -146,10 +146,10 @@ class Baselines:
     ) -> Divergence | None:
         """How far an arm went from its model, given its samples' scores and the mode's last state.
 
-        None for an arm that trains, or has nothing to optimise.
+        None for an arm that has nothing to optimise.
         """
         mode, reward = arm.mode, problem.reward
-        if isinstance(mode, Trains) or "reward" not in mode.needs or not reward.optimised:
+        if "reward" not in mode.needs or not reward.optimised:
             return None
         at_most = mode.divergence(state) if isinstance(mode, Diverges) else None
         baseline = None
@@ -157,7 +157,8 @@ class Baselines:
             base.r = reward.of(base.scores)
             baseline = Baseline(base.r)
         found = Divergence.of(reward.of(scores), baseline, at_most)
-        logger.info("{}: {}", arm.name, found)
+        told = {name: f"{v:.4g}" for name, v in attrs.asdict(found).items() if v is not None}
+        logger.info("{}: {}", arm.name, told)
         return found
 
     def said(self) -> list[dict[str, Any]]:

@@ -96,17 +96,15 @@ def test_each_model_has_its_own_and_they_are_drawn_once():
     a = arm(Steer(steps=3))
     b = arm(BestOfN(n=2, flow_steps=7), name="b")
     c = arm(BestOfN(n=2), model=OTHER, name="c")
-    bases = Baselines(recipe(a, b, c))
+    shorter = arm(BestOfN(n=2, flow_steps=5), name="d")
+    bases = Baselines(recipe(a, b, c, shorter))
     scores = {"near": torch.tensor([-1.0, -2.0])}
     first = bases.divergence(a, problem(), scores, Steer().init(problem(), Streams(0, (0,))))
     best = b.mode.init(problem(), Streams(0, (0,)))
     second = bases.divergence(b, problem(), scores, best)
     third = bases.divergence(c, problem(OTHER), scores, best)
     made = [(one["arms"], one["flow_steps"]) for one in bases.said()]
-    assert made == [
-        (["a", "b"], 7),
-        (["c"], 50),
-    ]
+    assert made == [(["a", "b", "d"], 7), (["c"], 50)]
     assert first.at_least == second.at_least != third.at_least
     assert (first.at_most, second.at_most) == (None, pytest.approx(0.1931, abs=1e-4))
     for one, kept in zip(bases.drawn, bases.said(), strict=True):

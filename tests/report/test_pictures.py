@@ -125,7 +125,7 @@ def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of):
         tradeoff(alone, {"arms": arms})
         seen.append((inked(alone / "tradeoff.png", (0, 0.5)), inked(alone / "tradeoff.png", right)))
     (left, one), (_, two), (same, none) = seen
-    assert left > 20
+    assert min(left, one) > 20
     assert two == pytest.approx(2 * one, rel=0.3)
     assert none == 0  # nothing is known of its divergence
     assert same == left
