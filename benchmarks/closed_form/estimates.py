@@ -1,0 +1,225 @@
+"""Relative errors of the estimates of ∇V on the line, by the exact posterior map (V5).
+
+States follow p_t. An error is √(Σ ‖estimate − ∇V‖² / Σ ‖∇V‖²), the sums over states and replicates.
+The 1-D reference took 200 states and 400 replicates, for the second table 100 states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import attrs
+import torch
+from table import Table, short, verdict, verdicts
+from torch import Tensor
+
+from align.core.estimator import ValueEstimator
+from align.core.model import At
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein
+from align.models.isotropic import Form, Isotropic
+from align.modes.dynamics import guidance, limited
+from align.samplers.dps import PointMass
+from align.samplers.gaussian import posterior_moments
+from align.samplers.mfm import MetaFlowMap
+from align.testing.worlds import line
+
+FIRST = {
+    0.2: (("16.7", "9.0", "2.3", "1.0"), ("1.0", ".98", ".44", ".22"), "7.3", ".35"),
+    0.5: (("2.9", "2.1", "1.25", ".66"), ("1.0", ".70", ".45", ".29"), "~1.6", ".56"),
+    0.8: ((".215", ".13", ".059", ".040"), ("1.0", ".60", ".38", ".25"), ".13", ".04"),
+}
+DRAWS = (1, 4, 16, 64)
+SECOND = {
+    (0.1, 4): ("11.5", "1.20", "1.64", "1.09", "1.56"),
+    (0.3, 16): ("2.15", ".33", ".35", ".96", ".30"),
+    (0.5, 4): ("1.94", ".72", ".70", ".72", ".51"),
+    (0.5, 16): ("1.24", ".50", ".49", ".71", ".33"),
+    (0.7, 4): (".52", ".67", ".62", ".46", ".25"),
+    (0.7, 16): (".27", ".49", ".47", ".44", ".19"),
+    (0.9, 4): (".034", ".61", ".68", ".14", ".029"),
+    (0.9, 16): (".017", ".37", ".38", ".14", ".013"),
+}
+COLUMNS = ("G", "GF", "GFs", "clipped G", "oracle mix")
+SHARES = {0.1: ".05", 0.3: ".09", 0.5: ".29", 0.7: ".79", 0.9: ".97"}
+PIECE = 1 << 17
+"""Rows with a graph that are in memory at once."""
+
+
+@attrs.frozen
+class Error:
+    """A relative error with its standard error, from sums of `states` states."""
+
+    size: float
+    noise: float
+    states: int
+
+    @classmethod
+    def of(cls, square: Tensor, exact: Tensor) -> Error:
+        """From the mean square error at each state, (S,), and the exact gradients, (S,)."""
+        whole = exact.square()
+        ratio = square.mean() / whole.mean()
+        # The delta method, for a ratio of two means and then its root.
+        spread = (square - ratio * whole).std() / whole.mean() / math.sqrt(len(square))
+        size = float(ratio.sqrt())
+        return cls(size, float(spread) / (2 * size) if size else 0.0, len(square))
+
+    def beside(self, states: int) -> float:
+        """Standard error of the difference from a reference with so many states."""
+        return max(self.noise * math.sqrt(1 + self.states / states), 0.01 * self.size)
+
+    def __str__(self) -> str:
+        return short(self.size, 3 if self.size >= 0.1 else 4)
+
+
+@attrs.frozen
+class World:
+    """`states` states of p_t at time t, each repeated `repeats` times: rows repeat-major."""
+
+    t: float
+    states: int
+    repeats: int
+
+    @property
+    def at(self) -> At:
+        """The states, (repeats · states, 1)."""
+        model, _ = line()
+        rows = Streams(0, tuple(range(self.states))).at("V5", str(self.t))
+        t = torch.full((self.states,), self.t).double()
+        x = model.path.interpolate(rows.at("noise").normal((1,)), model.draw(rows), t)
+        return At(x, t, model.encode([""] * self.states)).tile(self.repeats)
+
+    def shift(self, estimator: ValueEstimator, sampler: PosteriorSampler) -> Tensor:
+        """Shifts (repeats, states), every row with draws of its own."""
+        (model, reward), at = line(), self.at
+        problem = Problem(model, reward, sampler, estimator, at.cond, chunk=PIECE)
+        rows = Streams(1, tuple(range(len(at.x)))).at("V5", str(self.t))
+        shift = estimator.estimate(problem, at, streams=rows).shift
+        return shift.reshape(self.repeats, self.states)
+
+    def error(self, found: Tensor, exact: Tensor) -> Error:
+        """Of shifts (repeats, states) beside the exact ones (states,); (★) scales both alike."""
+        return Error.of((found - exact).square().mean(0), exact)
+
+    def clipped(self, shift: Tensor) -> Tensor:
+        """Shifts (repeats, states) whose guidance is at most as long as the velocity."""
+        model, at = line()[0], self.at
+        path, drift = model.path, model.velocity(at.x, at.t, at.cond)
+        added = guidance(path, shift.reshape(-1, 1), at.t, "ode", math.inf)
+        bounded = limited(added, drift, "clip", 1.0) / expand(path.pull(at.t), added)
+        return bounded.reshape(shift.shape)
+
+
+def gaussian(at: At) -> tuple[Tensor, Tensor]:
+    """Shifts by a Gaussian with the posterior's mean and covariance, (B,).
+
+    The first differentiates its value through the mean and the covariance, by central
+    differences; the second with the covariance held fixed, as sampler `gaussian` does.
+    """
+    model, reward = line()
+    (form,) = (Form.of(*term.reward.quadratic()) for term in reward.terms)  # type: ignore[attr-defined]
+
+    def value(x: Tensor) -> Tensor:
+        mean, covariance = posterior_moments(model, At(x, at.t, at.cond))
+        law = Isotropic(torch.zeros_like(mean), mean[:, None], covariance[:, 0])
+        return law.log_tilts(form)[:, 0]
+
+    h, leaf = 1e-5, at.x.clone().requires_grad_()
+    through = (value(at.x + h) - value(at.x - h)) / (2 * h)
+    (fixed,) = torch.autograd.grad(value(leaf).sum(), leaf)
+    scale = model.path.alpha(at.t) ** 2 / model.path.beta(at.t)
+    return scale * through, scale * fixed[:, 0]
+
+
+@attrs.frozen
+class Errors:
+    """V5: both tables."""
+
+    states: int = 1000
+    repeats: int = 20
+
+    def tables(self) -> Iterator[Table]:
+        """G and GF by number of draws; what needs none; clipped and mixed."""
+        yield self._first()
+        yield self._without_draws()
+        yield from self._second()
+
+    def _exact(self, t: float) -> Tensor:
+        return World(t, self.states, 1).shift(Exact(), MetaFlowMap())[0]
+
+    def _first(self) -> Table:
+        lines, kinds = [], {"G": Gradient, "GF": Stein}
+        for t, references in FIRST.items():
+            exact, world = self._exact(t), World(t, self.states, self.repeats)
+            for place, draws in enumerate(DRAWS):
+                cells, far = [], {}
+                for (name, kind), stated in zip(kinds.items(), references[:2], strict=True):
+                    found = world.error(world.shift(kind(draws=draws), MetaFlowMap()), exact)
+                    cells += [str(found), stated[place]]
+                    far[name] = found.size, stated[place], found.beside(200)
+                lines.append((str(t), str(draws), *cells, verdicts(far)))
+        head = ("t", "N", "G", "reference", "GF", "reference", "verdict, in noises")
+        return Table("V5. Relative error of ∇V, by draws", head, tuple(lines))
+
+    def _without_draws(self) -> Table:
+        lines = []
+        for t, (*_, dps, normal) in FIRST.items():
+            world = World(t, 10 * self.states, 1)
+            exact = world.shift(Exact(), MetaFlowMap())[0]
+            point = world.error(world.shift(Gradient(draws=1), PointMass()), exact)
+            through, fixed = (world.error(each[None], exact) for each in gaussian(world.at))
+            far = {"DPS": (point.size, dps, point.beside(200)),
+                   "Gaussian": (through.size, normal, through.beside(200))}  # fmt: skip
+            lines.append((str(t), str(point), dps, str(through), normal, verdicts(far), str(fixed)))
+        head = ("t", "DPS", "reference", "Gaussian, exact covariance", "reference",
+                "verdict, in noises", "Gaussian, covariance held fixed")  # fmt: skip
+        return Table("V5. Relative error of ∇V, without draws", head, tuple(lines))
+
+    def _second(self) -> Iterator[Table]:
+        lines, shares = [], {}
+        for (t, draws), references in SECOND.items():
+            world = World(t, self.states // 5, 5 * self.repeats)
+            exact = World(t, self.states // 5, 1).shift(Exact(), MetaFlowMap())[0]
+            steep = world.shift(Gradient(draws=draws), MetaFlowMap())
+            plain = world.shift(Stein(draws=draws), MetaFlowMap())
+            wide = world.shift(Stein(draws=draws, centring="unbiased"), MetaFlowMap())
+            share = oracle(steep - exact, wide - exact)
+            mixed = share * steep + (1 - share) * wide
+            found = [
+                world.error(each, exact)
+                for each in (steep, plain, wide, world.clipped(steep), mixed)
+            ]
+            far = {
+                name: (one.size, stated, one.beside(100))
+                for name, one, stated in zip(COLUMNS, found, references, strict=True)
+            }
+            pairs = (
+                each for pair in zip(map(str, found), references, strict=True) for each in pair
+            )
+            lines.append((f"{t}, {draws}", *pairs, verdicts(far)))
+            shares[t] = share
+        head = ("t, N", *(each for name in COLUMNS for each in (name, "reference")),
+                "verdict, in noises")  # fmt: skip
+        yield Table("V5. Relative error of ∇V, clipped and mixed", head, tuple(lines))
+        yield Table(
+            "V5. Mean weight of G in the oracle mix",
+            ("t", "measured", "reference", "verdict, in noises"),
+            tuple(self._weight(t, share) for t, share in shares.items()),
+        )
+
+    def _weight(self, t: float, share: Tensor) -> tuple[str, ...]:
+        mean, noise = float(share.mean()), float(share.std()) / math.sqrt(len(share))
+        beside = noise * math.sqrt(1 + len(share) / 100)
+        return str(t), short(mean, 2), SHARES[t], verdict(mean, SHARES[t], beside)
+
+
+def oracle(first: Tensor, second: Tensor) -> Tensor:
+    """Weight in [0, 1] on the first of two errors (repeats, states) of least square, (states,)."""
+    gap = second - first
+    return ((second * gap).mean(0) / gap.square().mean(0)).clamp(0, 1)

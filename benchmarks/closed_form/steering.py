@@ -1,0 +1,58 @@
+"""Steering on the line with the exact value (V3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+from table import Table, short, verdict
+from torch import Tensor
+
+from align.core.streams import Streams
+from align.estimators.exact import Exact
+from align.modes.best_of_n import BestOfN
+from align.modes.dynamics import Dynamics
+from align.modes.steer import Steer
+from align.testing.distances import w1
+from align.testing.worlds import line, sampled
+
+
+@attrs.frozen
+class Doob:
+    """V3: terminal W1 of the steered ODE and SDE to exact draws of the tilted law."""
+
+    particles: int = 20_000
+    steps: tuple[int, ...] = (50, 250, 1000)
+
+    def tables(self) -> Iterator[Table]:
+        """One table: rows by dynamics and clamp, columns by number of steps."""
+        exact = self._exact(1)
+        floors = [w1(self._exact(seed), exact) for seed in range(2, 6)]
+        floor = f"{short(min(floors), 4)} to {short(max(floors), 4)}"
+        lines = []
+        cases: tuple[tuple[Dynamics, float], ...] = (("ode", 25), ("sde", 25), ("sde", torch.inf))
+        for dynamics, clamp in cases:
+            found = [self._distance(dynamics, clamp, steps, exact) for steps in self.steps]
+            at_most = 0.014 + max(floors)  # the reference's largest, and what exact draws differ by
+            within = "agrees" if max(found) <= at_most else "differs"
+            known = dynamics if dynamics == "ode" else f"{dynamics}, σ²/2 clamped at {clamp}"
+            lines.append((known, *map(short, found), ".003 to .014", within))
+        plain = [self._plain(steps, exact) for steps in self.steps]
+        within = verdict(plain[-1], "1.138", 0.01)  # how far exact draws of p are from each other
+        lines.append(("unsteered ode", *map(short, plain), "1.138", within))
+        blanks = ("" for _ in self.steps[1:])
+        lines.append(("exact draws, four sets", floor, *blanks, ".004", "the floor"))
+        head = ("dynamics", *(f"{steps} steps" for steps in self.steps), "reference", "verdict")
+        yield Table(f"V3. W1 to the tilted law, {self.particles} particles", head, tuple(lines))
+
+    def _exact(self, seed: int) -> Tensor:
+        model, reward = line()
+        return model.draw_tilted(reward, Streams(seed, tuple(range(self.particles))))[:, 0]
+
+    def _plain(self, steps: int, exact: Tensor) -> float:
+        return w1(sampled(BestOfN(flow_steps=steps), line(), self.particles)[:, 0], exact)
+
+    def _distance(self, dynamics: Dynamics, clamp: float, steps: int, exact: Tensor) -> float:
+        mode = Steer(steps=steps, dynamics=dynamics, clamp=clamp)
+        return w1(sampled(mode, line(), self.particles, estimator=Exact())[:, 0], exact)
