@@ -11,9 +11,14 @@ import attrs
 Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def option(help: str, *, default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
-    """A field with the help that `align show` prints; without a default the key is required."""
-    return attrs.field(default=default, validator=check, metadata={"help": help})
+def option(
+    help: str, *, default: Any = attrs.NOTHING, check: Check | None = None, shown: str = "depends"
+) -> Any:
+    """A field with the help that `align show` prints; without a default the key is required.
+
+    `shown` is printed for a default that is made from the other fields.
+    """
+    return attrs.field(default=default, validator=check, metadata={"help": help, "shown": shown})
 
 
 def at_least(bound: float) -> Check:

@@ -78,6 +78,7 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         "steps from noise to data",
         default=attrs.Factory(lambda spec: len(spec.times) - 1 if spec.times else 50, True),
         check=_agree,
+        shown="50",
     )
     dynamics: law.Dynamics = option(
         "Euler steps without noise or with it, or steps by way of clean states", default="ode"
@@ -133,7 +134,8 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         if problem.estimator is None:
             raise PartError("mode 'steer' needs an estimator")
         rows, x = streams.particles(self.particles), state.x
-        t, u = (x.new_full((len(x),), time) for time in self._grid()[index : index + 2])
+        times = self.times or law.grid(self.steps, self.start, self.power)
+        t, u = (x.new_full((len(x),), time) for time in times[index : index + 2])
         at = At(x, t, problem.cond.tile(self.particles))
         estimate = problem.estimator.estimate(problem, at, streams=rows.at("estimate", index))
         told = estimate.numbers()
@@ -157,9 +159,6 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
     @property
     def _selection(self) -> Selection:
         return Selection(resample=self.resample, potential=self.potential, trigger=self.trigger)
-
-    def _grid(self) -> list[float]:
-        return list(self.times) or law.grid(self.steps, self.start, self.power)
 
     def _selected(
         self, state: Steered, estimate: Estimate, index: int, streams: Streams

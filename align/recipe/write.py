@@ -85,7 +85,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
         return "required"
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         if default.takes_self:
-            return "depends"
+            return str(field.metadata["shown"])
         default = default.factory()
     if attrs.has(type(default)):
         kind = tag_of(type(default))
