@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import TypeVar, final
 
 import attrs
@@ -76,12 +77,14 @@ class Streams:
     def after(self, draws: int) -> Streams:
         """The streams whose draw 0 is draw number `draws` of these."""
         first = self.first or (0,) * len(self.samples)
-        return attrs.evolve(self, first=tuple(one + draws for one in first))
+        return attrs.evolve(self, first=tuple(map(draws.__add__, first)))
 
     def spread(self, draws: int) -> Streams:
         """(draws · B) rows, draw-major like `At.tile`: row (n, b) owns draw n of row b."""
-        each = [self.after(n) for n in range(draws)]
-        first = tuple(one for streams in each for one in streams.first)
+        if draws == 1:
+            return self
+        base = self.first or (0,) * len(self.samples)
+        first = tuple(chain.from_iterable(map(n.__add__, base) for n in range(draws)))
         return attrs.evolve(self, samples=self.samples * draws, first=first)
 
     def particles(self, count: int) -> Streams:
@@ -89,7 +92,9 @@ class Streams:
 
         Particle m of sample i is sample i + 2³² m.
         """
-        samples = tuple(one + (m << 32) for m in range(count) for one in self.samples)
+        # Thousands of numbers at every step: put together by iterators, not in a Python loop.
+        each = zip(*(range(one, one + (count << 32), 1 << 32) for one in self.samples), strict=True)
+        samples = tuple(chain.from_iterable(each))
         return attrs.evolve(self, samples=samples, first=self.first * count)
 
     def numbered(self, first: int, count: int) -> Streams:

@@ -61,13 +61,17 @@ class Isotropic:
     def given(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Isotropic:
         """Law of x1 given that β x1 + α ε is `x` (B, D); finite at α = 0 and at β = 0."""
         seen = self.seen(alpha, beta)
-        gain = beta[:, None] * self.variances / seen.variances
-        means = (alpha[:, None] ** 2 / seen.variances)[..., None] * self.means
         return Isotropic(
             torch.log_softmax(seen.log_terms(x), -1),
-            means + gain[..., None] * x[:, None],
+            self.centres_given(x, alpha, beta, seen),
             alpha[:, None] ** 2 / seen.variances * self.variances,
         )
+
+    def centres_given(self, x: Tensor, alpha: Tensor, beta: Tensor, seen: Isotropic) -> Tensor:
+        """Means (B, M, D) of the components of `given`, where `seen` is that of α and β."""
+        gain = beta[:, None] * self.variances / seen.variances
+        means = (alpha[:, None] ** 2 / seen.variances)[..., None] * self.means
+        return means + gain[..., None] * x[:, None]
 
     def log_terms(self, x: Tensor) -> Tensor:
         """log w_k + log N(x; m_k, v_k I), (B, M), at `x` (B, D)."""

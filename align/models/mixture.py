@@ -66,7 +66,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
         known = torch.softmax(seen.log_terms(x), -1)
         gap = x[:, None] - seen.means
         noise = expand(alpha, gap) / seen.variances[..., None] * gap
-        clean = self.prior.given(x, alpha, beta).means
+        clean = self.prior.centres_given(x, alpha, beta, seen)
         rates = path.alpha_rate(t)[:, None, None] * noise + path.beta_rate(t)[:, None, None] * clean
         return (known[..., None] * rates).sum(1)
 
