@@ -16,6 +16,7 @@ from align.modes import dynamics as law
 from align.modes.best_of_n import BestOfN
 from align.modes.steer import Steer
 from align.samplers.dps import PointMass
+from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2, w1
@@ -189,3 +190,13 @@ def test_girsanov_bounds_the_divergence():
     # Doob's transform is the cheapest way to p*: its paths diverge no more than its end does.
     assert mode.divergence(state) == pytest.approx(float(exact), rel=0.05)
     assert Steer().divergence(state) is None
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_renoising_one_plain_draw_is_the_refinement_sampler(steps):
+    world = line()
+    parts = {"sampler": ExactPosterior(), "estimator": Stein(draws=1, centring="velocity")}
+    mode = Steer(steps=steps, start=0.0, dynamics="renoise")
+    x1 = sampled(mode, world, 4000, **parts)[:, 0]
+    # Exact draws make it exact for any number of steps.
+    assert w1(x1, world[0].draw(Streams(1, tuple(range(50_000))))[:, 0]) < 0.06
