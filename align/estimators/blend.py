@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Count, Draws, budget_option, drawn, draws_option, variance
+from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option, variance
 from align.core.estimator import Estimate, ValueEstimator
 from align.core.model import At
 from align.core.option import option
@@ -22,7 +22,7 @@ Rule: TypeAlias = Literal["both", "variance", "time"]
 
 
 def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
-    """log of Var(x1) / Var((α²/β) ∂r/∂x), (B,), over the draws; NaN where one draw says nothing.
+    """log of Var(x1) / Var((α²/β) ∂r/∂x), (B,), over the draws; NaN where draws do not differ.
 
     Both shifts are means of one term a draw with the same weights, so that the ratio of their
     variances is about that of the variances of the terms. These are taken without the weights:
@@ -34,7 +34,10 @@ def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
     steep = variance(draws.pulls, draws.equal) * scale.square()
     tiny = torch.finfo(clean.dtype).tiny
     odds = clean.clamp(min=tiny).log() - steep.clamp(min=tiny).log()
-    return torch.where(clean > 0, odds, torch.nan)
+    # Draws of a posterior that is a point differ by rounding alone.
+    size = averaged(draws.x1.square(), draws.equal).flatten(1).sum(1)
+    rounding = (16 * torch.finfo(draws.x1.dtype).eps) ** 2 * size
+    return torch.where(clean > rounding, odds, torch.nan)
 
 
 def odds_by_time(path: Path, t: Tensor) -> Tensor:

@@ -34,8 +34,14 @@ def centred(draws: Draws) -> Tensor:
     return draws.mean(draws.weights - draws.equal)
 
 
+def unshrunk(shift: Tensor, draws: Draws) -> Tensor:
+    """N/(N − 1) times a `centred` shift (B, *S): unbiased to first order in the reward."""
+    factor = draws.counts / (draws.counts - 1).clamp(min=1)
+    return expand(factor.to(shift), shift) * shift
+
+
 def regressed(draws: Draws, denoiser: Tensor) -> Tensor:
-    """Σ_n w_n x1_n − D − c (mean of the draws − D), (B, *S), with D = `denoiser` (B, *S).
+    """N/(N − 1) (Σ_n w_n x1_n − mean) + (1 − c) (mean − D), with D = `denoiser`; all (B, *S).
 
     The mean of the draws is a control variate, as D is what it should be. Its best coefficient
     is Cov(Σ w x1, Σ x1 / N) / Var(Σ x1 / N) ≈ Var_w(x1) / Var(x1): the variance of the tilted
@@ -46,7 +52,7 @@ def regressed(draws: Draws, denoiser: Tensor) -> Tensor:
     ratio = variance(draws.x1, draws.weights) / torch.where(some, plain, 1)
     rest = 1 - torch.where(some, ratio, 1).clamp(max=1)
     offset = draws.mean(draws.equal) - denoiser
-    return centred(draws) + expand(rest.to(offset), offset) * offset
+    return unshrunk(centred(draws), draws) + expand(rest.to(offset), offset) * offset
 
 
 @final
@@ -56,11 +62,12 @@ class Stein(ValueEstimator):
 
         shift = Σ_i w_i x1_i − centre,   w = softmax(r).
 
-    With centre "mean" that is the mean of the draws (with one draw the shift is zero), with
-    "velocity" the denoiser. Both have the same expectation; the first is less noisy where all
-    draws count, the second where few do. "regression" goes between them, as the draws' variances
-    tell: least noisy of the three from about four draws on. "unbiased" is "mean" times N/(N−1),
-    which has no shrinkage for small rewards, and more noise.
+    With centring "mean" the centre is the mean of the draws (with one draw the shift is zero), with
+    "velocity" the denoiser. Both are too short by (N − 1)/N for small rewards; the first is less
+    noisy where all draws count, the second where few do. "unbiased" is N/(N − 1) times "mean".
+    "regression" adds to it the difference between the two centres, as far as the draws' variances
+    say that it is noise. Errors of one sign add up over a steered path, and noise does not: the
+    last two steer closer to the target, though a single shift of theirs may be noisier.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 20; Monte Carlo
     theory, methods and examples, Owen, 2013, section 8.9 (regression on control variates).
@@ -87,10 +94,7 @@ class Stein(ValueEstimator):
                       streams=streams)  # fmt: skip
         if self.centring in ("mean", "unbiased"):
             shift = centred(draws)
-            if self.centring == "unbiased":
-                factor = draws.counts / (draws.counts - 1).clamp(min=1)
-                shift = expand(factor.to(shift), shift) * shift
-            return draws.estimate(shift)
+            return draws.estimate(shift if self.centring == "mean" else unshrunk(shift, draws))
         denoiser = denoiser_of(problem, at, draws)
         shift = (
             regressed(draws, denoiser)

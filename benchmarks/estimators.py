@@ -1,0 +1,322 @@
+"""Value estimators on worlds where the value is known.
+
+python benchmarks/estimators.py shift             error of the shift, state by state
+python benchmarks/estimators.py shift --law tilted
+python benchmarks/estimators.py steer             samples steered to the end
+python benchmarks/estimators.py draws             'auto' beside a fixed number of draws
+python benchmarks/estimators.py error             the reported standard error beside the real one
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.draws import Draws, drawn
+from align.core.estimator import ValueEstimator
+from align.core.model import At
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.reward import WeightedReward
+from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
+from align.estimators.blend import Blend
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein, regressed
+from align.models.mixture import GaussianMixture, Mixture
+from align.modes.dynamics import norms
+from align.modes.steer import Steer
+from align.samplers.exact import ExactPosterior
+from align.samplers.mfm import MetaFlowMap
+from align.testing.distances import sliced_w2, w1
+from align.testing.worlds import line, measured, plane, sampled
+
+World: TypeAlias = tuple[GaussianMixture, WeightedReward]
+TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+# Relative errors (gradient, stein, unbiased, clipped, oracle mix of gradient and unbiased) of an
+# earlier independent implementation, by t and N.
+REFERENCE: Final = {
+    (0.1, 4): (11.5, 1.20, 1.64, 1.09, 1.56),
+    (0.3, 16): (2.15, 0.33, 0.35, 0.96, 0.30),
+    (0.5, 4): (1.94, 0.72, 0.70, 0.72, 0.51),
+    (0.5, 16): (1.24, 0.50, 0.49, 0.71, 0.33),
+    (0.7, 4): (0.52, 0.67, 0.62, 0.46, 0.25),
+    (0.7, 16): (0.27, 0.49, 0.47, 0.44, 0.19),
+    (0.9, 4): (0.034, 0.61, 0.68, 0.14, 0.029),
+    (0.9, 16): (0.017, 0.37, 0.38, 0.14, 0.013),
+}
+
+
+def sharp() -> World:
+    """The line with a measurement four times as sharp."""
+    return line()[0], measured(((1.0,),), (1.0,), 0.15)
+
+
+def twelve() -> World:
+    """Five components in twelve dimensions, of which a measurement sees three directions."""
+    means = Streams(0, tuple(range(5))).normal((12,))
+    rows = Streams(1, tuple(range(3))).normal((12,)) / 2
+    model = Mixture(
+        weights=(1,) * 5,
+        means=tuple(map(tuple, means.tolist())),
+        stds=(0.4, 0.4, 0.6, 0.5, 0.5),
+    ).build(torch.device("cpu"))
+    return model, measured(tuple(map(tuple, rows.tolist())), (1.0, 0.0, -0.5), 0.7)
+
+
+WORLDS: Final[dict[str, Callable[[], World]]] = {
+    "line": line, "sharp": sharp, "plane": plane, "twelve": twelve,
+}  # fmt: skip
+
+
+def estimators(draws: int) -> dict[str, ValueEstimator]:
+    """The columns of the tables."""
+    return {
+        "gradient": Gradient(draws=draws),
+        "stein": Stein(draws=draws),
+        "unbiased": Stein(draws=draws, centring="unbiased"),
+        "velocity": Stein(draws=draws, centring="velocity"),
+        "regression": Stein(draws=draws, centring="regression"),
+        "blend, time": Blend(draws=draws, rule="time"),
+        "blend, variance": Blend(draws=draws, rule="variance"),
+        "blend, both": Blend(draws=draws),
+    }
+
+
+@attrs.frozen(eq=False)
+class States:
+    """Noisy states of a world, each many times over, and what is true of them."""
+
+    problem: Problem
+    at: At
+    streams: Streams
+    shift: Tensor
+    value: Tensor
+    repeats: int
+
+    @classmethod
+    def of(
+        cls, world: World, t: float, law: str, states: int, repeats: int, sampler: PosteriorSampler
+    ) -> States:
+        """States x_t of the model's law, or of the tilted one."""
+        model, reward = world
+        streams = Streams(5, tuple(range(states)))
+        x1 = model.draw_tilted(reward, streams) if law == "tilted" else model.draw(streams)
+        times = torch.full((states,), t, dtype=torch.float64)
+        x = model.path.interpolate(streams.at("noise").normal(model.shape), x1, times)
+        at = At(x, times, model.encode([""] * states))
+        exact = Exact().estimate(Problem(model, reward), at, streams=streams)
+        many = at.tile(repeats)
+        problem = Problem(model, reward, sampler, None, many.cond)
+        shift, value = exact.shift.repeat(repeats, 1), exact.value.repeat(repeats)
+        every = Streams(7, tuple(range(states * repeats)))
+        return cls(problem, many, every, shift, value, repeats)
+
+    def relative(self, shift: Tensor) -> float:
+        """Root mean square of the shift's error over that of the shift."""
+        error = (shift - self.shift).square().sum(1).mean()
+        return float((error / self.shift.square().sum(1).mean()).sqrt())
+
+    def clipped(self, shift: Tensor) -> Tensor:
+        """The shift, where its guidance is longer than the drift cut to the drift's length."""
+        model, at = self.problem.model, self.at
+        bound = norms(model.velocity(at.x, at.t, at.cond)) / model.path.pull(at.t)
+        return shift * expand((bound / norms(shift)).clamp(max=1), shift)
+
+    def best_mix(self, one: Tensor, other: Tensor) -> Tensor:
+        """λ one + (1 − λ) other, for the λ from 0 to 1 that is best at each state."""
+        a, b = one - self.shift, other - self.shift
+        up, down = ((b - a) * b).sum(1), (a - b).square().sum(1)
+        up, down = (part.unflatten(0, (self.repeats, -1)).mean(0) for part in (up, down))
+        share = expand((up / down).clamp(0, 1).repeat(self.repeats), one)
+        return share * one + (1 - share) * other
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table, a row at a time."""
+    names = list(head)
+    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def number(value: float) -> str:
+    """Three digits, without a leading zero."""
+    return (f"{value:.3f}" if value < 1 else f"{value:.2f}").removeprefix("0")
+
+
+def shifts(options: argparse.Namespace) -> None:
+    """Relative error of the shift, with reference figures in brackets."""
+    world = WORLDS[options.world]()
+
+    def row(t: float, draws: int) -> list[str]:
+        where = States.of(world, t, options.law, options.states, options.repeats, MetaFlowMap())
+        found = {
+            name: one.estimate(where.problem, where.at, streams=where.streams).shift
+            for name, one in estimators(draws).items()
+        }
+        found["clipped"] = where.clipped(found["gradient"])
+        found["oracle"] = where.best_mix(found["gradient"], found["regression"])
+        known = (options.world, options.law) == ("line", "base")
+        old = REFERENCE.get((t, draws), ()) if known else ()
+        said = dict(zip(("gradient", "stein", "unbiased", "clipped", "oracle"), old, strict=False))
+        text = [number(t), str(draws)]
+        for name, shift in found.items():
+            told = f" ({number(said[name])})" if name in said else ""
+            text.append(number(where.relative(shift)) + told)
+        return text
+
+    table(
+        ["t", "N", *estimators(1), "clipped", "oracle"],
+        (row(t, draws) for t in TIMES for draws in options.draws),
+    )
+
+
+def steers(options: argparse.Namespace) -> None:
+    """Distance from the tilted law: sliced W2, on the line W1."""
+
+    def row(name: str, draws: int) -> list[str]:
+        world, text = WORLDS[name](), [name, str(draws)]
+        model, reward = world
+        goal = model.draw_tilted(reward, Streams(9, tuple(range(8 * options.particles))))
+        other = model.draw_tilted(reward, Streams(10, tuple(range(options.particles))))
+        mode = Steer(steps=options.steps, dynamics=options.dynamics)
+        made = [
+            sampled(mode, world, options.particles, sampler=MetaFlowMap(), estimator=one)
+            for one in (Exact(), *estimators(draws).values())
+        ]
+        flat = goal.shape[1] == 1
+        for x1 in (other, *made):
+            text.append(number(w1(x1[:, 0], goal[:, 0]) if flat else sliced_w2(x1, goal)))
+        return text
+
+    table(
+        ["world", "N", "tilted law", "exact", *estimators(1)],
+        (row(name, draws) for name in options.worlds for draws in options.draws),
+    )
+
+
+def grown(draws: Draws, goal: float, budget: int) -> Draws:
+    """The first of the draws, 4 or more, doubled in number until their ess is `goal`."""
+    counts = torch.full_like(draws.counts, 4)
+    numbers = torch.arange(len(draws.rewards))[:, None]
+
+    def cut() -> Draws:
+        rewards = draws.rewards.masked_fill(numbers >= counts, -torch.inf)
+        return attrs.evolve(draws, rewards=rewards, counts=counts)
+
+    while True:
+        low = (cut().ess < goal) & (counts < budget)
+        if not low.any():
+            return cut()
+        counts = torch.where(low, (2 * counts).clamp(max=budget), counts)
+
+
+def numbers_of_draws(options: argparse.Namespace) -> None:
+    """Relative error over all times: 'auto' by several rules over a fixed number as large."""
+    fixed = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+    rules = ((2.0, 32), (3.0, 16), (3.0, 32), (3.0, 64), (4.0, 32), (6.0, 32))
+
+    def row(name: str) -> list[str]:
+        error = dict.fromkeys((*fixed, *rules), 0.0)
+        spent = dict.fromkeys(rules, 0.0)
+        for t in TIMES:
+            world, law = WORLDS[name](), options.law
+            where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
+            at, model = where.at, world[0]
+            many = drawn(where.problem, at, draws=64, budget=64, gradient=False,
+                         streams=where.streams)  # fmt: skip
+            denoiser = model.denoiser(at)
+            for rule in (*fixed, *rules):
+                some = _first(many, rule) if isinstance(rule, int) else grown(many, *rule)
+                off = regressed(some, denoiser) - where.shift
+                error[rule] += float(off.square().sum(1).mean())
+                if not isinstance(rule, int):
+                    spent[rule] += float(some.counts.double().mean()) / len(TIMES)
+        text = [name]
+        for rule in rules:
+            like = _between({n: error[n] for n in fixed}, spent[rule])
+            text.append(f"{spent[rule]:.1f}: {number(math.sqrt(error[rule] / like))}")
+        return text
+
+    table(
+        ["world", *(f"ess {goal:g}, budget {most}" for goal, most in rules)],
+        map(row, options.worlds),
+    )
+
+
+def _first(draws: Draws, count: int) -> Draws:
+    """The first `count` draws at every state."""
+    return attrs.evolve(
+        draws,
+        x1=draws.x1[:count],
+        rewards=draws.rewards[:count],
+        counts=torch.full_like(draws.counts, count),
+    )
+
+
+def _between(known: dict[int, float], place: float) -> float:
+    """Value at `place`, by lines between the logarithms."""
+    low = max(n for n in known if n <= place)
+    high = min(n for n in known if n >= place)
+    share = math.log(place / low) / math.log(high / low) if high > low else 0.0
+    return math.exp((1 - share) * math.log(known[low]) + share * math.log(known[high]))
+
+
+def errors(options: argparse.Namespace) -> None:
+    """Reported error over the standard deviation of V̂; and the mean of e^(V̂ − V)."""
+    world = WORLDS[options.world]()
+
+    def row(t: float, draws: int) -> list[str]:
+        law = options.law
+        where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
+        found = Stein(draws=draws).estimate(where.problem, where.at, streams=where.streams)
+        gap, told = (
+            part.unflatten(0, (where.repeats, -1))
+            for part in (found.value - where.value, found.error)
+        )
+        ratio = told.mean(0) / gap.std(0)
+        tenth, half, most = torch.quantile(ratio, ratio.new_tensor([0.1, 0.5, 0.9])).tolist()
+        grown = gap.exp()
+        noise = float(grown.std(0).square().sum().sqrt()) / grown.shape[1] / where.repeats**0.5
+        spread = f"{number(half)} ({number(tenth)} to {number(most)})"
+        return [number(t), str(draws), spread, f"{grown.mean():.3f} ± {noise:.3f}"]
+
+    table(
+        ["t", "N", "error / SD, median state (10 % to 90 %)", "mean of e^(V̂ − V)"],
+        (row(t, draws) for t in TIMES for draws in options.draws),
+    )
+
+
+def main() -> None:
+    """Print one of the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = {"shift": shifts, "steer": steers, "draws": numbers_of_draws, "error": errors}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--world", choices=WORLDS, default="line")
+    parser.add_argument("--worlds", type=lambda text: text.split(","), default=list(WORLDS))
+    parser.add_argument("--law", choices=("base", "tilted"), default="base", help="law of x_t")
+    parser.add_argument("--draws", type=lambda text: [int(n) for n in text.split(",")])
+    parser.add_argument("--states", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--particles", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--dynamics", choices=("ode", "sde"), default="ode")
+    options = parser.parse_args()
+    options.draws = options.draws or {"error": [16, 64]}.get(options.part, [4, 16])
+    torch.set_num_threads(1)
+    parts[options.part](options)
+
+
+if __name__ == "__main__":
+    main()
