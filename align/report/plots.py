@@ -24,24 +24,31 @@ def curves(folder: Path) -> None:
     """Write curves.png: the reward (or the loss) and what goes with it over the steps."""
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    names = [n for n in dict.fromkeys(k for v in lines for k in v) if n not in ("arm", "step")]
-    if len(lines) < 2 or not names:
+    series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        for name in line.keys() - {"arm", "step"}:
+            series[name][line["arm"]].append((line["step"] + 1, line[name]))
+    # One point is no curve; the order is that in which numbers are told.
+    told = [name for name in dict.fromkeys(key for line in lines for key in line) if name in series]
+    names = [name for name in told if max(map(len, series[name].values())) > 1]
+    if not names:
         return
-    figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
+    wide = min(4, len(names))
+    high = -(-len(names) // wide)
+    figure = Figure(figsize=(4.2 * wide, 3.2 * high), layout="constrained")
+    arms = list(dict.fromkeys(line["arm"] for line in lines))
     for place, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), place + 1)
-        series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for line in lines:
-            if name in line:
-                series[line["arm"]].append((line["step"] + 1, line[name]))
-        for arm, points in series.items():
-            axes.plot(*zip(*points, strict=True), label=arm, linewidth=1.2)
+        axes = figure.add_subplot(high, wide, place + 1)
+        for number, arm in enumerate(arms):
+            if len(points := series[name].get(arm, [])) > 1:
+                colour = f"C{number % 10}"
+                axes.plot(*zip(*points, strict=True), label=arm, color=colour, linewidth=1.2)
         if name == "loss":
             axes.set_yscale("log")
         axes.set_xlabel("step")
         axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    if len({line["arm"] for line in lines}) > 1:
+    if len(arms) > 1:
         figure.axes[0].legend(fontsize=7, frameon=False)
     _save(figure, folder / "curves.png")
 

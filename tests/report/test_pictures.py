@@ -177,6 +177,30 @@ def test_curves_of_two_arms_with_numbers_of_their_own(tmp_path):
     assert min(painted(tmp_path / "curves.png")[::2]) > 0
 
 
+def test_an_arm_has_one_colour_and_a_single_point_no_panel(tmp_path):
+    told(
+        tmp_path,
+        {"arm": "plain", "step": 0, "reward": 1.0, "candidates": 1.0},
+        *({"arm": "steered", "step": n, "reward": n, "ess": n} for n in range(3)),
+    )
+    curves(tmp_path)
+    sheet = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
+    assert sheet.shape[1] == 2 * sheet.shape[0] * 4.2 / 3.2  # reward and ess alone
+    orange = np.abs(sheet - (255, 127, 14)).sum(2) < 30
+    blue = np.abs(sheet - (31, 119, 180)).sum(2) < 30
+    half = sheet.shape[1] // 2
+    assert min(orange[:, :half].sum(), orange[:, half:].sum()) > 20
+    assert not blue.any()
+
+
+def test_many_numbers_stand_in_rows(tmp_path):
+    names = ["reward", "value", "ess", "draws", "error"]
+    told(tmp_path, *({"arm": "a", "step": n} | dict.fromkeys(names, n) for n in range(3)))
+    curves(tmp_path)
+    wide, high = Image.open(tmp_path / "curves.png").size
+    assert wide / high == pytest.approx(4 * 4.2 / (2 * 3.2), rel=0.01)
+
+
 def test_no_curves_of_a_single_step_or_of_none(tmp_path):
     curves(tmp_path)
     told(tmp_path, {"arm": "a", "step": 0, "reward": 1.0})
