@@ -197,7 +197,7 @@ def test_many_numbers_stand_in_rows(tmp_path):
     names = ["reward", "value", "ess", "draws", "error"]
     told(tmp_path, *({"arm": "a", "step": n} | dict.fromkeys(names, n) for n in range(3)))
     curves(tmp_path)
-    wide, high = Image.open(tmp_path / "curves.png").size
+    high, wide = np.asarray(Image.open(tmp_path / "curves.png")).shape[:2]
     assert wide / high == pytest.approx(4 * 4.2 / (2 * 3.2), rel=0.01)
 
 
