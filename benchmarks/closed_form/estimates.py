@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal, TypeAlias, get_args
 
 import attrs
 import torch
@@ -48,6 +49,7 @@ SECOND = {
 }
 COLUMNS = ("G", "GF", "GFs", "clipped G", "oracle mix")
 SHARES = {0.1: ".05", 0.3: ".09", 0.5: ".29", 0.7: ".79", 0.9: ".97"}
+Law: TypeAlias = Literal["p_t", "p*_t", "N(0, 1)", "U(−3, 3)"]
 PIECE = 1 << 17
 """Rows with a graph that are in memory at once."""
 
@@ -80,19 +82,26 @@ class Error:
 
 @attrs.frozen
 class World:
-    """`states` states of p_t at time t, each repeated `repeats` times: rows repeat-major."""
+    """`states` states of a law at time t, each repeated `repeats` times: rows repeat-major."""
 
     t: float
     states: int
     repeats: int
+    law: Law = "p_t"
 
     @property
     def at(self) -> At:
         """The states, (repeats · states, 1)."""
-        model, _ = line()
+        model, reward = line()
         rows = Streams(0, tuple(range(self.states))).at("V5", str(self.t))
-        t = torch.full((self.states,), self.t).double()
-        x = model.path.interpolate(rows.at("noise").normal((1,)), model.draw(rows), t)
+        t, noise = torch.full((self.states,), self.t).double(), rows.at("noise").normal((1,))
+        if self.law == "N(0, 1)":
+            x = noise
+        elif self.law == "U(−3, 3)":
+            x = 6 * rows.at("place").uniform((1,)) - 3
+        else:
+            x1 = model.draw(rows) if self.law == "p_t" else model.draw_tilted(reward, rows)
+            x = model.path.interpolate(noise, x1, t)
         return At(x, t, model.encode([""] * self.states)).tile(self.repeats)
 
     def shift(self, estimator: ValueEstimator, sampler: PosteriorSampler) -> Tensor:
@@ -146,12 +155,26 @@ class Errors:
 
     def tables(self) -> Iterator[Table]:
         """G and GF by number of draws; what needs none; clipped and mixed."""
+        yield self._laws()
         yield self._first()
         yield self._without_draws()
         yield from self._second()
 
     def _exact(self, t: float) -> Tensor:
         return World(t, self.states, 1).shift(Exact(), MetaFlowMap())[0]
+
+    def _laws(self) -> Table:
+        """DPS, which has no sampling error but the states', by the law of the states."""
+        lines = []
+        for t, (*_, stated, _) in FIRST.items():
+            cells = []
+            for law in get_args(Law):
+                world = World(t, 10 * self.states, 1, law)
+                exact = world.shift(Exact(), MetaFlowMap())[0]
+                cells.append(str(world.error(world.shift(Gradient(draws=1), PointMass()), exact)))
+            lines.append((str(t), *cells, stated))
+        return Table("V5. DPS, by the law of the states", ("t", *get_args(Law), "reference"),
+                     tuple(lines))  # fmt: skip
 
     def _first(self) -> Table:
         lines, kinds = [], {"G": Gradient, "GF": Stein}

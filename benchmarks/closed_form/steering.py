@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 import torch
+from identities import tilted
 from table import Table, short, verdict
 from torch import Tensor
 
@@ -41,7 +42,8 @@ class Doob:
         plain = [self._plain(steps, exact) for steps in self.steps]
         within = verdict(plain[-1], "1.138", 0.01)  # how far exact draws of p are from each other
         lines.append(("unsteered ode", *map(short, plain), "1.138", within))
-        blanks = ("" for _ in self.steps[1:])
+        blanks = tuple("" for _ in self.steps[1:])
+        lines.append(("p itself, exactly", short(between(), 4), *blanks, "1.138", ""))
         lines.append(("exact draws, four sets", floor, *blanks, ".004", "the floor"))
         head = ("dynamics", *(f"{steps} steps" for steps in self.steps), "reference", "verdict")
         yield Table(f"V3. W1 to the tilted law, {self.particles} particles", head, tuple(lines))
@@ -56,3 +58,15 @@ class Doob:
     def _distance(self, dynamics: Dynamics, clamp: float, steps: int, exact: Tensor) -> float:
         mode = Steer(steps=steps, dynamics=dynamics, clamp=clamp)
         return w1(sampled(mode, line(), self.particles, estimator=Exact())[:, 0], exact)
+
+
+def between() -> float:
+    """W1 of the mixture and the tilted mixture, ∫ |F − F*| dx by a sum."""
+    places = torch.linspace(-6, 6, 100_001).double()
+    below = [
+        (law.log_weights.exp() * torch.special.ndtr(
+            (places[:, None] - law.means[..., 0]) / law.variances.sqrt()
+        )).sum(1)
+        for law in (line()[0].prior, tilted("linear").prior)
+    ]  # fmt: skip
+    return float((below[0] - below[1]).abs().sum() * (places[1] - places[0]))
