@@ -69,7 +69,7 @@ def inner_flow(
     Heun's last step is Euler's. That keeps its order, two, and costs 2 · steps − 1 network calls
     for Euler's `steps`. A corrector at s = 1 would be finite, b̄_1(y) = b_1(y), but it says nothing
     of x, and networks are trained least there: where the posterior is narrow and steps are few, it
-    would throw draws far off. As it is, one step returns the denoiser by either method.
+    would throw draws far off. As it is, one step on the linear path returns the denoiser by either.
     """
     width = expand(end / steps, y)
     for k in range(steps):
@@ -86,8 +86,8 @@ def inner_flow(
 class Glass(PosteriorSampler):
     """Integrates the inner flow from noise to p(x1 | x_t), with Euler or Heun steps.
 
-    With one step every draw is the denoiser D_t(x). Heun's method pays from about eight steps on;
-    with fewer, or late in time, Euler's is as good at as many network calls.
+    With one step on the linear path every draw is the denoiser D_t(x). Heun's method pays from
+    about eight steps on; with fewer, or late in time, Euler's is as good at as many network calls.
 
     Reference: GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170; Meta Flow Maps,
     Potaptchik et al., 2026, arXiv:2601.14430, Eq. 25 and 32.
