@@ -43,11 +43,12 @@ def align_estimators() -> list[type[ValueEstimator]]:
     """Value estimators."""
     from align.estimators.blend import Blend
     from align.estimators.exact import Exact
+    from align.estimators.gaussian import GaussianValue
     from align.estimators.gradient import Gradient
     from align.estimators.search import Search
     from align.estimators.stein import Stein
 
-    return [Blend, Exact, Gradient, Search, Stein]
+    return [Blend, Exact, GaussianValue, Gradient, Search, Stein]
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.blend import Blend
 from align.estimators.exact import Exact
+from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
@@ -72,6 +73,12 @@ def known():
     levels = 255 * Streams(0, (0,)).uniform((16, 16, 3))[0]
     Image.fromarray(levels.byte().numpy()).save(path)
     return str(path)
+
+
+def gaussian():
+    """A mixture of one component, and the line's reward."""
+    model = Mixture(weights=(1.0,), means=((0.5,),), stds=(0.7,)).build(torch.device("cpu"))
+    return model, line()[1]
 
 
 def noise(*shape, rows=5):
@@ -150,6 +157,9 @@ test_renoise = conformance(
 )
 
 test_exact = conformance("estimator", Exact)
+test_gaussian_value = conformance(
+    "estimator", lambda: GaussianValue(data_std=0.7), on=lambda: Problem(*gaussian())
+)
 test_gradient = conformance("estimator", Gradient)
 test_stein = conformance("estimator", Stein)
 test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))

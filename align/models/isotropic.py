@@ -10,31 +10,8 @@ import torch
 from torch import Tensor
 
 from align.core.path import expand
+from align.core.quadratic import Form
 from align.core.streams import Streams
-
-
-@final
-@attrs.frozen(eq=False)
-class Form:
-    """A quadratic r(x) = −½ xᵀ P x + hᵀ x + c in the axes where P is diagonal.
-
-    Attributes:
-        axes: orthonormal eigenvectors of P as columns, (D, D).
-        bend: eigenvalues of P, (D,).
-        pull: h in these axes, (D,).
-        level: c, ().
-    """
-
-    axes: Tensor
-    bend: Tensor
-    pull: Tensor
-    level: Tensor
-
-    @classmethod
-    def of(cls, bend: Tensor, pull: Tensor, level: Tensor) -> Form:
-        """The form of P (D, D), h (D,) and c ()."""
-        values, axes = torch.linalg.eigh(bend)
-        return cls(axes, values, pull @ axes, level)
 
 
 @final
@@ -88,16 +65,8 @@ class Isotropic:
         return (self.log_weights.exp()[..., None] * self.means).sum(1)
 
     def log_tilts(self, form: Form) -> Tensor:
-        """log E_k[e^{r}] of every component, (B, M), for x ~ N(m_k, v_k I).
-
-        With g = h − P m:  r(m) − ½ log det(I + v P) + ½ v gᵀ (I + v P)⁻¹ g.
-        """
-        centre = self.means @ form.axes
-        slope = form.pull - form.bend * centre
-        spread = self.variances[..., None]
-        grown = 1 + spread * form.bend
-        at_mean = (form.pull * centre - 0.5 * form.bend * centre.square()).sum(-1) + form.level
-        return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)
+        """log E_k[e^{r}] of every component, (B, M)."""
+        return form.log_means(self.means, self.variances)
 
     def draw(self, streams: Streams, draws: int, form: Form | None = None) -> Tensor:
         """Draws (N, B, D), after tilting by e^{r} when there is a form.

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import ClosedForm, Quadratic
+from align.core.estimator import ClosedForm
 from align.core.model import (
     At,
     Condition,
@@ -22,10 +22,11 @@ from align.core.model import (
 )
 from align.core.option import option
 from align.core.path import LinearPath, Path, TrigonometricPath, expand
+from align.core.quadratic import Form
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.errors import PartError, PromptError
-from align.models.isotropic import Form, Isotropic
+from align.models.isotropic import Isotropic
 from align.models.triangular import transport
 
 
@@ -124,21 +125,8 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
 
     def _form(self, reward: WeightedReward) -> Form:
         """r = Σ λ R as one quadratic."""
-        zero = self.prior.means.new_zeros
-        bend, pull, level = zero(2 * self.shape), zero(self.shape), zero(())
-        for term in reward.optimised:
-            if not isinstance(term.reward, Quadratic):
-                raise PartError(
-                    f"the exact value is known for quadratic rewards; '{term.name}' is none: "
-                    "use the estimator 'gradient' or 'stein'"
-                )
-            parts = term.reward.quadratic()
-            bend, pull, level = (
-                total + term.weight * part.to(total)
-                for total, part in zip((bend, pull, level), parts, strict=True)
-            )
-        form = Form.of(bend, pull, level)
-        if (1 + self.prior.variances.max() * form.bend).min() <= 0:
+        form = Form.of(reward, self.prior.means)
+        if not form.bounded(self.prior.variances.max()):
             raise PartError("the reward outgrows the mixture: p(x) e^{r(x)} has no finite mass")
         return form
 

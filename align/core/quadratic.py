@@ -1,0 +1,70 @@
+"""Quadratic rewards: their sum as one form, and the mean of its exponential over Gaussians."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.estimator import Quadratic
+from align.core.reward import WeightedReward
+from align.errors import PartError
+
+
+@final
+@attrs.frozen(eq=False)
+class Form:
+    """A quadratic r(x) = −½ xᵀ P x + hᵀ x + c in the axes where P is diagonal.
+
+    Attributes:
+        axes: orthonormal eigenvectors of P as columns, (D, D).
+        bend: eigenvalues of P, (D,).
+        pull: h in these axes, (D,).
+        level: c, ().
+    """
+
+    axes: Tensor
+    bend: Tensor
+    pull: Tensor
+    level: Tensor
+
+    @classmethod
+    def of(cls, reward: WeightedReward, like: Tensor) -> Form:
+        """r = Σ λ R of vectors that have the length, dtype and device of `like` (..., D).
+
+        Raises:
+            PartError: a reward is not quadratic.
+        """
+        size = like.shape[-1]
+        bend, pull, level = like.new_zeros(size, size), like.new_zeros(size), like.new_zeros(())
+        for term in reward.optimised:
+            if term.transform is not None or not isinstance(term.reward, Quadratic):
+                raise PartError(
+                    f"the exact value is known for quadratic rewards; '{term.name}' is none: "
+                    "use the estimator 'gradient' or 'stein'"
+                )
+            parts = term.reward.quadratic()
+            bend, pull, level = (
+                total + term.weight * part.to(total)
+                for total, part in zip((bend, pull, level), parts, strict=True)
+            )
+        values, axes = torch.linalg.eigh(bend)
+        return cls(axes, values, pull @ axes, level)
+
+    def bounded(self, variance: Tensor) -> bool:
+        """Whether e^{r} has a finite mean over N(m, v I) for all v up to `variance` ()."""
+        return bool((1 + variance * self.bend).min() > 0)
+
+    def log_means(self, means: Tensor, variances: Tensor) -> Tensor:
+        """log E[e^{r(x)}], (...), for x ~ N(m, v I) with means (..., D) and variances (...).
+
+        With g = h − P m:  r(m) − ½ log det(I + v P) + ½ v gᵀ (I + v P)⁻¹ g.
+        """
+        centre = means @ self.axes
+        slope = self.pull - self.bend * centre
+        spread = variances[..., None]
+        grown = 1 + spread * self.bend
+        at_mean = (self.pull * centre - 0.5 * self.bend * centre.square()).sum(-1) + self.level
+        return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)
