@@ -5,7 +5,8 @@
     python benchmarks/pocket.py steering
 
 The first: are samples of their class? The second: one-step draws against GLASS. Both also take
-`photographs data/animals64.tar`. The third: MFM-G against best-of-N. Each prints a Markdown table;
+`photographs data/animals64.tar`, and the first then a guidance scale and a number of samples a
+class. The third: MFM-G against best-of-N. Each prints a Markdown table;
 minutes each on two cores, the last one the longest. The silhouettes' archive is written by
 plugins/align-pocket/scripts/silhouettes.py.
 """
@@ -108,14 +109,15 @@ def agreement(data: Tensor, label: int) -> list[float]:
 
 
 @torch.no_grad()
-def classes(variant: str, archive: str) -> None:
+def classes(variant: str, archive: str, guidance: str = "1", samples: str = "64") -> None:
     """Class agreement of unsteered samples beside that of validation pictures."""
     world = Variant.of(variant)
     held = world.held(archive)
     head("class", *(f"{who}, {judge}" for who in ("samples", "real") for judge in world.judges))
     rows = []
     for label, name in enumerate(world.model.classes):
-        side = sample(world.spec(name), BestOfN(n=1), rewards=terms("cat", 1.0), samples=64)
+        spec = attrs.evolve(world.spec(name), guidance=float(guidance))
+        side = sample(spec, BestOfN(n=1), samples=int(samples))
         assert side.data is not None
         real = (held.pictures[held.labels == label] / 255.0).expand(-1, 3, -1, -1)
         rows.append([*world.agreement(side.data, label), *world.agreement(real, label)])

@@ -19,12 +19,14 @@ class Pocket(ModelSpec):
     """Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
 
     Silhouettes: 28x28, ten animals (bear, bird, cat, cow, dog, elephant, giraffe, horse, sheep,
-    zebra). How they were trained, and how good they are, is in the plugin's MODEL_CARD.md.
+    zebra). Photographs: 64x64, 29 animals of ImageNet, from "tabby cat" to "albatross", of which
+    bison and king penguins are the clearest, at guidance 2.5; most are not to be recognised. How
+    they were trained, and how good they are, is in the plugin's MODEL_CARD.md.
     """
 
     kind: ClassVar[str] = "pocket"
 
-    variant: Literal["silhouettes"] = option("which pictures", default="silhouettes")
+    variant: Literal["silhouettes", "photographs"] = option("which pictures", default="silhouettes")
     prompt: str = option("names the animal of every sample; empty for any", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
 

@@ -171,3 +171,40 @@ def test_guidance_moves_the_velocity_away_from_no_class(model):
     plain = model.velocity(at.x, at.t, nothing)
     guided = attrs.evolve(model, guidance=2.0).velocity(at.x, at.t, at.cond)
     torch.testing.assert_close(guided, 2 * named - plain, rtol=1e-3, atol=1e-3)
+
+
+def test_photographs_are_of_their_size_and_their_flow_is_the_diagonal_of_their_map():
+    spec = Pocket(variant="photographs", prompt="a photograph of a bison", guidance=2.5)
+    model = spec.build(CPU)
+    assert isinstance(model, NetworkModel)
+    assert model.flow is None
+    assert len(model.classes) == 29
+    cond = model.encode([spec.prompt] * 2)
+    assert cond.tensors["label"].tolist() == [model.classes.index("bison")] * 2
+    x = Streams(0, (0, 1)).normal(model.shape).float()
+    t, zero = torch.full((2,), 0.3), torch.zeros(2)
+    plain = attrs.evolve(model, guidance=1.0).velocity(x, t, cond)
+    torch.testing.assert_close(plain, model.posterior_velocity(x, t, t, At(x, zero, cond)))
+    pictures = model.decode(x)
+    assert pictures.shape == (2, 3, 64, 64)
+    assert not torch.equal(pictures[:, 0], pictures[:, 1])  # in colour
+
+
+def test_photographs_of_bison_are_brown_and_of_albatrosses_blue():
+    def colour(prompt):
+        spec = Pocket(variant="photographs", prompt=prompt, guidance=2.5)
+        side = sample(spec, BestOfN(n=1, flow_steps=10), samples=8)
+        return (side.data[:, 2] - side.data[:, 0]).mean()  # blue less red
+
+    assert colour("albatross") > colour("bison") + 0.05
+
+
+def test_one_step_draws_of_photographs_are_near_many_step_glass():
+    model = Pocket(variant="photographs").build(CPU)
+    at, _ = states(model, 0.5, rows=6)
+    streams = Streams(3, tuple(range(6)))
+    ours = MetaFlowMap().sample(model, at, draws=8, streams=streams).mean(0)
+    theirs = Glass(steps=8).sample(model, at, draws=8, streams=streams).mean(0)
+    near = (ours - theirs).flatten(1).norm(dim=1).mean()
+    far = (ours - theirs.roll(1, 0)).flatten(1).norm(dim=1).mean()
+    assert near < 0.5 * far
