@@ -2,19 +2,22 @@
 
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 
 from align.files import replacing, write
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """As on a full disk, what a file has beyond 4 bytes cannot be written."""
+    """As on a full disk, what a file has beyond 4 bytes cannot be written, be it pytest's own log."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names(folder):
@@ -41,12 +44,11 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, small_disk):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     write(tmp_path / "old", "1234")
-    with pytest.raises(OSError, match="File too large"):
-        write(tmp_path / "old", "123456")
-    with pytest.raises(OSError, match="File too large"):
-        write(tmp_path / "fresh", "123456")
+    for name in ("old", "fresh"):
+        with small_disk(), pytest.raises(OSError, match="File too large"):
+            write(tmp_path / name, "123456")
     assert names(tmp_path) == ["old"]
     assert (tmp_path / "old").read_text() == "1234"
 
