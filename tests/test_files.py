@@ -11,7 +11,7 @@ from align.files import replacing, write
 
 @contextmanager
 def small_disk():
-    """As on a full disk, what a file has beyond 4 bytes cannot be written, be it pytest's own log."""
+    """As on a full disk, what a file has beyond 4 bytes cannot be written."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
     try:
