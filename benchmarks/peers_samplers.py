@@ -141,6 +141,7 @@ def deepinv() -> Iterator[Peer]:
 
     def peer(name: str, make: Callable[..., Any]) -> Peer:
         def sample(problem: Measured, steps: int, rows: int, seed: int) -> Tensor:
+            torch.manual_seed(seed)
             physics = LinearPhysics(
                 A=lambda x, **_: problem.apply(x),
                 A_adjoint=lambda y, **_: y @ problem.matrix.to(y),
@@ -149,7 +150,7 @@ def deepinv() -> Iterator[Peer]:
             observed = problem.observed.expand(rows, 1, 1, -1)
             shape = (rows, 1, 1, problem.matrix.shape[1])
             sampler = make(Analytic(problem.prior), steps)
-            found: Tensor = sampler(observed, physics, x_init=shape, seed=seed)
+            found: Tensor = sampler(observed, physics, x_init=shape)
             return found[:, 0, 0].detach()
 
         return Peer(f"deepinv {name}", sample)
