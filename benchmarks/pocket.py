@@ -13,6 +13,7 @@ plugins/align-pocket/scripts/silhouettes.py.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -102,10 +103,16 @@ class Variant:
                              self.model.classes)  # fmt: skip
 
 
+@functools.cache
+def silhouettes() -> Variant:
+    """The variant that is steered; its weights are read once."""
+    return Variant.of("silhouettes")
+
+
 @torch.no_grad()
 def agreement(data: Tensor, label: int) -> list[float]:
     """Share of silhouettes that each judge takes for the class."""
-    return Variant.of("silhouettes").agreement(data, label)
+    return silhouettes().agreement(data, label)
 
 
 @torch.no_grad()
