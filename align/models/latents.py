@@ -25,19 +25,17 @@ class Examples:
     labels: Tensor
     unnamed: int
 
-    def batch(
-        self, streams: Streams, index: int, size: int, dropout: float
-    ) -> tuple[Tensor, Tensor, Streams]:
-        """Batch number `index`: states (B, *S), labels (B,), and the streams of its rows.
+    def rows(self, streams: Streams, dropout: float) -> tuple[Tensor, Tensor]:
+        """States (b, *S) and labels (b,) of the rows of training that `streams` numbers.
 
         A share `dropout` of the labels is replaced by "no class".
         """
-        rows = order(streams.at("order"), self.states.shape[1], size, index).to(self.states.device)
-        fresh = streams.numbered(index * size, size)
-        view = (fresh.at("view").uniform(()) * len(self.states)).long()
-        dropped = fresh.at("dropout").uniform(()) < dropout
+        places = torch.tensor(streams.samples)
+        rows = order(streams.at("order"), self.states.shape[1], places).to(self.states.device)
+        view = (streams.at("view").uniform(()) * len(self.states)).long()
+        dropped = streams.at("dropout").uniform(()) < dropout
         labels = torch.where(dropped, self.unnamed, self.labels[rows])
-        return self.states[view, rows], labels, fresh
+        return self.states[view, rows], labels
 
 
 @torch.no_grad()

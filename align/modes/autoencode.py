@@ -55,26 +55,23 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         self, problem: Problem, state: AutoencoderState, index: int, streams: Streams
     ) -> tuple[AutoencoderState, Info]:
         """One step on a batch of pictures."""
-        size = self.optimisation.batch
-        rows = order(streams.at("order"), len(state.data), size, index)
-        pictures = (state.data.pictures[rows] / 255.0).to(streams.device)
-        fresh = streams.numbered(index * size, size)
-        if self.data.mirror:
-            flip = fresh.at("mirror").uniform(()) < 0.5
-            pictures = torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
         net = state.training.module
         assert isinstance(net, Autoencoder)
 
-        def loss() -> Tensor:
+        def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
+            pictures = self._pictures(state.data, rows)
             latents = net.encode(pictures)
-            blur = fresh.at("blur").normal(tuple(latents.shape[1:])).to(latents)
+            blur = rows.at("blur").normal(tuple(latents.shape[1:])).to(latents)
             remade = net.decode(latents + self.noise * blur).float()
-            edges = sum((remade.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (2, 3))
-            return (remade - pictures).abs().mean() + edges + 1e-3 * latents.square().mean()
+            pairs = [(remade, pictures)]
+            pairs += [(remade.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)]
+            apart = sum((one - two).abs().flatten(1).mean(1) for one, two in pairs)
+            return apart + 1e-3 * latents.square().flatten(1).mean(1), {}
 
-        numbers = advance(state.training, loss, self.optimisation, index, self.steps)
-        last = index + 1 == self.steps or (index + 1) % self.look == 0
-        return state, Info(numbers, self._remade(state, pictures[:16]) if last else None)
+        numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
+        look = index + 1 == self.steps or (index + 1) % self.look == 0
+        shown = self._pictures(state.data, streams.numbered(index * self.optimisation.batch, 16))
+        return state, Info(numbers, self._remade(state, shown) if look else None)
 
     def finish(self, problem: Problem, state: AutoencoderState) -> None:
         """No samples."""
@@ -99,6 +96,15 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         net.std.copy_(latents.std((0, 2, 3), keepdim=True))
         about = {"autoencoder": attrs.asdict(self.net), "shape": tuple(latents.shape[1:])}
         return Export({"autoencoder": net}, about)
+
+    def _pictures(self, data: Labelled, rows: Streams) -> Tensor:
+        """The pictures (b, C, H, W) of these rows of training, some of them mirrored."""
+        chosen = order(rows.at("order"), len(data), torch.tensor(rows.samples))
+        pictures = (data.pictures[chosen] / 255.0).to(rows.device)
+        if not self.data.mirror:
+            return pictures
+        flip = rows.at("mirror").uniform(()) < 0.5
+        return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
 
     @torch.no_grad()
     def _remade(self, state: AutoencoderState, pictures: Tensor) -> Tensor:

@@ -100,35 +100,37 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         self, problem: Problem, state: MapState, index: int, streams: Streams
     ) -> tuple[MapState, Info]:
         """One step on the diagonal and off it."""
-        x1, label, fresh = self._batch(problem, state, index, streams)
-        at = self._context(state.model, x1, label, fresh)
-        noise = fresh.at("inner").normal(state.model.shape).to(x1)
-        ends = fresh.at("inner times").uniform((2,)).to(x1).sort(1).values
-        alone = int(self.diagonal * len(x1))
-        middle = fresh.at("s").uniform(()).to(x1)[:alone]
-        s, u = torch.cat((middle, ends[alone:, 0])), torch.cat((middle, ends[alone:, 1]))
-        y = state.model.path.interpolate(noise, x1, s)
         student = attrs.evolve(state.model, posterior=state.training.module)
-        parts: dict[str, float] = {}
 
-        def loss() -> Tensor:
-            here, away = slice(0, alone), slice(alone, len(x1))
-            target = _inner(problem.model, y[here], s[here], at.rows(here))
-            straight = student.posterior_velocity(y[here], s[here], s[here], at.rows(here))
-            far = at.rows(away)
+        def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
+            x1, label = self._examples(problem, state, rows)
+            at = self._context(state.model, x1, label, rows)
+            noise = rows.at("inner").normal(state.model.shape).to(x1)
+            ends = rows.at("inner times").uniform((2,)).to(x1).sort(1).values
+            alone = self._alone(rows).to(x1.device)
+            s = torch.where(alone, rows.at("s").uniform(()).to(x1), ends[:, 0])
+            u = torch.where(alone, s, ends[:, 1])
+            y = state.model.path.interpolate(noise, x1, s)
+            here, away = torch.nonzero(alone)[:, 0], torch.nonzero(~alone)[:, 0]
+            near, far = at.rows(here), at.rows(away)
+            target = _inner(problem.model, y[here], s[here], near)
+            straight = student.posterior_velocity(y[here], s[here], s[here], near)
             residual = self.consistency.residual(
                 lambda a, b, c: student.posterior_velocity(a, b, c, far),
                 lambda a, b: _inner(problem.model, a, b, far),
-                y[away], s[away], u[away], fresh.rows(away),
+                y[away], s[away], u[away], rows.rows(away),
             )  # fmt: skip
-            first = self._weighed(straight - target, self.adapt_diagonal, "diagonal", parts)
-            second = self._weighed(residual, self.adapt_consistency, "consistency", parts)
-            return (first.sum() + second.sum()) / len(x1)
+            said = {"diagonal": straight - target, "consistency": residual}
+            said = {name: each.float().flatten(1).square() for name, each in said.items()}
+            first = _weighed(said["diagonal"].sum(1), self.adapt_diagonal, self.floor)
+            second = _weighed(said["consistency"].sum(1), self.adapt_consistency, self.floor)
+            return torch.cat((first, second)), {n: each.mean(1) for n, each in said.items()}
 
-        numbers = advance(state.training, loss, self.optimisation, index, self.steps)
+        numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
         look = (index + 1) % self.look == 0 or index + 1 == self.steps
         show = look and state.model.domain == "image"
-        return state, Info(numbers | parts, self._pictures(state, x1, at) if show else None)
+        shown = streams.numbered(index * self.optimisation.batch, 8)
+        return state, Info(numbers, self._pictures(problem, state, shown) if show else None)
 
     def finish(self, problem: Problem, state: MapState) -> None:
         """No samples: the last step's pictures show what was learnt."""
@@ -155,17 +157,19 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
             raise PartError("mode: only a 'dit' flow can be copied; give the map its own 'net'")
         return meta_flow_map_from(flow)
 
-    def _batch(
-        self, problem: Problem, state: MapState, index: int, streams: Streams
-    ) -> tuple[Tensor, Tensor, Streams]:
-        """Clean states (B, *S), labels (B,) and streams of batch number `index`."""
-        size = self.optimisation.batch
+    def _examples(self, problem: Problem, state: MapState, rows: Streams) -> tuple[Tensor, Tensor]:
+        """Clean states (b, *S) and labels (b,) of these rows of training."""
         if state.examples is not None:
-            return state.examples.batch(streams, index, size, self.dropout)
-        teacher, fresh = unguarded(problem).model, streams.numbered(index * size, size)
+            return state.examples.rows(rows, self.dropout)
+        teacher = unguarded(problem).model
         assert isinstance(teacher, Population)
-        x1 = teacher.draw(fresh.at("data")).to(state.model.dtype)
-        return x1, torch.zeros(size, dtype=torch.int64, device=x1.device), fresh
+        x1 = teacher.draw(rows.at("data")).to(state.model.dtype)
+        return x1, torch.zeros(len(x1), dtype=torch.int64, device=x1.device)
+
+    def _alone(self, rows: Streams) -> Tensor:
+        """Which rows (b,) are on the diagonal: evenly spread over all rows of training."""
+        numbers = torch.tensor(rows.samples, dtype=torch.float64)
+        return ((numbers + 1) * self.diagonal).floor() > (numbers * self.diagonal).floor()
 
     def _context(self, model: NetworkModel, x1: Tensor, label: Tensor, fresh: Streams) -> At:
         """Noisy states of x1 at times that are often early, sometimes 0."""
@@ -177,27 +181,23 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         x = model.path.interpolate(noise, x1, t)
         return At(x, t, Condition(("",) * len(x), {"label": label}))
 
-    def _weighed(
-        self, residual: Tensor, power: float, name: str, parts: dict[str, float]
-    ) -> Tensor:
-        """w(Δ) ‖Δ‖² (B,); notes the mean square of an element."""
-        square = residual.float().flatten(1).square()
-        total = square.sum(1)
-        if len(total):
-            parts[name] = float(square.detach().mean())
-        return total / (total.detach() + self.floor) ** power
-
     @torch.no_grad()
-    def _pictures(self, state: MapState, x1: Tensor, at: At) -> Tensor:
+    def _pictures(self, problem: Problem, state: MapState, rows: Streams) -> Tensor:
         """Clean pictures, and one-step draws given their states at t = 0, 0.2 and 0.5."""
         model = attrs.evolve(state.model, posterior=state.training.average)
-        x1, at, shown = x1[-8:], at.rows(slice(-8, None)), [x1[-8:]]
-        zero, one = torch.zeros_like(at.t), torch.ones_like(at.t)
+        x1, label = self._examples(problem, state, rows)
+        cond, shown = Condition(("",) * len(x1), {"label": label}), [x1]
         noise = Streams(0, tuple(range(len(x1)))).normal(model.shape, draws=2).to(x1)
+        zero = torch.zeros(len(x1)).to(x1)
         for time in (0.0, 0.2, 0.5):
-            x = model.path.interpolate(noise[0], x1, zero + time)
-            shown.append(model.posterior_jump(noise[1], zero, one, At(x, zero + time, at.cond)))
+            at = At(model.path.interpolate(noise[0], x1, zero + time), zero + time, cond)
+            shown.append(model.posterior_jump(noise[1], zero, zero + 1, at))
         return model.decode(torch.cat(shown))
+
+
+def _weighed(square: Tensor, power: float, floor: float) -> Tensor:
+    """w(Δ) ‖Δ‖² (b,) of ‖Δ‖² (b,)."""
+    return square / (square.detach() + floor) ** power
 
 
 @torch.no_grad()

@@ -58,21 +58,19 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
         self, problem: Problem, state: FlowState, index: int, streams: Streams
     ) -> tuple[FlowState, Info]:
         """One step of flow matching."""
-        x1, label, fresh = state.examples.batch(
-            streams, index, self.optimisation.batch, self.dropout
-        )
         model = state.model
-        noise = fresh.at("noise").normal(model.shape).to(x1)
-        t = fresh.at("time").uniform(()).to(x1)
-        x = model.path.interpolate(noise, x1, t)
-        rate = model.path.rate(noise, x1, t)
         student = attrs.evolve(model, flow=state.training.module, guidance=1.0)
-        cond = Condition(("",) * len(x), {"label": label})
 
-        def loss() -> Tensor:
-            return (student.velocity(x, t, cond) - rate).square().mean()
+        def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
+            x1, label = state.examples.rows(rows, self.dropout)
+            noise = rows.at("noise").normal(model.shape).to(x1)
+            t = rows.at("time").uniform(()).to(x1)
+            x = model.path.interpolate(noise, x1, t)
+            rate = model.path.rate(noise, x1, t)
+            cond = Condition(("",) * len(x), {"label": label})
+            return (student.velocity(x, t, cond) - rate).square().flatten(1).mean(1), {}
 
-        numbers = advance(state.training, loss, self.optimisation, index, self.steps)
+        numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
         look = (index + 1) % self.look == 0 or index + 1 == self.steps
         return state, Info(numbers, self._pictures(state, streams) if look else None)
 

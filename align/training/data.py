@@ -72,12 +72,14 @@ def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelle
     return Labelled(torch.from_numpy(np.stack(arrays)), labels, names)
 
 
-def order(streams: Streams, rows: int, batch: int, step: int) -> Tensor:
-    """Rows of batch number `step`: epoch after epoch, each in its own random order, (batch,)."""
-    places = torch.arange(step * batch, (step + 1) * batch)
-    out = torch.empty(batch, dtype=torch.int64)
+def order(streams: Streams, rows: int, places: Tensor) -> Tensor:
+    """Which of `rows` rows stand at these `places` (b,) of training: (b,).
+
+    Epoch after epoch, each in its own random order.
+    """
+    out = torch.empty_like(places)
     for epoch in places.div(rows, rounding_mode="floor").unique().tolist():
-        one = attrs.evolve(streams, samples=(0,)).at("epoch", epoch)
+        one = attrs.evolve(streams, samples=(0,), first=()).at("epoch", epoch)
         mine = places.div(rows, rounding_mode="floor") == epoch
         out[mine] = one.uniform((rows,))[0].argsort().cpu()[places[mine] % rows]
     return out

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, Literal, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from align.core.option import above, at_least, between, option
+from align.core.streams import Streams
+
+Loss: TypeAlias = Callable[[Streams], tuple[Tensor, Mapping[str, Tensor]]]
+"""Losses (b,) of some rows of a batch, and named numbers, each of as many rows as it is about.
+
+Row i of all of training is sample i of the streams: what a row is made of depends on (seed, i)
+alone, so a batch may be cut anywhere.
+"""
 
 
 @final
@@ -20,6 +28,10 @@ class Optimisation:
     """How weights are changed."""
 
     batch: int = option("rows of a step", default=128, check=at_least(1))
+    accumulate: int = option(
+        "pieces of a batch that go through the network one after the other", default=1,
+        check=at_least(1),
+    )  # fmt: skip
     rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
     warmup: int = option("steps over which the rate grows", default=200, check=at_least(0))
     decay: Literal["none", "cosine"] = option("course of the rate after that", default="cosine")
@@ -28,6 +40,10 @@ class Optimisation:
     average: float = option("decay of the running mean of weights", default=0.999,
                             check=between(0, 1))  # fmt: skip
     precision: Literal["float32", "bfloat16"] = option("of forward passes", default="float32")
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch % self.accumulate:
+            raise ValueError(f"'accumulate' must divide 'batch', {self.batch}")
 
 
 @final
@@ -75,21 +91,22 @@ def rate_at(options: Optimisation, index: int, steps: int) -> float:
 
 
 def advance(
-    training: Training,
-    loss: Callable[[], Tensor],
-    options: Optimisation,
-    index: int,
-    steps: int,
+    training: Training, loss: Loss, options: Optimisation, streams: Streams, index: int, steps: int
 ) -> dict[str, float]:
-    """One step down the gradient of `loss()`; returns numbers for the record."""
+    """Step `index` of `steps`, down the gradient of the mean loss; returns means for the record."""
     rate = rate_at(options, index, steps)
     for group in training.optimiser.param_groups:
         group["lr"] = rate
-    device = next(training.module.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        value = loss()
     training.optimiser.zero_grad(set_to_none=True)
-    value.backward()
+    seen: dict[str, list[Tensor]] = {}
+    for rows in pieces(options, streams, index):
+        with torch.autocast(
+            rows.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"
+        ):
+            losses, said = loss(rows)
+        (losses.sum() / options.batch).backward()
+        for name, values in {"loss": losses, **said}.items():
+            seen.setdefault(name, []).append(values.detach().double())
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.clip)
     training.optimiser.step()
     # Early on the running mean forgets faster, so that it does not remember the start.
@@ -101,4 +118,13 @@ def advance(
                 tensor.lerp_(new[name], 1 - keep)
             else:
                 tensor.copy_(new[name])
-    return {"loss": float(value.detach()), "norm": float(norm), "rate": rate}
+    means = {name: torch.cat(values) for name, values in seen.items()}
+    found = {name: float(values.mean()) for name, values in means.items() if len(values)}
+    return found | {"norm": float(norm), "rate": rate}
+
+
+def pieces(options: Optimisation, streams: Streams, index: int) -> Iterator[Streams]:
+    """The rows of batch number `index`, as many at a time as go through the network at once."""
+    size = options.batch // options.accumulate
+    for first in range(index * options.batch, (index + 1) * options.batch, size):
+        yield streams.numbered(first, size)

@@ -62,30 +62,32 @@ def _numbered(rows=5):
     return Examples(states.float(), torch.arange(rows), 99)
 
 
-def test_batches_keep_states_and_classes_together():
-    x1, labels, fresh = _numbered().batch(Streams(0, (0,)), 3, 64, 0.0)
+def _rows(first, count):
+    return Streams(0, (0,)).numbered(first, count)
+
+
+def test_rows_keep_states_and_classes_together():
+    x1, labels = _numbered().rows(_rows(192, 64), 0.0)
     assert x1.shape == (64, 1)
     assert torch.equal(x1[:, 0].long() % 10, labels)
     share = float((x1 >= 10).float().mean())
     assert 0.25 < share < 0.75
-    assert fresh.samples == tuple(range(192, 256))
 
 
 def test_a_row_is_the_same_in_any_batch():
-    examples, streams = _numbered(), Streams(0, (0,))
-    whole, labels, _ = examples.batch(streams, 0, 40, 0.3)
+    examples = _numbered()
+    whole, labels = examples.rows(_rows(0, 40), 0.3)
     for index in (0, 3):
-        part, named, fresh = examples.batch(streams, index, 10, 0.3)
+        part, named = examples.rows(_rows(10 * index, 10), 0.3)
         rows = slice(10 * index, 10 * index + 10)
         assert torch.equal(part, whole[rows])
         assert torch.equal(named, labels[rows])
-        assert fresh.samples == tuple(range(10 * index, 10 * index + 10))
     assert torch.equal(whole[:5, 0].long().remainder(10).sort().values, torch.arange(5))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3, 1.0])
 def test_a_share_of_labels_is_dropped(dropout):
-    x1, labels, _ = _numbered().batch(Streams(0, (0,)), 0, 2000, dropout)
+    x1, labels = _numbered().rows(_rows(0, 2000), dropout)
     dropped = labels == 99
     assert abs(float(dropped.float().mean()) - dropout) < 0.05
     assert torch.equal(labels[~dropped], x1[~dropped, 0].long() % 10)

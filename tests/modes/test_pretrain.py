@@ -93,7 +93,8 @@ def test_target_is_the_path_s_rate(mode):
     """A new flow is silent, so its loss is the mean square of the rate."""
     problem = _problem()
     state = mode.init(problem, STREAMS)
-    x1, _, fresh = state.examples.batch(STREAMS, 0, 16, 0.1)
+    fresh = STREAMS.numbered(0, 16)
+    x1, _ = state.examples.rows(fresh, 0.1)
     noise = fresh.at("noise").normal(SHAPE).float()
     _, info = mode.step(problem, state, 0, STREAMS)
     assert info.numbers["loss"] == pytest.approx(float((x1 - noise).square().mean()), rel=1e-5)

@@ -106,25 +106,23 @@ def test_what_is_refused(tmp_path):
         load(Pictures(path=str(tmp_path / "not.tar")), 3)
 
 
+def places(first, count):
+    return torch.arange(first, first + count)
+
+
 def test_order_visits_every_row_once_an_epoch():
     streams = Streams(3, (0, 1)).at("order")
-    seen = torch.cat([order(streams, 10, 4, step) for step in range(10)])
+    seen = torch.cat([order(streams, 10, places(4 * step, 4)) for step in range(10)])
     epochs = seen.reshape(4, 10)
     assert (epochs.sort(1).values == torch.arange(10)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
 
 
-def test_order_of_a_batch_larger_than_the_data():
-    seen = order(Streams(0, (0,)), 3, 10, 1)
-    whole = torch.cat([order(Streams(0, (0,)), 3, 1, step) for step in range(10, 20)])
-    assert torch.equal(seen, whole)
-
-
 def test_order_depends_on_the_seed_and_the_place_alone():
     streams = Streams(3, (0, 1))
-    whole = torch.cat([order(streams, 10, 4, step) for step in range(10)])
-    assert torch.equal(order(streams, 10, 4, 7), whole[28:32])
-    assert torch.equal(order(streams, 10, 20, 1), whole[20:40])
-    assert torch.equal(order(Streams(3, (9,)), 10, 40, 0), whole)
-    assert not torch.equal(order(Streams(4, (0, 1)), 10, 40, 0), whole)
-    assert not torch.equal(order(streams.at("other"), 10, 40, 0), whole)
+    whole = order(streams, 10, places(0, 40))
+    assert torch.equal(order(streams, 10, places(28, 4)), whole[28:32])
+    assert torch.equal(order(streams, 10, places(20, 20)), whole[20:40])
+    assert torch.equal(order(Streams(3, (9,)), 10, places(0, 40)), whole)
+    assert not torch.equal(order(Streams(4, (0, 1)), 10, places(0, 40)), whole)
+    assert not torch.equal(order(streams.at("other"), 10, places(0, 40)), whole)

@@ -36,6 +36,12 @@ def test_rate_grows_then_falls():
     assert rate_at(Optimisation(rate=2.0, warmup=9), 4, 5) == pytest.approx(10 / 9)
 
 
+def step(training, loss, options, index, steps):
+    """A step down a loss that is the same for every row."""
+    whole = lambda rows: (loss().expand(len(rows.samples)), {})  # noqa: E731
+    return advance(training, whole, options, Streams(0, (0,)), index, steps)
+
+
 class _Scalar(nn.Module):
     def __init__(self):
         super().__init__()
@@ -47,7 +53,7 @@ def test_step_is_adam_s_and_says_what_it_did():
     module = _Scalar()
     options = Optimisation(rate=0.1, warmup=2, clip=0.5)
     training = Training.of(module, options)
-    numbers = advance(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
+    numbers = step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
     assert numbers == pytest.approx({"loss": 3.0 - 8.0, "norm": 5.0, "rate": 0.05})
     # Adam's first step has the size of the rate, whatever the gradient's.
     assert module.w.tolist() == pytest.approx([0.95, 2.05], abs=1e-6)
@@ -57,7 +63,7 @@ def test_gradient_is_clipped():
     module = _Scalar()
     options = Optimisation(rate=0.1, clip=0.5)
     training = Training.of(module, options)
-    advance(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
+    step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
     assert module.w.grad.tolist() == pytest.approx([0.3, -0.4], abs=1e-5)
 
 
@@ -70,7 +76,7 @@ def test_average_follows_the_weights():
     mean = module.w.detach().clone()
     for index in range(5):
         module.count += 1
-        advance(training, lambda: module.w.square().sum(), options, index, 5)
+        step(training, lambda: module.w.square().sum(), options, index, 5)
         keep = min(0.25, (1 + index) / (10 + index))
         mean = keep * mean + (1 - keep) * module.w.detach()
         assert torch.allclose(training.average.w, mean)
@@ -99,10 +105,39 @@ def test_precision_is_that_of_forward_passes_only(precision):
         seen.append(out.dtype)
         return out.float().square().sum()
 
-    advance(training, loss, options, 0, 3)
+    step(training, loss, options, 0, 3)
     assert seen == [getattr(torch, precision)]
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert module.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_a_batch_in_pieces_is_the_same_step(accumulate):
+    def trained(accumulate):
+        training = Training.of(
+            Streams(0, ()).initialise(lambda: nn.Linear(2, 1)),
+            options := (Optimisation(batch=6, accumulate=accumulate, rate=0.1, warmup=0)),
+        )
+
+        def loss(rows):
+            seen.append(rows.samples)
+            x = rows.normal((2,)).float()
+            odd = torch.tensor([n % 2 == 1 for n in rows.samples])
+            return (training.module(x)[:, 0] - x[:, 0]).square(), {"odd": x[odd, 1]}
+
+        seen = []
+        said = [advance(training, loss, options, Streams(0, (0,)), i, 3) for i in range(3)]
+        return said, training.module.weight.detach(), seen
+
+    whole, weight, _ = trained(1)
+    parts, again, seen = trained(accumulate)
+    for one, two in zip(whole, parts, strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+    assert torch.allclose(weight, again, rtol=1e-5)
+    assert sum(seen, ()) == tuple(range(18))
+    assert len(seen) == 3 * accumulate
+    with pytest.raises(ValueError, match="'accumulate' must divide 'batch', 6"):
+        Optimisation(batch=6, accumulate=4)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,13 +156,11 @@ class _Fit(AlignmentMode[Training], Trains[Training]):
         return Training.of(net, self.options)
 
     def step(self, problem, state, index, streams):
-        x = streams.numbered(index * 8, 8).normal((1,)).float()
-        return state, Info(
-            advance(
-                state, lambda: (state.module(x) - x.sin()).square().mean(),
-                self.options, index, self.steps,
-            )
-        )  # fmt: skip
+        def loss(rows):
+            x = rows.normal((1,)).float()
+            return (state.module(x) - x.sin()).square().mean(1), {"x": x[:, 0]}
+
+        return state, Info(advance(state, loss, self.options, streams, index, self.steps))
 
     def finish(self, problem, state):
         return None

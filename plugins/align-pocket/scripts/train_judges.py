@@ -44,15 +44,15 @@ def train(name: str, path: str) -> None:
     held = load(Pictures(path=path, split="val"), 1, CLASSES)
     streams = Streams(1, (0,)).at(name)
     training = Training.of(streams.initialise(NETWORKS[name]), OPTIONS)
-    for step in range(STEPS):
-        rows = order(streams, len(data), OPTIONS.batch, step)
-        fresh = streams.numbered(step * OPTIONS.batch, OPTIONS.batch)
+
+    def loss(fresh: Streams) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = order(fresh.at("order"), len(data), torch.tensor(fresh.samples))
         pictures, labels = disturbed(data.pictures[rows] / 255.0, fresh), data.labels[rows]
+        guesses = training.module(prepared(pictures))
+        return F.cross_entropy(guesses, labels, label_smoothing=0.02, reduction="none"), {}
 
-        def loss(x: Tensor = pictures, y: Tensor = labels) -> Tensor:
-            return F.cross_entropy(training.module(prepared(x)), y, label_smoothing=0.02)
-
-        numbers = advance(training, loss, OPTIONS, step, STEPS)
+    for step in range(STEPS):
+        numbers = advance(training, loss, OPTIONS, streams, step, STEPS)
         if (step + 1) % 250 == 0:
             print(f"{name} {step + 1}/{STEPS} loss {numbers['loss']:.3f}", flush=True)
     judge = training.average.half().float()
