@@ -77,6 +77,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
 @hookimpl
 def align_metrics() -> list[type[Metric]]:
     """Metrics."""
+    from align.metrics.sliced_wasserstein import SlicedWasserstein
     from align.metrics.statistics import ImageStatistics
 
-    return [ImageStatistics]
+    return [ImageStatistics, SlicedWasserstein]

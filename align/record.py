@@ -6,7 +6,7 @@ metrics.jsonl    one line a step
 log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
-results.json, table.md, grid.png, curves.png, tradeoff.png
+results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
 checkpoint.pt, model.safetensors          of a training run; in weights/<arm>/ if it compares
 """
 
@@ -35,6 +35,7 @@ from torch import Tensor
 from align.core.baseline import Divergence
 from align.core.meter import Cost
 from align.core.mode import Export, Info
+from align.core.study import Findings
 from align.errors import PartError
 from align.files import replacing, write
 from align.recipe import RewardTerm
@@ -54,6 +55,7 @@ class Side:
         metrics: numbers about the whole set of samples.
         cost: of the arm.
         divergence: how far its samples are from the base model's, where that was asked.
+        findings: of a study.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Side:
     metrics: Mapping[str, float]
     cost: Cost
     divergence: Divergence | None = None
+    findings: Findings | None = None
 
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
@@ -209,6 +212,7 @@ class Record:
                 "metrics": dict(side.metrics),
                 "cost": attrs.asdict(side.cost),
                 "divergence": attrs.asdict(side.divergence) if side.divergence else None,
+                "findings": attrs.asdict(side.findings) if side.findings else None,
             }
             for side in sides
         ]

@@ -23,6 +23,7 @@ from align.core.problem import Problem
 from align.core.reward import Pictured, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.core.study import Studies
 from align.errors import PartError, PromptError, RecipeError
 from align.progress import Progress
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, named, to_toml
@@ -77,8 +78,9 @@ def run(
         catalog.hook.align_run_start(run=record)
         with stop_after_step() as stopping, Progress(shown=progress) as bar:
             bases = Baselines(loaded.recipe, told=_telling(bar, stopping))
+            studied: list[tuple[Arm, object]] = []
             sides = tuple(
-                _side(arm, loaded, bases, record, catalog, bar, stopping)
+                _side(arm, loaded, bases, studied, record, catalog, bar, stopping)
                 for arm in loaded.recipe.arms()
             )
         result = Result(record.folder, _measured(sides, loaded.recipe.metric))
@@ -191,12 +193,13 @@ def _side(
     arm: Arm,
     loaded: Loaded,
     bases: Baselines,
+    studied: list[tuple[Arm, object]],
     record: Record,
     catalog: Catalog,
     bar: Progress,
     stopping: Callable[[], bool],
 ) -> Side:
-    """Run one arm and keep its samples."""
+    """Run one arm and keep its samples; `studied` are the studies before, with their states."""
     options, meter = loaded.recipe.run, Meter()
     device = device_of(options.device)
     with _located(loaded):
@@ -204,7 +207,8 @@ def _side(
             arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
         )
     record.given(_given(problem))
-    problem = bases.normalised(arm, problem)
+    same = (s for a, s in studied if (a.model, a.mode) == (arm.model, arm.mode))
+    problem = attrs.evolve(bases.normalised(arm, problem), earlier=next(same, None))
     trains = isinstance(arm.mode, Trains)
     saved = record.saved(arm.name) if trains else None
     done = saved["done"] if saved else 0
@@ -218,6 +222,9 @@ def _side(
         path = record.export(arm.name, arm.mode.export(problem, outcome.state))
         logger.info("{}: weights in {}", arm.name, path)
     side = _scored(arm, problem, outcome, bases)
+    if isinstance(arm.mode, Studies):
+        studied.append((arm, outcome.state))
+        side = attrs.evolve(side, findings=arm.mode.findings(outcome.state))
     if side.x1 is not None and side.data is not None:
         record.samples(arm.name, side.x1, side.data)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})

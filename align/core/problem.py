@@ -22,7 +22,7 @@ class Problem:
 
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
     what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
-    at once with what a gradient needs.
+    at once with what a gradient needs. `earlier` is for studies: see `Studies`.
     """
 
     model: FlowModel
@@ -31,6 +31,7 @@ class Problem:
     estimator: ValueEstimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
     chunk: int = 1 << 20
+    earlier: object = None
 
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""

@@ -1,0 +1,56 @@
+"""Studies: modes that measure, and what they find."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar, final
+
+import attrs
+
+State = TypeVar("State")
+
+
+@final
+@attrs.frozen
+class Point:
+    """One measured value.
+
+    Attributes:
+        panel: under which circumstances, "t = 0.1"; points of one panel make a curve.
+        calls: network calls that it took, for each draw or sample.
+        value: what was measured.
+    """
+
+    panel: str
+    calls: float
+    value: float
+
+
+@final
+@attrs.frozen
+class Findings:
+    """What a study found out about one arm.
+
+    Attributes:
+        value: what was measured, in words.
+        calls: what the calls are counted for, "network calls a draw".
+        points: in the order in which they are to be shown.
+        notes: what must be said beside them.
+    """
+
+    value: str
+    calls: str
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Studies(ABC, Generic[State]):
+    """Capability of a mode: it measures, and ends in findings.
+
+    What does not depend on the sampler it may take from `Problem.earlier` in `init`: that is the
+    last state of the same mode on the same model, if an arm before had those.
+    """
+
+    @abstractmethod
+    def findings(self, state: State) -> Findings:
+        """What was found, from the last state."""
