@@ -70,8 +70,12 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.distill import Distill
     from align.modes.pretrain import Pretrain
     from align.modes.steer import Steer
+    from align.studies.fidelity import Fidelity
+    from align.studies.posterior_recovery import PosteriorRecovery
+    from align.studies.value_correlation import ValueCorrelation
 
-    return [Autoencode, BestOfN, Distill, Pretrain, Steer]
+    modes: list[type[AlignmentMode[Any]]] = [Autoencode, BestOfN, Distill, Pretrain, Steer]
+    return [*modes, Fidelity, PosteriorRecovery, ValueCorrelation]
 
 
 @hookimpl

@@ -1,0 +1,1 @@
+"""Studies: modes that measure."""
