@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from align.files import replacing, write
+from align.files import filling, replacing, write
 
 
 @contextmanager
@@ -87,3 +87,28 @@ def test_the_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", watched)
     write(path, "newer")
     assert seen == [("old", 5)]
+
+
+def test_a_folder_is_there_once_it_is_full(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with filling(folder) as beside:
+        write(beside / "one", "1")
+        assert not folder.exists()
+    assert names(folder) == ["one"]
+    assert names(folder.parent) == ["b"]
+
+
+def test_a_folder_that_could_not_be_filled_leaves_nothing(tmp_path):
+    folder = tmp_path / "b"
+    with pytest.raises(KeyboardInterrupt), filling(folder) as beside:
+        write(beside / "one", "1")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_thrown_away(tmp_path):
+    folder = tmp_path / "b"
+    write(tmp_path / "b.part" / "old", "1")
+    with filling(folder) as beside:
+        write(beside / "new", "2")
+    assert names(folder) == ["new"]

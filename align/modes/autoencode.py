@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, final
 
 import attrs
@@ -13,17 +14,18 @@ from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.training.data import Labelled, Pictures, load, order
-from align.training.loop import Optimisation, Training, advance
+from align.training.data import Pictures
+from align.training.loop import Optimisation, Training, advance, pieces
+from align.training.reader import Reader
 
 
 @final
 @attrs.frozen(eq=False)
 class AutoencoderState:
-    """Weights under way and the pictures they are trained on."""
+    """Weights under way, and what reads the pictures they are trained on."""
 
     training: Training
-    data: Labelled
+    reader: Reader
 
 
 @final
@@ -46,10 +48,10 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
     look: int = option("steps between pictures in the record", default=500, check=at_least(1))
 
     def init(self, problem: Problem, streams: Streams) -> AutoencoderState:
-        """Read the pictures and make the network."""
-        data = load(self.data, self.net.colours)
+        """Find the pictures and make the network."""
+        reader = Reader.of(self.data, self.net.colours)
         net = streams.at("weights").initialise(lambda: Autoencoder(self.net))
-        return AutoencoderState(Training.of(net.to(streams.device), self.optimisation), data)
+        return AutoencoderState(Training.of(net.to(streams.device), self.optimisation), reader)
 
     def step(
         self, problem: Problem, state: AutoencoderState, index: int, streams: Streams
@@ -58,8 +60,12 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         net = state.training.module
         assert isinstance(net, Autoencoder)
 
+        def coming() -> Iterator[Streams]:
+            for later in range(index, self.steps):
+                yield from pieces(self.optimisation, streams, later)
+
         def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
-            pictures = self._pictures(state.data, rows)
+            pictures = self._mirrored(state.reader.read_next(rows, coming), rows)
             latents = net.encode(pictures)
             blur = rows.at("blur").normal(tuple(latents.shape[1:])).to(latents)
             remade = net.decode(latents + self.noise * blur).float()
@@ -70,8 +76,8 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
 
         numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
         look = index + 1 == self.steps or (index + 1) % self.look == 0
-        shown = self._pictures(state.data, streams.numbered(index * self.optimisation.batch, 16))
-        return state, Info(numbers, self._remade(state, shown) if look else None)
+        rows = streams.numbered(index * self.optimisation.batch, 16)
+        return state, Info(numbers, self._remade(state, rows) if look else None)
 
     def finish(self, problem: Problem, state: AutoencoderState) -> None:
         """No samples."""
@@ -90,25 +96,30 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         net = state.training.average
         assert isinstance(net, Autoencoder)
         net.mean.zero_(), net.std.fill_(1)
-        chunks = (p.to(net.mean.device) / 255.0 for p in state.data.pictures.split(500))
-        latents = torch.cat([net.encode(p) for p in chunks])
-        net.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
-        net.std.copy_(latents.std((0, 2, 3), keepdim=True))
+        sums, count = torch.zeros(2, *net.mean.shape, dtype=torch.float64), 0
+        for chunk in state.reader.chunks():
+            latents = net.encode(chunk.to(net.mean.device) / 255.0)
+            each = latents.double().cpu()
+            powers = torch.stack((each, each.square()))
+            sums, count = sums + powers.sum((1, 3, 4), keepdim=True), count + each[:, 0].numel()
+        mean = sums[0] / count
+        variance = (sums[1] - count * mean.square()) / (count - 1)
+        net.mean.copy_(mean), net.std.copy_(variance.sqrt())
         about = {"autoencoder": attrs.asdict(self.net), "shape": tuple(latents.shape[1:])}
         return Export({"autoencoder": net}, about)
 
-    def _pictures(self, data: Labelled, rows: Streams) -> Tensor:
-        """The pictures (b, C, H, W) of these rows of training, some of them mirrored."""
-        chosen = order(rows.at("order"), len(data), torch.tensor(rows.samples))
-        pictures = (data.pictures[chosen] / 255.0).to(rows.device)
+    def _mirrored(self, pictures: Tensor, rows: Streams) -> Tensor:
+        """Pictures (b, C, H, W) of these rows of training in [0, 1], some of them mirrored."""
+        pictures = pictures.to(rows.device, non_blocking=True) / 255.0
         if not self.data.mirror:
             return pictures
         flip = rows.at("mirror").uniform(()) < 0.5
         return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
 
     @torch.no_grad()
-    def _remade(self, state: AutoencoderState, pictures: Tensor) -> Tensor:
-        """Pictures and their reconstructions, alternating."""
+    def _remade(self, state: AutoencoderState, rows: Streams) -> Tensor:
+        """The pictures of some rows and their reconstructions, alternating."""
         net = state.training.average
         assert isinstance(net, Autoencoder)
+        pictures = self._mirrored(state.reader.read(rows), rows)
         return torch.stack((pictures, net.decode(net.encode(pictures))), 1).flatten(0, 1)

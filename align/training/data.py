@@ -1,34 +1,81 @@
-"""Labelled pictures for training, from a folder or a tar archive."""
+"""Labelled pictures for training: read one by one or in batches, in a random order."""
 
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import math
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import final
 
 import attrs
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from align.core.option import option
+from align.core.option import at_least, option
 from align.core.streams import Streams
 from align.errors import PartError
+from align.training.sources import Index, index
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+LAYOUT = torch.channels_last
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Pictures:
-    """Pictures laid out as .../<split>/<class>/<file>, all of one size."""
+    """Pictures with classes: files, or latents made of them."""
 
-    path: str = option("folder, or tar archive, of <split>/<class>/<picture>")
-    split: str = option("folder above the classes", default="train")
+    path: str = option("folder or tar archive of <split>/<class>/<picture>, or WebDataset shards, "
+                       "'x-{000..099}.tar' or 'x-*.tar'", default="")  # fmt: skip
+    split: str = option("folder above the classes; shards have none", default="train")
     mirror: bool = option("also train on left-right mirrored pictures", default=True)
+    size: int = option("side of the squares that pictures are scaled and cut to; 0 leaves them",
+                       default=0, check=at_least(0))  # fmt: skip
+    workers: int = option("processes that read pictures; 0 is none beside the main one",
+                          default=0, check=at_least(0))  # fmt: skip
+    latents: str = option("folder that keeps the latents of pictures; without 'path', all there is",
+                          default="")  # fmt: skip
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.path or self.latents):
+            raise ValueError("expected 'path', or 'latents', a folder that has them already")
+
+
+@final
+@attrs.frozen(eq=False)
+class PictureSet(Dataset[Tensor | PartError]):
+    """R pictures of one `shape` (C, H, W), read when they are asked for."""
+
+    index: Index
+    shape: tuple[int, int, int]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.index.files)
+
+    def __getitem__(self, rows: list[int]) -> Tensor | PartError:
+        """Pictures (b, C, H, W), uint8; an error is returned, so that it may cross processes."""
+        try:
+            pictures = [read(self.index, row, self.shape[0], self.size) for row in rows]
+            for row, picture in zip(rows, pictures, strict=True):
+                if picture.shape != self.shape:
+                    raise _unequal(self.index, row, picture.shape, self.shape)
+        except PartError as error:
+            return error
+        # Colours innermost: convolutions then take a sixth less time.
+        return torch.from_numpy(np.stack(pictures)).contiguous(memory_format=LAYOUT)
+
+    def rows(self, rows: list[int]) -> Tensor:
+        """Pictures (b, C, H, W), uint8.
+
+        Raises:
+            PartError: one of them cannot be read, or has another size than the first of the set.
+        """
+        return _sound(self[rows])
 
 
 @final
@@ -44,77 +91,124 @@ class Labelled:
         return len(self.pictures)
 
 
-def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelled:
-    """Read all pictures of the split, sorted by name, with 1 or 3 `colours`.
-
-    A folder's name is that of its class, but for capitals and with "_" for " ".
+def find(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> PictureSet:
+    """The pictures of `data`, with 1 or 3 `colours`; of them all the first alone is read.
 
     Raises:
-        PartError: the path has no such pictures, or they are not all of one size, or they have
-            other classes than `classes` (when that is given), or one of them cannot be read.
+        PartError: there are none, or they have other classes than `classes` (when that is given).
     """
-    source = Path(data.path)
-    if not source.exists():
-        raise PartError(f"data: no file or folder '{source}'; see how to get it in recipes/pocket")
-    entries = sorted(_archive(source, data.split) if source.is_file() else _folder(source, data))
-    if not entries:
-        raise PartError(f"data: '{source}' has no pictures in <...>/{data.split}/<class>/")
-    found = {_plain(name) for name, _, _ in entries}
-    names = classes or tuple(sorted(found))
-    number = {_plain(name): index for index, name in enumerate(names)}
-    if found != set(number):
-        odd = ", ".join(sorted(found ^ set(number)))
-        raise PartError(f"data: the classes of '{source}' differ from the model's in: {odd}")
-    arrays = [_picture(*entry, colours) for entry in entries]
-    if len({a.shape for a in arrays}) > 1:
-        raise PartError(f"data: the pictures of '{source}' are not all of one size")
-    labels = torch.tensor([number[_plain(name)] for name, _, _ in entries])
-    return Labelled(torch.from_numpy(np.stack(arrays)), labels, names)
+    if not data.path:
+        raise PartError(f"data: pictures are needed here, not only '{data.latents}'; set 'path'")
+    found = index(data.path, data.split, classes)
+    channels, height, width = read(found, 0, colours, data.size).shape
+    return PictureSet(found, (channels, height, width), data.size)
+
+
+def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelled:
+    """Read all pictures of `data` into memory, sorted by name; see `find`.
+
+    Raises:
+        PartError: as `find`; one of them cannot be read, or they are not all of one size.
+    """
+    found = find(data, colours, classes)
+    pictures = loaded(found, data.workers)
+    return Labelled(pictures, torch.from_numpy(found.index.labels), found.index.classes)
+
+
+def loaded(found: PictureSet, workers: int) -> Tensor:
+    """All pictures (R, C, H, W), uint8; raises as `batches`."""
+    shape = len(found), *found.shape
+    pictures = torch.empty(shape, dtype=torch.uint8, memory_format=LAYOUT)
+    for first, chunk in chunks(found, workers):
+        pictures[first : first + len(chunk)] = chunk
+    return pictures
+
+
+def chunks(pictures: PictureSet, workers: int, size: int = 256) -> Iterator[tuple[int, Tensor]]:
+    """All pictures, `size` at a time, and the number of the first of them."""
+    firsts = range(0, len(pictures), size)
+    wanted = (list(range(first, min(first + size, len(pictures)))) for first in firsts)
+    yield from zip(firsts, batches(pictures, wanted, workers), strict=True)
+
+
+def batches(pictures: PictureSet, wanted: Iterable[list[int]], workers: int) -> Iterator[Tensor]:
+    """Pictures (b, C, H, W) of each list of rows, in turn, read ahead by `workers` processes.
+
+    Raises:
+        PartError: a picture cannot be read, or has another size than the first of the set.
+    """
+    loader = DataLoader(
+        pictures, batch_size=None, sampler=wanted, num_workers=workers,
+        worker_init_fn=_undisturbed, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    yield from map(_sound, loader)
+
+
+def read(found: Index, row: int, colours: int, size: int) -> np.ndarray:
+    """One picture (C, H, W), uint8.
+
+    Raises:
+        PartError: it cannot be read.
+    """
+    start, count = found.spans[row].tolist()
+    try:
+        with Path(found.files[row]).open("rb") as file:
+            file.seek(start)
+            content = io.BytesIO(file.read(count))
+        picture = Image.open(content).convert("L" if colours == 1 else "RGB")
+    except Exception as error:  # of any kind: what a broken file raises depends on its format
+        name = f"'{found.names[row]}'"
+        name += "" if found.names[row] == found.files[row] else f" in '{found.files[row]}'"
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise PartError(f"data: {name} is not a picture: {why}") from error
+    if size:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(*picture.size[::-1], colours).transpose(2, 0, 1)
 
 
 def order(streams: Streams, rows: int, places: Tensor) -> Tensor:
     """Which of `rows` rows stand at these `places` (b,) of training: (b,).
 
-    Epoch after epoch, each in its own random order.
+    Epoch after epoch, each in a random order of its own, of which only the places are computed: by
+    a Feistel network on a grid just large enough, walked on from where it leaves the rows.
+
+    Reference: Ciphers with Arbitrary Finite Domains, Black, Rogaway, 2002,
+    doi:10.1007/3-540-45760-7_9, sections 4 and 5.
     """
-    out = torch.empty_like(places)
-    for epoch in places.div(rows, rounding_mode="floor").unique().tolist():
-        one = attrs.evolve(streams, samples=(0,), first=()).at("epoch", epoch)
-        mine = places.div(rows, rounding_mode="floor") == epoch
-        out[mine] = one.uniform((rows,))[0].argsort().cpu()[places[mine] % rows]
+    streams = attrs.evolve(streams, device=torch.device("cpu"), first=())
+    width = math.isqrt(rows - 1) + 1 if rows > 1 else 1
+    height = -(-rows // width)
+
+    def mixed(turn: int, epochs: Tensor, values: Tensor, bound: int) -> Tensor:
+        numbers = tuple((epochs << 32 | values).tolist())
+        uniform = attrs.evolve(streams, samples=numbers).at("turn", turn).uniform(())
+        return (uniform * bound).long()
+
+    epochs, out = places.div(rows, rounding_mode="floor"), places % rows
+    todo = torch.arange(len(out))
+    while len(todo):
+        epoch, high, low = epochs[todo], out[todo] // width, out[todo] % width
+        for turn in (0, 2, 4):
+            high = (high + mixed(turn, epoch, low, height)) % height
+            low = (low + mixed(turn + 1, epoch, high, width)) % width
+        out[todo] = high * width + low
+        todo = todo[out[todo] >= rows]
     return out
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ")
+def _sound(found: Tensor | PartError) -> Tensor:
+    if isinstance(found, PartError):
+        raise found
+    return found
 
 
-def _archive(path: Path, split: str) -> Iterator[tuple[str, str, bytes]]:
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                stream = archive.extractfile(member) if _wanted(place, split) else None
-                if stream is not None:
-                    yield place.parent.name, place.name, stream.read()
-    except tarfile.TarError as error:
-        raise PartError(f"data: '{path}' is not a tar archive: {error}") from error
+def _unequal(found: Index, row: int, odd: tuple[int, ...], shape: tuple[int, ...]) -> PartError:
+    sizes = [f"'{found.names[k]}' has {w} x {h}" for k, (_, h, w) in ((0, shape), (row, odd))]
+    return PartError(
+        f"data: the pictures are not all of one size: {sizes[0]}, {sizes[1]}; set 'size'"
+    )
 
 
-def _folder(path: Path, data: Pictures) -> Iterator[tuple[str, str, bytes]]:
-    for file in path.rglob("*"):
-        place = PurePosixPath(file.relative_to(path).as_posix())
-        if _wanted(PurePosixPath(path.name) / place, data.split):
-            yield file.parent.name, file.name, file.read_bytes()
-
-
-def _wanted(place: PurePosixPath, split: str) -> bool:
-    return place.suffix.lower() in SUFFIXES and place.parent.parent.name == split
-
-
-def _picture(label: str, name: str, content: bytes, colours: int) -> np.ndarray:
-    try:
-        picture = Image.open(io.BytesIO(content)).convert("L" if colours == 1 else "RGB")
-    except OSError as error:
-        raise PartError(f"data: '{label}/{name}' is not a picture: {error}") from error
-    return np.asarray(picture).reshape(*picture.size[::-1], colours).transpose(2, 0, 1)
+def _undisturbed(_: int) -> None:
+    """Let Ctrl-C end a run after its step, which still needs the pictures."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

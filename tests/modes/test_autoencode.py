@@ -9,11 +9,12 @@ from PIL import Image
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.errors import PartError
 from align.models.network import Network
 from align.modes.autoencode import Autoencode
 from align.nets.autoencoder import AutoencoderConfig
 from align.nets.dit import DiTConfig
-from align.training import weights
+from align.training import reader, weights
 from align.training.data import Pictures
 from align.training.loop import Optimisation
 
@@ -55,7 +56,7 @@ def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
     assert [k for k, info in enumerate(infos) if info.pictures is not None] == [29, 59, 79]
     shown = infos[-1].pictures
     assert shown.shape == (32, 3, 8, 8)
-    pictures = state.data.pictures / 255
+    pictures = state.reader.kept / 255
     # Pictures and their reconstructions alternate.
     for picture in shown[::2]:
         mirrored = torch.stack((pictures, pictures.flip(3)))
@@ -106,3 +107,26 @@ def test_a_restored_state_goes_on_alike(mode):
     for name in ("module", "average"):
         one, two = (getattr(each.training, name).state_dict() for each in (whole, fresh))
         assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_workers_make_no_difference_even_to_a_resumed_run(mode, monkeypatch):
+    mode = attrs.evolve(mode, steps=4, optimisation=Optimisation(batch=8, accumulate=2))
+    state, infos = _run(mode)
+    whole = mode.export(PROBLEM, state).modules["autoencoder"].state_dict()
+    monkeypatch.setattr(reader, "KEPT", 0)
+    helped = attrs.evolve(mode, data=attrs.evolve(mode.data, workers=2))
+    half, found = _run(helped, 2)
+    fresh = helped.init(PROBLEM, STREAMS)
+    helped.restore(fresh, helped.save(half))
+    for index in (2, 3):
+        fresh, info = helped.step(PROBLEM, fresh, index, STREAMS)
+        found.append(info)
+    assert [info.numbers for info in found] == [info.numbers for info in infos]
+    assert torch.equal(found[-1].pictures, infos[-1].pictures)
+    parts = helped.export(PROBLEM, fresh).modules["autoencoder"].state_dict()
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+def test_latents_alone_are_not_enough(mode):
+    with pytest.raises(PartError, match="pictures are needed here, not only 'kept'; set 'path'"):
+        attrs.evolve(mode, data=Pictures(latents="kept")).init(PROBLEM, STREAMS)

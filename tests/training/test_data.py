@@ -96,14 +96,46 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(PartError, match=r"differ from the model's in: big cat, bird$"):
         load(Pictures(path=folder), 3, ("dog", "bird"))
     mixed = _folder(tmp_path / "mixed", {**_files(), "train/dog/x.png": _png(0, (6, 8))[0]})
-    with pytest.raises(PartError, match="not all of one size"):
+    with pytest.raises(PartError) as caught:
         load(Pictures(path=mixed), 3)
+    assert str(caught.value) == (
+        f"data: the pictures are not all of one size: '{mixed}/train/Big_cat/0.png' has 8 x 6,"
+        f" '{mixed}/train/dog/x.png' has 6 x 8; set 'size'"
+    )
     broken = _folder(tmp_path / "broken", {**_files(), "train/dog/x.png": _png(0)[0][:40]})
-    with pytest.raises(PartError, match=r"'dog/x\.png' is not a picture"):
+    with pytest.raises(PartError, match=r"dog/x\.png' is not a picture: unknown format$"):
         load(Pictures(path=broken), 3)
+    cut = _folder(tmp_path / "cut", {**_files(), "train/dog/x.png": _png(0)[0][:-60]})
+    with pytest.raises(PartError, match=r"dog/x\.png' is not a picture: .*truncated"):
+        load(Pictures(path=cut), 3)
+    inside = _tar(tmp_path / "cut.tar", {**_files(), "train/dog/x.png": _png(0)[0][:40]})
+    with pytest.raises(PartError, match=r"'set/train/dog/x\.png' in '.*cut\.tar' is not a picture"):
+        load(Pictures(path=inside), 3)
     (tmp_path / "not.tar").write_bytes(b"x" * 600)
     with pytest.raises(PartError, match=r"not\.tar' is not a tar archive"):
         load(Pictures(path=str(tmp_path / "not.tar")), 3)
+
+
+def test_a_path_or_latents_must_be_given():
+    with pytest.raises(ValueError, match="expected 'path', or 'latents'"):
+        Pictures()
+    with pytest.raises(PartError, match=r"pictures are needed here, not only 'some'; set 'path'"):
+        load(Pictures(latents="some"), 3)
+
+
+def test_size_scales_the_shorter_side_and_cuts_the_rest(tmp_path):
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:4, 8:16], wide[4:, 8:16] = 100, 200
+    for name, array in (("high", wide.transpose(1, 0, 2)), ("wide", wide)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(np.ascontiguousarray(array)).save(tmp_path / "train" / name / "0.png")
+    found = load(Pictures(path=str(tmp_path), size=4), 1).pictures.float()
+    assert found.shape == (2, 1, 4, 4)
+    # Of the wide one the middle third is left, and each of its halves, but for a blur.
+    assert (found[1, 0] - torch.tensor([100, 100, 200, 200])[:, None]).abs().max() < 20
+    assert (found[0, 0].T - found[1, 0]).abs().max() < 2
+    same = load(Pictures(path=str(tmp_path), size=8), 1).pictures
+    assert np.array_equal(same[1, 0].numpy(), wide[:, 8:16, 0])
 
 
 def places(first, count):
@@ -126,3 +158,25 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     assert torch.equal(order(Streams(3, (9,)), 10, places(0, 40)), whole)
     assert not torch.equal(order(Streams(4, (0, 1)), 10, places(0, 40)), whole)
     assert not torch.equal(order(streams.at("other"), 10, places(0, 40)), whole)
+
+
+def test_every_order_is_as_likely():
+    """Each row stands at each place of an epoch in about the same number of epochs."""
+    for rows in (2, 3, 7):
+        epochs = order(Streams(0, (0,)), rows, places(0, 3000 * rows)).reshape(3000, rows)
+        counts = torch.stack([(epochs == row).sum(0) for row in range(rows)]).float()
+        expected = 3000 / rows
+        # Within 4.5 deviations of a binomial's.
+        assert (counts - expected).abs().max() < 4.5 * (expected * (1 - 1 / rows)) ** 0.5
+    epochs = epochs.tolist()
+    # Of the 5040 orders of seven rows, 3000 draws would hit 2261.
+    assert len(set(map(tuple, epochs))) > 2000
+
+
+def test_order_of_very_many_rows_is_found_at_once():
+    rows = 10**9 + 7
+    found = order(Streams(0, (0,)), rows, places(3 * rows - 500, 1000))
+    assert found.min() >= 0
+    assert found.max() < rows
+    assert len(found[:500].unique()) == len(found[500:].unique()) == 500
+    assert abs(float(found.double().mean()) / rows - 0.5) < 0.05
