@@ -90,7 +90,7 @@ def networks():
 
     def made():
         config, shape = DiTConfig(width=16, depth=2, heads=2, patch=2, encoder_depth=1), (4, 4, 4)
-        nets = [DiT(config, shape, 2, context=context) for context in (False, True)]
+        nets = [DiT(config, shape, 2, role) for role in ("flow", "meta_flow_map")]
         nets.append(Autoencoder(OUTER))
         for net in nets:  # the last layers of a new network are zero
             for tensor in net.parameters():

@@ -14,6 +14,7 @@ import align
 from align import hookspecs
 from align.errors import RecipeError
 from align.objectives.consistency import Consistency
+from align.objectives.diagonal import Diagonal
 from align.recipe import load
 from align.recipe.words import members
 from align.registry import load_catalog
@@ -164,8 +165,9 @@ def test_docstrings():
 def test_algorithms_have_a_reference(catalog):
     entries = [e for c in ("sampler", "estimator", "mode") for e in catalog.parts[c].values()]
     algorithms = {entry.kind: entry.cls for entry in entries}
-    losses = {cls.kind: cls for cls in Consistency.__subclasses__()}
-    assert set(losses) >= {"semigroup", "eulerian"}
+    subclasses = [*Consistency.__subclasses__(), *Diagonal.__subclasses__()]
+    losses = {cls.kind: cls for cls in subclasses}
+    assert set(losses) >= {"semigroup", "shortcut", "eulerian", "lagrangian", "mean_flow", "data"}
     found = re.compile(r"^Reference: .*\d{4}", re.M | re.S)
     without = {
         k for k, cls in (algorithms | losses).items() if not found.search(inspect.getdoc(cls))

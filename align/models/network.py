@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, TypeVar, final
 
 import attrs
@@ -20,17 +21,25 @@ from align.errors import PartError, PromptError
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLP, MLPConfig
+from align.nets.role import Role
+from align.nets.surgery import LADDER
 from align.training import weights
 
 Made = TypeVar("Made", bound=nn.Module)
 Net: TypeAlias = DiTConfig | MLPConfig
 
 
-def make_net(config: Net, shape: tuple[int, ...], classes: int, *, context: bool) -> nn.Module:
+ROLES: Mapping[str, Role] = MappingProxyType(
+    {"flow": "flow", "flow_map": "flow_map", "posterior": "meta_flow_map"}
+)
+"""What the networks of a model are, by their names in a weights file."""
+
+
+def make_net(config: Net, shape: tuple[int, ...], classes: int, role: Role) -> DiT | MLP:
     """An untrained network of the configured kind."""
     if isinstance(config, DiTConfig):
-        return DiT(config, shape, classes, context=context)
-    return MLP(config, shape, classes, context=context)
+        return DiT(config, shape, classes, role)
+    return MLP(config, shape, classes, role)
 
 
 @final
@@ -38,11 +47,12 @@ def make_net(config: Net, shape: tuple[int, ...], classes: int, *, context: bool
 class NetworkModel(FlowModel, FlowMap, PosteriorMap):
     """A class-conditional model on latents, pictures or vectors.
 
-    The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x; 0, 0) of the meta flow
-    map. Label len(`classes`) means "no class".
+    The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
+    v_{t,t}(x; 0, 0) of the meta flow map. Label len(`classes`) means "no class".
 
     Attributes:
         flow: network of b_t(x), or None.
+        flow_map: network of v_{s,u}(x), or None.
         posterior: network of v_{s,u}(y; t, x), or None.
         autoencoder: between pictures and states, or None where states are vectors.
         guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
@@ -51,6 +61,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
     shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
     flow: nn.Module | None = None
+    flow_map: nn.Module | None = None
     posterior: nn.Module | None = None
     autoencoder: Autoencoder | None = None
     guidance: float = 1.0
@@ -66,7 +77,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), guided; (B, *S)."""
-        net = _required(self.flow or self.posterior, "flow")
+        net = _required(self.flow or self.flow_map or self.posterior, "flow")
         label, zero = cond.tensors["label"], torch.zeros_like(t)
         if self.guidance == 1.0:
             alone: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
@@ -78,8 +89,14 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
         return guided.to(x.dtype)
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        """x + (u − s) v_{s,u}(x; 0, 0), the meta flow map without a context; (B, *S)."""
-        return self.posterior_jump(x, s, u, At(x, torch.zeros_like(s), cond))
+        """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
+        return x + expand(u - s, x) * self.average_velocity(x, s, u, cond)
+
+    def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
+        net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
+        average: Tensor = net(x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
+        return average.to(x.dtype)
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -105,6 +122,27 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
         """The flow; raises PartError where there is none."""
         return _required(self.flow, "flow")
 
+    def highest(self, role: Role) -> DiT | MLP:
+        """The network that stands highest on the ladder, up to `role`.
+
+        Raises:
+            PartError: there is none.
+        """
+        nets = {"flow": self.flow, "flow_map": self.flow_map, "meta_flow_map": self.posterior}
+        below = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
+        found = [net for net in below if isinstance(net, DiT | MLP)]
+        if not found:
+            raise PartError(f"model: its weights hold nothing that a {role} can grow from")
+        return found[-1]
+
+    def having(self, role: Role, net: nn.Module) -> NetworkModel:
+        """The model with `net` in that role."""
+        if role == "flow":
+            return attrs.evolve(self, flow=net)
+        if role == "flow_map":
+            return attrs.evolve(self, flow_map=net)
+        return attrs.evolve(self, posterior=net)
+
     def require_autoencoder(self) -> Autoencoder:
         """The autoencoder; raises PartError where there is none."""
         return _required(self.autoencoder, "autoencoder")
@@ -113,6 +151,10 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
         """A condition that goes through the classes in turn."""
         names = self.classes or ("",)
         return self.encode([names[row % len(names)] for row in range(rows)])
+
+    def unnamed(self, rows: int) -> Condition:
+        """The condition that names no class."""
+        return self.encode([""] * rows)
 
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
@@ -149,9 +191,10 @@ class Network(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """A meta flow map, and so a flow map, if the weights file holds one."""
-        held = self.weights and "posterior" in self._about.get("nets", {})
-        return frozenset({FlowMap, PosteriorMap} if held else ())
+        """A flow map or a meta flow map, and so a flow map, if the weights file holds one."""
+        held = set(self._about.get("nets", {})) if self.weights else set()
+        maps = {FlowMap} if held & {"flow_map", "posterior"} else set[type]()
+        return frozenset(maps | ({PosteriorMap} if "posterior" in held else set()))
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -187,7 +230,7 @@ def load(file: File, device: torch.device, guidance: float = 1.0) -> NetworkMode
 
 def about_of(model: NetworkModel) -> dict[str, Any]:
     """What a weights file must say, so that `load` rebuilds the model."""
-    nets = {"flow": model.flow, "posterior": model.posterior}
+    nets = {name: getattr(model, name) for name in ROLES}
     said: dict[str, Any] = {
         "shape": model.shape,
         "classes": model.classes,
@@ -204,7 +247,7 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
 
 def modules_of(model: NetworkModel) -> dict[str, nn.Module]:
     """The networks of a model by their names in a weights file."""
-    named = {"flow": model.flow, "posterior": model.posterior, "autoencoder": model.autoencoder}
+    named = {name: getattr(model, name) for name in (*ROLES, "autoencoder")}
     return {name: module for name, module in named.items() if module is not None}
 
 
@@ -217,7 +260,7 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
         for name, said in about["nets"].items():
             sizes = {key: value for key, value in said.items() if key != "kind"}
             config: Net = {"dit": DiTConfig, "mlp": MLPConfig}[said["kind"]](**sizes)
-            nets[name] = make_net(config, shape, len(classes), context=name == "posterior")
+            nets[name] = make_net(config, shape, len(classes), ROLES[name])
         outer = about.get("autoencoder")
         auto = Autoencoder(AutoencoderConfig(**outer)) if outer else None
         for module in (*nets.values(), *([auto] if auto else [])):
@@ -225,7 +268,7 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
         domain: Domain = "image" if auto else "vector"
         return NetworkModel(
             shape=shape, classes=classes, autoencoder=auto, domain=domain, device=device,
-            flow=nets.get("flow"), posterior=nets.get("posterior"),
+            flow=nets.get("flow"), flow_map=nets.get("flow_map"), posterior=nets.get("posterior"),
         )  # fmt: skip
 
     return Streams(0, ()).at("network").initialise(built)

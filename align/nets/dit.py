@@ -1,9 +1,10 @@
-"""The diffusion transformer, as a flow (SiT) and as a meta flow map (MFM).
+"""The diffusion transformer, as a flow (SiT), a flow map (DMF) and a meta flow map (MFM).
 
 Parameter names and shapes follow the released checkpoints of MFM, DMF and SiT.
 
 Reference: Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748;
-Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
+Decoupled MeanFlow, Lee et al., 2025, arXiv:2510.24474 (blocks that see the start or the end); Meta
+Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.core.option import at_least, option
+from align.nets.role import Role
 
 
 @final
@@ -31,7 +33,7 @@ class DiTConfig:
     heads: int = option("attention heads; divides the width", check=at_least(1), default=3)
     patch: int = option("side of a patch, in latent pixels", check=at_least(1), default=1)
     encoder_depth: int = option(
-        "blocks of a meta flow map that see the start time; the others see the end time", default=4
+        "blocks of a map that see the start time; the others see the end time", default=4
     )
     time_scale: float = option("factor on times before they are embedded", default=1.0)
 
@@ -144,27 +146,25 @@ class _FinalLayer(nn.Module):
 
 @final
 class DiT(nn.Module):
-    """Average velocity v_{s,u}(y; t, x) of the inner flow, or the velocity b_s(y) of a flow.
+    """Average velocity v_{s,u}(y; t, x) of the inner flow; without a context, of the flow itself.
 
     Args:
         config: the size.
         shape: (C, H, W) of a state.
         classes: number of classes; label `classes` means "no class".
-        context: whether it is a meta flow map; a plain flow ignores u, t and x.
+        role: what it is; a flow ignores u, and only a meta flow map sees t and x.
     """
 
-    def __init__(
-        self, config: DiTConfig, shape: tuple[int, ...], classes: int, *, context: bool
-    ) -> None:
+    def __init__(self, config: DiTConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
         super().__init__()
         channels, height, width = shape
-        self.config, self.shape, self.context = config, shape, context
+        self.config, self.shape, self.role = config, shape, role
         self.grid = (height // config.patch, width // config.patch)
         wide, scale = config.width, config.time_scale
         self.register_buffer("pos_embed", _positions(wide, *self.grid)[None])
         self.x_embedder = _PatchEmbedder(channels, wide, config.patch)
         self.y_embedder = _LabelEmbedder(classes, wide)
-        if context:
+        if role == "meta_flow_map":
             self.x_cond_embedder = _PatchEmbedder(channels, wide, config.patch)
             self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(wide, 2 * wide))
             self.s_embedder = _TimeEmbedder(wide, scale)
@@ -182,14 +182,15 @@ class DiT(nn.Module):
         """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x)."""
         tokens = self.x_embedder(y) + self.pos_embed.to(y.dtype)
         named = self.y_embedder(label)
-        if self.context:
+        if self.role == "meta_flow_map":
             seen = self.t_cond_embedder(t)
             shift, scale = self.x_cond_adaLN(seen).chunk(2, 1)
             tokens = tokens + self.x_cond_embedder(x) * (1 + scale[:, None]) + shift[:, None]
             early = self.s_embedder(s) + self.t_embedder(u) + seen + named
             late = self.s_embedder_second(s) + self.t_embedder_second(u) + seen + named
         else:
-            early = late = self.t_embedder(s) + named
+            early = self.t_embedder(s) + named
+            late = self.t_embedder(u) + named if self.role == "flow_map" else early
         for depth, block in enumerate(self.blocks):
             tokens = block(tokens, early if depth < self.config.encoder_depth else late)
         return self._unpatch(self.final_layer(tokens, late))
@@ -199,33 +200,6 @@ class DiT(nn.Module):
         side = self.config.patch
         x: Tensor = patches.unflatten(1, self.grid).unflatten(3, (side, side, -1))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
-def meta_flow_map_from(flow: DiT) -> DiT:
-    """A meta flow map that equals `flow` exactly on the diagonal s = u, whatever its context.
-
-    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, appendix on architecture.
-    """
-    classes = flow.y_embedder.embedding_table.num_embeddings - 1
-    new = DiT(flow.config, flow.shape, classes, context=True)
-    old, state = flow.state_dict(), new.state_dict()
-    for key, tensor in old.items():
-        part, _, rest = key.partition(".")
-        if part == "t_embedder":
-            state[f"s_embedder.{rest}"] = state[f"t_embedder_second.{rest}"] = tensor
-        else:
-            state[key] = tensor
-        if part == "x_embedder":
-            state[f"x_cond_embedder.{rest}"] = tensor
-    for silent in ("t_embedder", "s_embedder_second", "t_cond_embedder"):
-        state[f"{silent}.mlp.2.weight"].zero_()
-        state[f"{silent}.mlp.2.bias"].zero_()
-    # Shift 0 and scale −1: the context patches are multiplied by zero.
-    state["x_cond_adaLN.1.weight"].zero_()
-    shift, scale = state["x_cond_adaLN.1.bias"].chunk(2)
-    shift.zero_(), scale.fill_(-1)
-    new.load_state_dict(state)
-    return new
 
 
 def _initialise(net: DiT) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.core.option import at_least, option
+from align.nets.role import Role
 
 
 @final
@@ -25,22 +26,22 @@ class MLPConfig:
 
 @final
 class MLP(nn.Module):
-    """Average velocity v_{s,u}(y; t, x) of the inner flow, or the velocity b_s(y) of a flow.
+    """Average velocity v_{s,u}(y; t, x) of the inner flow; without a context, of the flow itself.
 
     Args:
         config: the size.
         shape: (D,) of a state.
         classes: number of classes; label `classes` means "no class".
-        context: whether it is a meta flow map; a plain flow ignores u, t and x.
+        role: what it is; a flow ignores u, and only a meta flow map sees t and x.
     """
 
-    def __init__(
-        self, config: MLPConfig, shape: tuple[int, ...], classes: int, *, context: bool
-    ) -> None:
+    def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
         super().__init__()
-        self.config, self.shape, self.context = config, shape, context
+        self.config, self.shape, self.role = config, shape, role
         (dim,) = shape
-        features = 2 * dim + 3 * 8 if context else dim + 8
+        features = {"flow": dim + 8, "flow_map": dim + 2 * 8, "meta_flow_map": 2 * dim + 3 * 8}[
+            role
+        ]
         self.enter = nn.Linear(features, config.width)
         self.label = nn.Embedding(classes + 1, config.width)
         self.layers = nn.ModuleList(
@@ -54,7 +55,11 @@ class MLP(nn.Module):
         self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
     ) -> Tensor:
         """Average velocity (B, D) from y (B, D) over inner times s to u, given (t, x)."""
-        seen = (y, x, _waves(s), _waves(u), _waves(t)) if self.context else (y, _waves(s))
+        seen = [y, _waves(s)]
+        if self.role != "flow":
+            seen += [_waves(u)]
+        if self.role == "meta_flow_map":
+            seen += [x, _waves(t)]
         h = self.enter(torch.cat(seen, 1)) + self.label(label)
         for layer in self.layers:
             h = h + layer(h)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import attrs
 from torch import Tensor
 
-from align.core.streams import Streams
-
-Average: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""v_{s,u}(y) of y (B, *S), s (B,), u (B,): average velocity of the map under training."""
-
-Inner: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""b̄_s(y) of y (B, *S), s (B,): velocity of the inner flow by the teacher."""
+from align.objectives.inner import InnerFlow
 
 
 @attrs.frozen(kw_only=True)
@@ -25,10 +18,8 @@ class Consistency(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def residual(
-        self, average: Average, inner: Inner, y: Tensor, s: Tensor, u: Tensor, streams: Streams
-    ) -> Tensor:
-        """Prediction minus target, (B, *S), at inner states y (B, *S) and times s <= u (B,).
+    def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
+        """Prediction minus target, (B, *S), for jumps between times s <= u (B,).
 
-        Only the prediction carries a gradient to the weights.
+        Only one of the two carries a gradient to the weights.
         """

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal, final
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from align.core.option import option
 from align.core.path import expand
-from align.core.streams import Streams
-from align.objectives.consistency import Average, Consistency, Inner
+from align.objectives.consistency import Consistency
+from align.objectives.forward import derivative
+from align.objectives.inner import InnerFlow
 
 
 @final
@@ -33,15 +33,18 @@ class Eulerian(Consistency):
         "where the inner velocity comes from", default="teacher"
     )
 
-    def residual(
-        self, average: Average, inner: Inner, y: Tensor, s: Tensor, u: Tensor, streams: Streams
-    ) -> Tensor:
-        """v_{s,u}(y) minus the target, (B, *S)."""
-        # Fused attention has no forward-mode derivative, and derivatives want full precision.
-        full = torch.autocast(y.device.type, enabled=False)
-        with torch.no_grad(), full, sdpa_kernel(SDPBackend.MATH):
-            along = inner(y, s) if self.velocity == "teacher" else average(y, s, s)
-            tangent = (along, torch.ones_like(s), torch.zeros_like(u))
-            change: Tensor = torch.func.jvp(average, (y, s, u), tangent)[1]
-            target = along + expand(u - s, y) * change
-        return average(y, s, u) - target
+    def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
+        """v_{s,u}(I_s) minus the target, (B, *S)."""
+        y = inner.state(s)
+        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+            along = inner.teacher(y, s) if self.velocity == "teacher" else inner.average(y, s, s)
+        return carried(inner, y, s, u, along)
+
+
+def carried(inner: InnerFlow, y: Tensor, s: Tensor, u: Tensor, along: Tensor) -> Tensor:
+    """v_{s,u}(y) − (a + (u − s) (∂_s + a · ∇) v_{s,u}(y)) for a velocity a = `along`; (B, *S)."""
+    with torch.no_grad():
+        tangent = (along, torch.ones_like(s), torch.zeros_like(u))
+        _, change = derivative(inner.average, (y, s, u), tangent)
+        target = along + expand(u - s, y) * change
+    return inner.average(y, s, u) - target

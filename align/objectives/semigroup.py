@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from align.core.path import expand
-from align.core.streams import Streams
-from align.objectives.consistency import Average, Consistency, Inner
+from align.objectives.consistency import Consistency
+from align.objectives.inner import InnerFlow
 
 
 @final
@@ -27,15 +27,13 @@ class Semigroup(Consistency):
 
     kind: ClassVar[str] = "semigroup"
 
-    def residual(
-        self, average: Average, inner: Inner, y: Tensor, s: Tensor, u: Tensor, streams: Streams
-    ) -> Tensor:
-        """v_{s,u}(y) minus the mean velocity of the two jumps, (B, *S)."""
+    def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
+        """v_{s,u}(I_s) minus the mean velocity of the two jumps, (B, *S)."""
+        y, part = inner.state(s), inner.streams.at("part").uniform(()).to(s)
         with torch.no_grad():
-            part = streams.at("part").uniform(()).to(s)
             w = s + part * (u - s)
-            first = average(y, s, w)
-            second = average(y + expand(w - s, y) * first, w, u)
+            first = inner.average(y, s, w)
+            second = inner.average(y + expand(w - s, y) * first, w, u)
             share = expand(part, y)
             target = share * first + (1 - share) * second
-        return average(y, s, u) - target
+        return inner.average(y, s, u) - target

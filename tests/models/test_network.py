@@ -11,6 +11,7 @@ from align.core.problem import Problem
 from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
 from align.models.network import (
+    ROLES,
     Network,
     NetworkModel,
     about_of,
@@ -42,8 +43,8 @@ def _randomised(module, seed):
 def _vectors(**parts):
     """Flow and map of vectors."""
     nets = {
-        name: _randomised(make_net(MLPConfig(width=16), (2,), 3, context=context), seed)
-        for seed, (name, context) in enumerate({"flow": False, "posterior": True}.items())
+        name: _randomised(make_net(MLPConfig(width=16), (2,), 3, ROLES[name]), seed)
+        for seed, name in enumerate(("flow", "posterior"))
     }
     return NetworkModel(**{"shape": (2,), "classes": CLASSES, "domain": "vector", **nets, **parts})
 
@@ -54,8 +55,8 @@ def _latents():
     return NetworkModel(
         shape=shape,
         classes=CLASSES,
-        flow=_randomised(DiT(SMALL, shape, 3, context=False), 0),
-        posterior=_randomised(DiT(SMALL, shape, 3, context=True), 1),
+        flow=_randomised(DiT(SMALL, shape, 3, "flow"), 0),
+        posterior=_randomised(DiT(SMALL, shape, 3, "meta_flow_map"), 1),
         autoencoder=_randomised(Autoencoder(OUTER), 2),
     )
 
@@ -134,8 +135,16 @@ def test_flow_map_is_the_posterior_map_without_a_context():
     assert torch.equal(found, model.posterior_jump(x, s, u, nothing))
     assert not torch.allclose(found, model.posterior_jump(x, s, u, at), atol=1e-2)
     assert torch.equal(model.jump(x, s, s, at.cond), x)
-    with pytest.raises(PartError, match="hold no meta flow map"):
+    with pytest.raises(PartError, match="hold no flow map"):
         attrs.evolve(model, posterior=None).jump(x, s, u, at.cond)
+    flow_map = _randomised(make_net(MLPConfig(width=16), (2,), 3, "flow_map"), 4)
+    both = attrs.evolve(model, flow_map=flow_map)
+    average = flow_map(x, s, u, s, x, at.cond.tensors["label"])
+    assert torch.allclose(both.jump(x, s, u, at.cond), x + (u - s)[:, None] * average)
+    alone = attrs.evolve(both, flow=None, posterior=None)
+    assert torch.equal(
+        alone.velocity(x, s, at.cond), flow_map(x, s, s, s, x, at.cond.tensors["label"])
+    )
 
 
 def test_at_time_0_the_context_is_ignored_row_by_row():
@@ -254,6 +263,6 @@ def test_only_networks_can_be_trained():
 
 
 def test_kinds_of_nets():
-    assert isinstance(make_net(MLPConfig(), (2,), 0, context=True), MLP)
-    assert isinstance(make_net(SMALL, (4, 4, 4), 0, context=False), DiT)
+    assert isinstance(make_net(MLPConfig(), (2,), 0, "meta_flow_map"), MLP)
+    assert isinstance(make_net(SMALL, (4, 4, 4), 0, "flow"), DiT)
     assert isinstance(_vectors().encode(["dog"]), Condition)

@@ -27,7 +27,7 @@ STREAMS = Streams(0, (0, 1, 2, 3))
 def _problem(**parts):
     def made():
         config = DiTConfig(width=16, depth=2, heads=2, patch=2, encoder_depth=1)
-        flow = DiT(config, SHAPE, 2, context=False)
+        flow = DiT(config, SHAPE, 2, "flow")
         auto = Autoencoder(AutoencoderConfig(width=8, levels=1, latents=4))
         return flow, auto
 

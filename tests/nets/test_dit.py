@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from align.core.streams import Streams
-from align.nets.dit import DiT, DiTConfig, meta_flow_map_from
+from align.nets.dit import DiT, DiTConfig
 
 SHAPE = (3, 8, 4)
 CONFIG = DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=2, time_scale=1.5)
@@ -21,8 +20,8 @@ def _randomised(net, seed=0):
     return net
 
 
-def _net(context, config=CONFIG, shape=SHAPE, seed=0):
-    return _randomised(DiT(config, shape, 5, context=context), seed)
+def _net(role, config=CONFIG, shape=SHAPE, seed=0):
+    return _randomised(DiT(config, shape, 5, role), seed)
 
 
 def _inputs(rows=3, shape=SHAPE, seed=1):
@@ -62,7 +61,7 @@ def _released(width, depth):
 def test_layout_is_that_of_the_released_map():
     config = DiTConfig(width=1152, depth=28, heads=16, patch=2, encoder_depth=20)
     with torch.device("meta"):
-        net = DiT(config, (4, 32, 32), 1000, context=True)
+        net = DiT(config, (4, 32, 32), 1000, "meta_flow_map")
     state = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
     assert state == _released(1152, 28)
     # The release has 313 tensors: these and the guidance table (2, 1152).
@@ -73,7 +72,7 @@ def test_layout_is_that_of_the_released_map():
 def test_layout_of_a_flow_has_one_time_embedder_and_no_context():
     with torch.device("meta"):
         net = DiT(DiTConfig(width=1152, depth=1, heads=16, patch=2), (4, 32, 32), 1000,
-                  context=False)  # fmt: skip
+                  "flow")  # fmt: skip
     gone = ("x_cond", "s_embedder", "t_cond", "t_embedder_second")
     expected = {k: v for k, v in _released(1152, 1).items() if not k.startswith(gone)}
     assert {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()} == expected
@@ -88,12 +87,12 @@ def test_positions_are_the_release_s():
     rows, columns = 4, 2
     grid = np.meshgrid(np.arange(columns, dtype=np.float64), np.arange(rows, dtype=np.float64))
     expected = np.concatenate([one(8, grid[0]), one(8, grid[1])], 1)
-    found = DiT(CONFIG, SHAPE, 5, context=False).pos_embed
+    found = DiT(CONFIG, SHAPE, 5, "flow").pos_embed
     assert np.allclose(found[0].numpy(), expected, atol=1e-6)
 
 
 def test_time_features_are_cosines_then_sines():
-    net, seen = _net(True), []
+    net, seen = _net("meta_flow_map"), []
     net.t_cond_embedder.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     y, s, u, t, x, label = _inputs()
     net(y, s, u, t, x, label)
@@ -137,14 +136,15 @@ def _plain_forward(net, y, s, u, t, x, label):
 
     tokens = patches("x_embedder", y) + p["pos_embed"]
     named = p["y_embedder.embedding_table.weight"][label]
-    if net.context:
+    if net.role == "meta_flow_map":
         seen = time("t_cond_embedder", t)
         shift, scale = six(linear("x_cond_adaLN.1", silu(seen)), 2)
         tokens = tokens + patches("x_cond_embedder", x) * (1 + scale) + shift
         early = time("s_embedder", s) + time("t_embedder", u) + seen + named
         late = time("s_embedder_second", s) + time("t_embedder_second", u) + seen + named
     else:
-        early = late = time("t_embedder", s) + named
+        early = time("t_embedder", s) + named
+        late = time("t_embedder", u) + named if net.role == "flow_map" else early
     for k in range(config.depth):
         at = f"blocks.{k}."
         cond = early if k < config.encoder_depth else late
@@ -165,9 +165,9 @@ def _plain_forward(net, y, s, u, t, x, label):
     return torch.einsum("nhwpqc->nchpwq", out).reshape(b, c, h, w)
 
 
-@pytest.mark.parametrize("context", [True, False])
-def test_forward_pass_is_the_one_written_out(context):
-    net = _net(context)
+@pytest.mark.parametrize("role", ["flow", "flow_map", "meta_flow_map"])
+def test_forward_pass_is_the_one_written_out(role):
+    net = _net(role)
     inputs = _inputs()
     with torch.no_grad():
         found, expected = net(*inputs), _plain_forward(net, *inputs)
@@ -183,7 +183,7 @@ def test_forward_pass_is_the_one_written_out(context):
 
 def test_every_pixel_stays_in_its_patch():
     # Gates are zero at the start, so a token that only meets the last layer sees its own patch.
-    net = DiT(CONFIG, SHAPE, 5, context=False)
+    net = DiT(CONFIG, SHAPE, 5, "flow")
     with torch.no_grad():
         net.final_layer.linear.weight.normal_(generator=torch.Generator().manual_seed(0))
     y, s, u, t, x, label = _inputs(rows=1)
@@ -199,7 +199,7 @@ def test_every_pixel_stays_in_its_patch():
 
 
 def test_a_new_net_is_silent_and_its_gates_are_shut():
-    net = DiT(CONFIG, SHAPE, 5, context=True)
+    net = DiT(CONFIG, SHAPE, 5, "meta_flow_map")
     assert not net(*_inputs()).any()
     for block in net.blocks:
         assert not block.adaLN_modulation[1].weight.any()
@@ -208,7 +208,7 @@ def test_a_new_net_is_silent_and_its_gates_are_shut():
 
 
 def test_a_flow_sees_its_time_and_class_and_nothing_else():
-    net = _net(False)
+    net = _net("flow")
     y, s, u, t, x, label = _inputs()
     with torch.no_grad():
         base = net(y, s, u, t, x, label)
@@ -217,56 +217,24 @@ def test_a_flow_sees_its_time_and_class_and_nothing_else():
             assert not torch.allclose(base, net(*changed), atol=1e-3)
 
 
-@pytest.mark.parametrize("depth", [0, 2, 9])
-def test_meta_flow_map_equals_its_flow_on_the_diagonal(depth):
-    config = DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=depth)
-    flow = _net(False, config)
-    made = meta_flow_map_from(flow)
-    assert made.context
-    assert made.config == config
+def test_a_flow_map_s_early_blocks_see_the_start_and_the_others_the_end():
+    net = _net("flow_map", DiTConfig(width=16, depth=2, heads=2, patch=2, encoder_depth=2))
     y, s, u, t, x, label = _inputs()
     with torch.no_grad():
-        expected = flow(y, s, u, t, x, label)
-        for context in (x, torch.zeros_like(x), 100 * x):
-            for time in (t, torch.zeros_like(t)):
-                assert torch.equal(made(y, s, s, time, context, label), expected)
-        away = made(y, s, u, t, x, label)
-    # Early blocks see the start, late blocks and the last layer the end.
-    assert not torch.allclose(away, expected, atol=1e-3)
-
-
-def test_meta_flow_map_is_a_copy_that_can_learn_its_context():
-    flow = _net(False)
-    before = {key: tensor.clone() for key, tensor in flow.state_dict().items()}
-    made = meta_flow_map_from(flow)
-    y, s, _, t, x, label = _inputs()
-    made(y, s, s, t, x, label).square().sum().backward()
-    for name in ("x_cond_adaLN.1.bias", "t_cond_embedder.mlp.2.weight",
-                 "t_embedder.mlp.2.weight", "s_embedder_second.mlp.2.weight"):  # fmt: skip
-        assert made.get_parameter(name).grad.abs().max() > 0
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(1)
-    assert all(torch.equal(before[key], tensor) for key, tensor in flow.state_dict().items())
-    assert torch.equal(made.x_cond_embedder.proj.weight, made.x_embedder.proj.weight)
-
-
-def test_making_a_meta_flow_map_leaves_the_global_generator_alone():
-    flow = _net(False)
-    torch.manual_seed(7)
-    before = torch.random.get_rng_state()
-    streams = Streams(0, ()).at("weights")
-    first = streams.initialise(lambda: meta_flow_map_from(flow)).state_dict()
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(8)
-    second = streams.initialise(lambda: meta_flow_map_from(flow)).state_dict()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    other = Streams(1, ()).at("weights").initialise(lambda: meta_flow_map_from(flow)).state_dict()
-    assert any(not torch.equal(first[key], other[key]) for key in first)
+        base = net(y, s, u, t, x, label)
+        assert torch.equal(base, net(y, s, u, t + 1, x + 1, label))
+        for changed in ((y, s + 0.1, u, t, x, label), (y, s, u + 0.1, t, x, label)):
+            assert not torch.allclose(base, net(*changed), atol=1e-3)
+        early = net.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        seen = []
+        net(y, s, u, t, x, label), net(y, s, u + 0.1, t, x, label), net(y, s + 0.1, u, t, x, label)
+        early.remove()
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.allclose(seen[0], seen[2], atol=1e-4)
 
 
 def test_attention_mixes_all_tokens():
-    net = _net(False)
+    net = _net("flow")
     y, s, u, t, x, label = _inputs(rows=1)
     state = y.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(net(state, s, u, t, x, label)[0, 0, 0, 0], state)

@@ -13,14 +13,16 @@ def _inputs(rows=5, dim=2):
     return {"y": y, "s": s, "u": u, "t": t, "x": x, "label": torch.arange(rows) % 4}
 
 
-def _net(context, dim=2):
+def _net(role, dim=2):
     torch.manual_seed(0)
-    return MLP(MLPConfig(width=16, depth=2), (dim,), 3, context=context)
+    return MLP(MLPConfig(width=16, depth=2), (dim,), 3, role)
 
 
-@pytest.mark.parametrize(("context", "seen"), [(True, "ysutx"), (False, "ys")])
-def test_what_it_sees(context, seen):
-    net, inputs = _net(context), _inputs()
+@pytest.mark.parametrize(
+    ("role", "seen"), [("flow", "ys"), ("flow_map", "ysu"), ("meta_flow_map", "ysutx")]
+)
+def test_what_it_sees(role, seen):
+    net, inputs = _net(role), _inputs()
     with torch.no_grad():
         base = net(*inputs.values())
         assert base.shape == (5, 2)
@@ -34,7 +36,7 @@ def test_what_it_sees(context, seen):
 
 
 def test_rows_are_independent():
-    net, inputs = _net(True), _inputs()
+    net, inputs = _net("meta_flow_map"), _inputs()
     with torch.no_grad():
         whole = net(*inputs.values())
         part = net(*(value[1:3] for value in inputs.values()))
@@ -42,7 +44,7 @@ def test_rows_are_independent():
 
 
 def test_labels_have_a_row_for_no_class():
-    net, inputs = _net(True), _inputs(rows=1)
+    net, inputs = _net("meta_flow_map"), _inputs(rows=1)
     net(*{**inputs, "label": torch.tensor([3])}.values())
     with pytest.raises(IndexError):
         net(*{**inputs, "label": torch.tensor([4])}.values())
@@ -50,7 +52,7 @@ def test_labels_have_a_row_for_no_class():
 
 # Torch's own forward-mode derivatives still load scripts.
 def test_runs_in_double_precision_and_has_a_slope_in_time():
-    net = _net(True).double()
+    net = _net("meta_flow_map").double()
     y, s, u, t, x, label = _inputs().values()
     y, s, u, t, x = (part.double() for part in (y, s, u, t, x))
     with torch.no_grad():

@@ -51,8 +51,8 @@ def _state(model, samples=SAMPLES):
 
 def _network():
     nets = {
-        name: make_net(MLPConfig(width=16), (2,), 0, context=context).requires_grad_(False)
-        for name, context in {"flow": False, "posterior": True}.items()
+        name: make_net(MLPConfig(width=16), (2,), 0, role).requires_grad_(False)
+        for name, role in {"flow": "flow", "posterior": "meta_flow_map"}.items()
     }
     for net in nets.values():
         for k, tensor in enumerate(net.state_dict().values()):
