@@ -291,7 +291,8 @@ def _origins(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     """Where every part of a recipe comes from."""
     parts: list[Any] = [*(term.part for term in recipe.reward), *recipe.metric]
     for arm in recipe.arms():
-        parts += [p for p in (arm.model, arm.sampler, arm.estimator, arm.mode) if p is not None]
+        inner = attrs.asdict(arm.mode, recurse=False).values()
+        parts += [p for p in (arm.model, arm.sampler, arm.estimator, arm.mode, *inner) if p]
     return {
         f"{entry.cls.__module__}.{entry.cls.__name__}": str(entry.origin)
         for entry in map(catalog.entry_of, parts)
