@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import click
 
-from align.errors import AlignError, RecipeError
+from align.errors import AlignError, RecipeError, ToldError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.table import Table
 
     from align.registry import Catalog, Entry
 
@@ -25,8 +26,8 @@ P = ParamSpec("P")
 
 CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
 _SHOWN: Final = (
-    "grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "model.safetensors",
-    "log.txt",
+    "grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "study.png", "study.md",
+    "model.safetensors", "log.txt",
 )  # fmt: skip
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
@@ -50,7 +51,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         except AlignError as error:
             if any(c.params.get("traceback") for c in (context, context.find_root())):
                 raise
-            click.echo(str(error), err=True)
+            if not isinstance(error, ToldError):
+                click.echo(str(error), err=True)
             context.exit(error.exit_code)
 
     return guarded
@@ -75,14 +77,17 @@ def run(recipe: str, sets: tuple[str, ...], traceback: bool) -> None:
     from loguru import logger
 
     from align.runner import run as run_recipe
+    from align.training import parallel
 
     with suppress(ValueError):
         logger.remove(0)  # loguru's own sink on stderr; the run folder has the log
 
-    result = run_recipe(recipe, sets=sets)
-    _print_table(result.folder)
-    made = [name for name in _SHOWN if (result.folder / name).exists()]
-    click.echo(f"{result.folder}: {', '.join(made)}")
+    with parallel.joined():
+        result = run_recipe(recipe, sets=sets)
+        if parallel.first():
+            _print_table(result.folder)
+            made = [name for name in _SHOWN if (result.folder / name).exists()]
+            click.echo(f"{result.folder}: {', '.join(made)}")
 
 
 @main.command()
@@ -100,22 +105,37 @@ def report(folder: str, traceback: bool) -> None:
 
 
 def _print_table(folder: Path) -> None:
-    """The table of a run, a column an arm: more of it fits into a terminal that way."""
-    from rich.console import Console
+    """The table of a run, a column an arm: more of it fits into a terminal that way.
+
+    Of studies a row an arm and number of calls.
+    """
     from rich.table import Table
 
-    from align.report import noted, read, rows
+    from align.report import noted, read, rows, studied, study_notes, study_rows
 
     results = read(folder)
+    if arms := studied(results):
+        heads, cells = study_rows(arms)
+        table = Table(*heads, box=None, pad_edge=False)
+        for row in cells:
+            table.add_row(*row)
+        _print(table, study_notes(arms))
+        return
     heads, cells = rows(results)
     table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
     for place, head in enumerate(heads[1:], 1):
         values = [row[place] for row in cells]
         if any(values):
             table.add_row(head, *values)
+    _print(table, noted(results))
+
+
+def _print(table: Table, notes: Sequence[str]) -> None:
+    from rich.console import Console
+
     console = Console(highlight=False)
     console.print(table)
-    for note in noted(results):
+    for note in notes:
         console.print(note, markup=False)
 
 

@@ -10,9 +10,10 @@ from align.errors import PartError
 from align.files import write as save
 from align.report.grid import grid
 from align.report.plots import curves, scatter, tradeoff
-from align.report.table import markdown, noted, rows
+from align.report.study import plot, studied, study_notes, study_rows
+from align.report.table import markdown, marked, noted, rows
 
-__all__ = ["noted", "read", "rows", "write"]
+__all__ = ["noted", "read", "rows", "studied", "study_notes", "study_rows", "write"]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -29,8 +30,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path) -> None:
-    """Write table.md, grid.png or scatter.png, tradeoff.png and curves.png into a run folder."""
+    """Write the tables and pictures of a run into its folder.
+
+    Of studies study.md and study.png; of others table.md, grid.png or scatter.png, tradeoff.png
+    and curves.png.
+    """
     results = read(folder)
+    if arms := studied(results):
+        save(folder / "study.md", marked(*study_rows(arms), study_notes(arms)))
+        plot(folder, arms)
+        return  # steps of a study make no curves
     if made := [arm for arm in results["arms"] if arm["samples"]]:
         save(folder / "table.md", markdown(results))
         grid(folder, made)

@@ -50,7 +50,7 @@ def curves(folder: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     if len(arms) > 1:
         figure.axes[0].legend(fontsize=7, frameon=False)
-    _save(figure, folder / "curves.png")
+    save_figure(figure, folder / "curves.png")
 
 
 def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
@@ -66,7 +66,7 @@ def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
         axes.scatter(x1[:, 0].tolist(), x1[:, 1].tolist(), s=3, linewidths=0, alpha=0.6)
         axes.set_title(arm["name"], fontsize=9)
         axes.set_aspect("equal")
-    _save(figure, folder / "scatter.png")
+    save_figure(figure, folder / "scatter.png")
 
 
 def tradeoff(folder: Path, results: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ def tradeoff(folder: Path, results: Mapping[str, Any]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
-    _save(figure, folder / "tradeoff.png")
+    save_figure(figure, folder / "tradeoff.png")
 
 
 def _root(x: np.ndarray) -> np.ndarray:
@@ -164,6 +164,7 @@ def _family(axes: Axes, base: Mapping[str, Any]) -> None:
         axes.plot(place, mean, "*", color="0.4", markersize=9, label="p e^r, likewise", zorder=1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
     with replacing(path) as file:
         FigureCanvasAgg(figure).print_png(file)

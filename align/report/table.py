@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from align.core.baseline import FEW
@@ -32,11 +32,15 @@ def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The table in Markdown, and what must be said beside it."""
-    heads, cells = rows(results)
+    return marked(*rows(results), noted(results))
+
+
+def marked(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> str:
+    """Any table in Markdown, with notes."""
     lines = [heads, ["---"] * len(heads), *cells]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     # Escaped: a note may begin with the asterisk that it explains.
-    return table + "".join(f"\n{note.replace('*', chr(92) + '*')}\n" for note in noted(results))
+    return table + "".join(f"\n{note.replace('*', chr(92) + '*')}\n" for note in notes)
 
 
 def noted(results: Mapping[str, Any]) -> list[str]:

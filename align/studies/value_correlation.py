@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, final
 
 import attrs
@@ -22,10 +23,9 @@ from align.studies.values import advanced, noise, pearson, scored, states, value
 @final
 @attrs.frozen(eq=False)
 class Values:
-    """States at each time, rollouts under way (M · B, *S), rewards at their ends, and points.
+    """States at each time, rollouts under way (M · B, *S), and what was found.
 
-    Attributes:
-        rewards: (M, B), of each time whose rollouts are done.
+    `rewards` are those of the rollouts' ends, (M, B), for each time whose rollouts are done.
     """
 
     at: tuple[At, ...]
@@ -111,11 +111,10 @@ class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
             return state, Info({})
         model, time, own = setting.counting(problem.model), self.times[place], streams.at("draw")
         asked, most, at = attrs.evolve(problem, model=model, sampler=sampler), self.draws, state.at
-        found, calls = setting.counted(
-            model,
-            lambda: drawn(asked, at[place], draws=most, budget=most, gradient=False, streams=own),
-        )
+        make = partial(drawn, asked, at[place], draws=most, budget=most, gradient=False)
+        found, calls = setting.counted(model, lambda: make(streams=own))
         r = pearson(value(found.rewards), value(state.rewards[place]))
-        point = Point(f"t = {time:g}", calls / found.rewards.numel(), r)
-        told = {"Pearson's r": r, "t": time, "network calls": point.calls}
-        return attrs.evolve(state, points=(*state.points, point)), Info(told)
+        each = calls / found.rewards.numel()
+        points = (*state.points, Point(f"t = {time:g}", each, r))
+        told = {"Pearson's r": r, "t": time, "network calls": each}
+        return attrs.evolve(state, points=points), Info(told)
