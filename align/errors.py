@@ -35,3 +35,7 @@ class ContractError(AlignError):
 
 class DivergedError(AlignError):
     """Numbers of a run grew without bound."""
+
+
+class ToldError(AlignError):
+    """Another process of the same run has failed before, and said why."""

@@ -26,6 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             # Without it a crash of the machine may keep the new name and lose the content.
             os.fsync(file.fileno())
         beside.replace(path)
+        _keep(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -49,6 +50,17 @@ def filling(folder: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.replace(folder)
+        _keep(folder.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _keep(folder: Path) -> None:
+    """Have the disk know the names in a folder, where the system can be asked to."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -12,9 +12,14 @@ from rich.console import Console
 
 @final
 class Progress:
-    """One line an arm: steps done, the reward so far (or the loss), speed and time left."""
+    """One line an arm: steps done, the reward so far (or the loss), speed and time left.
 
-    def __init__(self, *, shown: bool) -> None:
+    Args:
+        shown: whether it is.
+        console: where; the terminal, unless another is given.
+    """
+
+    def __init__(self, *, shown: bool, console: Console | None = None) -> None:
         self._bar = rich.Progress(
             rich.TextColumn("{task.description}"),
             rich.BarColumn(bar_width=24),
@@ -23,13 +28,15 @@ class Progress:
             rich.TextColumn("{task.fields[speed]}"),
             rich.TimeElapsedColumn(),
             rich.TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console or Console(stderr=True),
             disable=not shown,
         )
         self._tasks: dict[str, rich.TaskID] = {}
 
-    def step(self, arm: str, index: int, steps: int, numbers: Mapping[str, float]) -> None:
-        """Step `index` of `steps` is done."""
+    def step(
+        self, arm: str, index: int, steps: int, numbers: Mapping[str, float], rows: int = 0
+    ) -> None:
+        """Step `index` of `steps` is done; in training, it saw so many rows of data."""
         if arm not in self._tasks:
             self._tasks[arm] = self._bar.add_task(
                 arm, total=steps, completed=index, said="", speed=""
@@ -39,6 +46,7 @@ class Progress:
         task = self._tasks[arm]
         pace = self._bar.tasks[task].speed
         speed = f"{pace:.2f} steps/s" if pace else ""
+        speed += f", {pace * rows:.4g} rows/s" if pace and rows else ""
         self._bar.update(task, completed=index + 1, said=said, speed=speed)
 
     def __enter__(self) -> Self:

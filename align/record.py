@@ -7,22 +7,23 @@ log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
-checkpoint.pt, model.safetensors          of a training run; in weights/<arm>/ if it compares
+checkpoint.pt, model.safetensors, model_<decay>.safetensors         of a training run
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import platform
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 import attrs
 import numpy as np
@@ -39,7 +40,9 @@ from align.core.study import Findings
 from align.errors import PartError
 from align.files import replacing, write
 from align.recipe import RewardTerm
-from align.training import weights
+from align.training import checkpoint, parallel, weights
+
+Writes = TypeVar("Writes", bound=Callable[..., None])
 
 
 @final
@@ -82,13 +85,14 @@ def folder_for(out: Path, recipe: str) -> Path:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two resolved recipes differ in nothing but the folder they write to."""
+    """Whether two resolved recipes make the same run, wherever and however often it is kept."""
     try:
         tables = [tomllib.loads(text) for text in (one, other)]
     except tomllib.TOMLDecodeError:
         return False
     for table in tables:
-        table.get("run", {}).pop("out", None)
+        for key in ("out", "checkpoint_every"):
+            table.get("run", {}).pop(key, None)
     return tables[0] == tables[1]
 
 
@@ -106,10 +110,21 @@ def _slugs(arms: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def _once(write: Writes) -> Writes:
+    """Of several processes the first one alone writes."""
+
+    @functools.wraps(write)
+    def written(*args: Any, **kwargs: Any) -> None:
+        if parallel.first():
+            write(*args, **kwargs)
+
+    return cast(Writes, written)
+
+
 @final
 @attrs.frozen(eq=False)
 class Record:
-    """Writes one run folder.
+    """Writes one run folder; where several processes train, each has a record, the first's writes.
 
     Args:
         folder: the run folder.
@@ -125,6 +140,8 @@ class Record:
         cls, folder: Path, recipe: str, origins: Mapping[str, str], arms: Sequence[str]
     ) -> Record:
         """Begin a run folder, or go on with one."""
+        if not parallel.first():
+            return cls(folder, _slugs(arms), -1)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "recipe.toml", recipe)
         logger.enable("align")
@@ -134,6 +151,7 @@ class Record:
         logger.info("run begins in {}", folder)
         return record
 
+    @_once
     def about(self, **said: Any) -> None:
         """Add to about.json."""
         path = self.folder / "about.json"
@@ -148,6 +166,7 @@ class Record:
         }
         write(path, json.dumps(known | said, indent=1, ensure_ascii=False) + "\n")
 
+    @_once
     def close(self, status: str) -> None:
         """End the run: "done", "interrupted" or "failed: why"."""
         self.about(status=status)
@@ -155,6 +174,7 @@ class Record:
         logger.remove(self._sink)
         logger.disable("align")
 
+    @_once
     def forget_metrics(self, arm: str, after: int) -> None:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
         path = self.folder / "metrics.jsonl"
@@ -163,6 +183,7 @@ class Record:
             kept = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
             write(path, "".join(json.dumps(v) + "\n" for v in kept))
 
+    @_once
     def step(self, arm: str, index: int, info: Info) -> None:
         """Add a line to metrics.jsonl, and the step's pictures if there are any."""
         line = {"arm": arm, "step": index, **info.numbers}
@@ -172,6 +193,7 @@ class Record:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
 
+    @_once
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
         """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
         folder = self.folder / "samples" / self.arms[arm]
@@ -181,12 +203,14 @@ class Record:
             for index, picture in enumerate(to_bytes(data)):
                 save_picture(folder / f"{index:04d}.png", picture)
 
+    @_once
     def given(self, pictures: Mapping[str, Tensor]) -> None:
         """Keep pictures (C, H, W) that samples are to be seen beside, in this order."""
         for index, (name, picture) in enumerate(pictures.items()):
             path = self.folder / "given" / f"{index}_{slug(name)}.png"
             save_picture(path, to_bytes(picture[None])[0])
 
+    @_once
     def results(
         self,
         rewards: Sequence[RewardTerm],
@@ -219,24 +243,25 @@ class Record:
         kept = {"rewards": said, "arms": arms, "unsteered": list(unsteered), "notes": list(notes)}
         write(self.folder / "results.json", json.dumps(kept) + "\n")
 
-    def checkpoint(self, arm: str, saved: dict[str, Any]) -> None:
+    def checkpoint(self, arm: str, saved: Mapping[str, Any]) -> None:
         """Keep what a resumed run starts from."""
-        with replacing(self._home(arm) / "checkpoint.pt") as file:
-            torch.save(saved, file)
+        checkpoint.write(self._home(arm) / "checkpoint.pt", saved)
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
-        path = self._home(arm) / "checkpoint.pt"
-        if not path.exists():
-            return None
-        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        return saved
+        return checkpoint.read(self._home(arm) / "checkpoint.pt")
 
     def export(self, arm: str, export: Export) -> Path:
         """Write the trained weights."""
         path = self._home(arm) / "model.safetensors"
-        weights.write(path, export.modules, export.about, torch.float32)
+        self._write(path, export)
+        for name, other in export.others.items():
+            self._write(path.with_stem(f"model_{name}"), other())
         return path
+
+    @_once
+    def _write(self, path: Path, export: Export) -> None:
+        weights.write(path, export.modules, export.about, torch.float32)
 
     def _home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""

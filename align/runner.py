@@ -12,23 +12,25 @@ import torch
 from loguru import logger
 
 from align import report
+from align.building import build, device_of
 from align.core.engine import Outcome, execute
 from align.core.estimator import ValueEstimator
-from align.core.guard import GuardedModel, GuardedReward, unguarded
-from align.core.meter import Meter
+from align.core.guard import unguarded
+from align.core.meter import Cost, Meter
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Trains
-from align.core.model import ModelSpec, NoModel
+from align.core.model import ModelSpec
 from align.core.problem import Problem
-from align.core.reward import Pictured, Term, WeightedReward
+from align.core.reward import Pictured
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.core.study import Studies
-from align.errors import PartError, PromptError, RecipeError
+from align.errors import PromptError, RecipeError
 from align.progress import Progress
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, named, to_toml
 from align.record import Record, Side, folder_for
 from align.registry import Catalog, load_catalog
+from align.training import parallel
 from align.unsteered import Baselines, notes
 from align.watch import Nobody, Watch, stop_after_step
 
@@ -65,8 +67,14 @@ def run(
         AlignError: something else that the user can mend.
         KeyboardInterrupt: the run was stopped; what it had is in its folder.
     """
-    catalog = catalog or load_catalog()
-    loaded = load(recipe, sets=sets, catalog=catalog)
+    with parallel.joined():
+        catalog = catalog or load_catalog()
+        loaded = load(recipe, sets=sets, catalog=catalog)
+        _check_processes(loaded)
+        return _run(loaded, catalog, progress and parallel.first())
+
+
+def _run(loaded: Loaded, catalog: Catalog, progress: bool) -> Result:
     text = to_toml(loaded.recipe)
     record = Record.open(
         folder_for(Path(loaded.recipe.run.out), text),
@@ -75,7 +83,8 @@ def run(
         [arm.name for arm in loaded.recipe.arms()],
     )
     try:
-        catalog.hook.align_run_start(run=record)
+        if parallel.first():
+            catalog.hook.align_run_start(run=record)
         with stop_after_step() as stopping, Progress(shown=progress) as bar:
             bases = Baselines(loaded.recipe, told=_telling(bar, stopping))
             studied: list[tuple[Arm, object]] = []
@@ -88,14 +97,17 @@ def run(
         for note in said:
             logger.warning(note)
         record.results(loaded.recipe.reward, result.sides, bases.said(), said)
-        report.write(record.folder)
+        if parallel.first():
+            report.write(record.folder)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         record.close("interrupted" if stopped else f"failed: {type(error).__name__}: {error}")
-        catalog.hook.align_run_end(run=record, result=None, error=error)
+        if parallel.first():
+            catalog.hook.align_run_end(run=record, result=None, error=error)
         raise
     record.close("done")
-    catalog.hook.align_run_end(run=record, result=result, error=None)
+    if parallel.first():
+        catalog.hook.align_run_end(run=record, result=result, error=None)
     return result
 
 
@@ -141,52 +153,15 @@ def sample(
     return _scored(arm, problem, outcome, bases)
 
 
-def device_of(name: str) -> torch.device:
-    """The device that a recipe asks for; "auto" is CUDA when there is one.
-
-    Raises:
-        PartError: CUDA is asked for and there is none.
-    """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise PartError("run.device: torch sees no CUDA device here; use 'auto' or 'cpu'")
-    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
-
-
-def build(
-    arm: Arm,
-    rewards: Sequence[RewardTerm],
-    device: torch.device,
-    meter: Meter,
-    *,
-    samples: int,
-    chunk: int = 0,
-) -> Problem:
-    """Load model and rewards, and put them under guard.
-
-    Raises:
-        PartError: a part cannot be loaded.
-        PromptError: the model cannot follow its prompt.
-    """
-    if arm.model is None:
-        return Problem(NoModel())
-    inner = arm.model.build(device)
-    # What fits depends on the network; this is a size at which kernels are busy and memory small.
-    rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
-    model = GuardedModel(inner, arm.model.kind, meter, rows)
-    terms = tuple(
-        Term(
-            name=term.name,
-            reward=GuardedReward(term.part.build(device), term.name, meter, rows),
-            weight=term.weight,
-            held_out=term.held_out,
-        )
-        for term in rewards
-    )
-    cond = model.encode([arm.model.prompt] * samples)
-    # A way back keeps everything on its way: about four times as much a row.
-    back = chunk or rows // 4
-    return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond, back)
+def _check_processes(loaded: Loaded) -> None:
+    """Raise RecipeError if there are several, and something else to do than to train."""
+    for arm in loaded.recipe.arms():
+        if parallel.count() > 1 and not isinstance(arm.mode, Trains):
+            where = loaded.source.where(("mode",))
+            raise RecipeError(
+                f"{where}: mode: '{arm.mode.kind}' does not train, and several processes can do"
+                " nothing else; start it without torchrun"
+            )
 
 
 def _side(
@@ -209,18 +184,10 @@ def _side(
     record.given(_given(problem))
     same = (s for a, s in studied if (a.model, a.mode) == (arm.model, arm.mode))
     problem = attrs.evolve(bases.normalised(arm, problem), earlier=next(same, None))
-    trains = isinstance(arm.mode, Trains)
-    saved = record.saved(arm.name) if trains else None
-    done = saved["done"] if saved else 0
-    record.forget_metrics(arm.name, done)
-    logger.info("{}: {} steps, from step {}", arm.name, arm.mode.steps, done)
-    watch = Watch(arm.name, record, catalog, bar, stopping)
+    rows = arm.mode.batch if isinstance(arm.mode, Trains) else 0
+    watch = Watch(arm.name, rows, options.checkpoint_every, record, catalog, bar, stopping)
     streams = Streams(options.seed, tuple(range(options.samples)), device=device)
-    meter.begin()
-    outcome = execute(arm.mode, problem, streams, meter=meter, observer=watch, saved=saved)
-    if isinstance(arm.mode, Trains):
-        path = record.export(arm.name, arm.mode.export(problem, outcome.state))
-        logger.info("{}: weights in {}", arm.name, path)
+    outcome = _executed(arm, problem, streams, meter, watch)
     side = _scored(arm, problem, outcome, bases)
     if isinstance(arm.mode, Studies):
         studied.append((arm, outcome.state))
@@ -229,6 +196,22 @@ def _side(
         record.samples(arm.name, side.x1, side.data)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in side.scores.items()})
     return side
+
+
+def _executed(arm: Arm, problem: Problem, streams: Streams, meter: Meter, watch: Watch) -> Outcome:
+    """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""
+    mode, record = arm.mode, watch.record
+    saved = record.saved(arm.name) if isinstance(mode, Trains) else None
+    done = saved["done"] if saved else 0
+    parallel.agree(done)
+    record.forget_metrics(arm.name, done)
+    logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
+    meter.begin()
+    outcome = execute(mode, problem, streams, meter=meter, observer=watch, saved=saved)
+    if isinstance(mode, Trains):
+        path = record.export(arm.name, mode.export(problem, outcome.state))
+        logger.info("{}: weights in {}", arm.name, path)
+    return attrs.evolve(outcome, cost=Cost(**parallel.total(attrs.asdict(outcome.cost))))
 
 
 def _telling(bar: Progress, stopping: Callable[[], bool]) -> Callable[[int, int], None]:

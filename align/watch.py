@@ -15,16 +15,27 @@ from align.core.mode import Info
 from align.progress import Progress
 from align.record import Record
 from align.registry import Catalog
-
-CHECKPOINT_EVERY = 200
+from align.training import parallel
 
 
 @final
 @attrs.frozen(eq=False)
 class Watch(Observer):
-    """Tells the record, the progress bar and the plugins how an arm goes on."""
+    """Tells the record, the progress bar and the plugins how an arm goes on.
+
+    Args:
+        arm: its name.
+        rows: of data that a step trains on, for the progress bar.
+        every: number of steps between checkpoints.
+        record: the run folder.
+        catalog: of the plugins.
+        bar: the progress bar.
+        asked: whether the run is to stop.
+    """
 
     arm: str
+    rows: int
+    every: int
     record: Record
     catalog: Catalog
     bar: Progress
@@ -33,12 +44,13 @@ class Watch(Observer):
     def step(self, index: int, steps: int, state: object, info: Info) -> None:
         """Keep the step's numbers and show them."""
         self.record.step(self.arm, index, info)
-        self.bar.step(self.arm, index, steps, info.numbers)
-        self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
+        self.bar.step(self.arm, index, steps, info.numbers, self.rows)
+        if parallel.first():
+            self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
 
     def due(self, index: int) -> bool:
         """Every so many steps."""
-        return (index + 1) % CHECKPOINT_EVERY == 0
+        return (index + 1) % self.every == 0
 
     def stopping(self) -> bool:
         """After Ctrl-C."""
@@ -71,7 +83,10 @@ class Nobody(Observer):
 
 @contextmanager
 def stop_after_step() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the step under way, and a second one end it at once."""
+    """Let the first Ctrl-C end the step under way, and a second one end it at once.
+
+    Several processes all stop after the same step, and at SIGTERM too, torchrun's way to end them.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -82,8 +97,10 @@ def stop_after_step() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    kinds = (signal.SIGINT, signal.SIGTERM) if parallel.count() > 1 else (signal.SIGINT,)
+    before = {kind: signal.signal(kind, ask) for kind in kinds}
     try:
-        yield asked.is_set
+        yield lambda: parallel.anyone(asked.is_set())
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

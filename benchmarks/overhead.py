@@ -32,7 +32,7 @@ from align.estimators.gradient import Gradient
 from align.models.network import NetworkModel
 from align.modes.steer import Steer
 from align.recipe import Arm, RewardTerm
-from align.runner import build
+from align.building import build
 from align.samplers.dps import PointMass
 from align.samplers.mfm import MetaFlowMap
 from align.watch import Nobody

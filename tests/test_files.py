@@ -2,6 +2,7 @@
 
 import os
 import resource
+import stat
 from contextlib import contextmanager
 
 import pytest
@@ -81,12 +82,13 @@ def test_the_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatc
     real = os.fsync
 
     def watched(number):
-        seen.append((path.read_text(), os.fstat(number).st_size))
+        place = os.fstat(number)
+        seen.append((path.read_text(), "folder" if stat.S_ISDIR(place.st_mode) else place.st_size))
         real(number)
 
     monkeypatch.setattr(os, "fsync", watched)
     write(path, "newer")
-    assert seen == [("old", 5)]
+    assert seen == [("old", 5), ("newer", "folder")]
 
 
 def test_a_folder_is_there_once_it_is_full(tmp_path):

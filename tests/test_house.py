@@ -36,7 +36,7 @@ FLOORS = (
     ("runner",),
     ("unsteered",),
     ("watch",),
-    ("builtins", "report", "progress"),
+    ("builtins", "building", "report", "progress"),
     ("studies",),
     ("modes", "record"),
     ("estimators", "samplers", "objectives", "models", "recipe"),

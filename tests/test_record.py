@@ -25,6 +25,7 @@ from align.record import (
 )
 from align.rewards.compressibility import Compressibility
 
+SAVED = {"done": 1, "meter": {"calls": {"network": 3}, "backward": {}}, "state": {}}
 RECIPE = '[run]\nseed = 0\nout = "runs/a"\n\n[mode]\nkind = "steer"\nsteps = 3\n'
 
 
@@ -47,7 +48,7 @@ def about(folder):
 def test_pictures_and_checkpoints_are_whole_or_not_there(what, record, monkeypatch):
     picture = np.full((2, 2, 3), 7, np.uint8)
     save_picture(record.folder / "p.png", picture)
-    record.checkpoint("one", {"done": 1})
+    record.checkpoint("one", SAVED)
 
     def half(_, file, *__):
         file.write(b"half")
@@ -59,9 +60,9 @@ def test_pictures_and_checkpoints_are_whole_or_not_there(what, record, monkeypat
         if what == "picture":
             save_picture(record.folder / "p.png", picture * 2)
         else:
-            record.checkpoint("one", {"done": 2})
+            record.checkpoint("one", {**SAVED, "done": 2})
     assert (np.asarray(Image.open(record.folder / "p.png")) == picture).all()
-    assert record.saved("one") == {"done": 1}
+    assert record.saved("one") == SAVED
     assert not list(record.folder.rglob("*.part"))
 
 
@@ -108,12 +109,12 @@ def test_arms_with_like_names_have_folders_of_their_own(tmp_path):
 def test_weights_lie_in_the_folder_unless_there_are_several_arms(tmp_path, record):
     alone = Record.open(tmp_path / "alone", RECIPE, {}, ["distill"])
     assert alone.saved("distill") is None
-    alone.checkpoint("distill", {"done": 3})
+    alone.checkpoint("distill", SAVED)
     alone.close("done")
     assert (tmp_path / "alone" / "checkpoint.pt").is_file()
-    record.checkpoint("one", {"done": 1, "x": torch.ones(2)})
+    record.checkpoint("one", {**SAVED, "state": {"x": torch.ones(2)}})
     assert record.saved("two") is None
-    assert record.saved("one")["x"].tolist() == [1, 1]
+    assert record.saved("one")["state"]["x"].tolist() == [1, 1]
 
 
 def test_about_says_how_it_goes(tmp_path):

@@ -82,7 +82,8 @@ FOLDERS = ("plain", "stein", "gradient_noisy")
 STEPS = 60
 PATIENCE = 900  # seconds; on an idle machine it takes five
 TRAINING = (
-    MODEL
+    "[run]\ncheckpoint_every = 10\n"
+    + MODEL
     + f"""
 [mode]
 kind = "distill"
@@ -106,10 +107,7 @@ steps = {STEPS}
 # A plugin that gives a signal time to arrive.
 SLOW = """\
 import time
-import align.watch
 from align.hookspecs import hookimpl
-
-align.watch.CHECKPOINT_EVERY = 10
 
 
 @hookimpl

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from align.core.allocator import keep_freed
 from align.core.meter import Cost, Meter, forget_peak
 from align.core.mode import AlignmentMode, Info, Trains
 from align.core.problem import Problem
@@ -63,11 +64,13 @@ def execute(
     A mode that trains is checkpointed when the observer asks, when it is interrupted, and at its
     end; what is saved is enough to go on exactly as if nothing had happened.
     """
+    keep_freed()
     forget_peak(streams.device)
     state = mode.init(problem, streams)
     first, flops = 0, None
     if saved is not None and isinstance(mode, Trains):
         mode.restore(state, saved["state"])
+        meter.restore(saved["meter"])
         first, flops = int(saved["done"]), saved.get("flops")
     for index in range(first, mode.steps):
         if flops is None and isinstance(mode, Trains):
@@ -80,11 +83,12 @@ def execute(
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
         if isinstance(mode, Trains) and (stopping or done == mode.steps or observer.due(index)):
-            observer.checkpoint({"done": done, "flops": flops, "state": mode.save(state)})
+            kept = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
+            observer.checkpoint({**kept, "state": mode.save(state)})
         if stopping:
             raise KeyboardInterrupt
     if flops is not None:
-        meter.step_flops = flops * (mode.steps - first)
+        meter.step_flops = flops * mode.steps
     with torch.no_grad():
         x1 = mode.finish(problem, state)
     return Outcome(x1, state, meter.cost(streams.device))

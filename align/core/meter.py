@@ -6,15 +6,17 @@ import re
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import attrs
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from align.core.allocator import return_freed
 
 
 @final
@@ -49,6 +51,21 @@ class Meter:
     row_flops: dict[str, float] = attrs.field(factory=dict)
     step_flops: int | None = None
     began: float = attrs.field(factory=time.perf_counter)
+    memory: int = 0
+
+    def save(self, device: torch.device) -> dict[str, Any]:
+        """What has been counted, for `restore` in another process."""
+        cost = self.cost(device)
+        counts = {"calls": cost.calls, "backward": cost.backward, "row_flops": self.row_flops}
+        return {**counts, "seconds": cost.seconds, "memory": cost.memory}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.calls.update(saved["calls"])
+        self.backward.update(saved["backward"])
+        self.row_flops.update(saved["row_flops"])
+        self.began -= saved["seconds"]
+        self.memory = max(self.memory, saved["memory"])
 
     def begin(self) -> None:
         """Start the clock anew: loading weights is not part of a run's cost."""
@@ -78,7 +95,7 @@ class Meter:
     def cost(self, device: torch.device) -> Cost:
         """The cost so far."""
         seconds = time.perf_counter() - self.began
-        memory = peak_memory(device)
+        memory = max(self.memory, peak_memory(device))
         passes = self.calls + self.backward
         flops = sum(each * passes[part] for part, each in self.row_flops.items())
         total = int(flops) if self.step_flops is None else self.step_flops
@@ -90,6 +107,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        return_freed()
         # Linux: 5 sets the peak of the resident set back to its present size.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")

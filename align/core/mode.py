@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar, final
 
 import attrs
@@ -66,11 +66,13 @@ class AlignmentMode(ABC, Generic[State]):
 class Export:
     """What a training run leaves behind: modules by name, and what the weights file says of them.
 
-    `about` becomes JSON; a model of kind "network" is built from it alone.
+    `about` becomes JSON; a model of kind "network" is built from it alone. `others` make further
+    exports of the same run, by what their files are told apart by.
     """
 
     modules: Mapping[str, nn.Module]
     about: Mapping[str, Any]
+    others: Mapping[str, Callable[[], Export]] = attrs.field(factory=dict)
 
 
 class Diverges(ABC, Generic[State]):
@@ -82,7 +84,15 @@ class Diverges(ABC, Generic[State]):
 
 
 class Trains(ABC, Generic[State]):
-    """Capability of a mode: its state outlives the process, and it ends in weights."""
+    """Capability of a mode: its state outlives the process, and it ends in weights.
+
+    Several processes may train together: each runs the same mode on its share of every batch.
+    """
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """Rows of data of a step."""
 
     @abstractmethod
     def save(self, state: State) -> dict[str, Any]:

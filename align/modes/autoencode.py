@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.mode import AlignmentMode, Export, Info, Need, Trains
 from align.core.option import at_least, option
@@ -46,6 +46,11 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
     steps: int = option("number of steps", default=2000, check=at_least(1))
     noise: float = option("deviation of the noise on latents", default=0.1, check=at_least(0))
     look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+        return self.optimisation.batch
 
     def init(self, problem: Problem, streams: Streams) -> AutoencoderState:
         """Find the pictures and make the network."""
@@ -90,23 +95,17 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         """Take up where `saved` was."""
         state.training.restore(saved)
 
-    @torch.no_grad()
     def export(self, problem: Problem, state: AutoencoderState) -> Export:
         """The running mean of the weights, with the scale of its latents over the data."""
-        net = state.training.average
-        assert isinstance(net, Autoencoder)
-        net.mean.zero_(), net.std.fill_(1)
-        sums, count = torch.zeros(2, *net.mean.shape, dtype=torch.float64), 0
-        for chunk in state.reader.chunks():
-            latents = net.encode(chunk.to(net.mean.device) / 255.0)
-            each = latents.double().cpu()
-            powers = torch.stack((each, each.square()))
-            sums, count = sums + powers.sum((1, 3, 4), keepdim=True), count + each[:, 0].numel()
-        mean = sums[0] / count
-        variance = (sums[1] - count * mean.square()) / (count - 1)
-        net.mean.copy_(mean), net.std.copy_(variance.sqrt())
-        about = {"autoencoder": attrs.asdict(self.net), "shape": tuple(latents.shape[1:])}
-        return Export({"autoencoder": net}, about)
+
+        @torch.no_grad()
+        def export(net: nn.Module) -> Export:
+            assert isinstance(net, Autoencoder)
+            shape = _scale(net, state.reader)
+            about = {"autoencoder": attrs.asdict(self.net), "shape": shape}
+            return Export({"autoencoder": net}, about)
+
+        return state.training.exported(export)
 
     def _mirrored(self, pictures: Tensor, rows: Streams) -> Tensor:
         """Pictures (b, C, H, W) of these rows of training in [0, 1], some of them mirrored."""
@@ -123,3 +122,18 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         assert isinstance(net, Autoencoder)
         pictures = self._mirrored(state.reader.read(rows), rows)
         return torch.stack((pictures, net.decode(net.encode(pictures))), 1).flatten(0, 1)
+
+
+def _scale(net: Autoencoder, reader: Reader) -> tuple[int, ...]:
+    """Scale the latents of all pictures to mean 0 and deviation 1; returns their shape."""
+    net.mean.zero_(), net.std.fill_(1)
+    sums, count = torch.zeros(2, *net.mean.shape, dtype=torch.float64), 0
+    for chunk in reader.chunks():
+        latents = net.encode(chunk.to(net.mean.device) / 255.0)
+        each = latents.double().cpu()
+        powers = torch.stack((each, each.square()))
+        sums, count = sums + powers.sum((1, 3, 4), keepdim=True), count + each[:, 0].numel()
+    mean = sums[0] / count
+    variance = (sums[1] - count * mean.square()) / (count - 1)
+    net.mean.copy_(mean), net.std.copy_(variance.sqrt())
+    return tuple(latents.shape[1:])

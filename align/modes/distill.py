@@ -87,6 +87,11 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
                             check=between(0, 1))  # fmt: skip
     look: int = option("steps between pictures in the record", default=500, check=at_least(1))
 
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+        return self.optimisation.batch
+
     def init(self, problem: Problem, streams: Streams) -> MapState:
         """Make the map and read the pictures."""
         teacher = unguarded(problem).model
@@ -148,8 +153,13 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
 
     def export(self, problem: Problem, state: MapState) -> Export:
         """The running mean of the map's weights, beside what the model had."""
-        model = state.coupling.model.having(self.into, self._averaged(state))
-        return Export(modules_of(model), about_of(model))
+
+        def export(student: nn.Module) -> Export:
+            assert isinstance(student, Student)
+            model = state.coupling.model.having(self.into, student.net)
+            return Export(modules_of(model), about_of(model))
+
+        return state.training.exported(export)
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.mode import AlignmentMode, Export, Info, Need, Trains
 from align.core.model import Condition
@@ -48,6 +48,11 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
                             check=between(0, 1))  # fmt: skip
     look: int = option("steps between pictures in the record", default=500, check=at_least(1))
 
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+        return self.optimisation.batch
+
     def init(self, problem: Problem, streams: Streams) -> FlowState:
         """Encode the pictures; training starts from the model's own weights."""
         model = network_of(problem)
@@ -87,15 +92,16 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
 
     def export(self, problem: Problem, state: FlowState) -> Export:
         """The running mean of the flow's weights, and its autoencoder."""
-        model = self._trained(state)
-        return Export(modules_of(model), about_of(model))
 
-    def _trained(self, state: FlowState) -> NetworkModel:
-        return attrs.evolve(state.model, flow=state.training.average)
+        def export(flow: nn.Module) -> Export:
+            model = attrs.evolve(state.model, flow=flow)
+            return Export(modules_of(model), about_of(model))
+
+        return state.training.exported(export)
 
     @torch.no_grad()
     def _pictures(self, state: FlowState, streams: Streams) -> Tensor:
-        model = self._trained(state)
+        model = attrs.evolve(state.model, flow=state.training.average)
         return model.decode(_samples(model, streams, model.showcase(len(streams.samples))))
 
 

@@ -45,6 +45,9 @@ class Run:
     chunk: int = option(
         "Rows per network call; 0 lets the engine decide.", default=0, check=at_least(0)
     )
+    checkpoint_every: int = option(
+        "Steps between the checkpoints of a training run.", default=200, check=at_least(1)
+    )
 
 
 @final

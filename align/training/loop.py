@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, final
@@ -11,8 +12,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.mode import Export
 from align.core.option import above, at_least, between, option
 from align.core.streams import Streams
+from align.errors import PartError
+from align.training import checkpoint, parallel
+from align.training.parallel import Parallel
 
 Loss: TypeAlias = Callable[[Streams], tuple[Tensor, Mapping[str, Tensor]]]
 """Losses (b,) of some rows of a batch, and named numbers, each of as many rows as it is about.
@@ -25,59 +30,129 @@ alone, so a batch may be cut anywhere.
 @final
 @attrs.frozen(kw_only=True)
 class Optimisation:
-    """How weights are changed."""
+    """How weights are changed.
 
-    batch: int = option("rows of a step", default=128, check=at_least(1))
+    Reference: Decoupled Weight Decay Regularization, Loshchilov, Hutter, 2017, arXiv:1711.05101,
+    Alg. 2 (AdamW); On the Variance of the Adaptive Learning Rate and Beyond, Liu et al., 2019,
+    arXiv:1908.03265, Alg. 2 (RAdam).
+    """
+
+    batch: int = option("rows of a step, of all processes together", default=128,
+                        check=at_least(1))  # fmt: skip
     accumulate: int = option(
         "pieces of a batch that go through the network one after the other", default=1,
         check=at_least(1),
     )  # fmt: skip
+    optimiser: Literal["adamw", "radam"] = option("what makes steps of gradients", default="adamw")
+    betas: tuple[float, float] = option(
+        "decay of its means of gradients and of their squares", default=(0.9, 0.99)
+    )
     rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
     warmup: int = option("steps over which the rate grows", default=200, check=at_least(0))
     decay: Literal["none", "cosine"] = option("course of the rate after that", default="cosine")
-    weight_decay: float = option("AdamW's", default=0.0, check=at_least(0))
+    weight_decay: float = option("of weights, apart from the gradient", default=0.0,
+                                 check=at_least(0))  # fmt: skip
     clip: float = option("largest norm of the gradient", default=1.0, check=above(0))
     average: float = option("decay of the running mean of weights", default=0.999,
                             check=between(0, 1))  # fmt: skip
+    averages: tuple[float, ...] = option(
+        "decays of further means, each kept in a weights file of its own", default=()
+    )
     precision: Literal["float32", "bfloat16"] = option("of forward passes", default="float32")
+    parallel: Parallel = option(
+        "what several processes do: 'ddp', each has all weights; 'fsdp', each has a share of them",
+        default="ddp",
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.batch % self.accumulate:
             raise ValueError(f"'accumulate' must divide 'batch', {self.batch}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("'betas' must be two numbers from 0 to less than 1")
+        means = (self.average, *self.averages)
+        if not all(0 <= mean <= 1 for mean in means) or len({*means}) < len(means):
+            raise ValueError("'averages' must be from 0 to 1, each another and none 'average'")
 
 
 @final
 @attrs.define(eq=False)
 class Training:
-    """Weights under way: the only mutable state of a run, saved whole in its checkpoints."""
+    """Weights under way: the only mutable state of a run, saved whole in its checkpoints.
+
+    Attributes:
+        module: what is trained.
+        means: running means of its weights, by their decays; `average` is the first.
+        optimiser: of the weights.
+        replica: takes a loss and rows to the loss of the rows.
+    """
 
     module: nn.Module
-    average: nn.Module
+    means: Mapping[float, nn.Module]
     optimiser: torch.optim.Optimizer
+    replica: nn.Module
 
     @classmethod
     def of(cls, module: nn.Module, options: Optimisation) -> Training:
-        """Begin to train `module`."""
+        """Begin to train `module`.
+
+        Raises:
+            PartError: the batch cannot be shared by the processes.
+        """
+        share = parallel.count() * options.accumulate
+        if options.batch % share:
+            raise PartError(
+                f"mode.optimisation.batch: {parallel.count()} processes with {options.accumulate}"
+                f" pieces each cannot share {options.batch} rows; use a multiple of {share}"
+            )
         module.train().requires_grad_(True)
-        average = copy.deepcopy(module).eval().requires_grad_(False)
-        optimiser = torch.optim.AdamW(
-            module.parameters(), options.rate, (0.9, 0.99), weight_decay=options.weight_decay
-        )
-        return cls(module, average, optimiser)
+        blanks = {rate: copy.deepcopy(module) for rate in (options.average, *options.averages)}
+        replica = parallel.replica(module, options.parallel)
+        means = {rate: parallel.copied(blank, module) for rate, blank in blanks.items()}
+        return cls(module, means, _optimiser(module, options), replica)
+
+    @property
+    def average(self) -> nn.Module:
+        """The first running mean; where weights are spread, all processes must ask for it."""
+        return parallel.whole_module(next(iter(self.means.values())))
+
+    def exported(self, export: Callable[[nn.Module], Export]) -> Export:
+        """What `export` makes of the first running mean, and beside it of the others."""
+
+        def other(mean: nn.Module) -> Export:
+            return export(parallel.whole_module(mean))
+
+        further = list(self.means.items())[1:]
+        others = {f"{rate:g}": functools.partial(other, mean) for rate, mean in further}
+        return attrs.evolve(export(self.average), others=others)
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on: tensors, under way and not copied."""
+        named = self.module.named_parameters()
         return {
             "module": self.module.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "means": {str(rate): mean.state_dict() for rate, mean in self.means.items()},
+            "optimiser": {name: self.optimiser.state[weight] for name, weight in named},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take up where `saved` was."""
-        self.module.load_state_dict(saved["module"])
-        self.average.load_state_dict(saved["average"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        """Take up where `saved` was, with as many processes as there are now."""
+        checkpoint.fill(self.save(), saved)
+
+
+def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimizer:
+    """The optimiser, its state there from the start so that it can be restored in place."""
+    weights, decay = list(module.parameters()), options.weight_decay
+    optimiser: torch.optim.Optimizer
+    if options.optimiser == "radam":
+        optimiser = torch.optim.RAdam(
+            weights, options.rate, options.betas, weight_decay=decay, decoupled_weight_decay=True
+        )
+    else:
+        optimiser = torch.optim.AdamW(weights, options.rate, options.betas, weight_decay=decay)
+    for weight in weights:
+        moments = {name: torch.zeros_like(weight.data) for name in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[weight] = {"step": torch.tensor(0.0), **moments}
+    return optimiser
 
 
 def rate_at(options: Optimisation, index: int, steps: int) -> float:
@@ -99,32 +174,48 @@ def advance(
         group["lr"] = rate
     training.optimiser.zero_grad(set_to_none=True)
     seen: dict[str, list[Tensor]] = {}
-    for rows in pieces(options, streams, index):
-        with torch.autocast(
+    for number, rows in enumerate(pieces(options, streams, index), 1):
+        half = torch.autocast(
             rows.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"
-        ):
-            losses, said = loss(rows)
-        (losses.sum() / options.batch).backward()
+        )
+        with parallel.silent(training.replica, last=number == options.accumulate):
+            with half:
+                losses, said = training.replica(loss, rows)
+            # Gradients are means over the processes, and the batch is that of all of them.
+            (losses.sum() * (parallel.count() / options.batch)).backward()
         for name, values in {"loss": losses, **said}.items():
             seen.setdefault(name, []).append(values.detach().double())
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.clip)
     training.optimiser.step()
-    # Early on the running mean forgets faster, so that it does not remember the start.
-    keep = min(options.average, (1 + index) / (10 + index))
-    with torch.no_grad():
-        old, new = training.average.state_dict(), training.module.state_dict()
-        for name, tensor in old.items():
-            if tensor.is_floating_point():
-                tensor.lerp_(new[name], 1 - keep)
-            else:
-                tensor.copy_(new[name])
-    means = {name: torch.cat(values) for name, values in seen.items()}
-    found = {name: float(values.mean()) for name, values in means.items() if len(values)}
-    return found | {"norm": float(norm), "rate": rate}
+    for decay, mean in training.means.items():
+        # Early on a running mean forgets faster, so that it does not remember the start.
+        _follow(mean, training.module, min(decay, (1 + index) / (10 + index)))
+    return _means(seen) | {"norm": float(parallel.whole(norm)), "rate": rate}
+
+
+@torch.no_grad()
+def _follow(mean: nn.Module, module: nn.Module, keep: float) -> None:
+    """Move the mean's weights to `keep` of themselves and 1 − `keep` of the module's."""
+    new = module.state_dict()
+    for name, tensor in mean.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(new[name], 1 - keep)
+        else:
+            tensor.copy_(new[name])
+
+
+def _means(seen: Mapping[str, list[Tensor]]) -> dict[str, float]:
+    """The mean of each number over the rows of all processes."""
+    rows = [torch.cat(values) for values in seen.values()]
+    sums = parallel.summed(torch.stack([values.sum() for values in rows]))
+    counts = parallel.summed(torch.tensor([len(values) for values in rows]))
+    means = zip(seen, sums.tolist(), counts.tolist(), strict=True)
+    return {name: one / many for name, one, many in means if many}
 
 
 def pieces(options: Optimisation, streams: Streams, index: int) -> Iterator[Streams]:
-    """The rows of batch number `index`, as many at a time as go through the network at once."""
-    size = options.batch // options.accumulate
-    for first in range(index * options.batch, (index + 1) * options.batch, size):
-        yield streams.numbered(first, size)
+    """This process's rows of batch number `index`, as many at a time as go through a network."""
+    share = options.batch // parallel.count()
+    begin = index * options.batch + parallel.rank() * share
+    for first in range(begin, begin + share, share // options.accumulate):
+        yield streams.numbered(first, share // options.accumulate)

@@ -74,6 +74,10 @@ class Trained(AlignmentMode[Any], Trains[Any]):
     log: list = attrs.field(factory=list)
     steps: int = 4
 
+    @property
+    def batch(self):
+        return 1
+
     def init(self, problem, streams):
         return [1.0]
 
@@ -148,10 +152,18 @@ def test_stopping_and_going_on_is_as_not_stopping(stop):
     assert outcome.state == whole.state
 
 
-def test_flops_of_training_are_those_of_the_first_step():
-    for saved, steps in ((None, 4), ({"done": 3, "state": {"x": 1.0}}, 1)):
-        meter = Meter()
-        assert go(Trained(), Watch([]), saved, meter).cost.flops == 60 * steps
+def test_costs_are_those_of_all_sessions():
+    first, meter = Watch([], stop_after=3), Meter()
+    meter.count("network", torch.ones(5))
+    meter.began -= 100
+    with pytest.raises(KeyboardInterrupt):
+        go(Trained(), first, meter=meter)
+    meter = Meter()
+    meter.count("network", torch.ones(2))
+    cost = go(Trained(), Watch([]), first.saved[-1], meter).cost
+    assert cost.flops == 60 * 4
+    assert cost.calls == {"network": 7}
+    assert 100 <= cost.seconds < 150
 
 
 def test_an_error_says_in_which_step():

@@ -149,6 +149,10 @@ class _Fit(AlignmentMode[Training], Trains[Training]):
     steps: int = option("steps", default=6)
     options: Optimisation = Optimisation(batch=8, warmup=2, average=0.9, weight_decay=0.1)
 
+    @property
+    def batch(self):
+        return self.options.batch
+
     def init(self, problem, streams):
         net = streams.initialise(
             lambda: nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1))
