@@ -5,10 +5,12 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
+import attrs
 import numpy as np
 import torch
 from PIL import Image
 
+from align.core.metric import Metric
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -18,6 +20,7 @@ from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
+from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture
 from align.models.network import Network, NetworkModel, about_of, modules_of
@@ -41,6 +44,9 @@ from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.samplers.renoise import Renoise
+from align.studies.fidelity import Fidelity
+from align.studies.posterior_recovery import PosteriorRecovery
+from align.studies.value_correlation import ValueCorrelation
 from align.testing import conformance
 from align.testing.kit import KINDS
 from align.testing.worlds import line
@@ -56,13 +62,13 @@ OPTIONS = Optimisation(batch=8, warmup=2)
 
 
 def pictures():
-    """Two pictures of each of two classes, 8 x 8, on the disk."""
+    """Four pictures of each of two classes, 8 x 8, on the disk."""
     place = Path(FILES.name)
     for number, name in enumerate(CLASSES):
         folder = place / "train" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for k in range(2):
-            levels = np.full((8, 8, 3), 200 * number + 20 * k, dtype=np.uint8)
+        for k in range(4):
+            levels = np.full((8, 8, 3), 200 * number + 10 * k, dtype=np.uint8)
             Image.fromarray(levels).save(folder / f"{k}.png")
     return Pictures(path=str(place))
 
@@ -109,6 +115,18 @@ def network():
     path, model = Path(FILES.name) / "model.safetensors", networks()
     weights.write(path, modules_of(model), about_of(model), torch.float32)
     return Network(weights=str(path), prompt="white")
+
+
+@attrs.frozen(kw_only=True)
+class Brightness(Metric):
+    """Mean brightness above that of the references."""
+
+    kind = "brightness"
+    domain = "image"
+    needs_references = True
+
+    def compute(self, samples, references):
+        return {"brightness": float(samples.mean() - references.mean())}
 
 
 LEARNED = "a network's jumps are as good as its training, and this one has none"
@@ -232,7 +250,24 @@ test_steer_by_renormalised_guidance = conformance(
     expect_fail={"tilted_law": "renormalised guidance forgets the reward's scale"},
 )
 
+test_posterior_recovery = conformance(
+    "mode", lambda: PosteriorRecovery(metric=SlicedWasserstein(), inner_steps=(1, 2))
+)
+test_value_correlation = conformance(
+    "mode", lambda: ValueCorrelation(particles=4, rollout_steps=3, inner_steps=(1,), draws=4)
+)
+test_fidelity = conformance("mode", lambda: Fidelity(metric=SlicedWasserstein()))
+test_fidelity_of_the_flow = conformance(
+    "mode", lambda: Fidelity(metric=SlicedWasserstein(), by="flow")
+)
+test_fidelity_to_pictures = conformance(
+    "mode",
+    lambda: Fidelity(metric=Brightness(), data=pictures(), by_class=True, outer_steps=(1, 2)),
+    on=lambda: Problem(networks(), sampler=MetaFlowMap()),
+)
+
 test_image_statistics = conformance("metric", ImageStatistics)
+test_sliced_wasserstein = conformance("metric", SlicedWasserstein)
 
 
 def covered(path):

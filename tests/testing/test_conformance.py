@@ -22,6 +22,8 @@ from align.core.path import LinearPath
 from align.core.problem import Problem
 from align.core.reward import Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
+from align.core.study import Findings, Studies
+from align.core.study import Point as Found
 from align.errors import PartError, PromptError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
@@ -502,6 +504,41 @@ def test_a_training_mode_that_forgets():
     assert failed("mode", Counts(forgetful=True)) == {"resumes"}
 
 
+@attrs.frozen(kw_only=True)
+class Looks(AlignmentMode, Studies):
+    """A study of the model's noise, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "looks"
+    needs: ClassVar[frozenset] = frozenset({"model"})
+
+    fault: str = option("what is wrong", default="")
+
+    @property
+    def steps(self):
+        return 1
+
+    def init(self, problem, streams):
+        return problem.earlier if self.fault == "goes on" and problem.earlier else ()
+
+    def step(self, problem, state, index, streams):
+        value = float(streams.normal(()).mean())
+        added = problem.chunk if self.fault == "chunk" else 0.0
+        added = math.nan if self.fault == "no number" else added
+        told = Info({"value": value})
+        return state if self.fault == "nothing" else (*state, value + added), told
+
+    def finish(self, problem, state):
+        return None
+
+    def findings(self, state):
+        return Findings("value", "calls", tuple(Found("", 0.0, value) for value in state))
+
+
+@pytest.mark.parametrize("fault", ["", "no number", "nothing", "chunk", "goes on"])
+def test_broken_studies(fault):
+    assert failed("mode", Looks(fault=fault)) == ({"findings"} if fault else set())
+
+
 # Metrics.
 
 
@@ -580,7 +617,7 @@ def test_form():
 
 def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
-    elsewhere = {"form", "point", "path", "velocity", "resumes"}
+    elsewhere = {"form", "point", "path", "velocity", "resumes", "findings"}
     tables = (
         test_broken_samplers, test_broken_estimators, test_broken_rewards, test_broken_models,
         test_broken_modes, test_broken_metrics,

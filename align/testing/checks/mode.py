@@ -17,6 +17,7 @@ from align.core.mode import AlignmentMode, Diverges, Info, Trains
 from align.core.model import NoModel, Population
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
+from align.core.study import Studies
 from align.estimators.exact import Exact
 from align.estimators.stein import Stein
 from align.samplers.exact import ExactPosterior
@@ -76,6 +77,8 @@ class Running:
 
     def samples(self, samples: Sequence[int] = range(ROWS), seed: int = 0) -> Tensor:
         """Clean states (B, *S)."""
+        if isinstance(self.part, Studies):
+            raise SkipTest("it makes no samples")
         x1 = self.run(samples, seed).x1
         if x1 is None:
             raise SkipTest("it makes no samples")
@@ -188,6 +191,29 @@ def resumes(running: Running) -> None:
     assert told == whole, "a resumed run tells other numbers than one that was not interrupted"
 
 
+def findings(running: Running) -> None:
+    """A study finds finite numbers, the same in any chunk, and the same after its equal."""
+    mode = running.part
+    if not isinstance(mode, Studies):
+        raise SkipTest("it is no study")
+    ran = running.run()
+    found = mode.findings(ran.state)
+    assert found.points, "nothing was found"
+    for point in found.points:
+        number = math.isfinite(point.value) and math.isfinite(point.calls) and point.calls >= 0
+        assert number, f"found {point}, which has no finite number"
+    others: dict[str, Callable[[Problem], Problem]] = {
+        "in chunks": lambda problem: attrs.evolve(problem, chunk=1),
+        "after its equal": lambda problem: attrs.evolve(problem, earlier=ran.state),
+    }
+    for said, change in others.items():
+        again = mode.findings(running.on(change).run().state).points
+        panels = [[point.panel for point in points] for points in (again, found.points)]
+        assert panels[0] == panels[1], f"{said}, other circumstances: {panels[0]}, not {panels[1]}"
+        values = [torch.tensor([p.value for p in points]) for points in (again, found.points)]
+        close(*values, f"what was found {said}, and before")
+
+
 def base_law(running: Running) -> None:
     """Without a reward the samples follow the model's own law."""
     model = running.make().model
@@ -230,5 +256,5 @@ def _follows(found: Tensor, sets: list[Tensor], name: str) -> None:
 
 CHECKS: Final = (
     form, shape, numbers, repeatable, rows_are_independent, random_state, needs, resumes,
-    base_law, tilted_law,
+    findings, base_law, tilted_law,
 )  # fmt: skip
