@@ -1,0 +1,104 @@
+"""What a study found, as a table and as a plot."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from align.report import study as report
+from align.report import study_rows, write
+
+
+def finding(*points, notes=()):
+    """A study's findings from (panel, calls, value)."""
+    keys = ("panel", "calls", "value")
+    return {
+        "value": "distance_of_sets",
+        "calls": "network calls a draw",
+        "points": [dict(zip(keys, point, strict=True)) for point in points],
+        "notes": list(notes),
+    }
+
+
+@pytest.fixture
+def arms(arm_of):
+    curves = {
+        "exact": [("t = 0.1", 0.0, 0.5), ("t = 0.5", 0.0, 0.25)],
+        "MFM": [("t = 0.1", 1.0, 1.0), ("t = 0.5", 1.0, 0.75), ("t = 0.1", 2.0, 0.8)],
+        "GLASS": [(f"t = {t}", k, t + 4 / k) for k in (1.0, 3.0, 31.0) for t in (0.1, 0.5)],
+    }
+    return [
+        arm_of(name, number, 0, findings=finding(*points, notes=["A note."]))
+        for number, (name, points) in enumerate(curves.items())
+    ]
+
+
+def test_a_row_has_an_arm_and_its_calls(arms):
+    heads, cells = study_rows(arms)
+    assert heads == ["distance_of_sets", "network calls a draw", "t = 0.1", "t = 0.5"]
+    assert cells[:4] == [
+        ["exact", "0", "0.5", "0.25"],
+        ["MFM", "1", "1", "0.75"],
+        ["MFM", "2", "0.8", ""],
+        ["GLASS", "1", "4.1", "4.5"],
+    ]
+    assert len(cells) == 6
+    alone = [{**arms[0], "findings": finding(("", 2.0, 0.5))}]
+    assert study_rows(alone) == (
+        ["arm", "network calls a draw", "distance_of_sets"], [["exact", "2", "0.5"]]
+    )  # fmt: skip
+
+
+def test_a_study_has_a_table_and_a_plot(arms, folder_of):
+    folder = folder_of(*arms)
+    lines = [json.dumps({"arm": "MFM", "step": step, "t": 0.1}) for step in range(3)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    write(folder)
+    text = (folder / "study.md").read_text()
+    assert text.startswith("| distance_of_sets | network calls a draw | t = 0.1 | t = 0.5 |\n")
+    assert text.count("A note.") == 1
+    assert np.asarray(Image.open(folder / "study.png")).std() > 10
+    for not_made in ("table.md", "curves.png"):
+        assert not (folder / not_made).exists()
+
+
+def drawn(arms, monkeypatch):
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: figures.append(figure))
+    report.plot(Path(), arms)
+    assert isinstance(figures[0], Figure)
+    return figures[0]
+
+
+def test_the_plot_shows_what_was_found(arms, monkeypatch):
+    figure = drawn(arms, monkeypatch)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["t = 0.1", "t = 0.5"]
+    assert first.get_xlabel() == "network calls a draw"
+    assert first.get_ylabel() == "distance of sets"
+    level, mfm, glass = first.get_lines()
+    assert set(level.get_ydata()) == {0.5}
+    assert level.get_linestyle() == "--"
+    assert [list(xy) for xy in mfm.get_xydata()] == [[1, 1], [2, 0.8]]
+    assert [x for x, _ in glass.get_xydata()] == [1, 3, 31]
+    assert list(first.get_xticks()) == [1, 2, 4, 8, 16]
+    assert first.get_xscale() == "log"
+    assert first.get_ylim() == second.get_ylim()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "exact, no calls", "MFM", "GLASS"
+    ]  # fmt: skip
+    colours = {line.get_color() for line in (mfm, glass)}
+    assert colours == {"C0", "C1"}
+
+
+def test_the_scale_suits_the_values(arms, arm_of, monkeypatch):
+    assert drawn(arms, monkeypatch).axes[0].get_yscale() == "linear"
+    wide = arm_of("far", 3, 0, findings=finding(("t = 0.1", 1.0, 100.0)))
+    assert drawn([*arms, wide], monkeypatch).axes[0].get_yscale() == "log"
+    below = arm_of("below", 3, 0, findings=finding(("t = 0.1", 1.0, -100.0)))
+    assert drawn([*arms, below], monkeypatch).axes[0].get_yscale() == "linear"
+    free = [arm_of("free", 0, 0, findings=finding(("", 0.0, 1.0)))]
+    assert drawn(free, monkeypatch).axes[0].get_title() == ""
