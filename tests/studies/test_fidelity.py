@@ -4,6 +4,7 @@ import attrs
 import pytest
 
 from align.core.problem import Problem
+from align.core.streams import Streams
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.models.mixture import Mixture
 from align.samplers.glass import Glass
@@ -44,3 +45,13 @@ def test_another_law_may_be_what_is_measured_against(studied):
     mode = attrs.evolve(MODE, law=law, outer_steps=(1,))
     found = values(studied(mode, Problem(plane()[0], sampler=MetaFlowMap()), 500)[1])
     assert found[1] == pytest.approx((81 / 2 + 6.5) ** 0.5, rel=0.2)  # (|shift|² + variances) / 2
+
+
+def test_samples_have_no_class_or_those_of_the_data(network, pictures):
+    streams = Streams(0, tuple(range(4)))
+    for by_class in (False, True):
+        mode = attrs.evolve(MODE, data=pictures, by_class=by_class)
+        state = mode.init(network, streams)
+        assert state.references.shape == (4, 3, 8, 8)
+        named = set(state.cond.prompts)
+        assert named == ({"black", "white"} if by_class else {""})
