@@ -210,8 +210,8 @@ def findings(running: Running) -> None:
         again = mode.findings(running.on(change).run().state).points
         panels = [[point.panel for point in points] for points in (again, found.points)]
         assert panels[0] == panels[1], f"{said}, other circumstances: {panels[0]}, not {panels[1]}"
-        values = [torch.tensor([p.value for p in points]) for points in (again, found.points)]
-        close(*values, f"what was found {said}, and before")
+        value, before = (torch.tensor([p.value for p in ps]) for ps in (again, found.points))
+        close(value, before, f"what was found {said}, and before")
 
 
 def base_law(running: Running) -> None:
