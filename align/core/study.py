@@ -36,12 +36,14 @@ class Findings:
         calls: what the calls are counted for, "network calls a draw".
         points: in the order in which they are to be shown.
         notes: what must be said beside them.
+        ratios: whether values are lengths, of which ratios matter.
     """
 
     value: str
     calls: str
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
+    ratios: bool = False
 
 
 class Studies(ABC, Generic[State]):

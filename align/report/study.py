@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from align.report.plots import save_figure
 
-WIDE = 20.0  # values that span this factor are shown on a logarithmic axis
+WIDE = 5.0  # lengths that span this factor are shown on a logarithmic axis
 
 
 def studied(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -59,7 +59,7 @@ def plot(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
             _line(axes, arm, panel, colours)
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel(found["calls"])
-        _scales(axes, points)
+        _scales(axes, points, found["ratios"])
     row[0].set_ylabel(found["value"].replace("_", " "))
     handles, names = row[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
@@ -85,8 +85,8 @@ def _line(axes: Axes, arm: Mapping[str, Any], panel: str, colours: Iterator[str]
                   color=next(colours), label=arm["name"], zorder=2)  # fmt: skip
 
 
-def _scales(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
-    """Powers of two across; upwards a logarithmic axis where values ask for one."""
+def _scales(axes: Axes, points: Sequence[Mapping[str, Any]], ratios: bool) -> None:
+    """Powers of two across; upwards a logarithmic axis for lengths of several sizes."""
     calls = sorted({point["calls"] for point in points if point["calls"] > 0})
     if calls:
         axes.set_xscale("log", base=2)
@@ -96,7 +96,7 @@ def _scales(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(calls[0] / 1.25, calls[-1] * 1.25)
     values = [point["value"] for point in points]
-    if min(values) > 0 and max(values) > WIDE * min(values):
+    if ratios and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

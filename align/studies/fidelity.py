@@ -97,7 +97,7 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
 
     def findings(self, state: Fidelities) -> Findings:
         """The metric over calls."""
-        return Findings(state.value, "network calls a sample", state.points)
+        return Findings(state.value, "network calls a sample", state.points, ratios=True)
 
     def _samples(self, problem: Problem, cond: Condition, steps: int, streams: Streams) -> Tensor:
         """x1 (b, *S)."""

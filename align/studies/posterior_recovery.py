@@ -102,4 +102,4 @@ class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
 
     def findings(self, state: Recovery) -> Findings:
         """The metric over calls, at each time."""
-        return Findings(state.value, "network calls a draw", state.points)
+        return Findings(state.value, "network calls a draw", state.points, ratios=True)

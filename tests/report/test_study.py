@@ -12,7 +12,7 @@ from align.report import study as report
 from align.report import study_rows, write
 
 
-def finding(*points, notes=()):
+def finding(*points, notes=(), ratios=True):
     """A study's findings from (panel, calls, value)."""
     keys = ("panel", "calls", "value")
     return {
@@ -20,6 +20,7 @@ def finding(*points, notes=()):
         "calls": "network calls a draw",
         "points": [dict(zip(keys, point, strict=True)) for point in points],
         "notes": list(notes),
+        "ratios": ratios,
     }
 
 
@@ -95,9 +96,11 @@ def test_the_plot_shows_what_was_found(arms, monkeypatch):
 
 
 def test_the_scale_suits_the_values(arms, arm_of, monkeypatch):
-    assert drawn(arms, monkeypatch).axes[0].get_yscale() == "linear"
+    assert drawn(arms[:2], monkeypatch).axes[0].get_yscale() == "linear"
     wide = arm_of("far", 3, 0, findings=finding(("t = 0.1", 1.0, 100.0)))
     assert drawn([*arms, wide], monkeypatch).axes[0].get_yscale() == "log"
+    odds = arm_of("far", 3, 0, findings=finding(("t = 0.1", 1.0, 100.0), ratios=False))
+    assert drawn([odds, *arms], monkeypatch).axes[0].get_yscale() == "linear"
     below = arm_of("below", 3, 0, findings=finding(("t = 0.1", 1.0, -100.0)))
     assert drawn([*arms, below], monkeypatch).axes[0].get_yscale() == "linear"
     free = [arm_of("free", 0, 0, findings=finding(("", 0.0, 1.0)))]
