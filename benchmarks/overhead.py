@@ -20,6 +20,7 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from torch import Tensor
 
+from align.building import build
 from align.core.engine import execute
 from align.core.guard import GuardedModel, bare
 from align.core.meter import Meter, peak_memory
@@ -32,7 +33,6 @@ from align.estimators.gradient import Gradient
 from align.models.network import NetworkModel
 from align.modes.steer import Steer
 from align.recipe import Arm, RewardTerm
-from align.building import build
 from align.samplers.dps import PointMass
 from align.samplers.mfm import MetaFlowMap
 from align.watch import Nobody

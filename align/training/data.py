@@ -141,7 +141,8 @@ def batches(pictures: PictureSet, wanted: Iterable[list[int]], workers: int) -> 
         pictures, batch_size=None, sampler=wanted, num_workers=workers,
         worker_init_fn=_undisturbed, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
-    yield from map(_sound, loader)
+    # A loader that begins draws a seed from the global generator, which is not ours to move.
+    yield from map(_sound, Streams(0, ()).initialise(lambda: iter(loader)))
 
 
 def read(found: Index, row: int, colours: int, size: int) -> np.ndarray:
