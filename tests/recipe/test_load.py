@@ -145,6 +145,7 @@ def test_every_value_is_written(read):
         "out": "runs/r",
         "device": "auto",
         "chunk": 0,
+        "checkpoint_every": 200,
     }
     assert written["reward"] == [
         {

@@ -479,6 +479,10 @@ class Counts(AlignmentMode, Trains):
     forgetful: bool = option("what is wrong", default=False)
     steps: int = option("steps", default=4)
 
+    @property
+    def batch(self):
+        return 1
+
     def init(self, problem, streams):
         return torch.zeros(())
 
