@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def fill(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     if "folder" in saved:
         from torch.distributed.checkpoint.state_dict_loader import load
 
-        load(dict(own), checkpoint_id=saved["folder"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*load in a single process")  # it is meant
+            load(dict(own), checkpoint_id=saved["folder"])
         return
     if own.keys() != saved.keys():
         odd = ", ".join(sorted(own.keys() ^ saved.keys()))

@@ -36,6 +36,8 @@ def joined() -> Iterator[None]:
     if own:
         torch.cuda.set_device(_local())
     store, rank, count = next(rendezvous("env://"))
+    # A script may run one recipe after the other; each has keys of its own.
+    store = distributed.PrefixStore(f"align {store.add(f'joins of {rank}', 1)}", store)
     # Others may have to wait for hours while one encodes its pictures.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if own else "gloo", store=store, rank=rank, world_size=count,
@@ -44,9 +46,11 @@ def joined() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if store.add("align: failed", 1) > 1:
+        if store.add("failed", 1) > 1:
             raise ToldError from error
         raise
+    # The first has a report to write yet; torch aborts a process that leaves the others early.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 

@@ -17,6 +17,7 @@ from align.core.model import NoModel
 from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.errors import PartError
 from align.training.loop import Optimisation, Training, advance, rate_at
 
 
@@ -65,6 +66,70 @@ def test_gradient_is_clipped():
     training = Training.of(module, options)
     step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
     assert module.w.grad.tolist() == pytest.approx([0.3, -0.4], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("adamw", lambda w: torch.optim.AdamW([w], 0.1, (0.8, 0.95), weight_decay=0.3)),
+        ("radam", lambda w: torch.optim.RAdam(
+            [w], 0.1, (0.8, 0.95), weight_decay=0.3, decoupled_weight_decay=True)),
+    ],
+)  # fmt: skip
+def test_optimisers_are_torch_s(name, reference):
+    module, w = _Scalar(), nn.Parameter(torch.tensor([1.0, 2.0]))
+    options = Optimisation(
+        rate=0.1, warmup=0, decay="none", clip=1e9, optimiser=name, betas=(0.8, 0.95),
+        weight_decay=0.3,
+    )  # fmt: skip
+    training, other = Training.of(module, options), reference(w)
+    scale = torch.tensor([3.0, -4.0])
+    for index in range(12):
+        step(training, lambda: (module.w * scale).square().sum(), options, index, 12)
+        other.zero_grad()
+        (w * scale).square().sum().backward()
+        other.step()
+        assert torch.allclose(module.w, w, rtol=1e-6)
+    assert not torch.allclose(w, torch.tensor([1.0, 2.0]), atol=0.1)
+
+
+def test_several_running_means():
+    module = _Scalar()
+    options = Optimisation(rate=0.1, warmup=0, average=0.25, averages=(0.0, 0.1))
+    training = Training.of(module, options)
+    means = {rate: module.w.detach().clone() for rate in (0.25, 0.0, 0.1)}
+    for index in range(8):
+        step(training, lambda: module.w.square().sum(), options, index, 8)
+        for rate, mean in means.items():
+            keep = min(rate, (1 + index) / (10 + index))
+            means[rate] = keep * mean + (1 - keep) * module.w.detach()
+    assert torch.allclose(training.average.w, means[0.25])
+    export = training.exported(lambda module: Export({"net": module}, {}))
+    assert torch.equal(export.modules["net"].w, training.average.w)
+    assert list(export.others) == ["0", "0.1"]
+    for name, other in export.others.items():
+        assert torch.allclose(other().modules["net"].w, means[float(name)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"averages": (0.999,)}, "none 'average'"),
+        ({"averages": (0.9, 0.9)}, "each another"),
+        ({"averages": (1.1,)}, "from 0 to 1"),
+        ({"betas": (0.9, 1.0)}, "'betas' must be two numbers from 0 to less than 1"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        Optimisation(**options)
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    saved = Training.of(nn.Linear(2, 1), Optimisation()).save()
+    other = Training.of(nn.Linear(2, 1, bias=False), Optimisation())
+    with pytest.raises(PartError, match=r"checkpoint is of another network \(bias\)"):
+        other.restore(saved)
 
 
 def test_average_follows_the_weights():

@@ -1,0 +1,138 @@
+"""A run that is killed at any moment goes on from its last checkpoint to the same bits."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.models.network import Network
+from align.registry import load_catalog
+from align.runner import run
+
+STEPS = 24
+RECIPE = f"""
+[run]
+checkpoint_every = 5
+
+[model]
+kind = "mixture"
+weights = [0.4, 0.6]
+means = [[-2.0, 0.0], [2.0, 1.0]]
+stds = [0.5, 0.7]
+
+[mode]
+kind = "distill"
+net = {{ kind = "mlp", width = 8, depth = 1 }}
+steps = {STEPS}
+
+[mode.optimisation]
+batch = 8
+accumulate = 2
+warmup = 5
+optimiser = "radam"
+average = 0.99
+averages = [0.5]
+"""
+# Kills its own process at one moment; {} is the moment.
+KILLED = """
+import os, signal, sys
+import torch
+import align
+from align import record
+from pathlib import Path
+
+save, replace, step = torch.save, Path.replace, record.Record.step
+end = lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+def half(saved, file):
+    if saved["done"] == 10:
+        file.write(b"half of a checkpoint")
+        file.flush()
+        end()
+    save(saved, file)
+
+def unnamed(beside, path):
+    if path.name == "checkpoint.pt" and torch.load(beside)["done"] == 10:
+        end()
+    return replace(beside, path)
+
+def between(self, arm, index, info):
+    step(self, arm, index, info)
+    if index == 12:
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write('{{"arm": "dis')
+        end()
+
+moment = {!r}
+if moment == "writing": torch.save = half
+if moment == "renaming": Path.replace = unnamed
+if moment == "between": record.Record.step = between
+align.run(sys.argv[1], progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def go(tmp_path_factory):
+    catalog = load_catalog([])
+
+    def gone(folder=None, recipe=RECIPE):
+        folder = folder or tmp_path_factory.mktemp("run")
+        (folder / "r.toml").write_text(recipe)
+        out = folder / "out"
+        run(folder / "r.toml", sets=[f'run.out="{out}"'], progress=False, catalog=catalog)
+        return out
+
+    return gone
+
+
+@pytest.fixture(scope="module")
+def whole(go):
+    return go()
+
+
+def cost(folder):
+    (arm,) = json.loads((folder / "results.json").read_text())["arms"]
+    return {name: arm["cost"][name] for name in ("calls", "backward", "flops")}
+
+
+@pytest.mark.parametrize(("moment", "done"), [("writing", 5), ("renaming", 5), ("between", 10)])
+def test_killed(whole, go, tmp_path, moment, done):
+    recipe, out = tmp_path / "r.toml", tmp_path / "out"
+    recipe.write_text(RECIPE.replace("[run]", f'[run]\nout = "{out}"'))
+    child = [sys.executable, "-c", KILLED.format(moment), recipe]
+    assert subprocess.run(child, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert (out / "checkpoint.pt.part").exists() == (moment != "between")
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == done
+    assert go(tmp_path) == out
+    assert f"{STEPS} steps, from step {done}" in (out / "log.txt").read_text()
+    assert (out / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    for name in ("model.safetensors", "model_0.5.safetensors"):
+        one, other = load_file(out / name), load_file(whole / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert cost(out) == cost(whole)
+    assert cost(out)["calls"]["network"] > 0
+    assert not (out / "checkpoint.pt.part").exists()
+
+
+def test_each_running_mean_has_a_file_that_is_a_model(whole):
+    saved = torch.load(whole / "checkpoint.pt", weights_only=True)["state"]
+    assert list(saved["means"]) == ["0.99", "0.5"]
+    for name, decay in (("model", "0.99"), ("model_0.5", "0.5")):
+        model = Network(weights=str(whole / f"{name}.safetensors")).build(torch.device("cpu"))
+        kept = saved["means"][decay]
+        assert {f"net.{key}" for key in model.posterior.state_dict()} == set(kept)
+        for key, tensor in model.posterior.state_dict().items():
+            assert torch.equal(tensor, kept[f"net.{key}"])
+    assert not torch.equal(saved["means"]["0.5"]["net.leave.weight"],
+                           saved["means"]["0.99"]["net.leave.weight"])  # fmt: skip
+
+
+def test_the_same_run_may_be_kept_more_often(whole, go):
+    again = go(whole.parent, RECIPE.replace("checkpoint_every = 5", "checkpoint_every = 7"))
+    assert again == whole
+    assert not (whole.parent / "out-2").exists()
