@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,7 +38,7 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(_local())
     store, rank, count = next(rendezvous("env://"))
     # A script may run one recipe after the other; each has keys of its own.
-    store = distributed.PrefixStore(f"align {store.add(f'joins of {rank}', 1)}", store)
+    store = PrefixStore(f"align {store.add(f'joins of {rank}', 1)}", store)
     # Others may have to wait for hours while one encodes its pictures.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if own else "gloo", store=store, rank=rank, world_size=count,
