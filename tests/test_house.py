@@ -44,6 +44,7 @@ FLOORS = (
     ("hookspecs",),
     ("metrics", "rewards"),
     ("core",),
+    ("hub", "pictures"),
     ("errors", "files"),
 )
 PUBLIC = ["At", "Condition", "Problem", "Streams", "__version__", "load_catalog", "run", "sample"]

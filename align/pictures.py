@@ -1,0 +1,176 @@
+"""Pictures on their way into a network: read, checked and resized as the network's package does.
+
+A score depends on how a picture is resized. Every resize here is bicubic and antialiased.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, final
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from align.errors import ContractError, PartError
+
+Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]
+Crop: TypeAlias = Literal["rounded", "floored"]
+
+CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
+
+_EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+# Mean distance from [0, 1] of pictures that only overshoot, as decoders do, stays far below.
+_OUTSIDE: Final = 0.1
+
+
+def preprocess(
+    x: Tensor,
+    size: int,
+    geometry: Geometry,
+    match_pil: bool = False,
+    *,
+    clamp: bool = True,
+    crop: Crop = "rounded",
+) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as (B, 3, size, size); the graph is kept.
+
+    Args:
+        x: the pictures.
+        size: side of what the network sees, in pixels.
+        geometry: how other shapes than squares are brought to a square.
+        match_pil: round to 8 bits where PIL does, with a gradient as if it did not round.
+        clamp: bring what bicubic interpolation overshoots back to [0, 1].
+        crop: where a centre crop lies if an odd number of pixels goes: `round((H - size) / 2)` as
+            in torchvision, or `(H - size) // 2` as in transformers.
+    """
+    height, width = x.shape[-2:]
+    match geometry:
+        case "squash":
+            return _resized(x, size, size, match_pil, clamp)
+        case "shortest side, centre crop":
+            short = min(height, width)
+            high, wide = size * height // short, size * width // short
+            x = _resized(x, high, wide, match_pil, clamp)
+            top, left = (
+                gap // 2 if crop == "floored" else round(gap / 2)
+                for gap in (high - size, wide - size)
+            )
+            return x[..., top : top + size, left : left + size]
+        case "longest side, black bars":
+            scale = size / max(height, width)
+            high, wide = max(1, round(height * scale)), max(1, round(width * scale))
+            x = _resized(x, high, wide, match_pil, clamp)
+            top, left = (size - high) // 2, (size - wide) // 2
+            return F.pad(x, (left, size - wide - left, top, size - high - top))
+
+
+def standardised(
+    x: Tensor,
+    mean: tuple[float, float, float] = CLIP_MEAN,
+    std: tuple[float, float, float] = CLIP_STD,
+) -> Tensor:
+    """(x − mean) / std channel by channel, of pictures (B, 3, H, W); by default those of CLIP."""
+    middle, spread = (x.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (x - middle) / spread
+
+
+def checked(data: Tensor, who: str) -> Tensor:
+    """The pictures as (B, 3, H, W) in float32 or wider, if they are pictures in [0, 1].
+
+    Grey ones (B, 1, H, W) get three channels. A little outside of [0, 1], as decoders overshoot,
+    is let through as it is.
+
+    Raises:
+        ContractError: of one line that begins with `who`, says what came instead and what to do.
+    """
+    if not isinstance(data, Tensor):
+        raise ContractError(f"{who}: pictures must be a tensor, got a {type(data).__name__}")
+    if cure := _shape_cure(data):
+        text = "pictures must be (B, 3, H, W) of a floating type in [0, 1]"
+        raise ContractError(f"{who}: {text}, got {tuple(data.shape)} {data.dtype}; {cure}")
+    seen = data.detach()
+    if not torch.isfinite(seen).all():
+        bad = int((~torch.isfinite(seen)).flatten(1).any(1).sum())
+        raise ContractError(f"{who}: {bad} of {len(data)} pictures have values that are not finite")
+    if seen.numel() and (seen - seen.clamp(0, 1)).abs().flatten(1).mean(1).max() > _OUTSIDE:
+        low, high = float(seen.min()), float(seen.max())
+        cure = "divide by 255" if high > 10 else "map [-1, 1] to it by (x + 1) / 2"
+        raise ContractError(
+            f"{who}: pictures must be in [0, 1], got {low:.3g} to {high:.3g}; {cure}"
+        )
+    return data.to(torch.promote_types(data.dtype, torch.float32)).expand(-1, 3, -1, -1)
+
+
+@final
+@attrs.frozen(eq=False)
+class Picture:
+    """A picture from a file: for packages that take PIL's, and as (3, H, W) in [0, 1]."""
+
+    pil: Image.Image
+    tensor: Tensor
+
+
+def opened(path: str | Path) -> Picture:
+    """Read a picture of 8 bits a channel: grey, colour or palette; transparency is dropped.
+
+    Raises:
+        PartError: there is no such file, or it is not such a picture.
+    """
+    if not Path(path).is_file():
+        raise PartError(f"no file '{path}', as seen from '{Path.cwd()}'")
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BITS:
+                text = f"'{path}' does not have 8 bits a channel ({image.mode})"
+                raise PartError(f"{text}; save it as an 8-bit PNG")
+            # By way of RGBA, so that Pillow does not warn of a palette with transparency.
+            through = image.convert("RGBA") if image.mode == "P" else image
+            rgb = through.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
+        raise PartError(f"'{path}' is not a picture: {error}") from error
+    levels = torch.from_numpy(np.array(rgb))
+    return Picture(rgb, levels.permute(2, 0, 1).contiguous().float() / 255)
+
+
+def _resized(x: Tensor, height: int, width: int, match_pil: bool, clamp: bool) -> Tensor:
+    if match_pil:
+        # PIL keeps 8 bits between its horizontal and its vertical pass.
+        x = _rounded(_interpolated(_rounded(x), x.shape[-2], width))
+        return _rounded(_interpolated(x, height, width))
+    x = _interpolated(x, height, width)
+    return x.clamp(0, 1) if clamp else x
+
+
+def _interpolated(x: Tensor, height: int, width: int) -> Tensor:
+    if x.shape[-2:] == (height, width):
+        return x
+    return F.interpolate(x, (height, width), mode="bicubic", antialias=True)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """8-bit levels, with the gradient of clamping alone."""
+    x = x.clamp(0, 1)
+    return x + ((x * 255).round() / 255 - x).detach()
+
+
+def _shape_cure(data: Tensor) -> str | None:
+    """What to do about data that have not the outer form of pictures; None if they have it."""
+    shape = data.shape
+    if data.dim() == 3:
+        return "put [None] behind one picture to make it a batch"
+    if data.dim() != 4:
+        return "give decoded pictures, not latents or vectors"
+    if shape[1] not in (1, 3):
+        if shape[-1] in (1, 3):
+            return "move the channels to the front by x.permute(0, 3, 1, 2)"
+        if shape[1] == 4:
+            return "drop the alpha channel by x[:, :3], or decode the latents"
+        return "decode the latents first"
+    if not data.is_floating_point():
+        return "convert 8-bit pictures by x.float() / 255"
+    return None if min(shape[2:]) > 0 else "the pictures are empty"
