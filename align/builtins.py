@@ -54,12 +54,13 @@ def align_estimators() -> list[type[ValueEstimator]]:
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
     """Rewards."""
-    from align.rewards.compressibility import Compressibility
+    from align.rewards.compressibility import Compressibility, Incompressibility
     from align.rewards.linear import Likelihood
     from align.rewards.measurement import Measurement
     from align.rewards.psnr import PSNR
+    from align.rewards.statistic import PictureStatistic
 
-    return [Compressibility, Likelihood, Measurement, PSNR]
+    return [Compressibility, Incompressibility, Likelihood, Measurement, PSNR, PictureStatistic]
 
 
 @hookimpl

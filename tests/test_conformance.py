@@ -33,11 +33,12 @@ from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLPConfig
 from align.registry import load_catalog
-from align.rewards.compressibility import Compressibility
+from align.rewards.compressibility import Compressibility, Incompressibility
 from align.rewards.linear import Likelihood
 from align.rewards.measurement import Measurement
 from align.rewards.operators import Downsample
 from align.rewards.psnr import PSNR
+from align.rewards.statistic import PictureStatistic
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
@@ -89,6 +90,11 @@ def gaussian():
 
 def noise(*shape, rows=5):
     return Streams(1, tuple(range(rows))).uniform(shape).float()
+
+
+def inside():
+    """Pictures away from 0 and 1, where clamping bends a statistic."""
+    return 0.1 + 0.8 * noise(3, 16, 16)
 
 
 def networks():
@@ -196,6 +202,14 @@ test_search = conformance(
 )
 
 test_compressibility = conformance("reward", Compressibility)
+test_incompressibility = conformance("reward", Incompressibility)
+test_brightness = conformance("reward", lambda: PictureStatistic(of="brightness"))
+test_dim_light = conformance("reward", lambda: PictureStatistic(of="brightness", towards=0.2))
+test_contrast = conformance("reward", lambda: PictureStatistic(of="contrast"), on=inside)
+test_saturation = conformance("reward", lambda: PictureStatistic(of="saturation", towards=0.1))
+test_sharpness = conformance("reward", lambda: PictureStatistic(of="sharpness"), on=inside)
+test_edges = conformance("reward", lambda: PictureStatistic(of="edges"))
+test_entropy = conformance("reward", lambda: PictureStatistic(of="entropy", towards=4.0))
 test_likelihood = conformance(
     "reward", lambda: Likelihood(matrix=((1.0, 2.0),), observed=(1.0,), std=0.5)
 )

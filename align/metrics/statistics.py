@@ -1,18 +1,72 @@
-"""Cheap statistics of pictures: columns in which reward hacking shows."""
+"""Cheap statistics of pictures: columns in which reward hacking shows, and rewards of their own."""
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final, Literal, TypeAlias, final
 
 import attrs
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from align.core.metric import Metric
 from align.core.model import Domain
 from align.core.option import above, option
 
-BINS = 8
+Statistic: TypeAlias = Literal[
+    "brightness", "contrast", "saturation", "sharpness", "edges", "entropy"
+]
+BINS: Final = 8
+# The largest value of each; the smallest is 0.
+MOST: Final[Mapping[Statistic, float]] = MappingProxyType(
+    {
+        "brightness": 1.0,
+        "contrast": 0.5,
+        "saturation": 1.0,
+        "sharpness": 16.0,
+        "edges": 1.0,
+        "entropy": 3 * math.log2(BINS),
+    }
+)
+# Shares of pixels and of a histogram's bins are constant almost everywhere.
+COUNTS: Final[frozenset[Statistic]] = frozenset({"edges", "entropy"})
+
+
+def statistic(name: Statistic, data: Tensor, *, edge: float = 0.1) -> Tensor:
+    """One number (B,), float32 or wider, for each of the pictures (B, C, H, W), clamped to [0, 1].
+
+    With the brightness of a pixel being the mean of its channels:
+
+    brightness: mean of the pixels' brightness.
+    contrast: its standard deviation over the pixels.
+    saturation: mean of (max − min) / max over the channels of a pixel.
+    sharpness: variance of the brightness's Laplacian, 4 neighbours less 4 times the pixel.
+    edges: share of pixels whose brightness differs from a neighbour's by more than `edge`.
+    entropy: of the colour histogram with 8 bins a channel, in bits (0 to 9).
+
+    Reference: Diatom autofocusing in brightfield microscopy: a comparative study, Pech-Pacheco,
+    Cristóbal, Chamorro-Martínez, Fernández-Valdivia, 2000, ICPR, section 2 (sharpness).
+    """
+    wide = data.to(torch.promote_types(data.dtype, torch.float32))
+    pictures = wide.clamp(0, 1).expand(-1, 3, -1, -1)
+    match name:
+        case "brightness":
+            return pictures.mean((1, 2, 3))
+        case "contrast":
+            # Far below what 8 bits can tell apart; the slope of a root at 0 is not finite.
+            return pictures.mean(1).var((1, 2), correction=0).clamp(min=1e-12).sqrt()
+        case "saturation":
+            high, low = pictures.amax(1), pictures.amin(1)
+            return ((high - low) / high.clamp(min=1e-6)).mean((1, 2))
+        case "sharpness":
+            return _laplacian(pictures.mean(1)).var((1, 2), correction=0)
+        case "edges":
+            return _edges(pictures.detach().mean(1), edge)
+        case "entropy":
+            return torch.stack([_entropy(picture) for picture in pictures.detach()])
 
 
 @final
@@ -36,18 +90,24 @@ class ImageStatistics(Metric):
 
     def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
         """Three numbers for pictures (B, C, H, W) in [0, 1]."""
-        pictures = samples.detach().float().clamp(0, 1).expand(-1, 3, -1, -1)
-        grey = pictures.mean(1)
-        edges = torch.zeros_like(grey, dtype=torch.bool)
-        edges[:, 1:] |= grey.diff(dim=1).abs() > self.edge
-        edges[:, :, 1:] |= grey.diff(dim=2).abs() > self.edge
-        high, low = pictures.amax(1), pictures.amin(1)
-        saturation = (high - low) / high.clamp(min=1e-6)
-        return {
-            "edges": float(edges.float().mean()),
-            "entropy": float(torch.stack([_entropy(p) for p in pictures]).mean()),
-            "saturation": float(saturation.mean()),
-        }
+        names: tuple[Statistic, ...] = ("edges", "entropy", "saturation")
+        data = samples.detach()
+        return {name: float(statistic(name, data, edge=self.edge).mean()) for name in names}
+
+
+def _laplacian(grey: Tensor) -> Tensor:
+    """Laplacian (B, H, W) of brightness (B, H, W), which is continued at the edges."""
+    wide = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
+    return across + wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] - 4 * grey
+
+
+def _edges(grey: Tensor, edge: float) -> Tensor:
+    """Share (B,) of the pixels of (B, H, W) that differ from the one above or to the left."""
+    edges = torch.zeros_like(grey, dtype=torch.bool)
+    edges[:, 1:] |= grey.diff(dim=1).abs() > edge
+    edges[:, :, 1:] |= grey.diff(dim=2).abs() > edge
+    return edges.float().mean((1, 2))
 
 
 def _entropy(picture: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How well a picture compresses, a reward without a gradient."""
+"""How well a picture compresses, or how badly: rewards without a gradient."""
 
 from __future__ import annotations
 
@@ -34,20 +34,42 @@ class Compressibility(RewardSpec):
 
     def build(self, device: torch.device) -> Reward:
         """The reward; there is nothing to load."""
-        return _Compressibility(self.quality)
+        return _Kilobytes(self.quality, -1)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Incompressibility(RewardSpec):
+    """The size of the picture as a JPEG file, in kilobytes (1000 bytes).
+
+    Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,
+    arXiv:2305.13301, section 5.1.
+    """
+
+    kind: ClassVar[str] = "incompressibility"
+    differentiable: ClassVar[bool] = False
+    domain: ClassVar[Domain | None] = "image"
+    range: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+
+    quality: int = option("of the JPEG file", default=95, check=between(1, 100))
+
+    def build(self, device: torch.device) -> Reward:
+        """The reward; there is nothing to load."""
+        return _Kilobytes(self.quality, 1)
 
 
 @final
 @attrs.frozen
-class _Compressibility(Reward):
+class _Kilobytes(Reward):
     quality: int
+    sign: int
 
     @torch.no_grad()
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Minus kilobytes (B,) of pictures (B, C, H, W) in [0, 1]."""
+        """Kilobytes (B,), signed, of pictures (B, C, H, W) in [0, 1]."""
         pictures = data.expand(-1, 3, -1, -1).clamp(0, 1).mul(255).round().byte()
         sizes = [self._size(picture) for picture in pictures.cpu()]
-        return torch.tensor([-size / 1000 for size in sizes], device=data.device)
+        return torch.tensor([self.sign * size / 1000 for size in sizes], device=data.device)
 
     def _size(self, picture: Tensor) -> int:
         """Bytes of one picture (3, H, W) as a JPEG file."""

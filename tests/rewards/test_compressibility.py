@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from align.core.streams import Streams
-from align.rewards.compressibility import Compressibility
+from align.rewards.compressibility import Compressibility, Incompressibility
 
 CPU = torch.device("cpu")
 
@@ -32,6 +32,13 @@ def test_minus_kilobytes(pictures, quality):
     score = Compressibility(quality=quality).build(CPU).score(pictures, ["", "", ""])
     assert score.dtype == torch.float32
     assert score.tolist() == pytest.approx([-size(p, quality) / 1000 for p in pictures])
+
+
+def test_incompressibility_is_the_same_size_with_the_other_sign(pictures):
+    few, many = (cls(quality=30).build(CPU) for cls in (Compressibility, Incompressibility))
+    assert torch.equal(many.score(pictures, [""] * 3), -few.score(pictures, [""] * 3))
+    assert (many.score(pictures, [""] * 3) > 0).all()
+    assert Incompressibility.differentiable is False
 
 
 def test_noise_costs_more_than_a_flat_picture_and_more_at_high_quality(pictures):
