@@ -1,0 +1,120 @@
+"""Files of weights: a path as given, one in the cache of the Hugging Face hub, or a download."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from loguru import logger
+
+from align.errors import PartError
+
+_REPOSITORY: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?")
+_SUFFIXES: Final = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json", ".txt"})
+
+
+def located(
+    weights: str,
+    repo: str,
+    files: tuple[str, ...],
+    *,
+    who: str,
+    option: str = "weights",
+    revision: str = "main",
+    offline: bool = False,
+) -> Path:
+    """Where a file is: the first of `files` that a folder, the cache or the hub has.
+
+    What is in the cache is taken without asking the network. Before a download its size is told,
+    and meanwhile a bar moves, both on standard error.
+
+    Args:
+        weights: what the user gave: a file, a folder, an id of the hub ("owner/name"), or "" for
+            `repo`.
+        repo: id of the hub that is meant by "".
+        files: names that the file may have, the best first.
+        who: the part that asks, for messages: "reward 'hpsv2'".
+        option: its option that takes a path, for messages.
+        revision: branch, tag or commit of the repository.
+        offline: never download; nor is it done where HF_HUB_OFFLINE is set.
+
+    Raises:
+        PartError: of one line that says what is missing and how to get it.
+    """
+    given = Path(weights).expanduser()
+    if weights and given.is_file():
+        return given
+    if weights and given.is_dir():
+        there = [given / file for file in files if (given / file).is_file()]
+        if not there:
+            raise PartError(f"{who}: {option}: folder '{weights}' has no {_either(files)}")
+        return there[0]
+    if weights and (not _REPOSITORY.fullmatch(weights) or given.suffix in _SUFFIXES):
+        raise PartError(f"{who}: {option}: no file '{weights}', as seen from '{Path.cwd()}'")
+    return _from_hub(weights or repo, files, who, option, revision, offline)
+
+
+def _from_hub(
+    repo: str, files: tuple[str, ...], who: str, option: str, revision: str, offline: bool
+) -> Path:
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        cure = "run 'pip install huggingface_hub' or give a path"
+        raise PartError(f"{who}: {option}: package huggingface_hub is missing; {cure}") from error
+    try:
+        cached = [try_to_load_from_cache(repo, file, revision=revision) for file in files]
+    except ValueError as error:
+        raise PartError(f"{who}: {option}: '{repo}' is no path and no id of the hub") from error
+    if there := [path for path in cached if isinstance(path, str)]:
+        return Path(there[0])
+    pinned = "" if revision == "main" else f" --revision {revision}"
+    cure = (
+        f"run 'hf download {repo} {files[0]}{pinned}' where there is a network,"
+        f' or give {option} = "path/to/{files[0]}"'
+    )
+    if offline or constants.HF_HUB_OFFLINE:
+        why = "'offline' is set" if offline else "HF_HUB_OFFLINE is set"
+        text = f"'{files[0]}' of '{repo}' is not in the cache, and {why}"
+        raise PartError(f"{who}: {option}: {text}; {cure}")
+    for file in files:
+        try:
+            return _downloaded(repo, file, revision, who)
+        except Exception as error:  # of the hub, of two HTTP libraries and of the disk
+            if isinstance(error, EntryNotFoundError) and not isinstance(
+                error, LocalEntryNotFoundError
+            ):
+                continue
+            text = f"cannot download '{file}' from '{repo}' ({_said(error)})"
+            raise PartError(f"{who}: {option}: {text}; {cure}") from error
+    raise PartError(f"{who}: {option}: '{repo}' on the hub has no {_either(files)}")
+
+
+def _downloaded(repo: str, file: str, revision: str, who: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    size = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).size
+    told = f"{who}: downloading '{file}' of '{repo}', {_readable(size)}"
+    logger.info(told)
+    # The command shows no log, and nobody should wait for gigabytes without being told.
+    sys.stderr.write(told + "\n")
+    return Path(hf_hub_download(repo, file, revision=revision))
+
+
+def _said(error: Exception) -> str:
+    """An error in one line: its kind, and the first line that it says."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _either(files: tuple[str, ...]) -> str:
+    return " or ".join(f"'{file}'" for file in files)
+
+
+def _readable(size: int | None) -> str:
+    if size is None:
+        return "of unknown size"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
