@@ -43,7 +43,7 @@ def preprocess(
         x: the pictures.
         size: side of what the network sees, in pixels.
         geometry: how other shapes than squares are brought to a square.
-        match_pil: round to 8 bits where PIL does, with a gradient as if it did not round.
+        match_pil: the levels that PIL makes, on the CPU, with the gradient of plain resizing.
         clamp: bring what bicubic interpolation overshoots back to [0, 1].
         crop: where a centre crop lies if an odd number of pixels goes: `round((H - size) / 2)` as
             in torchvision, or `(H - size) // 2` as in transformers.
@@ -139,9 +139,8 @@ def opened(path: str | Path) -> Picture:
 
 def _resized(x: Tensor, height: int, width: int, match_pil: bool, clamp: bool) -> Tensor:
     if match_pil:
-        # PIL keeps 8 bits between its horizontal and its vertical pass.
-        x = _rounded(_interpolated(_rounded(x), x.shape[-2], width))
-        return _rounded(_interpolated(x, height, width))
+        smooth = _interpolated(x.clamp(0, 1), height, width).clamp(0, 1)
+        return smooth + (_by_pil(x, height, width) - smooth).detach()
     x = _interpolated(x, height, width)
     return x.clamp(0, 1) if clamp else x
 
@@ -152,10 +151,12 @@ def _interpolated(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bicubic", antialias=True)
 
 
-def _rounded(x: Tensor) -> Tensor:
-    """8-bit levels, with the gradient of clamping alone."""
-    x = x.clamp(0, 1)
-    return x + ((x * 255).round() / 255 - x).detach()
+def _by_pil(x: Tensor, height: int, width: int) -> Tensor:
+    """What PIL makes of 8-bit pictures; it rounds its weights, and one of two passes first."""
+    levels = (x.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    to, by = (width, height), Image.Resampling.BICUBIC
+    made = [np.asarray(Image.fromarray(one).resize(to, by)) for one in levels]
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).to(x) / 255
 
 
 def _shape_cure(data: Tensor) -> str | None:
