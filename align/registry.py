@@ -39,7 +39,12 @@ CONTRACTS: Final[Mapping[str, type]] = MappingProxyType(
 # Keys of a part's table that are not the part's own.
 RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {name: frozenset({"kind"}) for name in CONTRACTS}
-    | {"reward": frozenset({"kind", "name", "weight", "normalise", "clip", "held_out"})}
+    | {
+        "reward": frozenset(
+            {"kind", "name", "weight", "normalise", "clip", "held_out", "offload"}
+            | {"isolate", "isolate_timeout"}
+        )
+    }
 )
 _DISTRIBUTION: Final = "align-core"
 # Named, not imported: what align ships takes the same road as what others ship.

@@ -13,7 +13,10 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 import attrs
 from cattrs import Converter
 
-from align.errors import PluginError
+from align.core.reward import RewardSpec
+from align.errors import AlignError, PluginError
+from align.isolation.protocol import Refused
+from align.isolation.reward import Isolated
 from align.recipe.locate import Fault, Faults
 from align.recipe.schema import RewardTerm
 from align.recipe.words import contract_of, expected, is_union, members, spelled, tag_of
@@ -198,12 +201,37 @@ def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardT
                 faults += error.faults
     faults += _refused(RewardTerm, fields, read)
     try:
-        read["part"] = _read_part(catalog, converter, rest, fields["part"].type, _TERM)
+        if "isolate" not in table or read.get("isolate") == "":
+            read["part"] = _read_part(catalog, converter, rest, fields["part"].type, _TERM)
+        elif not {("isolate",), ("isolate_timeout",)} & {fault.key for fault in faults}:
+            seconds: Any = read.get("isolate_timeout", fields["isolate_timeout"].default)
+            read["part"] = _isolated(rest, read["isolate"], seconds)
     except Faults as error:
         faults += error.faults
     if faults:
         raise Faults(faults)
     return RewardTerm(**read)
+
+
+def read_reward(table: Table, catalog: Catalog) -> RewardSpec:
+    """The reward that a table describes which has the part's own keys alone."""
+    converter = strict_converter(catalog)
+    read: RewardSpec = _read_part(catalog, converter, table, RewardSpec, _TERM)
+    return read
+
+
+def _isolated(table: Table, venv: str, seconds: float) -> RewardSpec:
+    """The reward as the interpreter in `venv` reads it."""
+    try:
+        return Isolated.read(table, venv, seconds)
+    except Refused as error:
+        faults = [Fault(key, f"{text} (asked in '{venv}')") for key, text in error.faults]
+        raise Faults(faults) from error
+    except AlignError as error:
+        raise Faults([Fault(("isolate",), str(error))]) from error
+    except TypeError as error:  # JSON has no word for it
+        text = "an isolated reward takes no dates or times"
+        raise Faults([Fault((), text)]) from error
 
 
 def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str] = ()) -> Any:

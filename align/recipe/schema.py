@@ -11,9 +11,10 @@ from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
 from align.core.normalise import Normalise
-from align.core.option import at_least, option
+from align.core.option import above, at_least, option
 from align.core.reward import RewardSpec
 from align.core.sampler import PosteriorSampler
+from align.isolation.reward import Isolated
 
 
 def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
@@ -65,7 +66,24 @@ class RewardTerm:
         "Lowest and highest score that counts, after normalising.", default=None, check=_rising
     )
     held_out: bool = option("Whether it is measured only, not optimised.", default=False)
+    isolate: str = option(
+        "Virtual environment whose interpreter runs it; this one if empty.", default=""
+    )
+    isolate_timeout: float = option(
+        "Seconds that an isolated reward may take to load, or to answer once.",
+        default=600.0,
+        check=above(0),
+    )
+    offload: bool = option(
+        "Whether its networks wait in the CPU's memory and are on a GPU only while it scores.",
+        default=False,
+    )
     name: str = option("Its name in the record; its kind if empty.", default="")
+
+    def __attrs_post_init__(self) -> None:
+        """A reward is isolated when it is read, not afterwards."""
+        if self.isolate and not isinstance(self.part, Isolated):
+            raise ValueError("an isolated reward is made by align.isolation.reward.Isolated.read")
 
 
 @final

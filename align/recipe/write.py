@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from align.isolation.reward import Isolated
 from align.recipe.schema import Recipe, RewardTerm
 from align.recipe.words import tag_of
 
@@ -24,12 +25,20 @@ def to_tables(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in tables.items() if value != []}
 
 
+def part_table(part: Any) -> dict[str, Any]:
+    """The table of a part: its kind, and every option."""
+    if isinstance(part, Isolated):
+        return dict(part.table)
+    table: dict[str, Any] = _plain(part)
+    return table
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, RewardTerm):
         names = [field.name for field in attrs.fields(RewardTerm) if field.name != "part"]
         own = _plain({name: getattr(value, name) for name in names})
-        kind, *rest = _plain(value.part).items()
-        return dict((kind, *own.items(), *rest))
+        first, *rest = part_table(value.part).items()
+        return dict((first, *own.items(), *rest))
     if attrs.has(type(value)):
         fields = [field for field in attrs.fields(type(value)) if field.init]
         items = {field.alias or field.name: getattr(value, field.name) for field in fields}
