@@ -32,7 +32,7 @@ DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # From the top to the ground: a file imports from its own floor's package or from lower floors.
 FLOORS = (
     ("__main__",),
-    ("cli", "testing"),
+    ("cli", "testing", "worker"),
     ("runner",),
     ("unsteered",),
     ("watch",),
@@ -40,12 +40,12 @@ FLOORS = (
     ("studies",),
     ("modes", "record"),
     ("estimators", "samplers", "objectives", "models", "recipe"),
-    ("registry", "training", "nets"),
+    ("registry", "training", "nets", "isolation"),
     ("hookspecs",),
     ("rewards",),
     ("metrics",),
     ("core",),
-    ("hub", "pictures"),
+    ("hub", "pictures", "weights"),
     ("errors", "files"),
 )
 PUBLIC = ["At", "Condition", "Problem", "Streams", "__version__", "load_catalog", "run", "sample"]
