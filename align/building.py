@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
+import attrs
 import torch
 
 from align.core.guard import GuardedModel, GuardedReward
 from align.core.meter import Meter
 from align.core.model import NoModel
+from align.core.offload import Offloaded, networks
 from align.core.problem import Problem
-from align.core.reward import Term, WeightedReward
+from align.core.reward import Reward, Term, WeightedReward
 from align.errors import PartError
 from align.recipe import Arm, RewardTerm
 from align.training import parallel
@@ -33,14 +36,48 @@ def device_of(name: str) -> torch.device:
     return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
 
 
+@final
+@attrs.define(eq=False)
+class Rewards:
+    """The rewards of a run, loaded when an arm first needs them: equal ones once, for all arms."""
+
+    terms: Sequence[RewardTerm]
+    device: torch.device
+    _loaded: tuple[Reward, ...] | None = attrs.field(default=None, init=False)
+
+    def loaded(self) -> tuple[Reward, ...]:
+        """One for each term; raises PartError when one cannot be loaded."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> tuple[Reward, ...]:
+        distinct = list[tuple[RewardTerm, Reward]]()
+        for term in self.terms:
+            if not any(_alike(term, other) for other, _ in distinct):
+                distinct.append((term, self._built(term)))
+        return tuple(
+            next(own for other, own in distinct if _alike(term, other)) for term in self.terms
+        )
+
+    def _built(self, term: RewardTerm) -> Reward:
+        """A term's reward, offloaded if it says so."""
+        reward = term.part.build(self.device)
+        if not term.offload:
+            return reward
+        if not networks(reward):
+            text = f"reward '{term.name}' holds no networks that could wait on the CPU"
+            raise PartError(f"{text}; take 'offload' out")
+        return reward if self.device.type == "cpu" else Offloaded.of(reward, self.device)
+
+
+def _alike(one: RewardTerm, other: RewardTerm) -> bool:
+    """Whether two terms can share what is loaded."""
+    return one.part == other.part and one.offload == other.offload
+
+
 def build(
-    arm: Arm,
-    rewards: Sequence[RewardTerm],
-    device: torch.device,
-    meter: Meter,
-    *,
-    samples: int,
-    chunk: int = 0,
+    arm: Arm, rewards: Rewards, device: torch.device, meter: Meter, *, samples: int, chunk: int = 0
 ) -> Problem:
     """Load model and rewards, and put them under guard.
 
@@ -54,16 +91,16 @@ def build(
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     model = GuardedModel(inner, arm.model.kind, meter, rows)
+    cond = model.encode([arm.model.prompt] * samples)
     terms = tuple(
         Term(
             name=term.name,
-            reward=GuardedReward(term.part.build(device), term.name, meter, rows),
+            reward=GuardedReward(reward, term.name, meter, rows),
             weight=term.weight,
             held_out=term.held_out,
         )
-        for term in rewards
+        for term, reward in zip(rewards.terms, rewards.loaded(), strict=True)
     )
-    cond = model.encode([arm.model.prompt] * samples)
     # A way back keeps everything on its way: about four times as much a row.
     back = chunk or rows // 4
     return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond, back)

@@ -12,7 +12,7 @@ import torch
 from loguru import logger
 
 from align import report
-from align.building import build, device_of
+from align.building import Rewards, build, device_of
 from align.core.engine import Outcome, execute
 from align.core.estimator import ValueEstimator
 from align.core.guard import unguarded
@@ -87,9 +87,10 @@ def _run(loaded: Loaded, catalog: Catalog, progress: bool) -> Result:
             catalog.hook.align_run_start(run=record)
         with stop_after_step() as stopping, Progress(shown=progress) as bar:
             bases = Baselines(loaded.recipe, told=_telling(bar, stopping))
+            rewards = Rewards(loaded.recipe.reward, device_of(loaded.recipe.run.device))
             studied: list[tuple[Arm, object]] = []
             sides = tuple(
-                _side(arm, loaded, bases, studied, record, catalog, bar, stopping)
+                _side(arm, loaded, rewards, bases, studied, record, catalog, bar, stopping)
                 for arm in loaded.recipe.arms()
             )
         result = Result(record.folder, _measured(sides, loaded.recipe.metric))
@@ -146,7 +147,8 @@ def sample(
         mode=mode,
     )
     (arm,), where, meter, bases = recipe.arms(), device_of(device), Meter(), Baselines(recipe)
-    problem = build(arm, recipe.reward, where, meter, samples=samples)
+    built = Rewards(recipe.reward, where)
+    problem = build(arm, built, where, meter, samples=samples)
     problem = bases.normalised(arm, problem)
     streams = Streams(seed, tuple(range(samples)), device=where)
     outcome = execute(mode, problem, streams, meter=meter, observer=Nobody())
@@ -167,6 +169,7 @@ def _check_processes(loaded: Loaded) -> None:
 def _side(
     arm: Arm,
     loaded: Loaded,
+    rewards: Rewards,
     bases: Baselines,
     studied: list[tuple[Arm, object]],
     record: Record,
@@ -176,11 +179,9 @@ def _side(
 ) -> Side:
     """Run one arm and keep its samples; `studied` are the studies before, with their states."""
     options, meter = loaded.recipe.run, Meter()
-    device = device_of(options.device)
+    samples, chunk, device = options.samples, options.chunk, rewards.device
     with _located(loaded):
-        problem = build(
-            arm, loaded.recipe.reward, device, meter, samples=options.samples, chunk=options.chunk
-        )
+        problem = build(arm, rewards, device, meter, samples=samples, chunk=chunk)
     record.given(_given(problem))
     same = (s for a, s in studied if (a.model, a.mode) == (arm.model, arm.mode))
     problem = attrs.evolve(bases.normalised(arm, problem), earlier=next(same, None))

@@ -20,7 +20,7 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from torch import Tensor
 
-from align.building import build
+from align.building import Rewards, build
 from align.core.engine import execute
 from align.core.guard import GuardedModel, bare
 from align.core.meter import Meter, peak_memory
@@ -100,7 +100,7 @@ def pocket(rows: int, draws: int, chunk: int = 0) -> Problem:
     mode: AlignmentMode[object] = Steer(steps=1)  # type: ignore[assignment]
     arm = Arm(name="", model=Pocket(prompt="cat"), sampler=sampler, estimator=estimator, mode=mode)
     term = RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat")
-    return build(arm, (term,), CPU, Meter(), samples=rows, chunk=chunk)
+    return build(arm, Rewards((term,), CPU), CPU, Meter(), samples=rows, chunk=chunk)
 
 
 def latents(rows: int) -> Problem:

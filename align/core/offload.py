@@ -1,0 +1,103 @@
+"""Rewards whose networks wait in the CPU's memory, so that a GPU holds one of them at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from align.core.reward import Reward
+
+
+def networks(reward: Reward) -> tuple[nn.Module, ...]:
+    """The networks that a reward holds: in its attributes, and in the attrs objects among them."""
+    found, seen, todo = list[nn.Module](), set[int](), list[object]([reward])
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, nn.Module):
+            found.append(one)
+        elif isinstance(one, Mapping):
+            todo += one.values()
+        elif isinstance(one, list | tuple | set | frozenset):
+            todo += one
+        elif attrs.has(cls := type(one)):
+            todo += [getattr(one, field.name) for field in attrs.fields(cls)]
+        elif isinstance(one, Reward):
+            todo += getattr(one, "__dict__", {}).values()
+    return tuple(found)
+
+
+@final
+@attrs.frozen(eq=False)
+class Offloaded(Reward):
+    """A reward whose weights are on the device only while it scores.
+
+    Row i of a score depends on row i of the data alone, so the gradient of the scores' sum holds
+    that of every row. It is taken at once, while the weights are there, and waits for the way back.
+    So of several rewards no two are on the device together.
+
+    Args:
+        inner: the reward.
+        waiting: its weights, and the same in the CPU's memory.
+        device: where it scores.
+    """
+
+    inner: Reward
+    waiting: tuple[tuple[Tensor, Tensor], ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, reward: Reward, device: torch.device) -> Offloaded:
+        """A copy of the reward whose weights wait in the CPU's memory; the reward is left alone.
+
+        So it does not matter who else has its networks. If nobody does, they go with the reward.
+        """
+        weights = _weights(reward)
+        before = [weight.data for weight in weights]
+        try:
+            for weight in weights:
+                weight.data = weight.data.cpu()
+            own = copy.deepcopy(reward)
+        finally:
+            for weight, data in zip(weights, before, strict=True):
+                weight.data = data
+        return cls(own, tuple((weight, weight.data) for weight in _weights(own)), device)
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's score (B,), with its gradient."""
+        with self._there():
+            if not (torch.is_grad_enabled() and data.requires_grad):
+                return self.inner.score(data, prompts)
+            leaf = data.detach().requires_grad_()
+            score = self.inner.score(leaf, prompts)
+            if not score.requires_grad:
+                return score
+            (slope,) = torch.autograd.grad(score.sum(), leaf)
+        # Adds nothing to the score, and is what gives it its gradient.
+        return score.detach() + (slope * (data - data.detach())).flatten(1).sum(1)
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            for weight, home in self.waiting:
+                # The CPU's memory keeps the weights; nothing needs to be copied back.
+                weight.data = home.to(self.device, copy=True)
+            yield
+        finally:
+            for weight, home in self.waiting:
+                weight.data = home
+
+
+def _weights(reward: Reward) -> tuple[Tensor, ...]:
+    """Parameters and buffers of a reward's networks, each once."""
+    each = chain.from_iterable(chain(net.parameters(), net.buffers()) for net in networks(reward))
+    return tuple({id(weight): weight for weight in each}.values())
