@@ -78,10 +78,6 @@ class RewardTerm:
         "Whether its networks wait in the CPU's memory and are on a GPU only while it scores.",
         default=False,
     )
-    offload: bool = option(
-        "Whether its networks wait in the CPU's memory and are on a GPU only while it scores.",
-        default=False,
-    )
     name: str = option("Its name in the record; its kind if empty.", default="")
 
     def __attrs_post_init__(self) -> None:
