@@ -58,9 +58,11 @@ def align_rewards() -> list[type[RewardSpec]]:
     from align.rewards.linear import Likelihood
     from align.rewards.measurement import Measurement
     from align.rewards.psnr import PSNR
+    from align.rewards.python import Python
     from align.rewards.statistic import PictureStatistic
 
-    return [Compressibility, Incompressibility, Likelihood, Measurement, PSNR, PictureStatistic]
+    pictures: list[type[RewardSpec]] = [Compressibility, Incompressibility, PictureStatistic]
+    return [*pictures, Likelihood, Measurement, PSNR, Python]
 
 
 @hookimpl

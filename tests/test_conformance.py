@@ -38,6 +38,7 @@ from align.rewards.linear import Likelihood
 from align.rewards.measurement import Measurement
 from align.rewards.operators import Downsample
 from align.rewards.psnr import PSNR
+from align.rewards.python import Python
 from align.rewards.statistic import PictureStatistic
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior
@@ -79,6 +80,15 @@ def known():
     path = Path(FILES.name) / "known.png"
     levels = 255 * Streams(0, (0,)).uniform((16, 16, 3))[0]
     Image.fromarray(levels.byte().numpy()).save(path)
+    return str(path)
+
+
+def function():
+    """A reward in five lines, on the disk."""
+    path = Path(FILES.name) / "function.py"
+    path.write_text(
+        "def score(data, prompts):\n    return -(data.flatten(1).mean(1) - 0.8).square()\n"
+    )
     return str(path)
 
 
@@ -217,6 +227,10 @@ test_measurement = conformance(
     "reward",
     lambda: Measurement(picture=known(), operator=Downsample(factor=4), std=0.1),
     on=lambda: noise(3, 16, 16),
+)
+test_python = conformance("reward", lambda: Python(file=function()))
+test_python_without_a_gradient = conformance(
+    "reward", lambda: Python(file=function(), differentiable=False)
 )
 test_psnr = conformance("reward", lambda: PSNR(picture=known()), on=lambda: noise(3, 16, 16))
 

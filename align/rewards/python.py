@@ -1,0 +1,153 @@
+"""A reward that is a function in a file of the user's own."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import Domain
+from align.core.option import option
+from align.core.reward import Reward, RewardSpec
+from align.errors import ContractError, PartError
+
+Scores: TypeAlias = Callable[[Tensor, list[str]], Tensor]
+
+
+def _readable(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not value.endswith(".py"):
+        raise ValueError(f"expected a file whose name ends in .py, got '{value}'")
+    if not Path(value).is_file():
+        raise ValueError(f"no file '{value}', as seen from '{Path.cwd()}'")
+    try:
+        ast.parse(Path(value).read_bytes())
+    except SyntaxError as error:
+        raise ValueError(f"'{value}' is not Python: line {error.lineno}: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"'{value}' is not Python: {error}") from error
+
+
+def _there(spec: Python, attribute: attrs.Attribute[Any], value: str) -> None:
+    """The function is in the file, as far as can be seen without running it."""
+    try:
+        names = list(_names([ast.parse(Path(spec.file).read_bytes())]))
+    except (OSError, ValueError, SyntaxError):
+        return  # of which the file's own check has told
+    if value not in names and "*" not in names:
+        known = ", ".join(f"'{name}'" for name in names if not name.startswith("_"))
+        raise ValueError(f"'{spec.file}' has no '{value}'; it has {known or 'nothing'}")
+
+
+def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """What a module defines or imports; '*' stands for anything."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        else:
+            yield from _names(ast.iter_child_nodes(node))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Python(RewardSpec):
+    """A function `score(data, prompts)` of a Python file, which returns the scores (B,).
+
+    `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device; `prompts` is
+    a list of B strings. Row i of the score must depend on row i of the data alone. The file is
+    run once, when the run begins; `align check` only reads it.
+    """
+
+    kind: ClassVar[str] = "python"
+    range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
+
+    file: str = option("Python file, as seen from where the command is started", check=_readable)
+    function: str = option("its name in the file", default="score", check=_there)
+    differentiable: bool = option(  # type: ignore[misc]
+        "whether the score carries a gradient back to the data; tried before the first score",
+        default=True,
+    )
+    domain: Domain | None = option(  # type: ignore[misc]
+        "the data it scores; both if left out", default=None
+    )
+
+    def build(self, device: torch.device) -> Reward:
+        """Run the file; raises PartError if that fails."""
+        function = getattr(_module(self.file), self.function, None)
+        if not callable(function):
+            raise PartError(f"reward 'python': '{self.file}' has no function '{self.function}'")
+        who = f"reward 'python': '{self.function}' of '{self.file}'"
+        return _Function(function, self.differentiable, who)
+
+
+def _module(file: str) -> Any:
+    """The file, run as a module of its own."""
+    path = Path(file).resolve()
+    # By its path: two files may have one name.
+    name = f"align_python_reward_{path.as_posix()}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there for their types
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        text = f"reward 'python': '{file}' does not run: {type(error).__name__}: {error}"
+        raise PartError(text) from error
+    return module
+
+
+@final
+@attrs.define(eq=False)
+class _Function(Reward):
+    """Calls the function.
+
+    Attributes:
+        tried: whether it is known to carry a gradient if it says so.
+    """
+
+    function: Scores
+    differentiable: bool
+    who: str
+    tried: bool = False
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """What the function returns (B,), in float32 or wider."""
+        if not self.tried:
+            self._try(data[:1], prompts[:1])
+            self.tried = True
+        # Weights that the function did not freeze are no reason for a graph.
+        with torch.set_grad_enabled(
+            self.differentiable and data.requires_grad and torch.is_grad_enabled()
+        ):
+            return self._of(data, prompts)
+
+    def _of(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        score = self.function(data, list(prompts))
+        if isinstance(score, Tensor) and score.shape == (len(data),):
+            return score if score.dtype == torch.float64 else score.float()
+        got = tuple(score.shape) if isinstance(score, Tensor) else f"a {type(score).__name__}"
+        raise ContractError(f"{self.who} returned {got}, expected a tensor ({len(data)},)")
+
+    def _try(self, data: Tensor, prompts: Sequence[str]) -> None:
+        """See with one row whether the gradient that is declared is there."""
+        if not self.differentiable or not len(data):
+            return
+        with torch.enable_grad():
+            row = data.detach().clone().requires_grad_()
+            score, found = self._of(row, prompts), None
+            if score.requires_grad:
+                (found,) = torch.autograd.grad(score.sum(), row, allow_unused=True)
+        if found is None:
+            text = f"{self.who} carries no gradient back to the data"
+            raise ContractError(f"{text}; set differentiable = false")

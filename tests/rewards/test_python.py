@@ -1,0 +1,138 @@
+"""A function in a file, as a reward."""
+
+import pytest
+import torch
+
+from align.errors import ContractError, PartError, RecipeError
+from align.recipe import load
+from align.registry import load_catalog
+from align.rewards.python import Python
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write my_reward.py into the folder that the command is started in."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(text):
+        (tmp_path / "my_reward.py").write_text(text)
+
+    return made
+
+
+def scored(part, rows=3, grad=False):
+    data = torch.arange(2.0 * rows).reshape(rows, 2).requires_grad_(grad)
+    return data, part.build(CPU).score(data, [f"prompt {i}" for i in range(rows)])
+
+
+def test_the_function_scores(written):
+    written("def score(data, prompts):\n    return data.sum(1) * len(prompts[0])\n")
+    data, score = scored(Python(file="my_reward.py"), grad=True)
+    assert score.tolist() == [8, 40, 72]
+    (gradient,) = torch.autograd.grad(score.sum(), data)
+    assert (gradient == 8).all()
+    assert not scored(Python(file="my_reward.py"))[1].requires_grad
+
+
+def test_scores_become_float32(written):
+    written("def best(data, prompts):\n    return (data.sum(1) > 2).bfloat16()\n")
+    part = Python(file="my_reward.py", function="best", differentiable=False)
+    score = scored(part, grad=True)[1]
+    assert score.dtype == torch.float32 and score.tolist() == [0, 1, 1]
+    assert not score.requires_grad
+
+
+def test_weights_that_are_not_frozen_make_no_graph(written):
+    written(
+        "import torch\nw = torch.ones(2, requires_grad=True)\n"
+        "def score(data, prompts):\n    return data @ w\n"
+    )
+    assert not scored(Python(file="my_reward.py"))[1].requires_grad
+
+
+@pytest.mark.parametrize("rule", ["data.detach().sum(1)", "data.new_ones(len(data))"])
+def test_a_gradient_that_is_declared_is_tried_before_the_first_score(written, rule):
+    written(f"def score(data, prompts):\n    return {rule}\n")
+    with pytest.raises(ContractError, match=r"no gradient back .*; set differentiable = false"):
+        scored(Python(file="my_reward.py"))
+    assert len(scored(Python(file="my_reward.py", differentiable=False))[1]) == 3
+
+
+def test_shapes_are_told(written):
+    written("def score(data, prompts):\n    return data\n")
+    with pytest.raises(ContractError, match=r"'my_reward.py' returned \(1, 2\), expected .*\(1,\)"):
+        scored(Python(file="my_reward.py"))
+    written("def score(data, prompts):\n    return [1.0]\n")
+    with pytest.raises(ContractError, match="returned a list, expected a tensor"):
+        scored(Python(file="my_reward.py"))
+
+
+def test_a_dataclass_finds_its_module(written):
+    written(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\n"
+        "class Sum:\n    by: float\n\n    def __call__(self, data, prompts):\n"
+        "        return data.sum(1) * self.by\n\nscore = Sum(2.0)\n"
+    )
+    assert scored(Python(file="my_reward.py"))[1].tolist() == [2, 10, 18]
+
+
+def test_a_file_that_does_not_run(written):
+    written("def score(data, prompts): ...\nraise RuntimeError('no card')\n")
+    with pytest.raises(PartError, match=r"'my_reward.py' does not run: RuntimeError: no card"):
+        Python(file="my_reward.py").build(CPU)
+    written("score = 3\n")
+    with pytest.raises(PartError, match=r"'my_reward.py' has no function 'score'"):
+        Python(file="my_reward.py").build(CPU)
+
+
+RECIPE = """\
+[model]
+kind = "mixture"
+weights = [1.0]
+means = [[0.0]]
+stds = [1.0]
+
+[[reward]]
+kind = "python"
+{}
+
+[mode]
+kind = "best_of_n"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ('file = "his.py"', "r.toml:9: reward[0].file: no file 'his.py', as seen from"),
+        ('file = "r.toml"', "r.toml:9: reward[0].file: expected a file whose name ends in .py"),
+        ('file = "broken.py"', "r.toml:9: reward[0].file: 'broken.py' is not Python: line 2: "),
+        (
+            'file = "my_reward.py"\nfunction = "scor"',
+            "r.toml:10: reward[0].function: 'my_reward.py' has no 'scor'; it has 'np', 'score'",
+        ),
+        ('function = "score"', "r.toml:7: reward[0].file: required key is missing"),
+        (
+            'file = "my_reward.py"\ndomain = "image"',
+            "r.toml:7: reward[0]: 'python' scores images, but model 'mixture' makes vectors",
+        ),
+    ],
+)
+def test_mistakes_are_located_without_running_the_file(written, tmp_path, options, told):
+    written(
+        "import numpy as np\nraise SystemExit('run')\n"
+        "def score(data, prompts):\n    inner = 1\ndef _hidden(): ...\n"
+    )
+    (tmp_path / "broken.py").write_text("\ndef score(:\n")
+    (tmp_path / "r.toml").write_text(RECIPE.format(options))
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog())
+    assert str(caught.value).startswith(told)
+
+
+def test_a_good_recipe_is_not_run_either(written, tmp_path):
+    written("raise SystemExit('run')\nfrom somewhere import *\n")
+    (tmp_path / "r.toml").write_text(RECIPE.format('file = "my_reward.py"'))
+    assert load("r.toml", catalog=load_catalog()).recipe.reward[0].part.kind == "python"
