@@ -1,0 +1,127 @@
+"""Reward: how people would rate a picture for its prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import Domain
+from align.core.option import option
+from align.core.reward import Reward, RewardSpec
+
+if TYPE_CHECKING:
+    from tokenizers import BertWordPieceTokenizer
+
+    from align_image_reward.network import Network
+
+# Of the scores of the data that the package's authors standardised by.
+MEAN: Final = 0.16717362830052426
+STD: Final = 1.0333394966054072
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ImageReward(RewardSpec):
+    """ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
+
+    The shortest side is resized to 224 pixels and the middle is cut out, so pixels beyond it have
+    no gradient. Prompts are cut to 35 tokens. Scores are those of the package image-reward, which
+    is not needed; with `match_pil` to a millionth, otherwise as near as resizing without rounding.
+
+    Reference: ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation,
+    Xu et al., 2023, arXiv:2304.05977, section 2.3.
+    """
+
+    kind: ClassVar[str] = "image_reward"
+    differentiable: ClassVar[bool] = True
+    domain: ClassVar[Domain | None] = "image"
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    weights: str = option(
+        "ImageReward.pt, its folder, or an id of the hub; THUDM/ImageReward (1.8 GB) if empty.",
+        default="",
+    )
+    tokenizer: str = option(
+        "BERT's vocab.txt, its folder, or an id of the hub; bert-base-uncased if empty.",
+        default="",
+    )
+    revision: str = option("Branch, tag or commit of the weights on the hub.", default="main")
+    offline: bool = option("Whether nothing may be downloaded.", default=False)
+    precision: Literal["float32", "bfloat16"] = option(
+        "Of the transformers; the head is always in float32.", default="float32"
+    )
+    match_pil: bool = option(
+        "Whether pictures are resized by PIL, as in the package; slower.", default=False
+    )
+    recompute: bool = option(
+        "Whether to work layers out again on the way back; slower, and takes less memory.",
+        default=False,
+    )
+
+    def build(self, device: torch.device) -> Scorer:
+        """The frozen network and its tokenizer; raises PartError when one cannot be used."""
+        from align.hub import located
+        from align_image_reward.loading import WHO, network, tokenizer
+
+        weights = located(
+            self.weights or self._of_the_package(),
+            "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors"),
+            who=WHO, revision=self.revision, offline=self.offline,
+        )  # fmt: skip
+        words = located(
+            self.tokenizer, "bert-base-uncased", ("vocab.txt",),
+            who=WHO, option="tokenizer", offline=self.offline,
+        )  # fmt: skip
+        made = network(weights, getattr(torch, self.precision), device)
+        return Scorer(
+            network=made,
+            tokenizer=tokenizer(words, made.words),
+            weights=weights,
+            match_pil=self.match_pil,
+            recompute=self.recompute,
+        )
+
+    def _of_the_package(self) -> str:
+        """The file that the package image-reward has downloaded; empty if there is none."""
+        path = Path.home() / ".cache" / "ImageReward" / "ImageReward.pt"
+        return str(path) if self.revision == "main" and path.is_file() else ""
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class Scorer(Reward):
+    """(head − mean) / std, the score of a network for pictures and prompts.
+
+    Attributes:
+        weights: the file that the network is from.
+    """
+
+    network: Network
+    tokenizer: BertWordPieceTokenizer
+    weights: Path
+    match_pil: bool = False
+    recompute: bool = False
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of pictures (B, 3, H, W) in [0, 1]; the graph is kept.
+
+        Raises:
+            ContractError: the data are not pictures in [0, 1].
+        """
+        from align.pictures import checked, preprocess, standardised
+
+        pictures = checked(data, "reward 'image_reward'").float()
+        pixels = standardised(
+            preprocess(pictures, self.network.side, "shortest side, centre crop", self.match_pil)
+        )
+        read = self.tokenizer.encode_batch(list(prompts))
+        ids = torch.tensor([one.ids for one in read], device=data.device)
+        seen = torch.tensor([one.attention_mask for one in read], device=data.device).bool()
+        head: Tensor = self.network(pixels, ids, seen, self.recompute)
+        return (head - MEAN) / STD
