@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
-from torch import Tensor
 
 from align.errors import PartError
+from align.weights import load_strictly, read, seems
 from align_image_reward.network import Network, Sizes
 
 if TYPE_CHECKING:
@@ -33,24 +32,20 @@ def network(path: Path, dtype: torch.dtype, device: torch.device) -> Network:
     Raises:
         PartError: the file cannot be read, or is not a checkpoint of ImageReward.
     """
-    state = _read(path)
-    for key in _UNUSED:
-        state.pop(key, None)
+    who = f"{WHO}: weights"
+    state = {
+        key: tensor.to(torch.float32 if key.startswith("mlp.") else dtype)
+        for key, tensor in read(path, who).items()
+        if key not in _UNUSED
+    }
     try:
         sizes = Sizes.of(state)
     except (KeyError, IndexError) as error:
-        known = sum(key.startswith(("blip.", "mlp.layers.")) for key in state)
-        text = f"{error.args[0]!r} is missing, {known} of its {len(state)} keys look familiar"
-        raise _foreign(path, text) from error
+        text = f"'{path}' does not fit: it has no {error.args[0]!r}, and seems to be {seems(state)}"
+        raise PartError(f"{who}: {text}; give the ImageReward.pt of THUDM/ImageReward") from error
     with torch.device("meta"):
         made = Network(sizes)
-    if wrong := _differences(made.state_dict(), state):
-        raise _foreign(path, wrong)
-    state = {
-        key: tensor.to(torch.float32 if key.startswith("mlp.") else dtype)
-        for key, tensor in state.items()
-    }
-    made.load_state_dict(state, assign=True)
+    load_strictly(made, state, path, who)
     return made.requires_grad_(False).eval().to(device)
 
 
@@ -78,37 +73,3 @@ def tokenizer(path: Path, words: int) -> BertWordPieceTokenizer:
     made.enable_truncation(WORDS)
     made.enable_padding(length=WORDS)
     return made
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; only tensors are read, so that a file cannot run code."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of two formats, each with errors of its own
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        cure = "delete it and download it again, or give other weights"
-        raise PartError(f"{WHO}: weights: '{path}' cannot be read: {said}; {cure}") from error
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise _foreign(path, "it does not hold tensors by name")
-    return dict(state)
-
-
-def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """How keys and shapes differ, in a few words; empty if they do not."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    other = [key for key in wanted if key in found and wanted[key].shape != found[key].shape]
-    told = [
-        f"{len(keys)} {what}, such as '{keys[0]}'"
-        for keys, what in ((missing, "missing"), (extra, "unknown"), (other, "of another shape"))
-        if keys
-    ]
-    return ", ".join(told)
-
-
-def _foreign(path: Path, text: str) -> PartError:
-    cure = "give the ImageReward.pt of THUDM/ImageReward"
-    return PartError(f"{WHO}: weights: '{path}' is not a checkpoint of ImageReward: {text}; {cure}")
