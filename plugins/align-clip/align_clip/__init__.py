@@ -1,0 +1,18 @@
+"""Rewards on CLIP models: `clip` itself, and the engine that others of its family share.
+
+Networks and weights are imported when a reward is built.
+"""
+
+from __future__ import annotations
+
+from align.core.reward import RewardSpec
+from align.hookspecs import hookimpl
+from align_clip.reward import Clip
+
+__all__ = ["Clip", "align_rewards"]
+
+
+@hookimpl
+def align_rewards() -> list[type[RewardSpec]]:
+    """How alike a picture and its prompt are."""
+    return [Clip]

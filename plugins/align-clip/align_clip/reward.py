@@ -1,0 +1,92 @@
+"""Reward: how alike a CLIP model finds a picture and its prompt."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.option import option
+from align.errors import PartError
+from align_clip.spec import ClipSpec, assembled
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+    from align_clip.engine import ClipReward
+
+Scale: TypeAlias = Literal["cosine", "clipscore", "torchmetrics", "logit"]
+
+REPO: Final = "openai/clip-vit-large-patch14"
+FILES: Final = ("model.safetensors", "pytorch_model.bin")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Clip(ClipSpec):
+    """R(x) = scale(cos(picture, prompt)) of a CLIP model by OpenAI or open_clip.
+
+    Pictures: shortest side to the network's size, centre crop. Scales, which differ by package:
+    'cosine' is cos; 'clipscore' is 2.5 max(cos, 0), of the paper; 'torchmetrics' is
+    100 max(cos, 0); 'logit' is e^s cos with the model's own s, about 100 cos.
+
+    Reference: CLIPScore: A Reference-free Evaluation Metric for Image Captioning, Hessel et al.,
+    2021, arXiv:2104.08718, section 3.
+    """
+
+    kind: ClassVar[str] = "clip"
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    scale: Scale = option(
+        "of the cosine: 'cosine', 'clipscore', 'torchmetrics' or 'logit'", default="cosine"
+    )
+    activation: Literal["auto", "quick_gelu", "gelu"] = option(
+        "of a single file, which does not say it: 'quick_gelu' in OpenAI's models, 'gelu' in most"
+        " of open_clip's; 'auto' knows folders and OpenAI's archives",
+        default="auto",
+    )
+    match_pil: bool = option("round to 8 bits where PIL does when it resizes", default=False)
+
+    def build(self, device: torch.device) -> ClipReward:
+        """The frozen model; raises PartError when its weights cannot be used."""
+        from align_clip.engine import View
+
+        view = View(geometry="shortest side, centre crop", match_pil=self.match_pil)
+        scale = partial(scaled, self.scale)
+        return assembled(self, self._network, view, scale, device, clean=True)
+
+    def _network(self) -> CLIPModel:
+        from align.hub import located
+        from align.weights import is_archive
+        from align_clip.convert import from_file, from_folder
+
+        who = "reward 'clip'"
+        find = partial(located, who=who, revision=self.revision, offline=self.offline)
+        if not Path(self.weights).expanduser().is_file():
+            config = find(self.weights, REPO, ("config.json",))
+            return from_folder(config, find(self.weights, REPO, FILES), who)
+        path = find(self.weights, REPO, FILES)
+        if self.activation != "auto":
+            return from_file(path, self.activation, who)
+        if not is_archive(path):
+            cure = "set activation = 'quick_gelu' for OpenAI's weights, 'gelu' for open_clip's"
+            raise PartError(f"{who}: '{path}' does not say which activation it has; {cure}")
+        return from_file(path, "quick_gelu", who)
+
+
+def scaled(scale: Scale, cosine: Tensor, factor: float) -> Tensor:
+    """Cosines (B,) on one of the scales in use; `factor` is the model's own."""
+    match scale:
+        case "cosine":
+            return cosine
+        case "clipscore":
+            return 2.5 * cosine.clamp(min=0)
+        case "torchmetrics":
+            return 100 * cosine.clamp(min=0)
+        case "logit":
+            return factor * cosine

@@ -1,0 +1,115 @@
+"""What all rewards on CLIP models have in common: their options, and how they are built."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import Domain
+from align.core.option import option
+from align.core.reward import RewardSpec
+from align.errors import PartError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import CLIPModel
+
+    from align_clip.engine import ClipReward, View
+
+
+@attrs.frozen(kw_only=True)
+class ClipSpec(RewardSpec):
+    """A reward that compares pictures with prompts in a CLIP model."""
+
+    differentiable: ClassVar[bool] = True
+    domain: ClassVar[Domain | None] = "image"
+
+    weights: str = option(
+        "path of a file or folder, or id of a repository on the hub; '' is the released one",
+        default="",
+    )
+    revision: str = option("branch, tag or commit of the hub's repository", default="main")
+    offline: bool = option("never download, fail instead", default=False)
+    tokenizer: str = option(
+        "path of a tokenizer.json, or id on the hub; '' is CLIP's, which is in the package",
+        default="",
+    )
+    dtype: Literal["float32", "bfloat16"] = option(
+        "precision of the towers; what comes after them is in float32", default="float32"
+    )
+    recompute: bool = option(
+        "run the vision tower's layers again on the way back: a tenth of the memory, a third more"
+        " time",
+        default=False,
+    )
+
+    @abstractmethod
+    def build(self, device: torch.device) -> ClipReward:
+        """Load the reward; raises PartError when its weights cannot be used."""
+
+
+def assembled(
+    spec: ClipSpec,
+    load: Callable[[], CLIPModel],
+    view: View,
+    scale: Callable[[Tensor, float], Tensor],
+    device: torch.device,
+    *,
+    clean: bool,
+) -> ClipReward:
+    """The reward of a spec around a network.
+
+    Args:
+        spec: its common options are followed.
+        load: makes the network, in the precision it was saved in; all that is cheap comes before.
+        view: how pictures are resized.
+        scale: from cosines and the network's own factor to scores.
+        device: where the reward computes.
+        clean: whether prompts are repaired, as OpenAI's and open_clip's tokenizers do.
+
+    Raises:
+        PartError: a package is missing, or the tokenizer or the network cannot be used.
+    """
+    who = f"reward '{spec.kind}'"
+    _require(who, ("transformers", "tokenizers", *(("ftfy",) if clean else ())))
+    from align_clip import engine, tokens
+
+    tokenizer = tokens.shipped() if not spec.tokenizer else _tokenizer(spec, who)
+    network = engine.fitted(load(), tokenizer, who)
+    # Before it is rounded to the precision of the towers.
+    factor = float(network.logit_scale.detach().double().exp())
+    encoders = engine.Encoders(network, recompute=spec.recompute)
+    encoders.to(device, getattr(torch, spec.dtype))
+    return engine.ClipReward(
+        network=encoders,
+        texts=engine.remembering(encoders, tokenizer, tokens.cleaned if clean else None, who),
+        view=view,
+        scale=scale,
+        factor=factor,
+        who=who,
+    )
+
+
+def _tokenizer(spec: ClipSpec, who: str) -> Tokenizer:
+    from align.hub import located
+    from align_clip.tokens import from_file
+
+    path = located(
+        spec.tokenizer, "", ("tokenizer.json",),
+        who=who, option="tokenizer", offline=spec.offline,
+    )  # fmt: skip
+    return from_file(path, who)
+
+
+def _require(who: str, packages: tuple[str, ...]) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        raise PartError(f"{who}: package {names} is missing; run 'pip install {names}'")

@@ -1,0 +1,132 @@
+"""What tests of rewards on CLIP models need: a small checkpoint of the true form, and its scores.
+
+The second forward pass here shares no code with the one that is tested.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from align.core.streams import Streams
+from align_clip.tokens import from_merges
+
+State = dict[str, Tensor]
+
+MERGES = [("c", "a"), ("ca", "t</w>"), ("a", "t"), ("d", "o"), ("do", "g</w>"), ("h", "e")]
+
+
+def small_state(
+    *,
+    vision: int = 128,
+    text: int = 64,
+    layers: int = 2,
+    inner: int = 128,
+    features: int = 48,
+    size: int = 32,
+    patch: int = 8,
+    context: int = 16,
+    tokens: int = 2 * 256 + len(MERGES) + 2,
+    seed: int = 0,
+) -> State:
+    """Tensors by the names and in the shapes of OpenAI's and open_clip's CLIP models.
+
+    They are large enough for scores to differ from picture to picture.
+    """
+    shapes = {
+        "positional_embedding": (context, text),
+        "text_projection": (text, features),
+        "token_embedding.weight": (tokens, text),
+        "visual.class_embedding": (vision,),
+        "visual.positional_embedding": ((size // patch) ** 2 + 1, vision),
+        "visual.proj": (vision, features),
+        "visual.conv1.weight": (vision, 3, patch, patch),
+    }
+    for start, width in (("", text), ("visual.", vision)):
+        for number in range(layers):
+            block = f"{start}transformer.resblocks.{number}."
+            shapes |= {
+                block + "attn.in_proj_weight": (3 * width, width),
+                block + "attn.in_proj_bias": (3 * width,),
+                block + "attn.out_proj.weight": (width, width),
+                block + "attn.out_proj.bias": (width,),
+                block + "mlp.c_fc.weight": (inner, width),
+                block + "mlp.c_fc.bias": (inner,),
+                block + "mlp.c_proj.weight": (width, inner),
+                block + "mlp.c_proj.bias": (width,),
+            }
+    streams = Streams(seed, (0,))
+    state = {name: 0.15 * streams.at(name).normal(shape)[0] for name, shape in shapes.items()}
+    norms = [f"{name.partition('attn')[0]}ln_{i}" for name in shapes for i in (1, 2)
+             if name.endswith("in_proj_bias")]  # fmt: skip
+    for name in (*norms, "ln_final", "visual.ln_pre", "visual.ln_post"):
+        wide = (vision if name.startswith("visual.") else text,)
+        state[name + ".weight"] = 1 + 0.2 * streams.at(name, "weight").normal(wide)[0]
+        state[name + ".bias"] = 0.2 * streams.at(name, "bias").normal(wide)[0]
+    state["logit_scale"] = torch.tensor(math.log(40.0))
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def small_tokenizer(path: Path) -> Path:
+    """Write a tokenizer of bytes and a few merges, 520 tokens in all, as 'tokenizer.json'."""
+    from_merges(MERGES).save(str(path))
+    return path
+
+
+def picture_features(state: State, pixels: Tensor, *, heads: int, activation: str) -> Tensor:
+    """Unit features (B, D) of standardised pictures (B, 3, size, size)."""
+    patch = state["visual.conv1.weight"].shape[-1]
+    x = F.conv2d(pixels, state["visual.conv1.weight"], stride=patch).flatten(2).transpose(1, 2)
+    first = state["visual.class_embedding"].expand(len(x), 1, -1)
+    x = torch.cat([first, x], 1) + state["visual.positional_embedding"]
+    x = _blocks(state, "visual.", _norm(state, "visual.ln_pre", x), heads, activation, None)
+    return F.normalize(_norm(state, "visual.ln_post", x[:, 0]) @ state["visual.proj"], dim=-1)
+
+
+def text_features(state: State, tokens: Tensor, *, heads: int, activation: str) -> Tensor:
+    """Unit features (B, D) of tokens (B, L); the largest token ends the text."""
+    x = state["token_embedding.weight"][tokens] + state["positional_embedding"][: tokens.shape[1]]
+    later = torch.full((tokens.shape[1],) * 2, -torch.inf).triu(1).to(x)
+    x = _norm(state, "ln_final", _blocks(state, "", x, heads, activation, later))
+    end = x[torch.arange(len(x)), tokens.argmax(-1)]
+    return F.normalize(end @ state["text_projection"], dim=-1)
+
+
+def _blocks(
+    state: State, start: str, x: Tensor, heads: int, activation: str, mask: Tensor | None
+) -> Tensor:
+    depth = sum(name.startswith(f"{start}transformer") for name in state) // 12
+    for number in range(depth):
+        block = f"{start}transformer.resblocks.{number}."
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part in _linear(
+                _norm(state, block + "ln_1", x),
+                state[block + "attn.in_proj_weight"], state[block + "attn.in_proj_bias"],
+            ).chunk(3, -1)
+        )  # fmt: skip
+        likeness = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        seen = (likeness if mask is None else likeness + mask).softmax(-1) @ v
+        x = x + _named(state, block + "attn.out_proj", seen.transpose(1, 2).flatten(2))
+        h = _named(state, block + "mlp.c_fc", _norm(state, block + "ln_2", x))
+        h = h * torch.sigmoid(1.702 * h) if activation == "quick_gelu" else F.gelu(h)
+        x = x + _named(state, block + "mlp.c_proj", h)
+    return x
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x @ weight.T + bias
+
+
+def _named(state: State, name: str, x: Tensor) -> Tensor:
+    return _linear(x, state[name + ".weight"], state[name + ".bias"])
+
+
+def _norm(state: State, name: str, x: Tensor) -> Tensor:
+    middle = x - x.mean(-1, keepdim=True)
+    size = (middle.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return middle / size * state[name + ".weight"] + state[name + ".bias"]

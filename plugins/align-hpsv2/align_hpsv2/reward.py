@@ -1,0 +1,64 @@
+"""Reward: Human Preference Score v2, as its package `hpsv2` computes it."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, final
+
+import attrs
+import torch
+from align_clip.engine import ClipReward, View
+from align_clip.spec import ClipSpec, assembled
+from torch import Tensor
+
+from align.core.option import option
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+REPO: Final = "xswu/HPSv2"
+FILES: Final = MappingProxyType({"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"})
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HPSv2(ClipSpec):
+    """R(x) = cos(picture, prompt) of a CLIP ViT-H/14 trained on people's choices.
+
+    Pictures: longest side to 224, black bars. One file of 1.97 GB has everything; the package's
+    own download of the model it was trained from is not needed.
+
+    Reference: Human Preference Score v2: A Solid Benchmark for Evaluating Human Preferences of
+    Text-to-Image Synthesis, Wu et al., 2023, arXiv:2306.09341, section 4.
+    """
+
+    kind: ClassVar[str] = "hpsv2"
+    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    version: Literal["v2.0", "v2.1"] = option(
+        "of the released weights: 'v2.1', or 'v2.0', which the package's `score` means by default",
+        default="v2.1",
+    )
+
+    def build(self, device: torch.device) -> ClipReward:
+        """The frozen model; raises PartError when its weights cannot be used."""
+        from align_clip.convert import from_file
+
+        from align.hub import located
+
+        def load() -> CLIPModel:
+            who = "reward 'hpsv2'"
+            path = located(
+                self.weights, REPO, (FILES[self.version],),
+                who=who, revision=self.revision, offline=self.offline,
+            )  # fmt: skip
+            return from_file(path, "gelu", who)
+
+        # The package resizes tensors, so that nothing is rounded or clamped.
+        view = View(geometry="longest side, black bars", clamp=False)
+        return assembled(self, load, view, _plain, device, clean=True)
+
+
+def _plain(cosine: Tensor, factor: float) -> Tensor:
+    """The cosine itself."""
+    return cosine
