@@ -15,7 +15,7 @@ from align.core.meter import Cost, Meter, forget_peak
 from align.core.mode import AlignmentMode, Info, Trains
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import ContractError, DivergedError
+from align.errors import ContractError, DivergedError, PartError
 
 State = TypeVar("State")
 
@@ -101,7 +101,7 @@ def _step(
     where = f"in step {index + 1} of {mode.steps}"
     try:
         return mode.step(problem, state, index, streams)
-    except (ContractError, DivergedError) as error:
+    except (ContractError, DivergedError, PartError) as error:
         raise type(error)(f"{error}; {where}") from error
     except Exception as error:
         error.add_note(f"{where} of mode '{mode.kind}'")

@@ -6,8 +6,9 @@ A part that breaks its contract is named, with what it returned and what was exp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, final
 
 import attrs
 import torch
@@ -19,7 +20,10 @@ from align.core.normalise import folded
 from align.core.path import Path
 from align.core.problem import Problem
 from align.core.reward import Reward, WeightedReward
-from align.errors import ContractError
+from align.errors import AlignError, ContractError, PartError
+
+# How far from [0, 1] pictures may be before they, and not the reward, are to blame.
+_FAR: Final = 1.0
 
 
 @final
@@ -120,10 +124,10 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
     def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
         starts = range(0, rows, self.chunk)
         cuts = [slice(start, min(start + self.chunk, rows)) for start in starts]
-        pieces = [
-            self.meter.measured(part, cut.stop - cut.start, functools.partial(call, cut))
-            for cut in cuts
-        ]
+        pieces = list[Tensor]()
+        for cut in cuts:
+            with _blamed(f"model '{self.name}'", count := cut.stop - cut.start):
+                pieces.append(self.meter.measured(part, count, functools.partial(call, cut)))
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return self.meter.count(part, result)
 
@@ -167,14 +171,19 @@ class GuardedReward(Reward):
         return self.meter.count(part, torch.cat(pieces))
 
     def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        score, who = self.inner.score(data, prompts), f"reward '{self.name}': score"
+        who = f"reward '{self.name}'"
+        if data.requires_grad:
+            data = data.view_as(data)
+            data.register_hook(functools.partial(_finite_slope, who))
+        with _blamed(who, len(data), "or offload = true"):
+            score = self.inner.score(data, prompts)
         wide = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
         if not wide or score.shape != (len(data),):
             raise ContractError(
-                f"{who} returned {_described(score)},"
+                f"{who}: score returned {_described(score)},"
                 f" expected ({len(data)},) of torch.float32 or wider"
             )
-        return _finite(score, who)
+        return _finite(score, f"{who}: score", functools.partial(_why, data))
 
 
 def bare(model: FlowModel) -> FlowModel:
@@ -204,8 +213,44 @@ def _described(result: object) -> str:
     return f"a {type(result).__name__}"
 
 
-def _finite(result: Tensor, who: str) -> Tensor:
-    if not torch.isfinite(result.detach()).all():
-        bad = int((~torch.isfinite(result.detach())).flatten(1 if result.dim() > 1 else 0).sum())
-        raise ContractError(f"{who} returned {bad} numbers that are not finite")
+def _finite(result: Tensor, who: str, why: Callable[[], str] = str) -> Tensor:
+    if bad := int((~torch.isfinite(result.detach())).sum()):
+        raise ContractError(f"{who} returned {bad} numbers that are not finite{why()}")
     return result
+
+
+def _finite_slope(who: str, slope: Tensor) -> None:
+    if bad := int((~torch.isfinite(slope)).sum()):
+        raise ContractError(
+            f"{who}: its gradient has {bad} numbers that are not finite; use an estimator that"
+            " follows no gradient, like 'stein', and tell the reward's author"
+        )
+
+
+def _why(data: Tensor) -> str:
+    """Whether the samples or the reward are to blame for a score that is not finite."""
+    low, high = float(data.detach().min()), float(data.detach().max())
+    seen = f", for data from {low:.3g} to {high:.3g}; "
+    if data.dim() == 4 and (low < -_FAR or high > 1 + _FAR):
+        return f"{seen}pictures belong in [0, 1]: lower the weights, or use more steps"
+    return f"{seen}take it out of the recipe, and tell the reward's author"
+
+
+@contextmanager
+def _blamed(who: str, rows: int, other: str = "") -> Iterator[None]:
+    """Say which part raised an error, and what helps where memory is short.
+
+    Raises:
+        PartError: the device has too little memory for `rows` rows.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fewer = f"set run.chunk to {max(1, rows // 4)} {other}".rstrip()
+        text = f"{who}: the device's memory is too small for {rows} rows at once"
+        raise PartError(f"{text}; {fewer}") from error
+    except AlignError:
+        raise
+    except Exception as error:
+        error.add_note(f"raised by {who}")
+        raise

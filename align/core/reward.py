@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import attrs
 import torch
 from torch import Tensor
 
 from align.core.model import Domain
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Reward(ABC):
@@ -29,6 +32,18 @@ class Pictured(ABC):
         """Pictures (C, H, W) in [0, 1], each by what it shows."""
 
 
+class Judged(ABC):
+    """Capability of a reward: the package that it stands in for can be asked for its own score."""
+
+    @abstractmethod
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """The package's scores (B,) of RGB pictures.
+
+        Raises:
+            ImportError: the package is not installed, or does not import.
+        """
+
+
 @attrs.frozen(kw_only=True)
 class RewardSpec(ABC):
     """A reward as a recipe names it: options only, until `build` loads weights.
@@ -37,12 +52,14 @@ class RewardSpec(ABC):
         differentiable: whether the score carries a gradient back to the data.
         domain: the data it scores; None takes both.
         range: bounds of the score, infinite where it has none.
+        needs_prompt: whether it compares data with the prompt, and says nothing without one.
     """
 
     kind: ClassVar[str]
     differentiable: ClassVar[bool]
     domain: ClassVar[Domain | None]
     range: ClassVar[tuple[float, float]]
+    needs_prompt: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, device: torch.device) -> Reward:

@@ -60,7 +60,15 @@ def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> li
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog)
         try:
-            for check in (_present, _sampling, _gradients, _capabilities, _domains, _statistics):
+            for check in (
+                _present,
+                _sampling,
+                _gradients,
+                _capabilities,
+                _domains,
+                _statistics,
+                _prompts,
+            ):
                 faults += check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:
@@ -166,6 +174,21 @@ def _statistics(ask: _Question) -> Iterator[Fault]:
             yield Fault(("reward", index, "normalise"), text)
 
 
+def _prompts(ask: _Question) -> Iterator[Fault]:
+    """A reward that reads the prompt has one to read."""
+    model = ask.arm.model
+    for index, term in enumerate(ask.recipe.reward):
+        if model and term.part.needs_prompt and not model.prompt.strip():
+            text = f"'{term.part.kind}' compares pictures with the prompt, but model"
+            text += f" '{model.kind}' has none; set model.prompt"
+            yield _at(ask, ("reward", index), text)
+
+
 def _at(ask: _Question, key: Key, text: str) -> Fault:
     """A fault at `key`, or at the arm's own model where that is to blame."""
     return ask.fault(text, "model") if "model" in ask.changed else Fault(key, text)
+
+
+_CHECKS: Final = (
+    _present, _sampling, _gradients, _capabilities, _domains, _statistics, _prompts
+)  # fmt: skip

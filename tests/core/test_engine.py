@@ -12,7 +12,7 @@ from align.core.mode import AlignmentMode, Export, Info, Trains
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import ContractError
+from align.errors import ContractError, PartError
 
 STREAMS = Streams(0, (0, 1))
 
@@ -169,6 +169,8 @@ def test_costs_are_those_of_all_sessions():
 def test_an_error_says_in_which_step():
     with pytest.raises(ContractError, match=r"^model 'x' returned nothing; in step 2 of 3$"):
         go(Sums(fails=ContractError("model 'x' returned nothing")), Watch([]))
+    with pytest.raises(PartError, match=r"^no memory; in step 2 of 3$"):
+        go(Sums(fails=PartError("no memory")), Watch([]))
     with pytest.raises(ZeroDivisionError) as caught:
         go(Sums(fails=ZeroDivisionError("oh")), Watch([]))
     assert str(caught.value) == "oh"

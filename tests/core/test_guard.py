@@ -12,7 +12,7 @@ from align.core.model import At, Condition, FlowMap, FlowModel, PosteriorMap
 from align.core.path import LinearPath
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
-from align.errors import ContractError
+from align.errors import ContractError, PartError
 
 ROWS = 7
 
@@ -175,6 +175,78 @@ def test_a_reward_that_breaks_its_contract_is_named(fault, chunk, inputs):
     with pytest.raises(ContractError, match=r"^reward 'toll': score returned .*") as caught:
         reward.score(x, cond.prompts)
     assert caught.match(said)
+
+
+@attrs.frozen(eq=False)
+class Sums(Reward):
+    spoil: object
+
+    def score(self, data, prompts):
+        return self.spoil(data.flatten(1).sum(1))
+
+
+def scored(spoil, data):
+    return GuardedReward(Sums(spoil), "toll", Meter(), 100).score(data, [""] * len(data))
+
+
+def test_a_score_that_is_not_finite_says_what_to_do():
+    spoil = SPOILT["nan"][0]
+    vectors = torch.linspace(-2, 3, 12).reshape(4, 3)
+    with pytest.raises(ContractError) as caught:
+        scored(spoil, vectors)
+    said = "reward 'toll': score returned 1 numbers that are not finite, for data from "
+    assert str(caught.value) == (
+        said + "-2 to 3; take it out of the recipe, and tell the reward's author"
+    )
+    pictures = torch.full((4, 3, 2, 2), 0.5)
+    with pytest.raises(ContractError, match=r"from 0\.5 to 0\.5; take it out of the recipe"):
+        scored(spoil, pictures)
+    pictures[1] = -7
+    with pytest.raises(ContractError, match=r"from -7 to 0\.5; pictures belong in \[0, 1\]: lower"):
+        scored(spoil, pictures)
+
+
+def test_a_gradient_that_is_not_finite_is_the_rewards():
+    data = torch.linspace(0, 1, 12).reshape(4, 3).requires_grad_()
+    score = scored(lambda v: (v - v.detach()).sqrt(), 2 * data)
+    assert score.isfinite().all()
+    with pytest.raises(ContractError) as caught:
+        torch.autograd.grad(score.sum(), data)
+    said = "reward 'toll': its gradient has 12 numbers that are not finite; use an estimator that "
+    said += "follows no gradient, like 'stein', and tell the reward's author"
+    assert str(caught.value) == said
+
+
+def raising(error):
+    def spoil(value):
+        raise error
+
+    return spoil
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_where_memory_is_short(inputs, chunk):
+    x, _, _, cond = inputs
+    short, rows = raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), min(chunk, ROWS)
+    cure = f"the device's memory is too small for {rows} rows at once; set run.chunk to 1"
+    with pytest.raises(PartError) as caught:
+        GuardedReward(Toll(spoil=short), "toll", Meter(), chunk).score(x, cond.prompts)
+    assert str(caught.value) == f"reward 'toll': {cure} or offload = true"
+    with pytest.raises(PartError) as caught:
+        calls(GuardedModel(Toy(spoil=short), "toy", Meter(), chunk), inputs)["velocity"]()
+    assert str(caught.value) == f"model 'toy': {cure}"
+
+
+def test_other_errors_keep_their_type_and_say_whose_they_are(inputs):
+    x, _, _, cond = inputs
+    reward = GuardedReward(Toll(spoil=raising(IndexError("oh"))), "toll", Meter(), 100)
+    with pytest.raises(IndexError) as caught:
+        reward.score(x, cond.prompts)
+    assert caught.value.__notes__ == ["raised by reward 'toll'"]
+    refused = raising(PartError("picture: it has another size"))
+    with pytest.raises(PartError) as caught:
+        GuardedReward(Toll(spoil=refused), "toll", Meter(), 100).score(x, cond.prompts)
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_the_wrong_dtype_of_a_state_is_refused(inputs):

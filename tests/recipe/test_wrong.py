@@ -233,6 +233,19 @@ WRONG = {
         "r.toml:8: metric[0]: 'toy_sharpness' measures images, but model 'toy_vectors' makes "
         "vectors",
     ),
+    "fit: prompt": (
+        STEER.replace("toy_smooth", "toy_reader") + '[[reward]]\nkind = "toy_reader"\nname = "b"\n',
+        "r.toml:7: reward[0]: 'toy_reader' compares pictures with the prompt, but model "
+        "'toy_images' has none; set model.prompt\n"
+        "r.toml:11: reward[1]: 'toy_reader' compares pictures with the prompt, but model "
+        "'toy_images' has none; set model.prompt",
+    ),
+    "fit: prompt of an arm": (
+        STEER.replace("toy_smooth", "toy_reader").replace('images"', 'images"\nprompt = "a cat"')
+        + '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nmodel.prompt = " "\n',
+        "r.toml:16: compare[1].model: 'toy_reader' compares pictures with the prompt, but model "
+        "'toy_images' has none; set model.prompt",
+    ),
     "fit: model": (
         STEER.replace('images"', 'images"\nfile = "away"'),
         "r.toml:1: model: the weights are away; fetch them",

@@ -142,6 +142,21 @@ class Jpeg(RewardSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class Reader(RewardSpec):
+    """Compares images with the prompt."""
+
+    kind: ClassVar[str] = "toy_reader"
+    differentiable: ClassVar[bool] = True
+    domain: ClassVar[Literal["image", "vector"] | None] = "image"
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    needs_prompt: ClassVar[bool] = True
+
+    def build(self, device):
+        raise NotImplementedError
+
+
+@final
+@attrs.frozen(kw_only=True)
 class Sharpness(Metric):
     """Measures images."""
 
@@ -255,7 +270,7 @@ def align_estimators():
 
 @hookimpl
 def align_rewards():
-    return [Smooth, Jpeg]
+    return [Smooth, Jpeg, Reader]
 
 
 @hookimpl
