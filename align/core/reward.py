@@ -33,14 +33,15 @@ class Pictured(ABC):
 
 
 class Judged(ABC):
-    """Capability of a reward: the package that it stands in for can be asked for its own score."""
+    """Capability of a RewardSpec: the package it stands in for can be asked for its own score."""
 
     @abstractmethod
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
-        """The package's scores (B,) of RGB pictures.
+        """The package's scores (B,) of RGB pictures, by the same weights.
 
         Raises:
             ImportError: the package is not installed, or does not import.
+            PartError: the weights are not there.
         """
 
 

@@ -193,7 +193,7 @@ class Network(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.side, self.words = sizes.side, sizes.words
+        self.sizes = sizes
         self.blip = nn.ModuleDict({"visual_encoder": Vision(sizes), "text_encoder": Text(sizes)})
         layers: list[nn.Module] = [nn.Identity() for _ in range(_LINEAR[-1] + 1)]
         for place, taken, given in zip(_LINEAR, sizes.head, sizes.head[1:], strict=False):

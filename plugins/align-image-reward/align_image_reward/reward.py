@@ -13,9 +13,10 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Judged, Reward, RewardSpec
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from tokenizers import BertWordPieceTokenizer
 
     from align_image_reward.network import Network
@@ -27,7 +28,7 @@ STD: Final = 1.0333394966054072
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageReward(RewardSpec):
+class ImageReward(RewardSpec, Judged):
     """ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
 
     The shortest side is resized to 224 pixels and the middle is cut out, so pixels beyond it have
@@ -42,6 +43,7 @@ class ImageReward(RewardSpec):
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    needs_prompt: ClassVar[bool] = True
 
     weights: str = option(
         "ImageReward.pt, its folder, or an id of the hub; THUDM/ImageReward (1.8 GB) if empty.",
@@ -53,7 +55,7 @@ class ImageReward(RewardSpec):
     )
     revision: str = option("Branch, tag or commit of the weights on the hub.", default="main")
     offline: bool = option("Whether nothing may be downloaded.", default=False)
-    precision: Literal["float32", "bfloat16"] = option(
+    dtype: Literal["float32", "bfloat16"] = option(
         "Of the transformers; the head is always in float32.", default="float32"
     )
     match_pil: bool = option(
@@ -69,42 +71,50 @@ class ImageReward(RewardSpec):
         from align.hub import located
         from align_image_reward.loading import WHO, network, tokenizer
 
-        weights = located(
-            self.weights or self._of_the_package(),
-            "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors"),
-            who=WHO, revision=self.revision, offline=self.offline,
-        )  # fmt: skip
+        weights = self._located()
         words = located(
             self.tokenizer, "bert-base-uncased", ("vocab.txt",),
             who=WHO, option="tokenizer", offline=self.offline,
         )  # fmt: skip
-        made = network(weights, getattr(torch, self.precision), device)
+        made = network(weights, getattr(torch, self.dtype), device)
         return Scorer(
             network=made,
-            tokenizer=tokenizer(words, made.words),
-            weights=weights,
+            tokenizer=tokenizer(words, made.sizes.words),
             match_pil=self.match_pil,
             recompute=self.recompute,
         )
 
-    def _of_the_package(self) -> str:
-        """The file that the package image-reward has downloaded; empty if there is none."""
-        path = Path.home() / ".cache" / "ImageReward" / "ImageReward.pt"
-        return str(path) if self.revision == "main" and path.is_file() else ""
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) by the package image-reward, on the CPU.
+
+        Raises:
+            ImportError: the package is not installed, or does not import.
+            PartError: the weights are not there.
+        """
+        from align_image_reward.package import scores
+
+        return scores(self._located(), pictures, prompts)
+
+    def _located(self) -> Path:
+        """The file of the weights; first in the place where the package image-reward has it."""
+        from align.hub import located
+
+        theirs = Path.home() / ".cache" / "ImageReward" / "ImageReward.pt"
+        usual = not self.weights and self.revision == "main" and theirs.is_file()
+        return located(
+            str(theirs) if usual else self.weights,
+            "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors"),
+            who="reward 'image_reward'", revision=self.revision, offline=self.offline,
+        )  # fmt: skip
 
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
 class Scorer(Reward):
-    """(head − mean) / std, the score of a network for pictures and prompts.
-
-    Attributes:
-        weights: the file that the network is from.
-    """
+    """(head − mean) / std, the score of a network for pictures and prompts."""
 
     network: Network
     tokenizer: BertWordPieceTokenizer
-    weights: Path
     match_pil: bool = False
     recompute: bool = False
 
@@ -118,7 +128,9 @@ class Scorer(Reward):
 
         pictures = checked(data, "reward 'image_reward'").float()
         pixels = standardised(
-            preprocess(pictures, self.network.side, "shortest side, centre crop", self.match_pil)
+            preprocess(
+                pictures, self.network.sizes.side, "shortest side, centre crop", self.match_pil
+            )
         )
         read = self.tokenizer.encode_batch(list(prompts))
         ids = torch.tensor([one.ids for one in read], device=data.device)
