@@ -26,6 +26,7 @@ from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.core.study import Studies
 from align.errors import PromptError, RecipeError
+from align.isolation.reward import Isolated
 from align.progress import Progress
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, named, to_toml
 from align.record import Record, Side, folder_for
@@ -277,8 +278,9 @@ def _origins(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     for arm in recipe.arms():
         inner = attrs.asdict(arm.mode, recurse=False).values()
         parts += [p for p in (arm.model, arm.sampler, arm.estimator, arm.mode, *inner) if p]
-    return {
+    known = {
         f"{entry.cls.__module__}.{entry.cls.__name__}": str(entry.origin)
         for entry in map(catalog.entry_of, parts)
         if entry is not None
     }
+    return known | {f"{p.kind} of '{p.venv}'": p.origin for p in parts if isinstance(p, Isolated)}

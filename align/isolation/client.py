@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Final, final
 
@@ -105,14 +106,17 @@ class Worker:
         python = interpreter(self.venv)
         # Of what would lead to our own packages nothing is passed on.
         hidden = ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__")
-        process = subprocess.Popen(
-            [python, "-P", "-m", _MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name not in hidden},
-            start_new_session=True,  # Ctrl-C is for us alone; we end the worker
-        )
+        try:
+            process = subprocess.Popen(
+                [python, "-P", "-m", _MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={name: value for name, value in os.environ.items() if name not in hidden},
+                start_new_session=True,  # Ctrl-C is for us alone; we end the worker
+            )
+        except OSError as error:
+            raise PartError(f"no worker could be started in '{self.venv}': {error}") from error
         self._process, self._end = process, weakref.finalize(self, _finish, process)
         self._words.clear()
         assert process.stderr is not None
@@ -126,7 +130,8 @@ class Worker:
             raise PartError(self._unable(python)) from death
         if hello.said.get("protocol") != VERSION:
             theirs = hello.said.get("version")
-            raise PartError(f"'{self.venv}' has align-core {theirs}, which is another version")
+            ours = f"and here is {version('align-core')}; install the same"
+            raise PartError(f"'{self.venv}' has align-core {theirs}, {ours}")
 
     def _unable(self, python: str) -> str:
         """Why there is no worker."""

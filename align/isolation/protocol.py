@@ -78,5 +78,5 @@ def receive(stream: IO[bytes]) -> Message | None:
         size = int.from_bytes(body[:8], "little")
         said = json.loads(body[8 : 8 + size])["__metadata__"]
         return Message(said["word"], load(body), json.loads(said["said"]))
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a message: {error}") from error

@@ -11,10 +11,10 @@ from typing import Any, final
 import attrs
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from align.core.model import Domain
 from align.core.reward import Reward, RewardSpec
+from align.errors import PartError
 from align.isolation.client import Worker
 from align.isolation.protocol import Message
 
@@ -151,8 +151,9 @@ class _Crossing(torch.autograd.Function):
         return score
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, None, None]:
         """The vector-Jacobian product."""
+        if torch.is_grad_enabled():
+            raise PartError(f"{ctx.reward.worker.who} has no second derivative, being isolated")
         (data,) = ctx.saved_tensors
         return ctx.reward.pulled(along, data, ctx.prompts, ctx.number), None, None

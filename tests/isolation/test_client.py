@@ -1,0 +1,199 @@
+"""A worker dies, hangs, shouts; no result is lost, and none of it outlives us."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from loguru import logger
+
+from align.errors import ContractError, PartError
+from align.isolation.client import Worker, interpreter
+from align.isolation.protocol import Message, packed
+from align.isolation.reward import Isolated
+
+CPU = torch.device("cpu")
+DATA = torch.linspace(-2, 2, 12).reshape(3, 4)
+
+
+def ask(part, prompt="", data=DATA):
+    return part.build(CPU).score(data, [prompt] * len(data))
+
+
+def right():
+    return (DATA.sin() * DATA).flatten(1).sum(1)
+
+
+def alive(pid):
+    """Whether there is such a process, a zombie too."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def log():
+    logger.enable("align")
+    lines = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(sink)
+    logger.disable("align")
+
+
+def test_a_death_costs_one_new_start_and_no_result(obedient, tmp_path, log):
+    assert torch.equal(ask(obedient), right())
+    before = obedient.worker._process.pid
+    assert torch.equal(ask(obedient, f"once {tmp_path / 'marked'}"), right())
+    assert obedient.worker._process.pid != before and not alive(before)
+    told = [line for line in log if "died" in line]
+    assert len(told) == 1 and told[0].startswith("WARNING reward 'python' of '")
+    assert "died (exit code 3); its last words: no memory left; it is started again" in told[0]
+    assert any(line.startswith("INFO") and "no memory left" in line for line in log)
+
+
+def test_a_second_death_is_an_error(obedient):
+    with pytest.raises(PartError, match=r"died .signal 6.; its last words: .*farewell") as caught:
+        ask(obedient, "die")
+    assert "and again after a new start" in str(caught.value)
+    assert torch.equal(ask(obedient), right())
+
+
+def test_a_hang_is_ended(obedient):
+    ask(obedient)
+    worker, pid, began = obedient.worker, obedient.worker._process.pid, time.perf_counter()
+    worker.seconds, before = 0.3, worker.seconds
+    try:
+        with pytest.raises(PartError, match=r"did not answer within 0.3 s; raise isolate_timeout"):
+            ask(obedient, "sleep")
+    finally:
+        worker.seconds = before
+    assert time.perf_counter() - began < 10 and not alive(pid)
+
+
+def test_what_is_interrupted_is_not_answered_later(obedient):
+    ask(obedient)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(obedient, "sleep")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert torch.equal(ask(obedient), right())
+
+
+def test_errors_come_over_as_they_are_and_leave_the_worker_alone(obedient):
+    ask(obedient)
+    pid = obedient.worker._process.pid
+    with pytest.raises(PartError, match=r"^no such checkpoint$"):
+        ask(obedient, "mistake no such checkpoint")
+    with pytest.raises(ContractError, match=r"'score' of '.*obedient.py' returned a list"):
+        ask(obedient, "list")
+    with pytest.raises(RuntimeError, match=r"(?s)of '.*' raised.*line \d+, in score.*odd size"):
+        ask(obedient, "raise odd size")
+    # What a package prints is no answer.
+    assert torch.equal(ask(obedient, "shout"), right())
+    assert obedient.worker._process.pid == pid
+
+
+def test_who_is_not_there():
+    with pytest.raises(PartError, match=r"no virtual environment 'nowhere' as seen from '.*'"):
+        Worker("nowhere", "it", 1.0).ask(Message("read"))
+
+
+def test_an_environment_without_align(bare):
+    with pytest.raises(PartError) as caught:
+        Worker(str(bare), "it", 60.0).ask(Message("read"))
+    python = interpreter(str(bare))
+    told = f"'{bare}' has no align-core, or an older one; install it with `{python} -m pip"
+    assert str(caught.value).startswith(told)
+
+
+def test_an_interpreter_that_does_not_start(tmp_path):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho no such library >&2\n")
+    python.chmod(0o755)
+    with pytest.raises(PartError, match=r"no worker could be started in '.*said: no such library"):
+        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+    python.chmod(0o644)
+    with pytest.raises(PartError, match=r"no worker could be started in '.*: .*ermission denied"):
+        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+
+
+def test_another_version(tmp_path):
+    (tmp_path / "hello").write_bytes(
+        packed(Message("hello", said={"protocol": 0, "version": "0.9"}))
+    )
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\ncat {tmp_path / 'hello'}\n")
+    python.chmod(0o755)
+    with pytest.raises(PartError, match=r"has align-core 0.9, and here is .*; install the same"):
+        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+
+
+PARENT = """\
+import os, signal, sys, threading, time, torch
+from align.isolation.reward import Isolated
+
+part = Isolated.read({{"kind": "python", "file": {file!r}}}, sys.prefix, 100.0)
+reward = part.build(torch.device("cpu"))
+print(part.worker._process.pid, flush=True)
+if "{end}" == "sleep":
+    reward.score(torch.ones(1, 1), ["sleep"])
+sys.exit()
+"""
+
+
+def test_nothing_is_left_behind(obedient_file):
+    """On exit, on Ctrl-C and on SIGKILL in the middle of a long call."""
+    running = []
+    for end, sent in (("exit", None), ("sleep", signal.SIGINT), ("sleep", signal.SIGKILL)):
+        code = PARENT.format(file=obedient_file, end=end)
+        started = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        running.append((started, sent))
+    for started, sent in running:
+        with started:
+            pid = int(started.stdout.readline())
+            if sent:
+                time.sleep(0.3)
+                assert alive(pid)
+                os.killpg(started.pid, sent)
+            started.wait(20)
+        limit = time.monotonic() + 10
+        while alive(pid) and not zombie(pid) and time.monotonic() < limit:
+            time.sleep(0.05)
+        # Where nobody is left to take it from the table, whoever adopts it may do so late.
+        assert not alive(pid) or (sent == signal.SIGKILL and zombie(pid))
+
+
+def zombie(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_it_ends_with_the_reward(own, obedient_file):
+    part = Isolated.read({"kind": "python", "file": obedient_file}, own, 100.0)
+    pid = part.worker._process.pid
+    assert alive(pid)
+    del part
+    gc.collect()
+    assert not alive(pid)

@@ -1,0 +1,162 @@
+"""An isolated reward is the reward itself: the same bits, gradient included."""
+
+import gc
+
+import pytest
+import torch
+
+from align.core.guard import GuardedReward
+from align.core.meter import Meter
+from align.core.streams import Streams
+from align.errors import PartError
+from align.isolation.reward import Isolated
+from align.rewards.linear import Likelihood
+from align.rewards.python import Python
+
+CPU = torch.device("cpu")
+CONVOLVED = """\
+import torch
+import torch.nn.functional as F
+
+kernel = torch.linspace(-1, 1, 3 * 8 * 25).sin().reshape(8, 3, 5, 5)
+
+def score(data, prompts):
+    weights = torch.tensor([float(len(prompt)) for prompt in prompts])
+    return F.conv2d(data, kernel.to(data)).tanh().flatten(1).logsumexp(1) * weights
+"""
+LINEAR = {"kind": "likelihood", "matrix": [[1.0, 2.0]], "observed": [0.3], "std": 0.7}
+
+
+@pytest.fixture(scope="module")
+def convolved(own, tmp_path_factory):
+    """A reward with convolutions, here and isolated."""
+    path = tmp_path_factory.mktemp("convolved") / "convolved.py"
+    path.write_text(CONVOLVED)
+    part = Isolated.read({"kind": "python", "file": str(path)}, own, 100.0)
+    yield Python(file=str(path)).build(CPU), part.build(CPU), part
+    part.worker.close()
+
+
+def pictures(rows=6, seed=0):
+    return Streams(seed, tuple(range(rows))).uniform((3, 32, 32)).float()
+
+
+def both(reward, data, prompts, weights):
+    """Score and vector-Jacobian product, through what comes before the data."""
+    x = data.clone().requires_grad_()
+    score = reward.score(x.square(), prompts)
+    return score.detach(), torch.autograd.grad((score * weights).sum(), x)[0]
+
+
+def prompts_of(data):
+    return ["x" * (i + 1) for i in range(len(data))]
+
+
+def test_a_built_in_reward_has_the_same_bits(own):
+    spec = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7)
+    part = Isolated.read(LINEAR, own, 100.0)
+    assert (part.kind, part.differentiable, part.domain) == ("likelihood", True, "vector")
+    assert part.range == spec.range and part.table == LINEAR
+    assert part.origin.startswith("align-core ")
+    for dtype in (torch.float64, torch.float32):
+        data = Streams(3, tuple(range(9))).normal((2,)).to(dtype)
+        weights = torch.linspace(-1, 2, 9, dtype=dtype)
+        here, there = (both(p.build(CPU), data, [""] * 9, weights) for p in (spec, part))
+        for one, other in zip(here, there, strict=True):
+            assert one.dtype == other.dtype == dtype and torch.equal(one, other)
+
+
+def test_pictures_have_the_same_bits_in_any_chunks(convolved):
+    data = pictures()
+    for chunk in (2, 6):
+        guarded = (GuardedReward(r, "it", Meter(), chunk) for r in convolved[:2])
+        here, there = (both(r, data, prompts_of(data), torch.linspace(-1, 2, 6)) for r in guarded)
+        assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+        assert here[1].any()
+
+
+def test_threads_are_as_many_as_here(convolved):
+    threads = torch.get_num_threads()
+    data = pictures(rows=2)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            here, there = convolved[0], convolved[2].build(CPU)
+            found = [both(r, data, prompts_of(data), torch.ones(2)) for r in (here, there)]
+            assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_many_graphs_at_once_in_any_order(convolved):
+    asked = [pictures(rows=2, seed=seed).requires_grad_() for seed in range(3)]
+    scores = [convolved[1].score(x, prompts_of(x)) for x in asked]
+    for x, score in reversed(list(zip(asked, scores, strict=True))):
+        other = x.detach().requires_grad_()
+        wanted = torch.autograd.grad(convolved[0].score(other, prompts_of(x)).sum(), other)[0]
+        assert torch.equal(torch.autograd.grad(score.sum(), x, retain_graph=True)[0], wanted)
+        # The worker has dropped the graph by now, and makes it again.
+        assert torch.equal(torch.autograd.grad(score.sum(), x)[0], wanted)
+
+
+def test_a_death_on_the_way_back_costs_no_gradient(convolved):
+    data = pictures(rows=2)
+    x = data.clone().requires_grad_()
+    score = convolved[1].score(x, prompts_of(x))
+    convolved[2].worker._process.kill()
+    (found,) = torch.autograd.grad(score.sum(), x)
+    other = data.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(convolved[0].score(other, prompts_of(x)).sum(), other)
+    assert torch.equal(found, wanted)
+
+
+def test_graphs_that_nobody_can_ask_for_are_dropped(convolved):
+    reward = convolved[1]
+    reward.score(pictures(), prompts_of(pictures()))
+    assert not reward.dropped
+    x = pictures(rows=2).requires_grad_()
+    score = reward.score(x, prompts_of(x))
+    kept = next(reward.numbers) - 1
+    assert kept not in reward.dropped
+    del score
+    gc.collect()
+    assert list(reward.dropped) == [kept]
+    reward.score(pictures(rows=1), ["x"])
+    assert not reward.dropped
+
+
+def test_no_graph_where_none_is_wanted(own, convolved, obedient_file):
+    x = pictures(rows=2).requires_grad_()
+    with torch.no_grad():
+        assert not convolved[1].score(x, prompts_of(x)).requires_grad
+    assert not convolved[1].score(x.detach(), prompts_of(x)).requires_grad
+    table = {"kind": "python", "file": obedient_file, "differentiable": False}
+    part = Isolated.read(table, own, 100.0)
+    assert not part.differentiable
+    assert not part.build(CPU).score(x, prompts_of(x)).requires_grad
+
+
+def test_no_rows_and_one_row(convolved):
+    for rows in (0, 1):
+        data = pictures(rows=1)[:rows]
+        here, there = (both(r, data, prompts_of(data), torch.ones(rows)) for r in convolved[:2])
+        assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_a_second_derivative_is_refused(convolved):
+    x = pictures(rows=1).requires_grad_()
+    score = convolved[1].score(x, ["x"])
+    with pytest.raises(PartError, match="has no second derivative, being isolated"):
+        torch.autograd.grad(score.sum(), x, create_graph=True)
+
+
+def test_it_is_built_once_for_one_device(convolved):
+    first = convolved[2].worker._process.pid
+    again = convolved[2].build(CPU)
+    x, y = (pictures(rows=1, seed=seed).requires_grad_() for seed in (1, 2))
+    one, other = convolved[1].score(x, ["x"]), again.score(y, ["x"])
+    for data, score in ((x, one), (y, other)):  # two rewards, and no number of a graph twice
+        wanted = both(convolved[0], data.detach().sqrt(), ["x"], torch.ones(1))[1]
+        found = torch.autograd.grad(score.sum(), data)[0]
+        assert torch.allclose(found * 2 * data.detach().sqrt(), wanted, rtol=1e-4)
+    assert convolved[2].worker._process.pid == first
