@@ -1,0 +1,114 @@
+"""The reward `ocr`: words that Pillow draws are read."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from align_ocr import Ocr
+from align_ocr.reward import distance
+from PIL import Image, ImageDraw, ImageFont
+
+from align.errors import ContractError, PartError
+
+CPU = torch.device("cpu")
+
+
+def drawn(*lines, size=26):
+    """A picture (3, 96, 192) with lines of text."""
+    image = Image.new("RGB", (192, 96), "white")
+    for number, line in enumerate(lines):
+        place, font = (12, 8 + 44 * number), ImageFont.load_default(size)
+        ImageDraw.Draw(image).text(place, line, font=font, fill=(0, 0, 160))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.stack((drawn("HELLO cat"), drawn("HELLO cap"), drawn("HELLO", "CAT"), drawn()))
+
+
+def scored(data, text, **options):
+    pytest.importorskip("rapidocr_onnxruntime", reason="rapidocr-onnxruntime is not installed")
+    reward = Ocr(text=text, side=96, **options).build(CPU)
+    return reward.score(data, [""] * len(data))
+
+
+def test_what_is_drawn_is_read(pictures):
+    score = scored(pictures, "Hello cat")
+    assert score.dtype == torch.float32
+    assert score.tolist() == pytest.approx([1, 7 / 8, 1, 0])
+
+
+def test_case_counts_if_asked(pictures):
+    assert scored(pictures[:1], "HELLO CAT").item() == 1
+    assert scored(pictures[:1], "HELLO CAT", case=True).item() == pytest.approx(5 / 8)
+    assert scored(pictures[:1], "HELLO cat", case=True).item() == 1
+
+
+def test_a_longer_text_is_not_better(pictures):
+    assert scored(pictures[2:3], "cat").item() == 0  # HELLO is five letters too many
+    assert scored(pictures[2:3], "hello").item() == pytest.approx(2 / 5)
+
+
+def test_the_package_is_given_what_it_expects(monkeypatch):
+    seen, package = [], ModuleType("rapidocr_onnxruntime")
+
+    class RapidOCR:
+        def __init__(self, **options):
+            seen.append(options)
+
+        def __call__(self, picture):
+            seen.append(picture)
+            return [[[[0, 0]], "a T", 0.9], [[[0, 9]], "c", 0.8]], [0.1]
+
+    package.RapidOCR = RapidOCR
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    colour = torch.tensor([1.2, 0.5, 0.0])[None, :, None, None].expand(1, 3, 32, 40)
+    score = Ocr(text="at c", side=64).build(CPU).score(colour, [""])
+    assert score.item() == 1
+    options, picture = seen
+    assert options["det_limit_side_len"] == 64
+    assert (picture.shape, picture.dtype) == ((32, 40, 3), np.uint8)
+    assert picture[0, 0].tolist() == [0, 128, 255]  # blue, green, red
+
+
+def test_grey_pictures_and_other_data(pictures):
+    assert scored(pictures[:1].mean(1, keepdim=True), "hello cat").item() == 1
+    with pytest.raises(ContractError, match=r"^reward 'ocr': pictures must be"):
+        scored(torch.zeros(2, 4, 32, 32), "cat")
+
+
+def test_edit_distance():
+    known = {("", ""): 0, ("", "abc"): 3, ("abc", ""): 3, ("abc", "abc"): 0, ("abc", "abd"): 1,
+             ("kitten", "sitting"): 3, ("flaw", "lawn"): 2, ("ab", "ba"): 2}  # fmt: skip
+    for (one, other), apart in known.items():
+        assert distance(one, other) == distance(other, one) == apart
+
+
+def test_without_the_package_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
+    with pytest.raises(PartError) as caught:
+        Ocr(text="cat").build(CPU)
+    assert str(caught.value).startswith("reward 'ocr': rapidocr-onnxruntime cannot be imported (")
+    assert str(caught.value).endswith("pip install rapidocr-onnxruntime==1.4.4")
+    assert "\n" not in str(caught.value)
+
+
+def test_options():
+    with pytest.raises(ValueError, match="'text' must hold at least one letter"):
+        Ocr(text=" ")
+    with pytest.raises(ValueError, match="'side' must be at least 32"):
+        Ocr(text="a", side=16)
+
+
+def test_the_entry_module_is_light():
+    code = (
+        "import sys, align_ocr\n"
+        "align_ocr.Ocr(text='cat')\n"
+        "print(sorted({'rapidocr_onnxruntime', 'cv2', 'onnxruntime'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
