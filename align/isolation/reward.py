@@ -16,7 +16,7 @@ from align.core.model import Domain
 from align.core.reward import Reward, RewardSpec
 from align.errors import PartError
 from align.isolation.client import Worker
-from align.isolation.protocol import Message
+from align.isolation.protocol import Message, packed
 
 
 @final
@@ -53,10 +53,13 @@ class Isolated(RewardSpec):
         Raises:
             PartError: nobody answers there.
             Refused: the table is wrong.
+            TypeError: it has what JSON has not, which are dates and times.
         """
+        request = Message("read", said={"table": dict(table)})
+        packed(request)  # before an interpreter is started for nothing
         worker = Worker(venv, f"reward '{table.get('kind')}' of '{venv}'", seconds)
         try:
-            said = worker.ask(Message("read", said={"table": dict(table)}), keep=True).said
+            said = worker.ask(request, keep=True).said
         except BaseException:
             worker.close()
             raise

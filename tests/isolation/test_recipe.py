@@ -172,9 +172,9 @@ def test_mistakes_are_located(written, other):
     assert refused(path) == [
         f"r.toml:25: reward[0].power: 'power' must be at least 1, got 0{asked}",
         f"r.toml:26: reward[0].wieght: no option named 'wieght'; did you mean 'weight'?{asked}",
-        "r.toml:30: reward[1].kind: no reward named 'elswhere'; did you mean 'elsewhere'?" + asked,
-        "r.toml:37: reward[2].isolate_timeout: 'isolate_timeout' must be greater than 0, got 0",
-        "r.toml:38: reward[2].weight: expected a number, got the string 'much'",
+        "r.toml:29: reward[1].kind: no reward named 'elswhere'; did you mean 'elsewhere'?" + asked,
+        "r.toml:36: reward[2].isolate_timeout: 'isolate_timeout' must be greater than 0, got 0",
+        "r.toml:37: reward[2].weight: expected a number, got the string 'much'",
     ]
 
 
