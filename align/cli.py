@@ -162,6 +162,28 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], traceback: bool) -> N
         raise RecipeError("\n".join(wrong))
 
 
+@main.group()
+def new() -> None:
+    """Begin a distribution of one's own."""
+
+
+@new.command("reward")
+@click.argument("name")
+@click.option("--into", default=".", metavar="FOLDER", help="Where; by default here.")
+@_traceback
+@_guarded
+def new_reward(name: str, into: str, traceback: bool) -> None:
+    """Write a complete distribution, tests included, with a reward NAME to make one's own."""
+    from pathlib import Path
+
+    from align.new import write_reward
+    from align.registry import load_catalog
+
+    folder = write_reward(name, Path(into), load_catalog())
+    click.echo(f"{folder}: written. Install it and try it:")
+    click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
+
+
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(CONTRACTS))
 @_guarded
