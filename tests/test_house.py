@@ -36,7 +36,7 @@ FLOORS = (
     ("runner",),
     ("unsteered",),
     ("watch",),
-    ("builtins", "building", "report", "progress"),
+    ("builtins", "building", "report", "progress", "new"),
     ("studies",),
     ("modes", "record"),
     ("estimators", "samplers", "objectives", "models", "recipe"),
@@ -51,7 +51,7 @@ FLOORS = (
 PUBLIC = ["At", "Condition", "Problem", "Streams", "__version__", "load_catalog", "run", "sample"]
 HEAVY = {
     "torchvision", "transformers", "diffusers", "hpsv2", "ImageReward", "clip", "open_clip",
-    "timm", "scipy", "sklearn", "pandas", "matplotlib",
+    "timm", "scipy", "sklearn", "pandas", "matplotlib", "tokenizers", "ftfy", "huggingface_hub",
 }  # fmt: skip
 # Of our own, or too old and common to cite.
 WITHOUT_REFERENCE = {"autoencode"}
