@@ -5,11 +5,10 @@ import importlib.util
 import attrs
 import pytest
 import torch
+from align_image_reward import ImageReward
 
 if not importlib.util.find_spec("ImageReward"):
     pytest.skip("package image-reward is not installed", allow_module_level=True)
-
-from align_image_reward import ImageReward
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import math
+import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,8 +57,6 @@ def image_reward() -> Iterator[None]:
 
 def image_reward_files(folder: Path) -> None:
     """Write `ImageReward.pt` and `bert-base-uncased`, which the package finds in the cwd."""
-    import json
-
     bert = folder / "bert-base-uncased"
     bert.mkdir()
     (bert / "vocab.txt").write_text("\n".join(VOCABULARY))
@@ -72,3 +75,90 @@ def image_reward_files(folder: Path) -> None:
         device="cpu", med_config=str(folder / "med_config.json")
     )
     torch.save(shaken(model).state_dict(), folder / "ImageReward.pt")
+
+
+VIT_H = {
+    "embed_dim": 64,
+    "vision_cfg": {
+        "image_size": 224, "layers": 2, "width": 128, "head_width": 64, "patch_size": 32
+    },
+    "text_cfg": {
+        "context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2
+    },
+}  # fmt: skip
+
+
+@contextmanager
+def hpsv2(folder: Path) -> Iterator[None]:
+    """Within, what the package hpsv2 calls ViT-H-14 is small; writes `HPS.pt` of that size."""
+    from align_hpsv2.package import mended
+
+    whole_hpsv2()
+    with mended():
+        from hpsv2.src import open_clip
+        from hpsv2.src.open_clip import factory
+
+        (folder / "ViT-H-14.json").write_text(json.dumps(VIT_H))
+        with patch.object(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS)):
+            open_clip.add_model_config(folder / "ViT-H-14.json")
+            model = shaken(open_clip.create_model("ViT-H-14", None))
+            state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+            torch.save({"state_dict": state}, folder / "HPS.pt")
+            yield
+        factory._rescan_model_configs()
+
+
+def whole_hpsv2() -> None:
+    """Put the list of tokens that the wheel of hpsv2 lacks where clip-anytorch has it."""
+    places = [Path(importlib.util.find_spec(name).origin).parent for name in ("clip", "hpsv2")]
+    name = "bpe_simple_vocab_16e6.txt.gz"
+    there = places[1] / "src" / "open_clip" / name
+    if not there.exists():
+        shutil.copy(places[0] / name, there)
+
+
+def clip_file(folder: Path) -> Path:
+    """A state dict of OpenAI's package, in half precision as it rounds it itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from clip.model import CLIP
+
+    model = shaken(
+        CLIP(
+            embed_dim=64, image_resolution=96, vision_layers=2, vision_width=128,
+            vision_patch_size=16, context_length=77, vocab_size=49408, transformer_width=64,
+            transformer_heads=1, transformer_layers=2,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100))
+    torch.save({n: x.half() for n, x in model.state_dict().items()}, folder / "clip.pt")
+    return folder / "clip.pt"
+
+
+def clip_folder(folder: Path) -> Path:
+    """A model and a tokenizer as transformers saves them."""
+    from align_clip.tokens import shipped
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+
+    tower = {"intermediate_size": 128, "num_hidden_layers": 2, "hidden_act": "gelu"}
+    config = CLIPConfig(
+        projection_dim=64,
+        vision_config=tower | {"hidden_size": 128, "num_attention_heads": 2, "image_size": 96},
+        text_config=tower | {"hidden_size": 64, "num_attention_heads": 1, "eos_token_id": 49407},
+    )
+    model = shaken(CLIPModel(config))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100))
+    model.save_pretrained(folder)
+    shipped().save(str(folder / "tokenizer.json"))
+    end, start = "<|endoftext|>", "<|startoftext|>"
+    CLIPTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        bos_token=start, eos_token=end, unk_token=end, pad_token=end,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+if __name__ == "__main__":
+    whole_hpsv2()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, final
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from align.core.option import option
+from align.core.reward import Judged
 from align.errors import PartError
 from align_clip.spec import ClipSpec, assembled
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import CLIPModel
 
     from align_clip.engine import ClipReward
@@ -28,7 +31,7 @@ FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 @final
 @attrs.frozen(kw_only=True)
-class Clip(ClipSpec):
+class Clip(ClipSpec, Judged):
     """R(x) = scale(cos(picture, prompt)) of a CLIP model by OpenAI or open_clip.
 
     Pictures: shortest side to the network's size, centre crop. Scales, which differ by package:
@@ -77,6 +80,27 @@ class Clip(ClipSpec):
             cure = "set activation = 'quick_gelu' for OpenAI's weights, 'gelu' for open_clip's"
             raise PartError(f"{who}: '{path}' does not say which activation it has; {cure}")
         return from_file(path, "quick_gelu", who)
+
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) on the CPU: of a file by OpenAI's package, of a folder by transformers.
+
+        Raises:
+            ImportError: the package is not installed, does not import, or cannot read the file.
+            PartError: the weights are not there.
+        """
+        from align.hub import located
+        from align_clip.package import by_clip, by_transformers
+
+        find = partial(located, who="reward 'clip'", revision=self.revision, offline=self.offline)
+        if not Path(self.weights).expanduser().is_file():
+            folder = find(self.weights, REPO, ("config.json",)).parent
+            find(self.weights, REPO, FILES)
+            cosine, factor = by_transformers(folder, str(folder), pictures, prompts)
+        elif self.activation == "gelu":
+            raise ImportError("OpenAI's package has models with 'quick_gelu' alone")
+        else:
+            cosine, factor = by_clip(find(self.weights, REPO, FILES), pictures, prompts)
+        return scaled(self.scale, cosine, factor)
 
 
 def scaled(scale: Scale, cosine: Tensor, factor: float) -> Tensor:

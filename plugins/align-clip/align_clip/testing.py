@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.streams import Streams
+from align_clip.convert import Activation, from_file
 from align_clip.tokens import from_merges
 
 State = dict[str, Tensor]
@@ -59,22 +60,37 @@ def small_state(
                 block + "mlp.c_proj.weight": (width, inner),
                 block + "mlp.c_proj.bias": (width,),
             }
-    streams = Streams(seed, (0,))
-    state = {name: 0.15 * streams.at(name).normal(shape)[0] for name, shape in shapes.items()}
     norms = [f"{name.partition('attn')[0]}ln_{i}" for name in shapes for i in (1, 2)
              if name.endswith("in_proj_bias")]  # fmt: skip
-    for name in (*norms, "ln_final", "visual.ln_pre", "visual.ln_post"):
-        wide = (vision if name.startswith("visual.") else text,)
-        state[name + ".weight"] = 1 + 0.2 * streams.at(name, "weight").normal(wide)[0]
-        state[name + ".bias"] = 0.2 * streams.at(name, "bias").normal(wide)[0]
-    state["logit_scale"] = torch.tensor(math.log(40.0))
-    return {name: tensor.float() for name, tensor in state.items()}
+    wide = {
+        name: (vision if name.startswith("visual.") else text,)
+        for name in (*norms, "ln_final", "visual.ln_pre", "visual.ln_post")
+    }
+
+    def drawn() -> State:
+        state = {
+            name: nn.init.normal_(torch.empty(shape), 0, 0.15) for name, shape in shapes.items()
+        }
+        for name, width in wide.items():
+            state[name + ".weight"] = nn.init.normal_(torch.empty(width), 1, 0.2)
+            state[name + ".bias"] = nn.init.normal_(torch.empty(width), 0, 0.2)
+        return state
+
+    return Streams(seed, (0,)).initialise(drawn) | {"logit_scale": torch.tensor(math.log(40.0))}
 
 
 def small_tokenizer(path: Path) -> Path:
     """Write a tokenizer of bytes and a few merges, 520 tokens in all, as 'tokenizer.json'."""
     from_merges(MERGES).save(str(path))
     return path
+
+
+def small_folder(state: State, folder: Path, activation: Activation) -> Path:
+    """Save a state as transformers does: 'config.json' and 'model.safetensors' in a folder."""
+    torch.save(state, folder / "state.pt")
+    from_file(folder / "state.pt", activation, "a test").save_pretrained(folder)
+    (folder / "state.pt").unlink()
+    return folder
 
 
 def picture_features(state: State, pixels: Tensor, *, heads: int, activation: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, final
 
@@ -12,8 +14,10 @@ from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
 from align.core.option import option
+from align.core.reward import Judged
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import CLIPModel
 
 REPO: Final = "xswu/HPSv2"
@@ -22,7 +26,7 @@ FILES: Final = MappingProxyType({"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2
 
 @final
 @attrs.frozen(kw_only=True)
-class HPSv2(ClipSpec):
+class HPSv2(ClipSpec, Judged):
     """R(x) = cos(picture, prompt) of a CLIP ViT-H/14 trained on people's choices.
 
     Pictures: longest side to 224, black bars. One file of 1.97 GB has everything; the package's
@@ -44,19 +48,31 @@ class HPSv2(ClipSpec):
         """The frozen model; raises PartError when its weights cannot be used."""
         from align_clip.convert import from_file
 
-        from align.hub import located
-
         def load() -> CLIPModel:
-            who = "reward 'hpsv2'"
-            path = located(
-                self.weights, REPO, (FILES[self.version],),
-                who=who, revision=self.revision, offline=self.offline,
-            )  # fmt: skip
-            return from_file(path, "gelu", who)
+            return from_file(self._located(), "gelu", "reward 'hpsv2'")
 
         # The package resizes tensors, so that nothing is rounded or clamped.
         view = View(geometry="longest side, black bars", clamp=False)
         return assembled(self, load, view, _plain, device, clean=True)
+
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) by the package hpsv2, on its own device.
+
+        Raises:
+            ImportError: the package is not installed, or does not import.
+            PartError: the weights are not there.
+        """
+        from align_hpsv2.package import scores
+
+        return scores(self._located(), pictures, prompts)
+
+    def _located(self) -> Path:
+        from align.hub import located
+
+        return located(
+            self.weights, REPO, (FILES[self.version],),
+            who="reward 'hpsv2'", revision=self.revision, offline=self.offline,
+        )  # fmt: skip
 
 
 def _plain(cosine: Tensor, factor: float) -> Tensor:

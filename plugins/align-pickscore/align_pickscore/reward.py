@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import attrs
@@ -13,17 +15,21 @@ from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
 from align.core.option import option
+from align.core.reward import Judged
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import CLIPModel
 
 REPO: Final = "yuvalkirstain/PickScore_v1"
+WORDS: Final = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""Whose tokenizer its authors use."""
 FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 
 @final
 @attrs.frozen(kw_only=True)
-class PickScore(ClipSpec):
+class PickScore(ClipSpec, Judged):
     """R(x) = e^s cos(picture, prompt) of a CLIP ViT-H/14 trained on people's picks, about 20.
 
     Pictures: shortest side to 224, centre crop. `weights` is a folder with 'config.json' and
@@ -42,17 +48,33 @@ class PickScore(ClipSpec):
         """The frozen model; raises PartError when its weights cannot be used."""
         from align_clip.convert import from_folder
 
-        from align.hub import located
-
         def load() -> CLIPModel:
-            who = "reward 'pickscore'"
-            find = partial(located, who=who, revision=self.revision, offline=self.offline)
-            config = find(self.weights, REPO, ("config.json",))
-            return from_folder(config, find(self.weights, REPO, FILES), who)
+            return from_folder(*self._located(), "reward 'pickscore'")
 
         # transformers halves an odd rest downwards, other packages round it.
         view = View(geometry="shortest side, centre crop", crop="floored", match_pil=self.match_pil)
         return assembled(self, load, view, _scaled, device, clean=False)
+
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) by transformers as the authors use it, pictures resized by PIL, on the CPU.
+
+        Raises:
+            PartError: the weights are not there.
+        """
+        from align_clip.package import by_transformers
+
+        folder = self._located()[0].parent
+        own = (folder / "tokenizer_config.json").is_file()
+        cosine, factor = by_transformers(folder, str(folder) if own else WORDS, pictures, prompts)
+        return factor * cosine
+
+    def _located(self) -> tuple[Path, Path]:
+        """The configuration, and the weights beside it."""
+        from align.hub import located
+
+        who = "reward 'pickscore'"
+        find = partial(located, who=who, revision=self.revision, offline=self.offline)
+        return find(self.weights, REPO, ("config.json",)), find(self.weights, REPO, FILES)
 
 
 def _scaled(cosine: Tensor, factor: float) -> Tensor:

@@ -1,0 +1,15 @@
+"""A reward for any image classifier of transformers or timm: how sure it is of a class."""
+
+from __future__ import annotations
+
+from align.core.reward import RewardSpec
+from align.hookspecs import hookimpl
+from align_classifier.reward import Classifier
+
+__all__ = ["Classifier", "align_rewards"]
+
+
+@hookimpl
+def align_rewards() -> list[type[RewardSpec]]:
+    """How sure a classifier is of a class."""
+    return [Classifier]
