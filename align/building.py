@@ -10,9 +10,10 @@ import torch
 
 from align.core.guard import GuardedModel, GuardedReward
 from align.core.meter import Meter
-from align.core.model import NoModel
+from align.core.model import Named, NoModel
 from align.core.offload import Offloaded, networks
 from align.core.problem import Problem
+from align.core.prompts import spelled
 from align.core.reward import Reward, Term, WeightedReward
 from align.errors import PartError
 from align.recipe import Arm, RewardTerm
@@ -91,7 +92,6 @@ def build(
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     model = GuardedModel(inner, arm.model.kind, meter, rows)
-    cond = model.encode([arm.model.prompt] * samples)
     terms = tuple(
         Term(
             name=term.name,
@@ -103,4 +103,9 @@ def build(
     )
     # A way back keeps everything on its way: about four times as much a row.
     back = chunk or rows // 4
-    return Problem(model, WeightedReward(terms), arm.sampler, arm.estimator, cond, back)
+    classes = inner.classes if isinstance(inner, Named) else ()
+    problem = Problem(
+        model, WeightedReward(terms), arm.sampler, arm.estimator, chunk=back,
+        prompts=spelled(arm.model.prompt, classes),
+    )  # fmt: skip
+    return attrs.evolve(problem, cond=problem.condition(range(samples)))

@@ -71,14 +71,16 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.autoencode import Autoencode
     from align.modes.best_of_n import BestOfN
     from align.modes.distill import Distill
+    from align.modes.finetune import FineTune
     from align.modes.pretrain import Pretrain
     from align.modes.steer import Steer
     from align.studies.fidelity import Fidelity
     from align.studies.posterior_recovery import PosteriorRecovery
     from align.studies.value_correlation import ValueCorrelation
 
-    modes: list[type[AlignmentMode[Any]]] = [Autoencode, BestOfN, Distill, Pretrain, Steer]
-    return [*modes, Fidelity, PosteriorRecovery, ValueCorrelation]
+    sampling: list[type[AlignmentMode[Any]]] = [BestOfN, Steer]
+    training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
+    return [*sampling, *training, Fidelity, PosteriorRecovery, ValueCorrelation]
 
 
 @hookimpl

@@ -52,13 +52,12 @@ class Side:
 
     Attributes:
         name: of the arm.
-        x1: clean states (B, *S), or None from a mode that makes no samples.
-        data: decoded samples.
+        x1, data: clean states (B, *S), and decoded; None from a mode that makes no samples.
         scores: every reward's score (B,) by name, held-out ones included.
         metrics: numbers about the whole set of samples.
         cost: of the arm.
         divergence: how far its samples are from the base model's, where that was asked.
-        findings: of a study.
+        findings, warnings: of a study, and of a mode that has something to say.
     """
 
     name: str
@@ -69,6 +68,7 @@ class Side:
     cost: Cost
     divergence: Divergence | None = None
     findings: Findings | None = None
+    warnings: tuple[str, ...] = ()
 
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")

@@ -18,7 +18,7 @@ from align.core.estimator import ValueEstimator
 from align.core.guard import unguarded
 from align.core.meter import Cost, Meter
 from align.core.metric import Metric
-from align.core.mode import AlignmentMode, Trains
+from align.core.mode import AlignmentMode, Trains, Warns
 from align.core.model import ModelSpec
 from align.core.problem import Problem
 from align.core.reward import Pictured
@@ -96,6 +96,7 @@ def _run(loaded: Loaded, catalog: Catalog, progress: bool) -> Result:
             )
         result = Result(record.folder, _measured(sides, loaded.recipe.metric))
         said = notes(loaded.recipe, {side.name: side.divergence for side in sides})
+        said += [f"{side.name}: {warning}" for side in sides for warning in side.warnings]
         for note in said:
             logger.warning(note)
         record.results(loaded.recipe.reward, result.sides, bases.said(), said)
@@ -191,6 +192,8 @@ def _side(
     streams = Streams(options.seed, tuple(range(options.samples)), device=device)
     outcome = _executed(arm, problem, streams, meter, watch)
     side = _scored(arm, problem, outcome, bases)
+    if isinstance(arm.mode, Warns):
+        side = attrs.evolve(side, warnings=arm.mode.warnings(outcome.state))
     if isinstance(arm.mode, Studies):
         studied.append((arm, outcome.state))
         side = attrs.evolve(side, findings=arm.mode.findings(outcome.state))

@@ -71,7 +71,7 @@ def draw(
 
     Args:
         spec: what the model was built from.
-        problem: whose condition is the same for all samples.
+        problem: whose prompts the samples have in turn.
         count: number of samples M; none of their random numbers is a steered sample's.
         flow_steps: Euler steps from noise to data.
         seed: of the run.
@@ -85,7 +85,7 @@ def draw(
     for start in range(0, count, rows):
         told(start, count)
         own = streams.rows(slice(start, start + rows))
-        cond = problem.cond.rows(slice(0, 1)).tile(len(own.samples))
+        cond = problem.condition(own.samples)
         outcome = execute(mode, attrs.evolve(plain, cond=cond), own, meter=meter, observer=Nobody())
         assert outcome.x1 is not None
         pieces.append(problem.reward.each(problem.model.decode(outcome.x1), cond.prompts))

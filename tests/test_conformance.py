@@ -27,11 +27,14 @@ from align.models.network import Network, NetworkModel, about_of, modules_of
 from align.modes.autoencode import Autoencode
 from align.modes.best_of_n import BestOfN
 from align.modes.distill import Distill
+from align.modes.evaluation import Evaluation
+from align.modes.finetune import FineTune
 from align.modes.pretrain import Pretrain
 from align.modes.steer import Steer
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLPConfig
+from align.objectives.tilt_stein import TiltStein
 from align.registry import load_catalog
 from align.rewards.compressibility import Compressibility, Incompressibility
 from align.rewards.linear import Likelihood
@@ -248,6 +251,24 @@ test_distill = conformance(
     "mode",
     lambda: Distill(net=MLPConfig(width=16), optimisation=OPTIONS, steps=4),
     on=lambda: Problem(line()[0]),
+)
+TOO_FEW = dict.fromkeys(("base_law", "tilted_law"), "four steps are few")
+test_finetune = conformance(
+    "mode",
+    lambda: FineTune(
+        net=MLPConfig(width=16),
+        steps=4,
+        optimisation=OPTIONS,
+        evaluation=Evaluation(every=2, samples=8, flow_steps=4),
+    ),
+    on=lambda: Problem(*line(), sampler=MetaFlowMap()),
+    expect_fail=TOO_FEW,
+)
+test_finetune_without_gradients = conformance(
+    "mode",
+    lambda: FineTune(net=MLPConfig(width=16), objective=TiltStein(), steps=4, optimisation=OPTIONS),
+    on=lambda: Problem(*line(), sampler=ExactPosterior()),
+    expect_fail=TOO_FEW,
 )
 test_best_of_n = conformance(
     "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}

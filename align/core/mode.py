@@ -83,6 +83,23 @@ class Diverges(ABC, Generic[State]):
         """KL(samples | base model) in nats by the mode's own account; None where it has none."""
 
 
+class Follows(ABC):
+    """Capability of a mode: its own loss may follow the reward's gradient."""
+
+    @property
+    @abstractmethod
+    def gradient_of(self) -> Literal["", "reward", "draws"]:
+        """Whether it does: through the reward alone, or through posterior draws too."""
+
+
+class Warns(ABC, Generic[State]):
+    """Capability of a mode: at its end it may have something to say beside the table."""
+
+    @abstractmethod
+    def warnings(self, state: State) -> tuple[str, ...]:
+        """One sentence each; none where all is well."""
+
+
 class Trains(ABC, Generic[State]):
     """Capability of a mode: its state outlives the process, and it ends in weights.
 

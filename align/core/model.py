@@ -91,6 +91,16 @@ class FlowModel(ABC):
         """Clean states (B, *S) to what rewards see; keeps the graph, does not clamp."""
 
 
+class Named(ABC):
+    """Capability: its samples may be of a class.
+
+    Attributes:
+        classes: their names; a prompt may have "{class}" for each in turn.
+    """
+
+    classes: tuple[str, ...]
+
+
 class FlowMap(ABC):
     """Capability: jumps along the flow in one call."""
 
@@ -137,7 +147,7 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def prompt(self) -> str:
-        """The prompt every sample is made for."""
+        """What samples are made for: one prompt, or one that stands for several (`spelled`)."""
 
     @abstractmethod
     def build(self, device: torch.device) -> FlowModel:

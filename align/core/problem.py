@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -22,7 +23,8 @@ class Problem:
 
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
     what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
-    at once with what a gradient needs. `earlier` is for studies: see `Studies`.
+    at once with what a gradient needs. `prompts` are all that `cond` may have, in turn: sample i
+    has number i modulo their count. `earlier` is for studies: see `Studies`.
     """
 
     model: FlowModel
@@ -31,7 +33,12 @@ class Problem:
     estimator: ValueEstimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
     chunk: int = 1 << 20
+    prompts: tuple[str, ...] = ("",)
     earlier: object = None
+
+    def condition(self, samples: Sequence[int]) -> Condition:
+        """What samples of these numbers are conditioned on."""
+        return self.model.encode([self.prompts[number % len(self.prompts)] for number in samples])
 
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""

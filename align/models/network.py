@@ -12,12 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from align.core.guard import unguarded
-from align.core.model import At, Condition, Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap
+from align.core.model import (
+    At,
+    Condition,
+    Domain,
+    FlowMap,
+    FlowModel,
+    ModelSpec,
+    Named,
+    PosteriorMap,
+)
 from align.core.option import option
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
+from align.core.prompts import named_in
 from align.core.streams import Streams
-from align.errors import PartError, PromptError
+from align.errors import PartError
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLP, MLPConfig
@@ -44,7 +54,7 @@ def make_net(config: Net, shape: tuple[int, ...], classes: int, role: Role) -> D
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, FlowMap, PosteriorMap):
+class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
     """A class-conditional model on latents, pictures or vectors.
 
     The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
@@ -159,11 +169,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap):
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
             return len(self.classes)
-        named = [name for name in self.classes if name.lower() in prompt.lower()]
-        if not named:
-            known = ", ".join(self.classes)
-            raise PromptError(f"'{prompt}' names none of the classes: {known}")
-        return self.classes.index(max(named, key=len))
+        return named_in(prompt, self.classes)
 
 
 @final

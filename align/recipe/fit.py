@@ -8,6 +8,7 @@ from typing import Any, Final, final
 import attrs
 
 from align.core.estimator import ValueEstimator
+from align.core.mode import Follows
 from align.core.model import ModelSpec
 from align.errors import AlignError
 from align.recipe.locate import Fault
@@ -110,20 +111,29 @@ def _sampling(ask: _Question) -> Iterator[Fault]:
 
 
 def _gradients(ask: _Question) -> Iterator[Fault]:
-    """An estimator that follows a gradient gets one from every reward and from the sampler."""
+    """What follows a gradient gets one from every reward and, if it draws, from the sampler."""
     estimator, arm = _estimator(ask), ask.arm
-    if not estimator or not estimator.needs_gradient:
+    if estimator and estimator.needs_gradient:
+        who, advice = (
+            f"estimator '{estimator.kind}'",
+            ask.instead("estimator", needs_gradient=False),
+        )
+        sections: tuple[str, ...] = ("mode", "estimator")
+        through_draws = estimator.needs_sampler
+    elif isinstance(arm.mode, Follows) and arm.mode.gradient_of:
+        who, advice = "this objective", "; use objective 'stein'"
+        sections, through_draws = ("mode",), arm.mode.gradient_of == "draws"
+    else:
         return
-    needs = f"'{arm.mode.kind}' with estimator '{estimator.kind}' needs"
+    needs = f"'{arm.mode.kind}' with {who} needs"
     for term in ask.recipe.reward:
         if not term.held_out and not term.part.differentiable:
             text = f"{needs} the reward's gradient, but reward '{term.name}' has none"
-            advice = ask.instead("estimator", needs_gradient=False)
-            yield ask.fault(text + advice, "mode", "estimator")
-    if estimator.needs_sampler and arm.sampler and not arm.sampler.differentiable:
+            yield ask.fault(text + advice, *sections)
+    if through_draws and arm.sampler and not arm.sampler.differentiable:
         text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
         advice = ask.instead("sampler", differentiable=True)
-        yield ask.fault(text + advice, "mode", "estimator", "sampler")
+        yield ask.fault(text + advice, *sections, "sampler")
 
 
 def _capabilities(ask: _Question) -> Iterator[Fault]:

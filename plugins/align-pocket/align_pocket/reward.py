@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from align.core.model import Domain
 from align.core.option import option
+from align.core.prompts import named_in
 from align.core.reward import Reward, RewardSpec
 from align_pocket.judges import CLASSES, load, prepared
 
 
 def _known(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
-    if value not in CLASSES:
+    if value and value not in CLASSES:
         known = ", ".join(f"'{name}'" for name in CLASSES)
         raise ValueError(f"'{attribute.name}' must be one of {known}, got '{value}'")
 
@@ -37,26 +38,37 @@ class SilhouetteClass(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
-    label: str = option("the animal", check=_known)
+    label: str = option("the animal; none: the one that the prompt names", default="", check=_known)
     network: Literal["conv", "patch"] = option("which classifier", default="conv")
     scale: Literal["log_odds", "log_probability"] = option("of the score", default="log_odds")
 
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        """Where no animal is named."""
+        return not self.label
+
     def build(self, device: torch.device) -> Reward:
         """Load the classifier that ships with the plugin."""
-        return _SilhouetteClass(load(self.network, device), CLASSES.index(self.label), self.scale)
+        return _SilhouetteClass(load(self.network, device), self.label, self.scale)
 
 
 @final
 @attrs.frozen(eq=False)
 class _SilhouetteClass(Reward):
     judge: nn.Module
-    label: int
+    label: str
     scale: str
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Log-odds or log-probability (B,) of the class for pictures (B, C, H, W) in [0, 1]."""
+        """Log-odds or log-probability (B,) of the class for pictures (B, C, H, W) in [0, 1].
+
+        Raises:
+            PromptError: a prompt that should name an animal does not.
+        """
         logits: Tensor = self.judge(prepared(data)).float()
+        numbers = [named_in(self.label or prompt, CLASSES) for prompt in prompts]
+        label = torch.tensor(numbers, device=logits.device)[:, None]
         if self.scale == "log_probability":
-            return F.log_softmax(logits, 1)[:, self.label]
-        others = torch.arange(logits.shape[1], device=logits.device) != self.label
-        return logits[:, self.label] - logits[:, others].logsumexp(1)
+            return F.log_softmax(logits, 1).gather(1, label)[:, 0]
+        others = logits.scatter(1, label, -torch.inf)
+        return logits.gather(1, label)[:, 0] - others.logsumexp(1)

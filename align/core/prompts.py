@@ -1,0 +1,54 @@
+"""Prompts that stand for several: one for each class of a model, or for each of some words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+from typing import Final
+
+from align.errors import PromptError
+
+_PLACE: Final = re.compile(r"\{([^{}]*)\}")
+
+
+def spelled(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
+    """The prompts that one stands for, in order; itself, if it stands for no others.
+
+    "A {class}." is one prompt for each of the model's classes, "A {cat|dog}." one for each word.
+
+    Raises:
+        PromptError: the model has no classes, or the braces hold neither.
+    """
+    places = _PLACE.findall(prompt)
+    choices = [_choices(place, classes) for place in places]
+    spread = _PLACE.sub("{}", prompt)
+    return tuple(spread.format(*words) for words in product(*choices)) if places else (prompt,)
+
+
+def named_in(prompt: str, names: Sequence[str]) -> int:
+    """Which of the names a prompt has in it, in any case: the longest one's number.
+
+    Raises:
+        PromptError: it has none of them.
+    """
+    low = prompt.lower()
+    found = [number for number, name in enumerate(names) if name.lower() in low]
+    if not found:
+        known = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")
+        raise PromptError(f"'{prompt}' names none of the classes: {known}")
+    return max(found, key=lambda number: len(names[number]))
+
+
+_MANY: Final = 40
+
+
+def _choices(place: str, classes: Sequence[str]) -> Sequence[str]:
+    if place == "class":
+        if not classes:
+            raise PromptError("'{class}' stands for the model's classes, but it has none")
+        return classes
+    if "|" not in place:
+        text = f"'{{{place}}}' is neither '{{class}}' nor a choice like '{{cat|dog}}'"
+        raise PromptError(f"{text}; take the braces out, or name several words")
+    return place.split("|")

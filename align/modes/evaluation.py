@@ -1,0 +1,157 @@
+"""What fine-tuning measures on its way: rewards, held-out ones too, and the way from the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.metric import Metric
+from align.core.model import Condition, FlowModel
+from align.core.option import above, at_least, option
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.metrics.sliced_wasserstein import SlicedWasserstein
+from align.metrics.statistics import ImageStatistics
+from align.modes import dynamics as law
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """Samples from the same noise every so many steps, scored by all rewards and metrics."""
+
+    every: int = option("steps from one evaluation to the next", default=200, check=at_least(1))
+    samples: int = option("samples that are made each time", default=32, check=at_least(2))
+    flow_steps: int = option("Euler steps of a sample", default=25, check=at_least(1))
+    metrics: tuple[Metric, ...] = option(
+        "of the samples, beside the base model's; none: image statistics or sliced Wasserstein",
+        default=(),
+    )
+    errors: float = option(
+        "standard errors by which a held-out reward must fall below its best to be a warning",
+        default=2.0, check=above(0),
+    )  # fmt: skip
+    stop: bool = option("whether training ends at such a warning", default=False)
+
+    def due(self, index: int, steps: int) -> bool:
+        """Whether step `index` of `steps` is followed by an evaluation."""
+        return (index + 1) % self.every == 0 or index + 1 == steps
+
+    @torch.no_grad()
+    def samples_of(
+        self, problem: Problem, model: FlowModel, cond: Condition, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decoded samples of a model, from noise that is the same each time, and their scores."""
+        streams = Streams(seed, tuple(range(len(cond))), ("evaluation",), model.device)
+        x1 = euler(model, cond, streams, self.flow_steps).to(problem.model.dtype)
+        data = problem.model.decode(x1)
+        return data, problem.reward.each(data, cond.prompts)
+
+    @torch.no_grad()
+    def of(
+        self, problem: Problem, model: FlowModel, cond: Condition, references: Tensor, seed: int
+    ) -> tuple[dict[str, float], Tensor]:
+        """Named numbers for a model, and its decoded samples.
+
+        Each reward's mean has its standard error beside it, "error of <name>". "divergence" is
+        KL(model | base) of SDE paths, in nats; "spread" the root-mean-square distance of two
+        samples of one prompt, and "moved" that of a sample from the base model's of the same noise.
+        """
+        told = dict[str, float]()
+        data, scores = self.samples_of(problem, model, cond, seed)
+        for name, score in scores.items():
+            told[name] = float(score.double().mean())
+            told[error_of(name)] = float(score.double().std()) / math.sqrt(len(score))
+        usual = ImageStatistics() if model.domain == "image" else SlicedWasserstein()
+        for metric in self.metrics or (usual,):
+            told |= metric.compute(data, references if metric.needs_references else None)
+        told["spread"] = spread(data, cond.prompts)
+        told["moved"] = float((data - references).double().square().mean().sqrt())
+        streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
+        told["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
+        return told, data
+
+
+def error_of(name: str) -> str:
+    """The name of the standard error of a reward's mean."""
+    return f"error of {name}"
+
+
+def named(problem: Problem) -> list[str]:
+    """The numbers of an evaluation that are about rewards."""
+    return [each for t in problem.reward.terms for each in (t.name, error_of(t.name))]
+
+
+def fallen(
+    problem: Problem, best: Mapping[str, Tensor], now: Mapping[str, Tensor], errors: float = 0.0
+) -> str:
+    """What says that the reward was hacked; "" where nothing does.
+
+    That is: a reward that is optimised is where it was at its best or higher, and one that is held
+    out is by more than so many standard errors below its best.
+    """
+    gained = [t.name for t in problem.reward.optimised if now[t.name] >= best[t.name]]
+    for name in (term.name for term in problem.reward.terms if term.held_out):
+        error = torch.hypot(now[error_of(name)], best[error_of(name)])
+        if gained and now[name] < best[name] - errors * error:
+            return (
+                f"the reward was hacked: '{gained[0]}', which is trained, rose to"
+                f" {float(now[gained[0]]):.3g} while '{name}', which is held out, fell from"
+                f" {float(best[name]):.3g} to {float(now[name]):.3g}"
+            )
+    return ""
+
+
+def spread(data: Tensor, prompts: Sequence[str]) -> float:
+    """Root-mean-square distance, a number of the data, of two samples that have the same prompt."""
+    rows = dict[str, list[int]]()
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    flat = data.flatten(1).double()
+    found = [torch.pdist(flat[own]).square().mean() for own in rows.values() if len(own) > 1]
+    if not found:
+        return math.nan
+    return float((torch.stack(found).mean() / flat.shape[1]).sqrt())
+
+
+def euler(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> Tensor:
+    """Clean states (B, *S) by Euler steps of equal length, one for each row of the streams."""
+    x = streams.normal(model.shape).to(model.device, model.dtype)
+    for step in range(steps):
+        t = torch.full((len(x),), step / steps).to(x)
+        x = x + model.velocity(x, t, cond) / steps
+    return x
+
+
+def girsanov(
+    base: FlowModel, student: FlowModel, cond: Condition, streams: Streams, steps: int
+) -> float:
+    """KL of the student's SDE paths from the base's, E Σ ‖Δdrift‖² Δt / (2 σ²), in nats.
+
+    The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b); the
+    paths start at t = .01, σ²/2 is at most 25.
+    """
+    path, clamp, total = student.path, 25.0, 0.0
+    times = law.grid(steps, 0.01, 1.0)
+    x = streams.at("start").normal(student.shape).to(student.device, student.dtype)
+    for index, (now, then) in enumerate(pairwise(times)):
+        t, u = (torch.full((len(x),), time).to(x) for time in (now, then))
+        wide = x.to(base.dtype)
+        other = base.velocity(wide, t.to(wide), cond).to(x)
+        drift, plain = (
+            law.base_drift(path, velocity, x, t, "sde", clamp)
+            for velocity in (student.velocity(x, t, cond), other)
+        )
+        level = law.noise_level(path, t, clamp)
+        square = (drift - plain).flatten(1).double().square().sum(1)
+        total += float((square * (u - t) / (4 * level)).mean())
+        noise = streams.at("step", index).normal(student.shape).to(x)
+        x = x + expand(u - t, x) * drift + expand(torch.sqrt(2 * level * (u - t)), x) * noise
+    return total

@@ -1,0 +1,44 @@
+"""Fine-tuning by the gradient of the reward at posterior draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+import attrs
+from torch import Tensor
+
+from align.core.option import at_least, between, option
+from align.core.streams import Streams
+from align.objectives.tilt import FineTuning, Tilt, broad, regressed
+
+
+@final
+@attrs.frozen(kw_only=True)
+class TiltGradient(FineTuning):
+    """E e^{r − c} ‖b̂_t(x_t) − (b_t(x_t) + (σ_t²/2) ∇_{x_t} r)‖², r = r(x̂(x_t)), x̂ ~ p(x1 | x_t).
+
+    The minimum is b + (σ²/2) E[∇e^r] / E[e^r] = b + (σ²/2) ∇V: linear in e^r and ∇e^r, so that
+    one draw is enough, where the logarithm of a mean of few is biased. Its parameter gradient is
+    that of the paper's loss, whose target is b − (e^r − 1)(b̂ − b) + (σ²/2) ∇e^r without gradient.
+    Rows count 1 / (1 + (σ_t²/2)²), since σ_t grows without bound towards t = 0.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 43.
+    """
+
+    kind: ClassVar[str] = "gradient"
+    draws_posterior: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = True
+
+    draws: int = option("posterior draws at each state", default=1, check=at_least(1))
+    start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
+
+    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Losses (b,), and the means of r and of e^{r − c} over the draws."""
+        at = tilt.noisy(rows, self.start)
+        draws = tilt.draws(at, self.draws, True, rows.at("draws"))
+        assert draws.pulls is not None
+        half = tilt.student.path.half_variance(at.t)
+        targets = tilt.base(at) + broad(half, at.x) * draws.pulls
+        losses, _, said = regressed(tilt, at, draws, targets, 1 / (1 + half.square()))
+        return losses, said
