@@ -31,6 +31,7 @@ def curves(folder: Path) -> None:
     # One point is no curve; the order is that in which numbers are told.
     told = [name for name in dict.fromkeys(key for line in lines for key in line) if name in series]
     names = [name for name in told if max(map(len, series[name].values())) > 1]
+    names = [name for name in names if not name.startswith("error of ")]
     if not names:
         return
     wide = min(4, len(names))

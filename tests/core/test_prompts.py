@@ -1,0 +1,59 @@
+"""Prompts that stand for several."""
+
+import attrs
+import pytest
+import torch
+
+from align.building import Rewards, build
+from align.core.meter import Meter
+from align.core.model import ModelSpec
+from align.core.prompts import named_in, spelled
+from align.errors import PromptError
+from align.models.network import NetworkModel
+from align.modes.best_of_n import BestOfN
+from align.recipe import Arm
+
+
+def test_a_plain_prompt_is_itself():
+    assert spelled("a cat") == ("a cat",)
+    assert spelled("") == ("",)
+
+
+def test_classes_and_words_in_turn():
+    assert spelled("A {class}.", ("cat", "dog")) == ("A cat.", "A dog.")
+    both = spelled("{A|One} {class}", ("cat", "dog"))
+    assert both == ("A cat", "A dog", "One cat", "One dog")
+
+
+@pytest.mark.parametrize("prompt", ["A {class}.", "A {cat}.", "A {}."])
+def test_braces_that_hold_nothing(prompt):
+    with pytest.raises(PromptError, match=r"stands for|is neither"):
+        spelled(prompt)
+
+
+def test_the_longest_name_counts_in_any_case():
+    assert named_in("A Tabby CAT on a mat", ("cat", "tabby cat", "dog")) == 1
+    with pytest.raises(PromptError, match="'a horse' names none of the classes: cat, dog"):
+        named_in("a horse", ("cat", "dog"))
+
+
+@attrs.frozen
+class Line(ModelSpec):
+    """A model of nothing but classes."""
+
+    kind = "line"
+    domain = "vector"
+    provides = frozenset()
+    prompt = "the {class}"
+
+    def build(self, device):
+        return NetworkModel(shape=(1,), classes=("a", "b", "c"), domain="vector")
+
+
+def test_sample_i_has_prompt_i():
+    arm = Arm(name="", model=Line(), sampler=None, estimator=None, mode=BestOfN())
+    cpu = torch.device("cpu")
+    problem = build(arm, Rewards((), cpu), cpu, Meter(), samples=5)
+    assert problem.cond.prompts == ("the a", "the b", "the c", "the a", "the b")
+    assert problem.condition((7, 2)).prompts == ("the b", "the c")
+    assert problem.cond.tensors["label"].tolist() == [0, 1, 2, 0, 1]
