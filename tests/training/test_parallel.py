@@ -56,6 +56,11 @@ matrix = [[1.0]]
 observed = [1.5]
 std = 0.5
 """
+TUNING = (
+    RECIPE.replace('"distill"', '"finetune"\nevaluation = { every = 7, samples = 4 }')
+    + STEERING[STEERING.index("[[reward]]") :].replace("[[1.0]]", "[[1.0, 0.5]]")
+    + '[sampler]\nkind = "mfm"\n'
+)
 ALIGN = ("-m", "align", "run")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -161,6 +166,16 @@ def test_two_processes_agree_with_one(alone, tmp_path, how, killed):
     assert folders == ([f"checkpoint-{STEPS}"] if how == "fsdp" else [])
     costs = [json.loads((each / "results.json").read_text())["arms"][0] for each in (out, alone)]
     assert costs[0]["cost"]["calls"] == costs[1]["cost"]["calls"]
+
+
+def test_two_processes_fine_tune_as_one_does(tmp_path):
+    (tmp_path / "one").mkdir()
+    recipe, alone, sets = written(tmp_path / "one", TUNING)
+    run(recipe, sets=[sets[1]], progress=False, catalog=load_catalog([]))
+    recipe, out, sets = written(tmp_path, TUNING)
+    code, _, said = ended(*ALIGN, recipe, *sets)
+    assert code == 0, said
+    assert_alike(out, alone)
 
 
 def test_ctrl_c_ends_both_after_the_same_step(alone, tmp_path):

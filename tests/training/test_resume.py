@@ -37,6 +37,23 @@ optimiser = "radam"
 average = 0.99
 averages = [0.5]
 """
+FINETUNE = (
+    RECIPE.replace("distill", "finetune")
+    .replace(f"steps = {STEPS}", f"steps = {STEPS}\nevaluation = {{ every = 6, samples = 4 }}")
+    .replace(
+        "[mode]",
+        """[sampler]
+kind = "mfm"
+
+[[reward]]
+kind = "likelihood"
+matrix = [[1.2, -0.8]]
+observed = [-1.0]
+std = 0.7
+
+[mode]""",
+    )
+)
 # Kills its own process at one moment; {} is the moment.
 KILLED = """
 import os, signal, sys
@@ -94,27 +111,43 @@ def whole(go):
     return go()
 
 
+@pytest.fixture(scope="module")
+def tuned(go):
+    return go(recipe=FINETUNE)
+
+
 def cost(folder):
     (arm,) = json.loads((folder / "results.json").read_text())["arms"]
     return {name: arm["cost"][name] for name in ("calls", "backward", "flops")}
 
 
-@pytest.mark.parametrize(("moment", "done"), [("writing", 5), ("renaming", 5), ("between", 10)])
-def test_killed(whole, go, tmp_path, moment, done):
+@pytest.mark.parametrize(
+    ("mode", "moment", "done"),
+    [
+        ("distill", "writing", 5),
+        ("distill", "renaming", 5),
+        ("distill", "between", 10),
+        ("finetune", "between", 10),
+    ],
+)
+def test_killed(request, go, tmp_path, mode, moment, done):
+    text = {"distill": RECIPE, "finetune": FINETUNE}[mode]
+    whole = request.getfixturevalue({"distill": "whole", "finetune": "tuned"}[mode])
     recipe, out = tmp_path / "r.toml", tmp_path / "out"
-    recipe.write_text(RECIPE.replace("[run]", f'[run]\nout = "{out}"'))
+    recipe.write_text(text.replace("[run]", f'[run]\nout = "{out}"'))
     child = [sys.executable, "-c", KILLED.format(moment), recipe]
     assert subprocess.run(child, check=False, capture_output=True).returncode == -signal.SIGKILL
     assert (out / "checkpoint.pt.part").exists() == (moment != "between")
     assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == done
-    assert go(tmp_path) == out
+    assert go(tmp_path, text) == out
     assert f"{STEPS} steps, from step {done}" in (out / "log.txt").read_text()
     assert (out / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     for name in ("model.safetensors", "model_0.5.safetensors"):
         one, other = load_file(out / name), load_file(whole / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert cost(out) == cost(whole)
+    if mode == "distill":  # the other evaluates its base model again
+        assert cost(out) == cost(whole)
     assert cost(out)["calls"]["network"] > 0
     assert not (out / "checkpoint.pt.part").exists()
 
