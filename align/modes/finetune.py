@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
@@ -11,17 +10,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.guard import unguarded
 from align.core.mode import AlignmentMode, Export, Follows, Info, Need, Trains, Warns
 from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
-from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.models.network import Net, NetworkModel, about_of, make_net, modules_of, network_of
+from align.errors import PartError
+from align.models.network import Net, about_of, modules_of
 from align.modes.clean import CleanData
 from align.modes.evaluation import Evaluation, error_of, euler, fallen, named
-from align.modes.tuning import Tuning
-from align.nets.surgery import grown
+from align.modes.tuning import Tuning, strengthened, trained
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
 from align.objectives.tilt_gradient import TiltGradient
@@ -38,6 +35,9 @@ Objective: TypeAlias = TiltGradient | TiltStein | Draft
 class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     """Trains a flow until its own samples have the law p*(x1) ∝ p(x1) e^{r(x1)}.
 
+    With path "tilt" the weight of the reward comes in stages, each with the flow so far as its base
+    model and a pool of that flow's samples as clean data.
+
     Off-policy: clean data are made noisy, a frozen posterior sampler draws from there, and the
     flow's velocity is regressed on what those draws and their rewards say; nothing is simulated,
     and a state needs one draw. c of e^{r − c} is a running log-mean-exp, one number for all states.
@@ -46,11 +46,11 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     ones too. Afterwards the weights are a flow as any other; the meta flow map of the old flow is
     left out of them.
 
-    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 6 and Eq. 43.
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 6 and Eq. 43;
+    Tilt Matching, 2025, arXiv:2512.21829 (path "tilt").
     """
 
     kind: ClassVar[str] = "finetune"
-    needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler", "reward"})
 
     objective: Objective = option("what the velocity is taught", default=TiltGradient())
     data: Pictures | None = option(
@@ -59,6 +59,11 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     pool: int = option("samples of the base model, where there are no other clean data",
                        default=512, check=at_least(1))  # fmt: skip
     flow_steps: int = option("Euler steps of samples", default=50, check=at_least(1))
+    path: Literal["direct", "tilt"] = option(
+        "'direct', in one go; 'tilt', a little of the reward's weight in each stage",
+        default="direct",
+    )
+    stages: int = option("of path 'tilt'", default=8, check=at_least(1))
     strength: float = option("factor on the weights of all rewards", default=1.0, check=above(0))
     net: Net | None = option(
         "network of the flow, where the model is not made of networks", default=None
@@ -67,6 +72,16 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     steps: int = option("number of steps", default=1000, check=at_least(1))
     memory: float = option("share of c that a step keeps", default=0.98, check=between(0, 1))
     evaluation: Evaluation = option("what is measured on the way", default=Evaluation())
+
+    def __attrs_post_init__(self) -> None:
+        if self.path == "tilt" and self.steps % self.stages:
+            raise ValueError(f"'stages' must divide 'steps', {self.steps}")
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """A sampler, where the objective draws."""
+        parts: frozenset[Need] = frozenset({"model", "reward"})
+        return parts | {"sampler"} if self.objective.needs_sampler else parts
 
     @property
     def batch(self) -> int:
@@ -78,7 +93,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         """As the objective does."""
         if not self.objective.needs_gradient:
             return ""
-        return "draws" if self.objective.draws_posterior else "reward"
+        return "draws" if self.objective.needs_sampler else "reward"
 
     def init(self, problem: Problem, streams: Streams) -> Tuning:
         """Copy the flow, have clean data ready, find the first c, and evaluate the base model.
@@ -86,21 +101,23 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         Raises:
             PartError: the model has no flow to train.
         """
-        model = self._model(problem, streams)
+        model = trained(problem, self.net, streams)
         training = Training.of(model.require_flow(), self.optimisation)
         level = torch.zeros((), dtype=torch.float64, device=model.device)
         student = attrs.evolve(model, flow=training.module)
-        problem = self._strengthened(problem)
+        factor = self.strength / (self.stages if self.path == "tilt" else 1)
+        problem = strengthened(problem, factor)
         clean = CleanData.of(self.data, problem, model, self.pool, self.flow_steps, streams.seed)
         tilt = Tilt(problem=problem, student=student, clean=clean.rows, level=level)
-        if self.objective.draws_posterior:
-            level.copy_(self._first_level(tilt, streams))
+        if self.objective.weighs:
+            level.copy_(self.objective.first_level(tilt, self._first(streams)))
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, shown, seed)
         told, _ = self.evaluation.of(problem, problem.model, shown, references, seed)
         best = {name: torch.tensor(told[name], dtype=torch.float64) for name in named(problem)}
         worst = {name: torch.full_like(value, torch.nan) for name, value in best.items()}
-        return Tuning(training, model, tilt, clean, shown, references, best, worst, told, streams)
+        state = Tuning(training, model, tilt, clean, shown, references, best, worst, told, streams)
+        return attrs.evolve(state, anchor=self._anchor(problem, state))
 
     def step(
         self, problem: Problem, state: Tuning, index: int, streams: Streams
@@ -108,6 +125,10 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         """One step of regression, and sometimes a look at what has come of it."""
         if state.warning and self.evaluation.stop:
             return state, Info({})
+        if self.path == "tilt" and index and index % (self.steps // self.stages) == 0:
+            state.climb(self.pool, self.flow_steps)
+            level = self.objective.first_level(state.tilt, self._first(streams))
+            state.tilt.level.copy_(level)
         tilt = state.tilt
         found = advance(state.training, lambda rows: self.objective.losses(tilt, rows),
                         self.optimisation, streams, index, self.steps)  # fmt: skip
@@ -148,11 +169,14 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     def save(self, state: Tuning) -> dict[str, Any]:
         """Weights, their running mean, the optimiser, c, and the best and worst so far."""
         kept = {"level": state.tilt.level, "best": state.best, "worst": state.worst}
-        return kept | state.training.save()
+        anchor = {"anchor": state.anchor.state_dict()} if state.anchor else {}
+        return kept | anchor | {"stage": state.stage} | state.training.save()
 
     def restore(self, state: Tuning, saved: dict[str, Any]) -> None:
         """Take up where `saved` was."""
         checkpoint.fill(self.save(state), saved)
+        if state.stage:
+            state.stand(self.pool, self.flow_steps)
 
     def export(self, problem: Problem, state: Tuning) -> Export:
         """The running mean of the flow's weights, and its autoencoder."""
@@ -163,29 +187,22 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
 
         return state.training.exported(export)
 
-    def _model(self, problem: Problem, streams: Streams) -> NetworkModel:
-        """The model with a flow of its own to train."""
-        base = unguarded(problem).model
-        if isinstance(base, NetworkModel):
-            return base.having("flow", grown(base.highest("flow"), "flow"))
-        if self.net is None:
-            return network_of(problem)
-        size, model = self.net, NetworkModel(
-            shape=base.shape, domain=base.domain, device=base.device, guidance=1.0
-        )  # fmt: skip
-        made = streams.at("weights").initialise(lambda: make_net(size, model.shape, 0, "flow"))
-        return model.having("flow", made.to(model.device))
+    def _first(self, streams: Streams) -> Streams:
+        """Rows that the first c is found from."""
+        return streams.at("level").numbered(0, min(256, self.batch))
 
-    def _strengthened(self, problem: Problem) -> Problem:
-        """The problem with all rewards' weights times `strength`."""
-        terms = problem.reward.terms
-        stronger = (attrs.evolve(term, weight=self.strength * term.weight) for term in terms)
-        return attrs.evolve(problem, reward=WeightedReward(tuple(stronger)))
+    def _anchor(self, problem: Problem, state: Tuning) -> nn.Module | None:
+        """What a later stage starts from, once there is one.
 
-    def _first_level(self, tilt: Tilt, streams: Streams) -> Tensor:
-        """log E e^r over posterior draws of a first batch of rows, ()."""
-        assert not isinstance(self.objective, Draft)
-        rows = streams.at("level").numbered(0, min(256, self.optimisation.batch))
-        at = tilt.noisy(rows, self.objective.start)
-        rewards = tilt.draws(at, 1, False, rows.at("draws")).rewards.double()
-        return torch.logsumexp(rewards.flatten(), 0) - math.log(rewards.numel())
+        Raises:
+            PartError: its posterior cannot be drawn from.
+        """
+        if self.path == "direct":
+            return None
+        sampler = problem.sampler
+        if self.objective.needs_sampler and sampler is not None and sampler.needs is not None:
+            raise PartError(
+                f"mode.path: sampler '{sampler.kind}' draws from the base model's posterior alone,"
+                " which a later stage has left; use sampler 'glass', or objective 'stein' by 'data'"
+            )
+        return copy.deepcopy(state.training.average).to(problem.model.dtype)

@@ -1,4 +1,4 @@
-"""What fine-tuning has under way."""
+"""What fine-tuning has under way, and what it starts from."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import final
 
 import attrs
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from align.core.guard import GuardedModel, unguarded
 from align.core.model import Condition
+from align.core.problem import Problem
+from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.models.network import NetworkModel
+from align.models.network import Net, NetworkModel, make_net, network_of
 from align.modes.clean import CleanData
 from align.modes.evaluation import fallen
+from align.nets.surgery import grown
 from align.objectives.tilt import Tilt
+from align.training import parallel
 from align.training.loop import Training
 
 
@@ -33,6 +39,7 @@ class Tuning:
         worst: those of the first evaluation that says the reward was hacked; NaN until then.
         told: what an evaluation says of the base model.
         streams: of the run's samples.
+        anchor: flow of the base model of stage `stage`, from the first on; None without stages.
     """
 
     training: Training
@@ -45,8 +52,50 @@ class Tuning:
     worst: dict[str, Tensor]
     told: Mapping[str, float]
     streams: Streams
+    anchor: nn.Module | None = None
+    stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
 
     @property
     def warning(self) -> str:
         """That the reward was hacked; "" while nothing says so."""
         return fallen(self.tilt.problem, self.best, self.worst)
+
+    def climb(self, pool: int, flow_steps: int) -> None:
+        """Make the flow as it is now the base model of the next stage."""
+        assert self.anchor is not None
+        self.anchor.load_state_dict(parallel.whole_module(self.training.module).state_dict())
+        self.stage.add_(1)
+        self.stand(pool, flow_steps)
+
+    def stand(self, pool: int, flow_steps: int) -> None:
+        """Have the base model of the stage in place, and a pool of its samples as clean data."""
+        problem = self.tilt.problem
+        model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
+        guarded = problem.model
+        base = attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
+        found = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
+        self.clean = attrs.evolve(self.clean, examples=found)
+        problem = attrs.evolve(problem, model=base)
+        self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
+
+
+def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:
+    """The model with a flow of its own to train: a copy of its flow, or an untrained `net`.
+
+    Raises:
+        PartError: it is not made of networks, and there is no `net`.
+    """
+    base = unguarded(problem).model
+    if isinstance(base, NetworkModel):
+        return base.having("flow", grown(base.highest("flow"), "flow"))
+    if net is None:
+        return network_of(problem)
+    model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
+    made = streams.at("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
+    return model.having("flow", made.to(model.device))
+
+
+def strengthened(problem: Problem, factor: float) -> Problem:
+    """The problem with the weights of all rewards times a factor."""
+    terms = (attrs.evolve(t, weight=factor * t.weight) for t in problem.reward.terms)
+    return attrs.evolve(problem, reward=WeightedReward(tuple(terms)))

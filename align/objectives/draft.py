@@ -29,11 +29,16 @@ class Draft(FineTuning):
     """
 
     kind: ClassVar[str] = "draft"
-    draws_posterior: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     last: int = option("last steps that the gradient goes through", default=1, check=at_least(1))
     flow_steps: int = option("Euler steps from noise to a sample", default=25, check=at_least(1))
+
+    @property
+    def needs_sampler(self) -> bool:
+        """Never."""
+        return False
 
     def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """−r (b,), and r."""

@@ -9,8 +9,9 @@ import attrs
 from torch import Tensor
 
 from align.core.option import at_least, between, option
+from align.core.path import expand
 from align.core.streams import Streams
-from align.objectives.tilt import FineTuning, Tilt, broad, regressed
+from align.objectives.tilt import FineTuning, Tilt, regressed
 
 
 @final
@@ -27,18 +28,23 @@ class TiltGradient(FineTuning):
     """
 
     kind: ClassVar[str] = "gradient"
-    draws_posterior: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True
 
     draws: int = option("posterior draws at each state", default=1, check=at_least(1))
     start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
 
+    @property
+    def needs_sampler(self) -> bool:
+        """Always."""
+        return True
+
     def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Losses (b,), and the means of r and of e^{r − c} over the draws."""
-        at = tilt.noisy(rows, self.start)
+        at, _ = tilt.noisy(rows, self.start)
         draws = tilt.draws(at, self.draws, True, rows.at("draws"))
         assert draws.pulls is not None
         half = tilt.student.path.half_variance(at.t)
-        targets = tilt.base(at) + broad(half, at.x) * draws.pulls
+        targets = tilt.base(at) + expand(half, at.x) * draws.pulls
         losses, _, said = regressed(tilt, at, draws, targets, 1 / (1 + half.square()))
         return losses, said

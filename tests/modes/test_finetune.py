@@ -22,6 +22,7 @@ from align.objectives.draft import Draft
 from align.objectives.tilt_gradient import TiltGradient
 from align.objectives.tilt_stein import TiltStein
 from align.samplers.exact import ExactPosterior
+from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
 from align.testing.worlds import line
@@ -91,6 +92,36 @@ def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
         attrs.evolve(state.model, flow=state.training.average)
         .velocity(torch.ones(2, 1), t, cond).detach(),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampler"),
+    [(TiltStein(by="data"), None), (TiltGradient(), Glass(steps=4))],
+    ids=str,
+)
+def test_a_path_of_tilts(objective, sampler, truth):
+    mode = FineTune(
+        net=MLPConfig(width=64, depth=2), objective=objective, path="tilt", stages=4, pool=4000,
+        flow_steps=25, optimisation=attrs.evolve(FAST, decay="none"), steps=400, evaluation=QUICK,
+    )  # fmt: skip
+    problem = _line(sampler)
+    state, numbers = _run(mode, problem)
+    tilted, _ = truth
+    first = numbers[99]["likelihood"]
+    assert numbers[0]["likelihood"] < first - 1 < numbers[-1]["likelihood"] - 1.3
+    assert w1(mode.finish(problem, state)[:, 0], tilted) < 0.2
+    # What is saved makes the last stage again.
+    again = mode.init(problem, STREAMS)
+    mode.restore(again, mode.save(state))
+    assert int(again.stage) == 3
+    assert torch.equal(again.clean.examples.states, state.clean.examples.states)
+
+
+def test_a_path_of_tilts_needs_draws_of_each_stage():
+    with pytest.raises(PartError, match="sampler 'mfm' draws from the base model's posterior"):
+        FineTune(net=MLPConfig(width=8), path="tilt").init(_line(MetaFlowMap()), STREAMS)
+    with pytest.raises(ValueError, match="'stages' must divide 'steps', 10"):
+        FineTune(path="tilt", steps=10, stages=3)
 
 
 def test_draft_climbs_and_forgets_the_law(truth):

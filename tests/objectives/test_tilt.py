@@ -83,6 +83,8 @@ OBJECTIVES = {
     "stein": TiltStein(),
     "stein, 3 draws": TiltStein(draws=3),
     "stein, plain": TiltStein(centred=False),
+    "stein, by the data": TiltStein(by="data"),
+    "reward-weighted flow matching": TiltStein(by="data", centred=False),
 }
 
 
