@@ -7,7 +7,7 @@ log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
-checkpoint.pt, model.safetensors, model_<decay>.safetensors         of a training run
+checkpoint.pt, model.safetensors, model_<decay>.safetensors, model/ of a training run
 """
 
 from __future__ import annotations
@@ -177,8 +177,7 @@ class Record:
     @_once
     def forget_metrics(self, arm: str, after: int) -> None:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
+        if (path := self.folder / "metrics.jsonl").exists():
             lines = map(_read, path.read_text().splitlines())
             kept = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
             write(path, "".join(json.dumps(v) + "\n" for v in kept))
@@ -186,9 +185,8 @@ class Record:
     @_once
     def step(self, arm: str, index: int, info: Info) -> None:
         """Add a line to metrics.jsonl, and the step's pictures if there are any."""
-        line = {"arm": arm, "step": index, **info.numbers}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"arm": arm, "step": index, **info.numbers}) + "\n")
         if info.pictures is not None:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
@@ -262,6 +260,8 @@ class Record:
     @_once
     def _write(self, path: Path, export: Export) -> None:
         weights.write(path, export.modules, export.about, torch.float32)
+        for name, content in export.files.items():
+            write(path.with_suffix("") / name, content)
 
     def _home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""

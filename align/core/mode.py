@@ -67,12 +67,13 @@ class Export:
     """What a training run leaves behind: modules by name, and what the weights file says of them.
 
     `about` becomes JSON; a model of kind "network" is built from it alone. `others` make further
-    exports of the same run, by what their files are told apart by.
+    exports of the same run, by what their files are told apart by; `files` are kept as they are.
     """
 
     modules: Mapping[str, nn.Module]
     about: Mapping[str, Any]
     others: Mapping[str, Callable[[], Export]] = attrs.field(factory=dict)
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
 class Diverges(ABC, Generic[State]):

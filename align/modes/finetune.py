@@ -26,6 +26,7 @@ from align.objectives.tilt_stein import TiltStein
 from align.training import checkpoint
 from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance
+from align.training.lora import Lora
 
 Objective: TypeAlias = TiltGradient | TiltStein | Draft
 
@@ -65,6 +66,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     )
     stages: int = option("of path 'tilt'", default=8, check=at_least(1))
     strength: float = option("factor on the weights of all rewards", default=1.0, check=above(0))
+    lora: Lora | None = option("adapters that are trained; none: all weights", default=None)
     net: Net | None = option(
         "network of the flow, where the model is not made of networks", default=None
     )
@@ -102,7 +104,10 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             PartError: the model has no flow to train.
         """
         model = trained(problem, self.net, streams)
-        training = Training.of(model.require_flow(), self.optimisation)
+        if self.lora:
+            flow = self.lora.adapted(model.require_flow(), streams)
+            model = attrs.evolve(model, flow=flow)
+        training = Training.of(model.require_flow(), self.optimisation, whole=not self.lora)
         level = torch.zeros((), dtype=torch.float64, device=model.device)
         student = attrs.evolve(model, flow=training.module)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
@@ -179,11 +184,13 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             state.stand(self.pool, self.flow_steps)
 
     def export(self, problem: Problem, state: Tuning) -> Export:
-        """The running mean of the flow's weights, and its autoencoder."""
+        """The running mean of the flow's weights, adapters merged into them; its autoencoder."""
 
         def export(flow: nn.Module) -> Export:
-            model = attrs.evolve(state.model, flow=flow, flow_map=None, posterior=None)
-            return Export(modules_of(model), about_of(model))
+            files = self.lora.files(flow) if self.lora else {}
+            plain = self.lora.merged(flow) if self.lora else flow
+            model = attrs.evolve(state.model, flow=plain, flow_map=None, posterior=None)
+            return Export(modules_of(model), about_of(model), files=files)
 
         return state.training.exported(export)
 

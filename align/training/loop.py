@@ -92,8 +92,8 @@ class Training:
     replica: nn.Module
 
     @classmethod
-    def of(cls, module: nn.Module, options: Optimisation) -> Training:
-        """Begin to train `module`.
+    def of(cls, module: nn.Module, options: Optimisation, *, whole: bool = True) -> Training:
+        """Begin to train `module`, the whole of it or what of it requires gradients.
 
         Raises:
             PartError: the batch cannot be shared by the processes.
@@ -104,7 +104,9 @@ class Training:
                 f"mode.optimisation.batch: {parallel.count()} processes with {options.accumulate}"
                 f" pieces each cannot share {options.batch} rows; use a multiple of {share}"
             )
-        module.train().requires_grad_(True)
+        module.train()
+        if whole:
+            module.requires_grad_(True)
         blanks = {rate: copy.deepcopy(module) for rate in (options.average, *options.averages)}
         replica = parallel.replica(module, options.parallel)
         means = {rate: parallel.copied(blank, module) for rate, blank in blanks.items()}
@@ -127,7 +129,9 @@ class Training:
 
     def save(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, under way and not copied."""
-        named = self.module.named_parameters()
+        named = [
+            (k, weight) for k, weight in self.module.named_parameters() if weight.requires_grad
+        ]
         return {
             "module": self.module.state_dict(),
             "means": {str(rate): mean.state_dict() for rate, mean in self.means.items()},
@@ -141,7 +145,8 @@ class Training:
 
 def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimizer:
     """The optimiser, its state there from the start so that it can be restored in place."""
-    weights, decay = list(module.parameters()), options.weight_decay
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    decay = options.weight_decay
     optimiser: torch.optim.Optimizer
     if options.optimiser == "radam":
         optimiser = torch.optim.RAdam(

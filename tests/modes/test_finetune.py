@@ -13,7 +13,7 @@ from align.errors import PartError
 from align.models.mixture import Mixture
 from align.models.network import NetworkModel, load
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, girsanov, spread
+from align.modes.evaluation import Evaluation, euler, girsanov, spread
 from align.modes.finetune import FineTune
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
@@ -28,6 +28,7 @@ from align.testing.distances import w1
 from align.testing.worlds import line
 from align.training import weights
 from align.training.loop import Optimisation
+from align.training.lora import Lora
 
 STREAMS, CPU = Streams(0, tuple(range(2000))), torch.device("cpu")
 FAST = Optimisation(batch=256, rate=5e-3, warmup=20, average=0.98)
@@ -267,3 +268,20 @@ def test_strength_is_a_factor_on_the_reward():
 def test_a_model_without_networks_needs_one():
     with pytest.raises(PartError, match="only a model made of networks can be trained"):
         FineTune().init(_line(MetaFlowMap()), STREAMS)
+
+
+def test_adapters_end_as_a_plain_model_and_as_files(tmp_path):
+    problem = _pictures(("a cat", "a dog"))
+    streams = Streams(0, tuple(range(4)))
+    mode = FineTune(
+        pool=8, flow_steps=2, steps=3, lora=Lora(rank=2),
+        optimisation=attrs.evolve(FAST, batch=4),
+        evaluation=Evaluation(every=3, samples=4, flow_steps=2),
+    )  # fmt: skip
+    state, _ = _run(mode, problem, streams)
+    export = mode.export(problem, state)
+    assert set(export.files) == {"adapter_model.safetensors", "adapter_config.json"}
+    weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
+    again, x1 = load(tmp_path / "m.safetensors", CPU), mode.finish(problem, state)
+    moved = euler(again, problem.cond, streams.at("start"), 2)
+    torch.testing.assert_close(x1, moved, rtol=1e-4, atol=1e-5)
