@@ -38,9 +38,12 @@ class Lora:
         """
         peft = _peft()
         own = copy.deepcopy(net).requires_grad_(False)
-        return streams.at("adapters").initialise(
-            lambda: peft.inject_adapter_in_model(self._config(own), own)
-        )
+
+        def made() -> Net:
+            adapted: Net = peft.inject_adapter_in_model(self._config(own), own)
+            return adapted
+
+        return streams.at("adapters").initialise(made)
 
     def merged(self, net: Net) -> Net:
         """A copy of an adapted network in which the adapters are part of the weights."""
