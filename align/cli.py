@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
 
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from align.registry import Catalog, Entry
 
 P = ParamSpec("P")
+Sets: TypeAlias = "tuple[str, ...]"
 
 CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
-_SHOWN: Final = (
-    "grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "study.png", "study.md",
-    "model.safetensors", "log.txt",
-)  # fmt: skip
+_SHOWN: Final = ("grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "study.png",
+                 "study.md", "model.safetensors", "log.txt")  # fmt: skip
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 _sets = click.option(
@@ -70,7 +69,7 @@ def main(traceback: bool) -> None:
 @_sets
 @_traceback
 @_guarded
-def run(recipe: str, sets: tuple[str, ...], traceback: bool) -> None:
+def run(recipe: str, sets: Sets, traceback: bool) -> None:
     """Run a recipe; its table is printed, and all else is in its run folder."""
     from contextlib import suppress
 
@@ -144,7 +143,7 @@ def _print(table: Table, notes: Sequence[str]) -> None:
 @_sets
 @_traceback
 @_guarded
-def check(recipes: tuple[str, ...], sets: tuple[str, ...], traceback: bool) -> None:
+def check(recipes: tuple[str, ...], sets: Sets, traceback: bool) -> None:
     """Say whether recipes can be run, and if not, everything that stands in the way."""
     from align.recipe import load
     from align.registry import load_catalog
@@ -182,6 +181,29 @@ def new_reward(name: str, into: str, traceback: bool) -> None:
     folder = write_reward(name, Path(into), load_catalog())
     click.echo(f"{folder}: written. Install it and try it:")
     click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@click.argument("pictures", nargs=-1, metavar="PICTURE...")
+@click.option("--prompt", default="a tabby cat", help="What pictures are scored for.")
+@_sets
+@_traceback
+@_guarded
+def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceback: bool) -> None:
+    """Try a part, with real weights, by the checks of its contract: --set 'weights="FILE"'.
+
+    Of a reward, scores of pictures are shown beside those of the package it stands in for.
+    """
+    from align.registry import load_catalog
+    from align.verify import lines, read_part
+
+    catalog, failed = load_catalog(), False
+    for contract, entry in _named(catalog, name):
+        for text, bad in lines(contract, read_part(catalog, entry, sets), pictures, prompt):
+            click.echo(text)
+            failed |= bad
+    click.get_current_context().exit(1 if failed else 0)
 
 
 @main.command("list")

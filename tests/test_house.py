@@ -32,7 +32,9 @@ DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # From the top to the ground: a file imports from its own floor's package or from lower floors.
 FLOORS = (
     ("__main__",),
-    ("cli", "testing", "worker"),
+    ("cli",),
+    ("verify",),
+    ("testing", "worker"),
     ("runner",),
     ("unsteered",),
     ("watch",),
