@@ -92,6 +92,9 @@ def build(
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     model = GuardedModel(inner, arm.model.kind, meter, rows)
+    classes = inner.classes if isinstance(inner, Named) else ()
+    problem = Problem(model, prompts=spelled(arm.model.prompt, classes))
+    cond = problem.condition(range(samples))
     terms = tuple(
         Term(
             name=term.name,
@@ -103,9 +106,7 @@ def build(
     )
     # A way back keeps everything on its way: about four times as much a row.
     back = chunk or rows // 4
-    classes = inner.classes if isinstance(inner, Named) else ()
-    problem = Problem(
-        model, WeightedReward(terms), arm.sampler, arm.estimator, chunk=back,
-        prompts=spelled(arm.model.prompt, classes),
+    return attrs.evolve(
+        problem, reward=WeightedReward(terms), sampler=arm.sampler, estimator=arm.estimator,
+        cond=cond, chunk=back,
     )  # fmt: skip
-    return attrs.evolve(problem, cond=problem.condition(range(samples)))

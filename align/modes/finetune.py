@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
@@ -41,7 +42,8 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
 
     Off-policy: clean data are made noisy, a frozen posterior sampler draws from there, and the
     flow's velocity is regressed on what those draws and their rewards say; nothing is simulated,
-    and a state needs one draw. c of e^{r − c} is a running log-mean-exp, one number for all states.
+    and a state needs one draw. c of e^{r − c} is a running log-mean-exp, one number for
+    each prompt: what c is changes no minimum, and so rows of all prompts count alike.
 
     Every `evaluation.every` steps samples from the same noise are scored by all rewards, held-out
     ones too. Afterwards the weights are a flow as any other; the meta flow map of the old flow is
@@ -108,7 +110,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             flow = self.lora.adapted(model.require_flow(), streams)
             model = attrs.evolve(model, flow=flow)
         training = Training.of(model.require_flow(), self.optimisation, whole=not self.lora)
-        level = torch.zeros((), dtype=torch.float64, device=model.device)
+        level = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)
         student = attrs.evolve(model, flow=training.module)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
         problem = strengthened(problem, factor)
@@ -137,10 +139,11 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         tilt = state.tilt
         found = advance(state.training, lambda rows: self.objective.losses(tilt, rows),
                         self.optimisation, streams, index, self.steps)  # fmt: skip
-        if "tilt" in found:
-            mean = torch.tensor(found.pop("tilt")).to(tilt.level)
-            tilt.level.add_(torch.log(self.memory + (1 - self.memory) * mean))
-            found["c"] = float(tilt.level)
+        for name in [name for name in found if name.startswith("tilt ")]:
+            mean = max(found.pop(name), 1e-30)
+            moved = math.log(self.memory + (1 - self.memory) * mean)
+            tilt.level[int(name.removeprefix("tilt "))] += moved
+            found["c"] = float(tilt.level.mean())
         if not self.evaluation.due(index, self.steps):
             return state, Info(found if index else {**found, **state.told})
         tuned = attrs.evolve(state.model, flow=state.training.average)
@@ -196,7 +199,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
 
     def _first(self, streams: Streams) -> Streams:
         """Rows that the first c is found from."""
-        return streams.at("level").numbered(0, min(256, self.batch))
+        return streams.at("level").numbered(0, 256)
 
     def _anchor(self, problem: Problem, state: Tuning) -> nn.Module | None:
         """What a later stage starts from, once there is one.

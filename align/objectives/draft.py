@@ -12,7 +12,8 @@ from torch import Tensor
 from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.streams import Streams
-from align.objectives.tilt import FineTuning, Tilt
+from align.objectives.finetuning import FineTuning
+from align.objectives.tilt import Tilt
 
 
 @final

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar, final
+from collections.abc import Callable
+from typing import final
 
 import attrs
 import torch
@@ -27,7 +25,8 @@ class Tilt:
         student: the model under training; its velocity carries the gradient.
         clean: clean states (b, *S) of rows of training, from anywhere, with their conditions, in
             the precision of the base model.
-        level: a constant c that is taken off r, so that e^{r − c} is about 1; (), float64.
+        level: a constant c for each of the problem's prompts that is taken off r, so that e^{r − c}
+            is about 1; (P,), float64.
     """
 
     problem: Problem
@@ -65,56 +64,11 @@ class Tilt:
         """The base model's velocity (b, *S)."""
         return self.problem.model.velocity(at.x, at.t, at.cond)
 
-    def weights(self, draws: Draws) -> Tensor:
-        """e^{r − c}, (N, b)."""
-        return (draws.rewards.double() - self.level).exp()
+    def weights(self, draws: Draws, numbers: Tensor) -> Tensor:
+        """e^{r − c}, (N, b), for prompts of these numbers (b,)."""
+        return (draws.rewards.double() - self.level[numbers]).exp()
 
-
-@attrs.frozen(kw_only=True)
-class FineTuning(ABC):
-    """A loss whose minimum is the velocity of the tilted law.
-
-    Attributes:
-        needs_gradient: whether it follows the gradient of the reward.
-        weighs: whether rows count e^{r − c}.
-    """
-
-    kind: ClassVar[str]
-    needs_gradient: ClassVar[bool]
-    weighs: ClassVar[bool]
-
-    @property
-    @abstractmethod
-    def needs_sampler(self) -> bool:
-        """Whether it draws from the posterior."""
-
-    @abstractmethod
-    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Losses (b,) of rows of training, and numbers (b,) for the record, by name.
-
-        "reward" is the mean of r over a row's draws; "tilt", where it is there, is the mean of
-        e^{r − c} over them, by which c is moved.
-        """
-
-    def first_level(self, tilt: Tilt, rows: Streams) -> Tensor:
-        """log E e^r over draws that these rows of training would see, (), float64."""
-        at, x1 = tilt.noisy(rows, 0.01)
-        own = rows.at("draws")
-        draws = tilt.draws(at, 1, False, own) if self.needs_sampler else tilt.own(at, x1)
-        rewards = draws.rewards.double()
-        return torch.logsumexp(rewards.flatten(), 0) - math.log(rewards.numel())
-
-
-def regressed(
-    tilt: Tilt, at: At, draws: Draws, targets: Tensor, share: Tensor
-) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-    """Losses w_t E_n e^{r_n − c} ‖b̂_t(x_t) − target_n‖², (b,); the velocity b̂; and what is told.
-
-    The mean over draws is outside the exponential, so that one draw is enough for an unbiased
-    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is.
-    """
-    velocity = tilt.velocity(at)
-    weights = tilt.weights(draws)
-    apart = (velocity - targets).flatten(2).double().square().mean(2)
-    losses = share.double() * (weights * apart).mean(0)
-    return losses, velocity, {"reward": draws.rewards.mean(0), "tilt": weights.mean(0)}
+    def numbers(self, at: At) -> Tensor:
+        """Which of the problem's prompts each row has, (b,)."""
+        known = {prompt: number for number, prompt in enumerate(self.problem.prompts)}
+        return torch.tensor([known[one] for one in at.cond.prompts], device=self.level.device)

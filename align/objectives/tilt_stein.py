@@ -11,7 +11,8 @@ from torch import Tensor
 
 from align.core.option import at_least, between, option
 from align.core.streams import Streams
-from align.objectives.tilt import FineTuning, Tilt, regressed
+from align.objectives.finetuning import FineTuning, regressed
+from align.objectives.tilt import Tilt
 
 
 @final

@@ -69,7 +69,7 @@ def slopes(objective, *, tilted=True, kind="linear", level=0.0, weight=1.0):
 
     tilt = Tilt(
         problem=Problem(model, reward, sampler), student=Student(model, tilted, theta),
-        clean=clean, level=torch.tensor(level, dtype=torch.float64),
+        clean=clean, level=torch.tensor([level], dtype=torch.float64),
     )  # fmt: skip
     losses, said = objective.losses(tilt, Streams(3, tuple(range(ROWS))))
     assert losses.shape == said["reward"].shape == (ROWS,)
@@ -126,7 +126,7 @@ def test_draft_is_the_reward_of_own_samples():
     theta = torch.zeros(64, 5, dtype=torch.float64, requires_grad=True)
     student = Student(model, False, theta)
     tilt = Tilt(
-        problem=Problem(model, reward), student=student, level=torch.zeros(()).double(),
+        problem=Problem(model, reward), student=student, level=torch.zeros(1).double(),
         clean=lambda rows: (None, model.encode([""] * len(rows.samples))),
     )  # fmt: skip
     whole, part = (
