@@ -1,0 +1,166 @@
+"""Rewards beside the packages they stand in for: the same pictures, and climbed ones.
+
+    tox -e parity -- --version && .tox/parity/bin/python benchmarks/parity.py [--full]
+
+Runs in the environment `parity`. Prints a table of scores on small checkpoints of the released
+layouts, one of what climbing does to the package's score, and with --full one on networks of the
+released sizes, with random weights (12 GB of memory, and minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from align_clip import Clip
+from align_hpsv2 import HPSv2
+from align_image_reward import ImageReward
+from align_pickscore import PickScore
+from PIL import Image
+
+from align.pictures import Picture, opened
+
+TESTS = Path(__file__).parents[1] / "tests" / "parity"
+SHAPES = {
+    "square": (300, 300, "RGB"),
+    "wide": (300, 401, "RGB"),
+    "tall": (411, 256, "RGB"),
+    "grey": (256, 320, "L"),
+    "transparent": (280, 240, "RGBA"),
+}
+OUT = sys.stdout  # packages redirect it where they are mended
+PROMPT, CPU = "a tabby cat, asleep", torch.device("cpu")
+
+
+def tiny() -> ModuleType:
+    """The module of the tests that makes small checkpoints."""
+    spec = importlib.util.spec_from_file_location("tiny", TESTS / "tiny.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def drawn(folder: Path) -> dict[str, Picture]:
+    """Noise at many scales in pictures of several shapes, saved as PNG and opened again."""
+    generator, found = np.random.default_rng(0), {}
+    for name, (height, width, mode) in SHAPES.items():
+        levels = np.zeros((height, width, 4))
+        for cells in (2, 6, 20, 60):
+            coarse = Image.fromarray(generator.integers(0, 256, (cells, cells, 4), dtype=np.uint8))
+            levels += np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR)) / 4
+        Image.fromarray(levels.astype(np.uint8)).convert(mode).save(folder / f"{name}.png")
+        found[name] = opened(folder / f"{name}.png")
+    return found
+
+
+@contextlib.contextmanager
+def small(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rewards with small checkpoints; the packages make networks of that size meanwhile."""
+    makers = tiny()
+    for name in ("hps", "clip", "pick", "image_reward"):
+        (folder / name).mkdir()
+    file = makers.clip_file(folder / "clip")
+    picked = makers.clip_folder(folder / "pick")
+    with contextlib.chdir(folder / "image_reward"), makers.image_reward():
+        makers.image_reward_files(Path.cwd())
+        with makers.hpsv2(folder / "hps"):
+            weights = str(folder / "hps" / "HPS.pt")
+            yield {
+                "HPSv2": HPSv2(weights=weights),
+                "ImageReward": ImageReward(
+                    weights=str(Path.cwd()), tokenizer="bert-base-uncased", match_pil=True
+                ),
+                "PickScore": PickScore(weights=str(picked), match_pil=True),
+                "CLIP": Clip(weights=str(file), activation="quick_gelu", match_pil=True),
+            }
+
+
+def scores(part: Any, pictures: dict[str, Picture]) -> list[tuple[str, float, float]]:
+    """Name, the package's score and ours of each picture."""
+    reward = part.build(CPU)
+    told = part.judged([one.pil for one in pictures.values()], [PROMPT] * len(pictures))
+    rows = []
+    for (name, one), theirs in zip(pictures.items(), told.tolist(), strict=True):
+        with torch.no_grad():
+            rows.append((name, theirs, float(reward.score(one.tensor[None], [PROMPT]))))
+    return rows
+
+
+def climbed(part: Any, start: Picture, steps: int = 15) -> tuple[float, float]:
+    """The package's score before and after steps of 2 levels along the sign of the gradient."""
+    reward, x = part.build(CPU), start.tensor[None]
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(reward.score(x, [PROMPT]).sum(), x)
+        x = (x + 2 / 255 * gradient.sign()).clamp(0, 1)
+    levels = (x.detach()[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(levels).save(Path(folder) / "x.png")
+        after = opened(Path(folder) / "x.png")
+    told = part.judged([start.pil, after.pil], [PROMPT] * 2).tolist()
+    return told[0], told[1]
+
+
+def table(parts: dict[str, Any], pictures: dict[str, Picture]) -> None:
+    """Print scores of all pictures by all rewards."""
+    print("| reward | picture | package | align | difference |\n|---|---|---|---|---|", file=OUT)
+    for name, part in parts.items():
+        for picture, theirs, ours in scores(part, pictures):
+            print(
+                f"| {name} | {picture} | {theirs:.6f} | {ours:.6f} | {ours - theirs:.1e} |",
+                file=OUT,
+            )
+    print(flush=True, file=OUT)
+
+
+def full(folder: Path, pictures: dict[str, Picture]) -> None:
+    """Print scores by networks of the released sizes, one at a time."""
+    makers = tiny()
+    makers.VIT_H = None
+    from align_hpsv2.package import mended
+
+    makers.whole_hpsv2()
+    with mended():
+        from hpsv2.src import open_clip  # type: ignore[import-not-found]
+
+        torch.manual_seed(0)
+        model = open_clip.create_model("ViT-H-14", None)
+        state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+        torch.save({"state_dict": state}, folder / "HPS.pt")
+        del model, state
+    table({"HPSv2, 986 M weights": HPSv2(weights=str(folder / "HPS.pt"))}, pictures)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="networks of the released sizes too")
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = drawn(folder)
+        with small(folder) as parts:
+            table(parts, pictures)
+            print("| reward | package before | after 15 steps |\n|---|---|---|", file=OUT)
+            for reward, part in parts.items():
+                before, after = climbed(part, pictures["square"])
+                print(f"| {reward} | {before:.4f} | {after:.4f} |", file=OUT)
+            print(flush=True, file=OUT)
+        if options.full:
+            full(folder, {name: pictures[name] for name in ("square", "wide")})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
