@@ -234,6 +234,7 @@ def check(path, text, catalog):
 
 def test_recipes_are_good(catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # so that weights of earlier runs are not found
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     recipes = sorted(ROOT.glob("recipes/**/*.toml"))
     assert len(recipes) > 3
     for path in recipes:
@@ -255,6 +256,15 @@ def test_recipes_in_the_documentation_are_good(catalog, tmp_path, monkeypatch):
         block = tmp_path / f"{path.stem}_{number}.toml"
         block.write_text(text)
         check(block, text, catalog)
+
+
+def test_every_plugin_is_installed_typed_and_tried():
+    told = (ROOT / "tox.ini").read_text()
+    for folder in sorted(ROOT.glob("plugins/align-*")):
+        package = folder.name.replace("-", "_")
+        assert f"-e plugins/{folder.name}\n" in told, f"tox.ini does not install {folder.name}"
+        assert f"plugins/{folder.name}/{package}" in told, f"tox.ini does not type {folder.name}"
+        assert list(folder.glob("tests/test_*_conformance.py")), f"{folder.name} is not tried"
 
 
 def test_no_local_paths():
