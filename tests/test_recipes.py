@@ -1,4 +1,4 @@
-"""Every recipe that samples runs from end to end, at a tiny size."""
+"""Every recipe that samples or fine-tunes runs from end to end, at a tiny size."""
 
 from pathlib import Path
 
@@ -7,13 +7,15 @@ import pytest
 
 from align.core.mode import Trains
 from align.core.study import Studies
+from align.modes.finetune import FineTune
 from align.recipe import load, to_toml
 from align.registry import load_catalog
 from align.runner import run
 
 ROOT = Path(__file__).parents[1]
 MOST = {"steps": 2, "flow_steps": 2, "n": 2, "particles": 2, "rollout_steps": 2, "draws": 2}
-MADE = ('weights = "runs/', 'autoencoder = "runs/', 'path = "data/')
+# What other recipes make, users have, or the hub has.
+MADE = ('weights = "runs/', 'autoencoder = "runs/', 'path = "data/', 'kind = "hpsv2"')
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +27,23 @@ def small(mode):
     """The mode with few steps, candidates and particles."""
     names = {field.name for field in attrs.fields(type(mode))}
     least = {name: min(most, getattr(mode, name)) for name, most in MOST.items() if name in names}
+    if isinstance(mode, FineTune):
+        least |= {
+            "pool": 4,
+            "optimisation": attrs.evolve(mode.optimisation, batch=4),
+            "evaluation": attrs.evolve(mode.evaluation, every=2, samples=2, flow_steps=2),
+        }
     return attrs.evolve(mode, **least)
 
 
 def sampling():
-    """Recipes that need nothing but what ships, and do not train."""
+    """Recipes that need nothing but what ships, and do not train from the beginning."""
     catalog = load_catalog()
     for path in sorted(ROOT.glob("recipes/**/*.toml")):
         if any(made in path.read_text() for made in MADE):
             continue
-        if not isinstance(load(path, catalog=catalog).recipe.mode, Trains):
+        mode = load(path, catalog=catalog).recipe.mode
+        if isinstance(mode, FineTune) or not isinstance(mode, Trains):
             yield pytest.param(path, id=str(path.relative_to(ROOT / "recipes")))
 
 
