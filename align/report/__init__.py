@@ -8,6 +8,7 @@ from typing import Any
 
 from align.errors import PartError
 from align.files import write as save
+from align.report.card import cards
 from align.report.grid import grid
 from align.report.plots import curves, scatter, tradeoff
 from align.report.study import plot, studied, study_notes, study_rows
@@ -33,9 +34,10 @@ def write(folder: Path) -> None:
     """Write the tables and pictures of a run into its folder.
 
     Of studies study.md and study.png; of others table.md, grid.png or scatter.png, tradeoff.png
-    and curves.png.
+    and curves.png; and the card of each model that was trained.
     """
     results = read(folder)
+    cards(folder, results)
     if arms := studied(results):
         save(folder / "study.md", marked(*study_rows(arms), study_notes(arms)))
         plot(folder, arms)

@@ -1,0 +1,86 @@
+"""The card of a trained model: what it is, how it was made, and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align.files import write
+from align.training import weights
+
+NAME = "MODEL_CARD.md"
+
+
+def cards(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write MODEL_CARD.md beside each model.safetensors of a run, from the run's folder alone."""
+    for arm in results["arms"]:
+        alone = folder / "model.safetensors"
+        file = alone if alone.exists() else _home(folder, arm) / "model.safetensors"
+        if file.exists():
+            write(file.with_name(NAME), card(folder, file, arm, results))
+
+
+def card(folder: Path, file: Path, arm: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """The card of the model in `file`, which an arm of the run made."""
+    about = json.loads((folder / "about.json").read_text())
+    said, last = weights.about(file), _last(folder, arm["name"])
+    nets = ", ".join(f"{name} ({net['kind']})" for name, net in said.get("nets", {}).items())
+    libraries = about["libraries"]
+    lines = [
+        f"# {arm['name']}",
+        "",
+        f"Made by `{about['command']}` with align-core {libraries['align-core']} and torch"
+        f" {libraries['torch']}, {about['time'][:10]}.",
+        "",
+        f"* Networks: {nets or 'autoencoder'}",
+        *(f"* A state: {' x '.join(map(str, said[key]))}" for key in ("shape",) if key in said),
+        *(f"* Classes: {', '.join(said[key])}" for key in ("classes",) if said.get(key)),
+        f"* Seconds of training: {arm['cost']['seconds']:.0f}",
+        "",
+        f'    [model]\n    kind = "network"\n    weights = "{file.name}"',
+        "",
+        *_rewards(arm, results),
+        *_figures(last),
+        *(f"{note}\n" for note in results.get("notes", ()) if note.startswith(arm["name"])),
+        "## Recipe",
+        "",
+        "```toml",
+        (folder / "recipe.toml").read_text().strip(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _home(folder: Path, arm: Mapping[str, Any]) -> Path:
+    return folder / "weights" / Path(arm["folder"]).name
+
+
+def _rewards(arm: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    """Rewards with their weights, and what the arm's samples have."""
+    if not results["rewards"]:
+        return []
+    heads = "| reward | weight | held out | samples of the model |"
+    lines = ["## Rewards", "", heads, "|---|---|---|---|"]
+    for name, said in results["rewards"].items():
+        scores = arm["scores"].get(name, [])
+        mean = f"{sum(scores) / len(scores):.4g} ({len(scores)})" if scores else ""
+        held = "yes" if said["held_out"] else ""
+        lines.append(f"| {name} | {said['weight']:g} | {held} | {mean} |")
+    return [*lines, ""]
+
+
+def _figures(last: Mapping[str, float]) -> list[str]:
+    """The last line of the record that an arm's training left."""
+    if not last:
+        return []
+    rows = (f"| {name} | {value:.4g} |" for name, value in last.items())
+    return ["## Last figures of training", "", "| what | value |", "|---|---|", *rows, ""]
+
+
+def _last(folder: Path, arm: str) -> dict[str, float]:
+    path = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    own = [line for line in lines if line["arm"] == arm]
+    return {k: v for k, v in own[-1].items() if k not in ("arm", "step")} if own else {}
