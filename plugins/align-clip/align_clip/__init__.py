@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from align.core.reward import RewardSpec
 from align.hookspecs import hookimpl
+from align_clip.aesthetic import Aesthetic
 from align_clip.reward import Clip
 
-__all__ = ["Clip", "align_rewards"]
+__all__ = ["Aesthetic", "Clip", "align_rewards"]
 
 
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
-    """How alike a picture and its prompt are."""
-    return [Clip]
+    """How alike a picture and its prompt are, and how much a picture is liked."""
+    return [Aesthetic, Clip]

@@ -129,21 +129,30 @@ class ClipReward(Reward):
             ContractError: the data are no such pictures, or a score is not finite.
             PromptError: a prompt is empty.
         """
-        pictures, view = checked(data, self.who), self.view
         _refuse_empty(prompts, len(data), self.who)
         # Whatever a training loop does around it, the head keeps its precision.
         with torch.autocast(data.device.type, enabled=False):
-            seen = preprocess(
-                pictures, self.network.size, view.geometry, view.match_pil,
-                clamp=view.clamp, crop=view.crop,
-            )  # fmt: skip
+            seen = self.features(data, self.who)
             text = torch.stack([self.texts(prompt) for prompt in prompts]).to(seen.device)
-            cosine = (self.network.pictures(standardised(seen)) * text).sum(-1)
+            cosine = (seen * text).sum(-1)
             score = self.scale(cosine, self.factor)
         if not torch.isfinite(score.detach()).all():
             cure = "its weights are damaged, or too large for their precision; use another file"
             raise ContractError(f"{self.who}: a score is not a finite number; {cure}")
         return score
+
+    def features(self, data: Tensor, who: str) -> Tensor:
+        """Unit features (B, D), float32 or wider, of pictures (B, 3 or 1, H, W) in [0, 1].
+
+        Raises:
+            ContractError: the data are no such pictures; `who` begins the message.
+        """
+        pictures, view = checked(data, who), self.view
+        seen = preprocess(
+            pictures, self.network.size, view.geometry, view.match_pil,
+            clamp=view.clamp, crop=view.crop,
+        )  # fmt: skip
+        return self.network.pictures(standardised(seen))
 
 
 def remembering(
