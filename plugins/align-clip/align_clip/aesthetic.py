@@ -42,7 +42,7 @@ class Aesthetic(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     head: str = option("file of the head, like sac+logos+ava1-l14-linearMSE.pth", check=_named)
-    clip: str = option("weights of the CLIP model, as those of reward 'clip'", default="")
+    weights: str = option("of the CLIP model, as those of reward 'clip'", default="")
     activation: Literal["auto", "quick_gelu", "gelu"] = option(
         "of a single file of them, as for reward 'clip'", default="auto"
     )
@@ -61,7 +61,7 @@ class Aesthetic(RewardSpec):
 
         head = loaded(self.head)
         spec = Clip(
-            weights=self.clip, activation=self.activation, tokenizer=self.tokenizer,
+            weights=self.weights, activation=self.activation, tokenizer=self.tokenizer,
             revision=self.revision, offline=self.offline, dtype=self.dtype,
             recompute=self.recompute, match_pil=self.match_pil,
         )  # fmt: skip

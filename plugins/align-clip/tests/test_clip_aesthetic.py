@@ -41,7 +41,7 @@ def spec(folder, state):
     torch.save(small_state(), folder / "clip.pt")
     torch.save(state, folder / "head.pth")
     return Aesthetic(
-        head=str(folder / "head.pth"), clip=str(folder / "clip.pt"), activation="gelu",
+        head=str(folder / "head.pth"), weights=str(folder / "clip.pt"), activation="gelu",
         tokenizer=str(small_tokenizer(folder / "tokenizer.json")),
     )  # fmt: skip
 
