@@ -10,7 +10,7 @@ from align import verify
 from align.cli import main
 from align.core.option import option
 from align.core.reward import Judged, Reward, RewardSpec
-from align.errors import PartError
+from align.errors import ContractError, PartError
 from align.registry import load_catalog
 from align.rewards.compressibility import Compressibility
 
@@ -125,3 +125,16 @@ def test_contracts_without_checks():
     with pytest.raises(PartError, match="there are no checks of a operator"):
         list(verify.checked("operator", Compressibility(), ()))
     assert load_catalog([]).find("reward", "compressibility")
+
+
+def test_what_a_reward_refuses_is_no_failure(monkeypatch):
+    class Strict(_Mean):
+        def score(self, data, prompts):
+            if data.min() < 0 or not all(prompts):
+                raise ContractError("no")
+            return super().score(data, prompts)
+
+    monkeypatch.setattr(Mean, "build", lambda self, device: Strict())
+    found = {one.check: one for one in verify.checked("reward", Mean(), ())}
+    assert found["outside"].how == found["prompts"].how == "nothing to check"
+    assert found["outside"].why == "refused: no"
