@@ -130,7 +130,7 @@ def test_contracts_without_checks():
 def test_what_a_reward_refuses_is_no_failure(monkeypatch):
     class Strict(_Mean):
         def score(self, data, prompts):
-            if data.min() < 0 or not all(prompts):
+            if data.min() < -0.12 or not all(prompts):
                 raise ContractError("no")
             return super().score(data, prompts)
 
