@@ -57,8 +57,8 @@ class Evaluation:
     @torch.no_grad()
     def of(
         self, problem: Problem, model: FlowModel, cond: Condition, references: Tensor, seed: int
-    ) -> tuple[dict[str, float], Tensor]:
-        """Named numbers for a model, and its decoded samples.
+    ) -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
+        """Named numbers for a model, its decoded samples, and their scores (n,) by each reward.
 
         Each reward's mean has its standard error beside it, "error of <name>". "divergence" is
         KL(model | base) of SDE paths, in nats; "spread" the root-mean-square distance of two
@@ -76,7 +76,7 @@ class Evaluation:
         told["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
         told["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
-        return told, data
+        return told, data, {name: score.double() for name, score in scores.items()}
 
 
 def error_of(name: str) -> str:
@@ -84,27 +84,23 @@ def error_of(name: str) -> str:
     return f"error of {name}"
 
 
-def named(problem: Problem) -> list[str]:
-    """The numbers of an evaluation that are about rewards."""
-    return [each for t in problem.reward.terms for each in (t.name, error_of(t.name))]
-
-
 def fallen(
     problem: Problem, best: Mapping[str, Tensor], now: Mapping[str, Tensor], errors: float = 0.0
 ) -> str:
-    """What says that the reward was hacked; "" where nothing does.
+    """What scores (n,) say of a hacked reward; "" where they do not.
 
     That is: a reward that is optimised is where it was at its best or higher, and one that is held
-    out is by more than so many standard errors below its best.
+    out is below its best by more than so many standard errors of the samples' own losses: they are
+    of the same noise.
     """
-    gained = [t.name for t in problem.reward.optimised if now[t.name] >= best[t.name]]
+    gained = [t.name for t in problem.reward.optimised if now[t.name].mean() >= best[t.name].mean()]
     for name in (term.name for term in problem.reward.terms if term.held_out):
-        error = torch.hypot(now[error_of(name)], best[error_of(name)])
-        if gained and now[name] < best[name] - errors * error:
+        lost = best[name] - now[name]
+        if gained and lost.mean() > errors * lost.std() / math.sqrt(len(lost)):
             return (
                 f"the reward was hacked: '{gained[0]}', which is trained, rose to"
-                f" {float(now[gained[0]]):.3g} while '{name}', which is held out, fell from"
-                f" {float(best[name]):.3g} to {float(now[name]):.3g}"
+                f" {float(now[gained[0]].mean()):.3g} while '{name}', which is held out, fell from"
+                f" {float(best[name].mean()):.3g} to {float(now[name].mean()):.3g}"
             )
     return ""
 

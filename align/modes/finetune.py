@@ -18,7 +18,7 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network import Net, about_of, modules_of
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, error_of, euler, fallen, named
+from align.modes.evaluation import Evaluation, euler, fallen
 from align.modes.tuning import Tuning, strengthened, trained
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
@@ -120,8 +120,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             level.copy_(self.objective.first_level(tilt, self._first(streams)))
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, shown, seed)
-        told, _ = self.evaluation.of(problem, problem.model, shown, references, seed)
-        best = {name: torch.tensor(told[name], dtype=torch.float64) for name in named(problem)}
+        told, _, best = self.evaluation.of(problem, problem.model, shown, references, seed)
         worst = {name: torch.full_like(value, torch.nan) for name, value in best.items()}
         state = Tuning(training, model, tilt, clean, shown, references, best, worst, told, streams)
         return attrs.evolve(state, anchor=self._anchor(problem, state))
@@ -147,8 +146,10 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         if not self.evaluation.due(index, self.steps):
             return state, Info(found if index else {**found, **state.told})
         tuned = attrs.evolve(state.model, flow=state.training.average)
-        told, data = self.evaluation.of(problem, tuned, state.shown, state.references, streams.seed)
-        self._judged(problem, state, told)
+        told, data, scores = self.evaluation.of(
+            problem, tuned, state.shown, state.references, streams.seed
+        )
+        self._judged(problem, state, scores)
         return state, Info(found | told, data if state.model.domain == "image" else None)
 
     @torch.no_grad()
@@ -159,16 +160,16 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         cond = tuned.encode(problem.cond.prompts)
         return euler(tuned, cond, state.streams.at("start"), self.flow_steps)
 
-    def _judged(self, problem: Problem, state: Tuning, told: Mapping[str, float]) -> None:
-        """Keep the best means so far, and the first that are much below them."""
-        now = {name: torch.tensor(told[name], dtype=torch.float64) for name in state.best}
-        if not state.warning and fallen(problem, state.best, now, self.evaluation.errors):
+    def _judged(self, problem: Problem, state: Tuning, now: Mapping[str, Tensor]) -> None:
+        """Keep the best scores so far, and the first that are much below them."""
+        if state.warning:
+            return
+        if fallen(problem, state.best, now, self.evaluation.errors):
             for name, value in now.items():
                 state.worst[name].copy_(value)
-        for term in problem.reward.terms:
-            if now[term.name] > state.best[term.name] and not state.warning:
-                for name in (term.name, error_of(term.name)):
-                    state.best[name].copy_(now[name])
+        for name, value in now.items():
+            if value.mean() > state.best[name].mean() and not state.warning:
+                state.best[name].copy_(value)
 
     def warnings(self, state: Tuning) -> tuple[str, ...]:
         """That the reward was hacked, if it was."""

@@ -35,8 +35,8 @@ class Tuning:
         clean: clean data, and what they are conditioned on.
         shown: conditions of the samples that are evaluated.
         references: decoded samples of the base model, from the same noise.
-        best: the highest mean of each reward that evaluations found, with its error.
-        worst: those of the first evaluation that says the reward was hacked; NaN until then.
+        best: scores (n,) by each reward in the evaluation where their mean was highest.
+        worst: those in the first evaluation that says the reward was hacked; NaN until then.
         told: what an evaluation says of the base model.
         streams: of the run's samples.
         anchor: flow of the base model of stage `stage`, from the first on; None without stages.

@@ -13,7 +13,7 @@ from align.errors import PartError
 from align.models.mixture import Mixture
 from align.models.network import NetworkModel, load
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, euler, girsanov, spread
+from align.modes.evaluation import Evaluation, euler, fallen, girsanov, spread
 from align.modes.finetune import FineTune
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
@@ -285,3 +285,15 @@ def test_adapters_end_as_a_plain_model_and_as_files(tmp_path):
     again, x1 = load(tmp_path / "m.safetensors", CPU), mode.finish(problem, state)
     moved = euler(again, problem.cond, streams.at("start"), 2)
     torch.testing.assert_close(x1, moved, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_are_judged_pair_by_pair():
+    held = Term(name="far", reward=Far(), held_out=True)
+    problem = _line(None, held)
+    noise = 10 * Streams(0, (0,)).normal((64,))[0]
+    best = {"likelihood": torch.zeros(64).double(), "far": noise}
+    lower = best | {"far": noise - 0.1 + 0.01 * noise.flip(0)}
+    # A tenth less in every sample is much, however much samples differ.
+    assert "fell from" in fallen(problem, best, lower, 2.0)
+    assert not fallen(problem, best, lower | {"likelihood": best["likelihood"] - 1}, 2.0)
+    assert not fallen(problem, best, best | {"far": noise.flip(0) - 0.1}, 2.0)
