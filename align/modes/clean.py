@@ -16,7 +16,7 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.models.latents import Examples, encoded
 from align.models.network import NetworkModel
-from align.modes.evaluation import euler
+from align.modes.evaluation import samples
 from align.training.data import Pictures
 
 
@@ -62,7 +62,7 @@ class CleanData:
         streams = Streams(seed, tuple(range(count)), ("pool",), model.device)
         for first in range(0, count, self.problem.chunk):
             cut = slice(first, min(count, first + self.problem.chunk))
-            pieces.append(euler(model, cond.rows(cut), streams.rows(cut), steps))
+            pieces.append(samples(model, cond.rows(cut), streams.rows(cut), steps))
         return Examples(torch.cat(pieces)[None], cond.tensors["label"], len(self.model.classes))
 
     def rows(self, rows: Streams) -> tuple[Tensor, Condition]:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from align.core.model import Condition, FlowModel
 from align.core.path import Path, expand
 from align.errors import DivergedError
 
@@ -22,6 +23,14 @@ Normalise: TypeAlias = Literal["none", "clip", "renorm"]
 def grid(steps: int, start: float, power: float) -> list[float]:
     """Times start + (1 − start) (j/K)^power for j = 0 .. K."""
     return [start + (1 - start) * (j / steps) ** power for j in range(steps)] + [1.0]
+
+
+def flow(model: FlowModel, x: Tensor, cond: Condition, *, steps: int, end: float = 1.0) -> Tensor:
+    """The flow from noise x (B, *S) at time 0 to `end`, in equal Euler steps."""
+    for j in range(steps):
+        t = x.new_full((len(x),), end * j / steps)
+        x = x + end / steps * model.velocity(x, t, cond)
+    return x
 
 
 def noise_level(path: Path, t: Tensor, clamp: float) -> Tensor:

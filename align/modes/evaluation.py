@@ -50,7 +50,7 @@ class Evaluation:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Decoded samples of a model, from noise that is the same each time, and their scores."""
         streams = Streams(seed, tuple(range(len(cond))), ("evaluation",), model.device)
-        x1 = euler(model, cond, streams, self.flow_steps).to(problem.model.dtype)
+        x1 = samples(model, cond, streams, self.flow_steps).to(problem.model.dtype)
         data = problem.model.decode(x1)
         return data, problem.reward.each(data, cond.prompts)
 
@@ -117,13 +117,10 @@ def spread(data: Tensor, prompts: Sequence[str]) -> float:
     return float((torch.stack(found).mean() / flat.shape[1]).sqrt())
 
 
-def euler(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> Tensor:
+def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> Tensor:
     """Clean states (B, *S) by Euler steps of equal length, one for each row of the streams."""
     x = streams.normal(model.shape).to(model.device, model.dtype)
-    for step in range(steps):
-        t = torch.full((len(x),), step / steps).to(x)
-        x = x + model.velocity(x, t, cond) / steps
-    return x
+    return law.flow(model, x, cond, steps=steps)
 
 
 def girsanov(

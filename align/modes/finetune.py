@@ -18,7 +18,7 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network import Net, about_of, modules_of
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, euler, fallen
+from align.modes.evaluation import Evaluation, fallen, samples
 from align.modes.tuning import Tuning, strengthened, trained
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
@@ -158,7 +158,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         flow = copy.deepcopy(state.training.average).to(problem.model.dtype)
         tuned = attrs.evolve(state.model, flow=flow, dtype=problem.model.dtype)
         cond = tuned.encode(problem.cond.prompts)
-        return euler(tuned, cond, state.streams.at("start"), self.flow_steps)
+        return samples(tuned, cond, state.streams.at("start"), self.flow_steps)
 
     def _judged(self, problem: Problem, state: Tuning, now: Mapping[str, Tensor]) -> None:
         """Keep the best scores so far, and the first that are much below them."""

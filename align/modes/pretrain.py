@@ -15,6 +15,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.latents import Examples, encoded
 from align.models.network import NetworkModel, about_of, modules_of, network_of
+from align.modes.dynamics import flow
 from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance
 
@@ -102,13 +103,6 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
     @torch.no_grad()
     def _pictures(self, state: FlowState, streams: Streams) -> Tensor:
         model = attrs.evolve(state.model, flow=state.training.average)
-        return model.decode(_samples(model, streams, model.showcase(len(streams.samples))))
-
-
-def _samples(model: NetworkModel, streams: Streams, cond: Condition, steps: int = 25) -> Tensor:
-    """Samples (B, *S) of a flow by Euler steps, for a look at it."""
-    x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
-    for step in range(steps):
-        t = torch.full((len(x),), step / steps, device=x.device, dtype=x.dtype)
-        x = x + model.velocity(x, t, cond) / steps
-    return x
+        start = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+        cond = model.showcase(len(streams.samples))
+        return model.decode(flow(model, start, cond, steps=25))

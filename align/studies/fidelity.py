@@ -15,6 +15,7 @@ from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Studies
+from align.modes.dynamics import flow
 from align.samplers.refine import refine
 from align.studies import setting
 from align.studies.data import clean, decoded, measured
@@ -104,6 +105,6 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
         model = problem.model
         if self.by == "flow":
             x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
-            return setting.flow(model, x, cond, end=1.0, steps=steps)
+            return flow(model, x, cond, steps=steps)
         assert problem.sampler is not None
         return refine(model, problem.sampler, cond, steps=steps, streams=streams)

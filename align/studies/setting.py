@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
-from torch import Tensor
 
 from align.core.guard import GuardedModel
 from align.core.meter import Meter
-from align.core.model import Condition, FlowModel
+from align.core.model import FlowModel
 from align.core.option import Check, option
 from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
@@ -67,11 +66,3 @@ def cuts(problem: Problem, rows: int) -> Iterator[slice]:
     """All rows, as many at a time as fit into memory without a way back."""
     most = 4 * problem.chunk
     return (slice(first, min(first + most, rows)) for first in range(0, rows, most))
-
-
-def flow(model: FlowModel, x: Tensor, cond: Condition, *, end: float, steps: int) -> Tensor:
-    """The flow from noise x (B, *S) at time 0 to `end`, in equal Euler steps."""
-    for j in range(steps):
-        t = x.new_full((len(x),), end * j / steps)
-        x = x + end / steps * model.velocity(x, t, cond)
-    return x

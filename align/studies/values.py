@@ -14,8 +14,7 @@ from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.modes.dynamics import Dynamics, base_drift, transition
-from align.studies.setting import flow
+from align.modes.dynamics import Dynamics, base_drift, flow, transition
 
 DYNAMICS: Final[Dynamics] = "sde"
 

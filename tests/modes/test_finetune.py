@@ -13,7 +13,7 @@ from align.errors import PartError
 from align.models.mixture import Mixture
 from align.models.network import NetworkModel, load
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, euler, fallen, girsanov, spread
+from align.modes.evaluation import Evaluation, fallen, girsanov, samples, spread
 from align.modes.finetune import FineTune
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
@@ -283,7 +283,7 @@ def test_adapters_end_as_a_plain_model_and_as_files(tmp_path):
     assert set(export.files) == {"adapter_model.safetensors", "adapter_config.json"}
     weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
     again, x1 = load(tmp_path / "m.safetensors", CPU), mode.finish(problem, state)
-    moved = euler(again, problem.cond, streams.at("start"), 2)
+    moved = samples(again, problem.cond, streams.at("start"), 2)
     torch.testing.assert_close(x1, moved, rtol=1e-4, atol=1e-5)
 
 

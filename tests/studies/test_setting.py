@@ -6,11 +6,12 @@ import torch
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.metrics.sliced_wasserstein import SlicedWasserstein
+from align.modes.dynamics import flow
 from align.samplers.dps import PointMass
 from align.samplers.glass import Glass
 from align.studies.fidelity import Fidelity
 from align.studies.posterior_recovery import PosteriorRecovery
-from align.studies.setting import counted, counting, cuts, flow, varied
+from align.studies.setting import counted, counting, cuts, varied
 from align.studies.value_correlation import ValueCorrelation
 from align.testing.worlds import line
 
