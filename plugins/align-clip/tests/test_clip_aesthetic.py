@@ -1,10 +1,5 @@
 """The reward `aesthetic`: heads of both layouts on a small CLIP model."""
 
-import atexit
-import shutil
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +9,6 @@ from align_clip.testing import picture_features, small_state, small_tokenizer
 from align.core.streams import Streams
 from align.errors import ContractError, PartError
 from align.pictures import preprocess, standardised
-from align.testing import conformance
 
 CPU = torch.device("cpu")
 WIDE = small_state()["visual.proj"].shape[1]
@@ -44,15 +38,6 @@ def spec(folder, state):
         head=str(folder / "head.pth"), weights=str(folder / "clip.pt"), activation="gelu",
         tokenizer=str(small_tokenizer(folder / "tokenizer.json")),
     )  # fmt: skip
-
-
-def made():
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    return spec(folder, layered())
-
-
-test_aesthetic = conformance("reward", made)
 
 
 @pytest.mark.parametrize("head", [linear, layered])

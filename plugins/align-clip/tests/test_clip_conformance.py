@@ -1,4 +1,4 @@
-"""The reward `clip`, by the checks of its contract."""
+"""The rewards `clip` and `aesthetic`, by the checks of their contract."""
 
 import atexit
 import shutil
@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from align_clip import Clip
+from align_clip import Aesthetic, Clip
 from align_clip.testing import small_state, small_tokenizer
 
+from align.core.streams import Streams
 from align.testing import conformance
 
 
@@ -21,6 +22,19 @@ def small():
     return Clip(weights=str(folder / "small.pt"), tokenizer=str(tokenizer), activation="gelu")
 
 
+def marked():
+    """A head of one layer on the small checkpoint."""
+    part = small()
+    head = Path(part.weights).with_name("head.pth")
+    width = small_state()["visual.proj"].shape[1]
+    weight = 0.5 * Streams(0, (0,)).normal((1, width)).float()[0]
+    torch.save({"weight": weight, "bias": torch.tensor([5.0])}, head)
+    return Aesthetic(
+        head=str(head), weights=part.weights, tokenizer=part.tokenizer, activation="gelu"
+    )
+
+
+test_aesthetic = conformance("reward", marked)
 test_clip = conformance(
     "reward", small, expect_fail={"prompts": "an empty prompt is nothing to compare with"}
 )
