@@ -44,8 +44,8 @@ def curves(folder: Path) -> None:
             if len(points := series[name].get(arm, [])) > 1:
                 colour = f"C{number % 10}"
                 axes.plot(*zip(*points, strict=True), label=arm, color=colour, linewidth=1.2)
-        if name == "loss":
-            axes.set_yscale("log")
+        if name == "loss" and all(y > 0 for points in series[name].values() for _, y in points):
+            axes.set_yscale("log")  # a loss that is a reward may be below zero
         axes.set_xlabel("step")
         axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
