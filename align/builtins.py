@@ -86,7 +86,8 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
 @hookimpl
 def align_metrics() -> list[type[Metric]]:
     """Metrics."""
+    from align.metrics.frechet import FrechetThumbnails
     from align.metrics.sliced_wasserstein import SlicedWasserstein
     from align.metrics.statistics import ImageStatistics
 
-    return [ImageStatistics, SlicedWasserstein]
+    return [FrechetThumbnails, ImageStatistics, SlicedWasserstein]

@@ -23,7 +23,7 @@ import torch
 from align_imagenet.features import features
 from align_imagenet.labels import index_of
 from align_imagenet.loading import load as load_classifier
-from align_imagenet.metrics import Diversity, frechet_distance
+from align_imagenet.metrics import Diversity
 from align_imagenet.pictures import resized
 from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
@@ -34,6 +34,7 @@ from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
+from align.metrics.frechet import frechet_distance
 from align.metrics.statistics import ImageStatistics
 from align.models.network import NetworkModel
 from align.modes.best_of_n import BestOfN

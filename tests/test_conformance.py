@@ -20,6 +20,7 @@ from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
+from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture
@@ -315,6 +316,7 @@ test_fidelity_to_pictures = conformance(
     on=lambda: Problem(networks(), sampler=MetaFlowMap()),
 )
 
+test_frechet_thumbnails = conformance("metric", FrechetThumbnails)
 test_image_statistics = conformance("metric", ImageStatistics)
 test_sliced_wasserstein = conformance("metric", SlicedWasserstein)
 

@@ -27,13 +27,13 @@ def spelled(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def named_in(prompt: str, names: Sequence[str]) -> int:
-    """Which of the names a prompt has in it, in any case: the longest one's number.
+    """Which of the names a prompt has in it, in any case, or with an s: the longest one's number.
 
     Raises:
         PromptError: it has none of them.
     """
     low = prompt.lower()
-    found = [number for number, name in enumerate(names) if name.lower() in low]
+    found = [number for number, name in enumerate(names) if _has(low, name.lower())]
     if not found:
         known = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")
         raise PromptError(f"'{prompt}' names none of the classes: {known}")
@@ -41,6 +41,11 @@ def named_in(prompt: str, names: Sequence[str]) -> int:
 
 
 _MANY: Final = 40
+
+
+def _has(text: str, name: str) -> bool:
+    """Whether whole words of a text are this name, or its plural; a fox is no ox."""
+    return name in text and bool(re.search(rf"(?<!\w){re.escape(name)}s?(?!\w)", text))
 
 
 def _choices(place: str, classes: Sequence[str]) -> Sequence[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as File
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -37,6 +37,7 @@ from align.training import weights
 
 Made = TypeVar("Made", bound=nn.Module)
 Net: TypeAlias = DiTConfig | MLPConfig
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -66,6 +67,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         posterior: network of v_{s,u}(y; t, x), or None.
         autoencoder: between pictures and states, or None where states are vectors.
         guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
+        precision: of the networks' inner products; weights and states are float32.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +77,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
     posterior: nn.Module | None = None
     autoencoder: Autoencoder | None = None
     guidance: float = 1.0
+    precision: Precision = "float32"
     domain: Domain = "image"
     path: Path = attrs.field(factory=LinearPath)
     dtype: torch.dtype = torch.float32
@@ -87,16 +90,14 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), guided; (B, *S)."""
-        net = _required(self.flow or self.flow_map or self.posterior, "flow")
+        net = self.require_velocity()
         label, zero = cond.tensors["label"], torch.zeros_like(t)
         if self.guidance == 1.0:
-            alone: Tensor = net(x, t, t, zero, torch.zeros_like(x), label)
-            return alone.to(x.dtype)
+            return self._said(net, x, t, t, zero, torch.zeros_like(x), label)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
         labels = torch.cat((label, torch.full_like(label, len(self.classes))))
-        named, plain = net(*both, labels).chunk(2)
-        guided: Tensor = plain + self.guidance * (named - plain)
-        return guided.to(x.dtype)
+        named, plain = self._said(net, *both, labels).chunk(2)
+        return plain + self.guidance * (named - plain)
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
@@ -105,8 +106,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
     def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        average: Tensor = net(x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
-        return average.to(x.dtype)
+        return self._said(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -117,20 +117,23 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(at.t, at.x) > 0, at.x, torch.zeros_like(at.x))
-        average: Tensor = net(y, s, u, at.t, context, at.cond.tensors["label"])
-        return average.to(y.dtype)
+        return self._said(net, y, s, u, at.t, context, at.cond.tensors["label"])
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
         if self.autoencoder is None:
             return x1
-        pictures = self.autoencoder.decode(x1)
+        pictures = self._said(self.autoencoder.decode, x1)
         pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
         return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
 
     def require_flow(self) -> nn.Module:
         """The flow; raises PartError where there is none."""
         return _required(self.flow, "flow")
+
+    def require_velocity(self) -> nn.Module:
+        """What the velocity is of: the flow, or a map's diagonal; PartError if there is neither."""
+        return _required(self.flow or self.flow_map or self.posterior, "flow")
 
     def highest(self, role: Role) -> DiT | MLP:
         """The network that stands highest on the ladder, up to `role`.
@@ -166,6 +169,13 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         """The condition that names no class."""
         return self.encode([""] * rows)
 
+    def _said(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """What a network says of `x`, as precise as `x`."""
+        if self.precision == "float32":
+            return net(x, *others).to(x.dtype)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return net(x, *others).to(x.dtype)
+
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
             return len(self.classes)
@@ -185,6 +195,8 @@ class Network(ModelSpec):
     classes: tuple[str, ...] = option("class names of the untrained flow", default=())
     prompt: str = option("names the class of every sample; empty for no class", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
+    precision: Precision = option("of the networks' products; 'bfloat16' is faster on a GPU",
+                                  default="float32")  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
         if bool(self.weights) == (self.net is not None):
@@ -209,7 +221,8 @@ class Network(ModelSpec):
     def build(self, device: torch.device) -> NetworkModel:
         """Load the weights, or make the untrained flow."""
         if self.weights:
-            return load(File(self.weights), device, self.guidance)
+            found = load(File(self.weights), device, self.guidance)
+            return attrs.evolve(found, precision=self.precision)
         if not self.autoencoder or self.net is None:
             raise PartError("model: an untrained flow needs 'autoencoder', the file of its weights")
         file = File(self.autoencoder)
@@ -217,7 +230,7 @@ class Network(ModelSpec):
         model = _empty({**about, "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
                         "classes": self.classes}, device)  # fmt: skip
         weights.read(file, {"autoencoder": model.require_autoencoder()})
-        return attrs.evolve(model, guidance=self.guidance)
+        return attrs.evolve(model, guidance=self.guidance, precision=self.precision)
 
 
 def load(file: File, device: torch.device, guidance: float = 1.0) -> NetworkModel:
@@ -241,7 +254,7 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
         "shape": model.shape,
         "classes": model.classes,
         "nets": {
-            name: attrs.asdict(net.config) | {"kind": net.config.kind}
+            name: attrs.asdict(net.config) | {"kind": net.config.kind, "role": net.role}
             for name, net in nets.items()
             if isinstance(net, DiT | MLP)
         },
@@ -264,9 +277,11 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
     def built() -> NetworkModel:
         nets = {}
         for name, said in about["nets"].items():
-            sizes = {key: value for key, value in said.items() if key != "kind"}
+            sizes = {key: value for key, value in said.items() if key not in ("kind", "role")}
             config: Net = {"dit": DiTConfig, "mlp": MLPConfig}[said["kind"]](**sizes)
-            nets[name] = make_net(config, shape, len(classes), ROLES[name])
+            # A flow may be the diagonal of a map.
+            role = said.get("role", ROLES[name])
+            nets[name] = make_net(config, shape, len(classes), role)
         outer = about.get("autoencoder")
         auto = Autoencoder(AutoencoderConfig(**outer)) if outer else None
         for module in (*nets.values(), *([auto] if auto else [])):

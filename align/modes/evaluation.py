@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import final
+from types import MappingProxyType
+from typing import Final, final
 
 import attrs
 import torch
 from torch import Tensor
 
 from align.core.metric import Metric
-from align.core.model import Condition, FlowModel
+from align.core.model import Condition, Domain, FlowModel
 from align.core.option import above, at_least, option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.modes import dynamics as law
@@ -31,7 +33,8 @@ class Evaluation:
     samples: int = option("samples that are made each time", default=32, check=at_least(2))
     flow_steps: int = option("Euler steps of a sample", default=25, check=at_least(1))
     metrics: tuple[Metric, ...] = option(
-        "of the samples, beside the base model's; none: image statistics or sliced Wasserstein",
+        "of the samples, beside the base model's; none: image statistics and Fréchet distance of"
+        " thumbnails, or sliced Wasserstein",
         default=(),
     )
     errors: float = option(
@@ -69,14 +72,18 @@ class Evaluation:
         for name, score in scores.items():
             told[name] = float(score.double().mean())
             told[error_of(name)] = float(score.double().std()) / math.sqrt(len(score))
-        usual = ImageStatistics() if model.domain == "image" else SlicedWasserstein()
-        for metric in self.metrics or (usual,):
+        for metric in self.metrics or _USUAL[model.domain]:
             told |= metric.compute(data, references if metric.needs_references else None)
         told["spread"] = spread(data, cond.prompts)
         told["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
         told["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
         return told, data, {name: score.double() for name, score in scores.items()}
+
+
+_USUAL: Final[Mapping[Domain, tuple[Metric, ...]]] = MappingProxyType(
+    {"image": (ImageStatistics(), FrechetThumbnails()), "vector": (SlicedWasserstein(),)}
+)
 
 
 def error_of(name: str) -> str:

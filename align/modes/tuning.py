@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import final
 
@@ -17,7 +18,6 @@ from align.core.streams import Streams
 from align.models.network import Net, NetworkModel, make_net, network_of
 from align.modes.clean import CleanData
 from align.modes.evaluation import fallen
-from align.nets.surgery import grown
 from align.objectives.tilt import Tilt
 from align.training import parallel
 from align.training.loop import Training
@@ -80,14 +80,16 @@ class Tuning:
 
 
 def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:
-    """The model with a flow of its own to train: a copy of its flow, or an untrained `net`.
+    """The model with a flow of its own to train: a copy of what it has, or an untrained `net`.
+
+    Without a flow that is a copy of the map, whose diagonal is one.
 
     Raises:
         PartError: it is not made of networks, and there is no `net`.
     """
     base = unguarded(problem).model
     if isinstance(base, NetworkModel):
-        return base.having("flow", grown(base.highest("flow"), "flow"))
+        return base.having("flow", copy.deepcopy(base.require_velocity()))
     if net is None:
         return network_of(problem)
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)

@@ -33,6 +33,7 @@ def test_braces_that_hold_nothing(prompt):
 
 def test_the_longest_name_counts_in_any_case():
     assert named_in("A Tabby CAT on a mat", ("cat", "tabby cat", "dog")) == 1
+    assert named_in("Two red foxes, two oxen and a dog's cats.", ("ox", "fox", "cat")) == 2
     with pytest.raises(PromptError, match="'a horse' names none of the classes: cat, dog"):
         named_in("a horse", ("cat", "dog"))
 

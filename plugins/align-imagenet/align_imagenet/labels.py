@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+from align.core.prompts import named_in
+from align.errors import PromptError
+
 CLASSES = 1000
 
 
@@ -58,3 +61,17 @@ def index_of(label: str) -> int:
         else "write a name such as 'tabby cat', or an index from 0 to 999"
     )
     raise ValueError(f"no ImageNet class is named '{label}'; {hint}")
+
+
+@cache
+def index_in(prompt: str) -> int:
+    """The index of the class that a prompt names; of several the one with the longest name.
+
+    Raises:
+        PromptError: it names none, or one whose name two classes share.
+    """
+    known = tuple(owners())
+    try:
+        return index_of(known[named_in(plain(prompt), known)])
+    except ValueError as error:
+        raise PromptError(f"'{prompt}': {error}") from error

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from align.core.model import Domain
 from align.core.option import option
 from align.core.reward import Reward, RewardSpec
-from align_imagenet.labels import index_of
+from align_imagenet.labels import index_in, index_of
 from align_imagenet.pictures import colour, resized
 
 NETWORKS = ("efficientnet_lite0", "squeezenet")
@@ -22,6 +22,8 @@ NETWORKS = ("efficientnet_lite0", "squeezenet")
 def _known(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"'{attribute.name}' must be a string, got {value!r}")
+    if not value:
+        return
     try:
         index_of(value)
     except ValueError as error:
@@ -58,7 +60,11 @@ class ImageNet(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
-    label: str = option("An ImageNet-1k class: any of its names, or its index.", check=_known)
+    label: str = option(
+        "An ImageNet-1k class: any of its names, or its index; none: the one that the prompt names.",
+        default="",
+        check=_known,
+    )
     network: Literal["efficientnet_lite0", "squeezenet"] = option(
         "The classifier: 'efficientnet_lite0' or 'squeezenet'.",
         default="efficientnet_lite0",
@@ -70,22 +76,30 @@ class ImageNet(RewardSpec):
         check=_in_steps,
     )
 
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        """Where no class is named."""
+        return not self.label
+
     def build(self, device: torch.device) -> ClassScore:
         """The frozen classifier; raises PartError when its weights cannot be used."""
         from align_imagenet.loading import load
 
-        return ClassScore(
-            network=load(self.network, device), index=index_of(self.label), size=self.size
-        )
+        index = index_of(self.label) if self.label else None
+        return ClassScore(network=load(self.network, device), index=index, size=self.size)
 
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
 class ClassScore(Reward):
-    """log softmax(network(x))_index, in the precision of the network."""
+    """log softmax(network(x))_index, in the precision of the network.
+
+    Attributes:
+        index: of the class; None for the one that a prompt names.
+    """
 
     network: nn.Module
-    index: int
+    index: int | None
     size: int
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -93,7 +107,12 @@ class ClassScore(Reward):
 
         Raises:
             ContractError: the data are not pictures.
+            PromptError: a prompt that should name a class does not.
         """
         pictures = colour(data).to(next(self.network.parameters()).dtype)
         logits = self.network(resized(pictures, self.size, self.size))
-        return torch.log_softmax(logits, -1)[:, self.index]
+        scores = torch.log_softmax(logits, -1)
+        if self.index is not None:
+            return scores[:, self.index]
+        asked = torch.tensor([index_in(prompt) for prompt in prompts], device=scores.device)
+        return scores.gather(1, asked[:, None])[:, 0]

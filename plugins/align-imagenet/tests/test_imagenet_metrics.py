@@ -4,32 +4,11 @@ import pytest
 import torch
 from align_imagenet import Diversity, Frechet
 from align_imagenet.features import features
-from align_imagenet.metrics import frechet_distance, mean_cosine_distance
+from align_imagenet.metrics import mean_cosine_distance
 
 from align.errors import ContractError, PartError
 
 CPU = torch.device("cpu")
-
-
-def normal(count, size, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, size, generator=generator, dtype=torch.float64)
-
-
-def white(count, size, seed):
-    """Rows (count, size) whose mean is exactly 0 and whose covariance is exactly 1."""
-    rows = normal(count, size, seed)
-    rows = rows - rows.mean(0)
-    return torch.linalg.qr(rows).Q * (count - 1) ** 0.5
-
-
-def covariance(rows):
-    return (rows - rows.mean(0)).T @ (rows - rows.mean(0)) / (len(rows) - 1)
-
-
-def square_root(matrix):
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 def pictures(count, seed=0, side=64, channels=3):
@@ -38,42 +17,10 @@ def pictures(count, seed=0, side=64, channels=3):
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
 
 
-def test_the_distance_of_known_gaussians():
-    scale_a, scale_b = torch.tensor([1.0, 2.0, 3.0, 0.5]), torch.tensor([2.0, 2.0, 1.0, 0.0])
-    shift = torch.tensor([1.0, -2.0, 0.0, 0.5])
-    a, b = white(50, 4, 0) * scale_a, white(30, 4, 1) * scale_b + shift
-    expected = (shift.square().sum() + (scale_a - scale_b).square().sum()).item()
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize(("count", "others"), [(40, 60), (5, 60), (5, 4), (2, 2)])
-def test_the_trace_is_that_of_the_matrix_square_root(count, others):
-    mixing = normal(8, 8, 7)
-    a, b = normal(count, 8, 1) @ mixing, normal(others, 8, 2) + 1
-    root = square_root(covariance(a))
-    shared = square_root(root @ covariance(b) @ root).trace()
-    expected = (
-        (a.mean(0) - b.mean(0)).square().sum()
-        + covariance(a).trace()
-        + covariance(b).trace()
-        - 2 * shared
-    )
-    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_a_set_is_at_no_distance_from_itself_in_any_order():
-    rows = normal(20, 300, 0).float() * 5
-    assert frechet_distance(rows, rows.flip(0)) < 1e-9
-
-
-@pytest.mark.parametrize(("count", "others"), [(1, 5), (5, 1), (0, 5)])
-def test_a_gaussian_needs_two_rows(count, others):
+@pytest.mark.parametrize(("count", "others"), [(1, 5), (5, 1)])
+def test_a_gaussian_needs_two_pictures(count, others):
     with pytest.raises(PartError, match=rf"at least 2 .* got {count} and {others}"):
-        frechet_distance(normal(count, 3, 0), normal(others, 3, 0))
-    if count:
-        with pytest.raises(PartError, match="at least 2 samples"):
-            Frechet().compute(pictures(count), pictures(others))
+        Frechet().compute(pictures(count), pictures(others))
 
 
 def test_frechet_grows_with_noise_and_vanishes_on_equal_sets():
@@ -97,7 +44,7 @@ def test_frechet_says_what_it_misses():
 def test_diversity():
     assert mean_cosine_distance(torch.eye(5)) == pytest.approx(1)
     assert mean_cosine_distance(torch.ones(4, 7)) == pytest.approx(0, abs=1e-12)
-    rows = normal(6, 9, 0)
+    rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
     unit = rows / rows.norm(dim=1, keepdim=True)
     pairs = [1 - (unit[i] @ unit[j]).item() for i in range(6) for j in range(i)]
     assert mean_cosine_distance(rows) == pytest.approx(sum(pairs) / len(pairs))

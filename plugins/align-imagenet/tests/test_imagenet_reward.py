@@ -15,7 +15,7 @@ from align_imagenet import ImageNet
 from align_imagenet.reward import ClassScore
 
 from align import hookspecs
-from align.errors import ContractError
+from align.errors import ContractError, PromptError
 
 CPU = torch.device("cpu")
 NETWORKS = ("efficientnet_lite0", "squeezenet")
@@ -44,6 +44,18 @@ def test_scores_are_log_probabilities(network):
     assert (score < 0).all()
     other = build(network, label="goldfish").score(data, [""] * 3)
     torch.testing.assert_close(other, reward.network(data).log_softmax(-1)[:, 1])
+
+
+def test_without_a_label_the_prompt_names_the_class():
+    data, reward = pictures(3), build(label="")
+    assert ImageNet().needs_prompt and not ImageNet(label="tabby cat").needs_prompt
+    score = reward.score(data, ["A photograph of a goldfish.", "tabby cat", "a lesser panda"])
+    wanted = [build(label=name).score(data, [""] * 3) for name in ("goldfish", "tabby cat", "387")]
+    torch.testing.assert_close(score, torch.stack(wanted).diagonal())
+    with pytest.raises(PromptError, match="'an animal' names none of the classes"):
+        reward.score(data[:1], ["an animal"])
+    with pytest.raises(PromptError, match="'a crane': 'crane' names 2 ImageNet classes"):
+        reward.score(data[:1], ["a crane"])
 
 
 @pytest.mark.parametrize("network", NETWORKS)
