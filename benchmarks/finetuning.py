@@ -24,7 +24,7 @@ from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.best_of_n import BestOfN
 from align.modes.evaluation import Evaluation
 from align.modes.finetune import FineTune

@@ -27,7 +27,7 @@ from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.latents import Examples
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.coupling import Coupling, Student
 from align.modes.distill import AnyConsistency, Distill, MapState
 from align.nets.mlp import MLPConfig

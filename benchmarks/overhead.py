@@ -31,7 +31,7 @@ from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.steer import Steer
 from align.recipe import Arm, RewardTerm
 from align.samplers.dps import PointMass

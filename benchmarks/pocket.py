@@ -36,7 +36,7 @@ from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.metrics.frechet import frechet_distance
 from align.metrics.statistics import ImageStatistics
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.best_of_n import BestOfN
 from align.modes.steer import Steer
 from align.recipe import RewardTerm

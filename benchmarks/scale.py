@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import torch
@@ -23,7 +24,7 @@ from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.evaluation import Evaluation
 from align.modes.finetune import FineTune
 from align.modes.steer import Steer
@@ -70,6 +71,11 @@ def took(call: Callable[[], object], count: int) -> tuple[float, float]:
     return seconds, torch.cuda.max_memory_allocated() / 1e9 if CUDA else float("nan")
 
 
+def row(what: str, seconds: float, memory: float) -> None:
+    """Print one row of the table."""
+    print(f"| {what} | {seconds:.3f} | {memory:.1f} |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -89,21 +95,19 @@ def main() -> None:
     size = sum(w.numel() for w in whole.model.inner.require_velocity().parameters())
     print(f"{size / 1e6:.0f} M parameters, {rows} rows at a time\n")
     print("| what | seconds | GB |\n|---|---|---|")
-    streams = Streams(0, tuple(range(rows)), device=DEVICE)
+    streams, mode = Streams(0, tuple(range(rows)), device=DEVICE), Steer(steps=50)
     for draws in (1, 4):
-        mode = Steer(steps=50)
-        problem_ = attrs.evolve(whole, estimator=Gradient(draws=draws))
-        state = mode.init(problem_, streams)
-        found = took(lambda: mode.step(problem_, state, 10, streams), options.count)
-        print(f"| a step of steering, MFM-G with {draws} draw(s) | {found[0]:.3f} | {found[1]:.1f} |",
-              flush=True)  # fmt: skip
+        steered = attrs.evolve(whole, estimator=Gradient(draws=draws))
+        state = mode.init(steered, streams)
+        step = partial(mode.step, steered, state, 10, streams)
+        row(f"a step of steering, MFM-G, draws: {draws}", *took(step, options.count))
     tune = FineTune(
         pool=rows, flow_steps=2, evaluation=Evaluation(samples=2, flow_steps=2),
         optimisation=Optimisation(batch=rows, precision="bfloat16"), steps=1000,
     )  # fmt: skip
     under_way = tune.init(whole, streams)
-    found = took(lambda: tune.step(whole, under_way, 3, streams), options.count)
-    print(f"| a step of fine-tuning, 1 draw | {found[0]:.3f} | {found[1]:.1f} |")
+    step = partial(tune.step, whole, under_way, 3, streams)
+    row("a step of fine-tuning, 1 draw", *took(step, options.count))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture
-from align.models.network import Network, NetworkModel, about_of, modules_of
+from align.models.network import Network, about_of, modules_of
+from align.models.network_model import NetworkModel
 from align.modes.autoencode import Autoencode
 from align.modes.best_of_n import BestOfN
 from align.modes.distill import Distill

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from align.core.streams import Streams
 from align.errors import PartError
 from align.files import filling, write
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.training.data import Pictures, PictureSet, chunks, find, order
 from align.training.sources import match_classes, plain, signature
 

@@ -1,185 +1,24 @@
-"""Models made of networks: a flow, its meta flow map, and an autoencoder around both."""
+"""Models in weights files, as training leaves them; and untrained ones, for it to train."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as File
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, final
+from typing import Any, ClassVar, final
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from align.core.guard import unguarded
-from align.core.model import (
-    At,
-    Condition,
-    Domain,
-    FlowMap,
-    FlowModel,
-    ModelSpec,
-    Named,
-    PosteriorMap,
-)
+from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
 from align.core.option import option
-from align.core.path import LinearPath, Path, expand
-from align.core.problem import Problem
-from align.core.prompts import named_in
 from align.core.streams import Streams
 from align.errors import PartError
+from align.models.network_model import ROLES, Net, NetworkModel, Precision, make_net
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLP, MLPConfig
-from align.nets.role import Role
-from align.nets.surgery import LADDER
 from align.training import weights
-
-Made = TypeVar("Made", bound=nn.Module)
-Net: TypeAlias = DiTConfig | MLPConfig
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-
-
-ROLES: Mapping[str, Role] = MappingProxyType(
-    {"flow": "flow", "flow_map": "flow_map", "posterior": "meta_flow_map"}
-)
-"""What the networks of a model are, by their names in a weights file."""
-
-
-def make_net(config: Net, shape: tuple[int, ...], classes: int, role: Role) -> DiT | MLP:
-    """An untrained network of the configured kind."""
-    if isinstance(config, DiTConfig):
-        return DiT(config, shape, classes, role)
-    return MLP(config, shape, classes, role)
-
-
-@final
-@attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
-    """A class-conditional model on latents, pictures or vectors.
-
-    The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
-    v_{t,t}(x; 0, 0) of the meta flow map. Label len(`classes`) means "no class".
-
-    Attributes:
-        flow: network of b_t(x), or None.
-        flow_map: network of v_{s,u}(x), or None.
-        posterior: network of v_{s,u}(y; t, x), or None.
-        autoencoder: between pictures and states, or None where states are vectors.
-        guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
-        precision: of the networks' inner products; weights and states are float32.
-    """
-
-    shape: tuple[int, ...]
-    classes: tuple[str, ...] = ()
-    flow: nn.Module | None = None
-    flow_map: nn.Module | None = None
-    posterior: nn.Module | None = None
-    autoencoder: Autoencoder | None = None
-    guidance: float = 1.0
-    precision: Precision = "float32"
-    domain: Domain = "image"
-    path: Path = attrs.field(factory=LinearPath)
-    dtype: torch.dtype = torch.float32
-    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
-
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        """Labels by the longest class name that occurs in each prompt."""
-        labels = [self._label(prompt) for prompt in prompts]
-        return Condition(tuple(prompts), {"label": torch.tensor(labels, device=self.device)})
-
-    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """b_t(x), guided; (B, *S)."""
-        net = self.require_velocity()
-        label, zero = cond.tensors["label"], torch.zeros_like(t)
-        if self.guidance == 1.0:
-            return self._said(net, x, t, t, zero, torch.zeros_like(x), label)
-        both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
-        labels = torch.cat((label, torch.full_like(label, len(self.classes))))
-        named, plain = self._said(net, *both, labels).chunk(2)
-        return plain + self.guidance * (named - plain)
-
-    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
-        return x + expand(u - s, x) * self.average_velocity(x, s, u, cond)
-
-    def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
-        net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        return self._said(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
-
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
-        """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
-        return y + expand(u - s, y) * self.posterior_velocity(y, s, u, at)
-
-    def posterior_velocity(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
-        """v_{s,u}(y; t, x), the average velocity of the jump; (B, *S)."""
-        net = _required(self.posterior, "meta flow map")
-        # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
-        context = torch.where(expand(at.t, at.x) > 0, at.x, torch.zeros_like(at.x))
-        return self._said(net, y, s, u, at.t, context, at.cond.tensors["label"])
-
-    def decode(self, x1: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
-        if self.autoencoder is None:
-            return x1
-        pictures = self._said(self.autoencoder.decode, x1)
-        pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
-        return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
-
-    def require_flow(self) -> nn.Module:
-        """The flow; raises PartError where there is none."""
-        return _required(self.flow, "flow")
-
-    def require_velocity(self) -> nn.Module:
-        """What the velocity is of: the flow, or a map's diagonal; PartError if there is neither."""
-        return _required(self.flow or self.flow_map or self.posterior, "flow")
-
-    def highest(self, role: Role) -> DiT | MLP:
-        """The network that stands highest on the ladder, up to `role`.
-
-        Raises:
-            PartError: there is none.
-        """
-        nets = {"flow": self.flow, "flow_map": self.flow_map, "meta_flow_map": self.posterior}
-        below = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
-        found = [net for net in below if isinstance(net, DiT | MLP)]
-        if not found:
-            raise PartError(f"model: its weights hold nothing that a {role} can grow from")
-        return found[-1]
-
-    def having(self, role: Role, net: nn.Module) -> NetworkModel:
-        """The model with `net` in that role."""
-        if role == "flow":
-            return attrs.evolve(self, flow=net)
-        if role == "flow_map":
-            return attrs.evolve(self, flow_map=net)
-        return attrs.evolve(self, posterior=net)
-
-    def require_autoencoder(self) -> Autoencoder:
-        """The autoencoder; raises PartError where there is none."""
-        return _required(self.autoencoder, "autoencoder")
-
-    def showcase(self, rows: int) -> Condition:
-        """A condition that goes through the classes in turn."""
-        names = self.classes or ("",)
-        return self.encode([names[row % len(names)] for row in range(rows)])
-
-    def unnamed(self, rows: int) -> Condition:
-        """The condition that names no class."""
-        return self.encode([""] * rows)
-
-    def _said(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-        """What a network says of `x`, as precise as `x`."""
-        if self.precision == "float32":
-            return net(x, *others).to(x.dtype)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return net(x, *others).to(x.dtype)
-
-    def _label(self, prompt: str) -> int:
-        if not self.classes or not prompt:
-            return len(self.classes)
-        return named_in(prompt, self.classes)
 
 
 @final
@@ -293,21 +132,3 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
         )  # fmt: skip
 
     return Streams(0, ()).at("network").initialise(built)
-
-
-def network_of(problem: Problem) -> NetworkModel:
-    """The problem's model as networks that can be trained.
-
-    Raises:
-        PartError: it is not made of networks.
-    """
-    inner = unguarded(problem).model
-    if not isinstance(inner, NetworkModel):
-        raise PartError("model: only a model made of networks can be trained; use kind 'network'")
-    return inner
-
-
-def _required(module: Made | None, name: str) -> Made:
-    if module is None:
-        raise PartError(f"model: its weights hold no {name}")
-    return module

@@ -14,7 +14,7 @@ from align.core.model import At, Condition, FlowModel, Population
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.latents import Examples
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.nets.role import Role
 from align.objectives.inner import Average, InnerFlow
 from align.objectives.weighting import LossLevel

@@ -16,14 +16,8 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.latents import encoded
-from align.models.network import (
-    Net,
-    NetworkModel,
-    about_of,
-    make_net,
-    modules_of,
-    network_of,
-)
+from align.models.network import about_of, modules_of
+from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.coupling import Coupling, Student
 from align.nets.surgery import grown
 from align.objectives.diagonal import Data, Teacher

@@ -16,10 +16,11 @@ from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import Net, about_of, modules_of
+from align.models.network import about_of, modules_of
+from align.models.network_model import Net
 from align.modes.clean import CleanData
 from align.modes.evaluation import Evaluation, fallen, samples
-from align.modes.tuning import Tuning, strengthened, trained
+from align.modes.tuning import Tuning, strengthened, trained, unguided
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
 from align.objectives.tilt_gradient import TiltGradient
@@ -107,15 +108,15 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         """
         model = trained(problem, self.net, streams)
         if self.lora:
-            flow = self.lora.adapted(model.require_flow(), streams)
-            model = attrs.evolve(model, flow=flow)
+            model = model.having("flow", self.lora.adapted(model.require_flow(), streams))
         training = Training.of(model.require_flow(), self.optimisation, whole=not self.lora)
         level = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)
-        student = attrs.evolve(model, flow=training.module)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
         problem = strengthened(problem, factor)
         clean = CleanData.of(self.data, problem, model, self.pool, self.flow_steps, streams.seed)
+        student = attrs.evolve(model, flow=training.module)
         tilt = Tilt(problem=problem, student=student, clean=clean.rows, level=level)
+        tilt = attrs.evolve(tilt, seen=unguided) if self.objective.unguided else tilt
         if self.objective.weighs:
             level.copy_(self.objective.first_level(tilt, self._first(streams)))
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed

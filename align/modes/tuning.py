@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from align.core.guard import GuardedModel, unguarded
-from align.core.model import Condition
+from align.core.model import Condition, FlowModel
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.models.network import Net, NetworkModel, make_net, network_of
+from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.clean import CleanData
 from align.modes.evaluation import fallen
 from align.objectives.tilt import Tilt
@@ -95,6 +95,13 @@ def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
     made = streams.at("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
     return model.having("flow", made.to(model.device))
+
+
+def unguided(model: FlowModel) -> FlowModel:
+    """The model without guidance of its velocity."""
+    if isinstance(model, GuardedModel):
+        return attrs.evolve(model, inner=unguided(model.inner))
+    return attrs.evolve(model, guidance=1.0) if isinstance(model, NetworkModel) else model
 
 
 def strengthened(problem: Problem, factor: float) -> Problem:

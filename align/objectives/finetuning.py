@@ -24,11 +24,13 @@ class FineTuning(ABC):
     Attributes:
         needs_gradient: whether it follows the gradient of the reward.
         weighs: whether rows count e^{r − c}.
+        unguided: whether the velocity without guidance is trained, whatever the model's guidance.
     """
 
     kind: ClassVar[str]
     needs_gradient: ClassVar[bool]
     weighs: ClassVar[bool]
+    unguided: ClassVar[bool] = False
 
     @property
     @abstractmethod

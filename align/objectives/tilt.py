@@ -27,12 +27,14 @@ class Tilt:
             the precision of the base model.
         level: a constant c for each of the problem's prompts that is taken off r, so that e^{r − c}
             is about 1; (P,), float64.
+        seen: what of a model is trained, and what of the base model it starts from.
     """
 
     problem: Problem
     student: FlowModel
     clean: Callable[[Streams], tuple[Tensor, Condition]]
     level: Tensor
+    seen: Callable[[FlowModel], FlowModel] = lambda model: model
 
     def noisy(self, rows: Streams, start: float) -> tuple[At, Tensor]:
         """States x_t (b, *S) at times uniform between `start` and nearly 1, and their clean x1."""
@@ -57,12 +59,12 @@ class Tilt:
     def velocity(self, at: At) -> Tensor:
         """The student's velocity (b, *S), in its own precision."""
         x = at.x.to(self.student.dtype)
-        return self.student.velocity(x, at.t.to(x), at.cond)
+        return self.seen(self.student).velocity(x, at.t.to(x), at.cond)
 
     @torch.no_grad()
     def base(self, at: At) -> Tensor:
         """The base model's velocity (b, *S)."""
-        return self.problem.model.velocity(at.x, at.t, at.cond)
+        return self.seen(self.problem.model).velocity(at.x, at.t, at.cond)
 
     def weights(self, draws: Draws, numbers: Tensor) -> Tensor:
         """e^{r − c}, (N, b), for prompts of these numbers (b,)."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 import attrs
+import torch
 from torch import Tensor
 
 from align.core.option import at_least, between, option
@@ -13,6 +14,9 @@ from align.core.path import expand
 from align.core.streams import Streams
 from align.objectives.finetuning import FineTuning, regressed
 from align.objectives.tilt import Tilt
+
+RELEASED: Final = 100.0
+"""σ²/2 in the published code."""
 
 
 @final
@@ -25,6 +29,9 @@ class TiltGradient(FineTuning):
     that of the paper's loss, whose target is b − (e^r − 1)(b̂ − b) + (σ²/2) ∇e^r without gradient.
     Rows count 1 / (1 + (σ_t²/2)²), since σ_t grows without bound towards t = 0.
 
+    `release` does as the published code does, not as the paper derives: σ²/2 = 100 at all times,
+    which has its minimum at b + 100 ∇V, and the velocity without guidance is trained.
+
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 43.
     """
 
@@ -34,6 +41,12 @@ class TiltGradient(FineTuning):
 
     draws: int = option("posterior draws at each state", default=1, check=at_least(1))
     start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
+    release: bool = option("whether σ and guidance are those of the published code", default=False)
+
+    @property
+    def unguided(self) -> bool:  # type: ignore[override]
+        """As the published code."""
+        return self.release
 
     @property
     def needs_sampler(self) -> bool:
@@ -46,6 +59,8 @@ class TiltGradient(FineTuning):
         draws = tilt.draws(at, self.draws, True, rows.at("draws"))
         assert draws.pulls is not None
         half = tilt.student.path.half_variance(at.t)
+        if self.release:
+            half = torch.full_like(half, RELEASED)
         targets = tilt.base(at) + expand(half, at.x) * draws.pulls
         losses, _, said = regressed(tilt, at, draws, targets, 1 / (1 + half.square()))
         return losses, said

@@ -13,7 +13,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.latents import encoded
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.training.data import Pictures
 
 

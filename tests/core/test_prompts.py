@@ -9,7 +9,7 @@ from align.core.meter import Meter
 from align.core.model import ModelSpec
 from align.core.prompts import named_in, spelled
 from align.errors import PromptError
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.best_of_n import BestOfN
 from align.recipe import Arm
 

@@ -13,7 +13,7 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.models import latents
 from align.models.latents import Examples, encoded
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.training.data import Pictures, load
 

@@ -10,16 +10,8 @@ from align.core.model import At, Condition, FlowMap, PosteriorMap
 from align.core.problem import Problem
 from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
-from align.models.network import (
-    ROLES,
-    Network,
-    NetworkModel,
-    about_of,
-    load,
-    make_net,
-    modules_of,
-    network_of,
-)
+from align.models.network import Network, about_of, load, modules_of
+from align.models.network_model import ROLES, NetworkModel, make_net, network_of
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig
 from align.nets.mlp import MLP, MLPConfig

@@ -15,7 +15,8 @@ from align.core.model import At, Condition, FlowMap
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import Network, NetworkModel, load
+from align.models.network import Network, load
+from align.models.network_model import NetworkModel
 from align.modes.distill import Distill
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig

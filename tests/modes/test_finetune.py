@@ -11,7 +11,8 @@ from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.mixture import Mixture
-from align.models.network import NetworkModel, load
+from align.models.network import load
+from align.models.network_model import NetworkModel
 from align.modes.clean import CleanData
 from align.modes.evaluation import Evaluation, fallen, girsanov, samples, spread
 from align.modes.finetune import FineTune
@@ -253,6 +254,50 @@ def test_pictures_are_fine_tuned_and_told():
     assert {"bright", "error of bright", "edges", "spread", "moved", "divergence"} <= {*numbers[-1]}
     assert numbers[0]["divergence"] == 0
     assert mode.finish(problem, state).shape == (4, *problem.model.shape)
+
+
+def test_a_map_alone_is_fine_tuned_as_the_flow_it_has_on_its_diagonal(tmp_path):
+    problem = _pictures(("a cat", "a dog"))
+    problem = attrs.evolve(problem, model=attrs.evolve(problem.model, flow=None))
+    torch.nn.init.normal_(problem.model.posterior.final_layer.linear.weight, std=0.1)
+    torch.nn.init.normal_(problem.model.posterior.x_cond_embedder.proj.weight)
+    before = {k: v.clone() for k, v in problem.model.posterior.state_dict().items()}
+    streams = Streams(0, tuple(range(4)))
+    mode = FineTune(
+        pool=8, flow_steps=2, steps=3, optimisation=attrs.evolve(FAST, batch=4),
+        evaluation=Evaluation(every=3, samples=4, flow_steps=2),
+    )  # fmt: skip
+    state, numbers = _run(mode, problem, streams)
+    assert numbers[0]["divergence"] == 0 < numbers[-1]["divergence"]
+    assert all(torch.equal(before[k], v) for k, v in problem.model.posterior.state_dict().items())
+    export = mode.export(problem, state)
+    weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
+    again = load(tmp_path / "m.safetensors", CPU)
+    assert again.posterior is None and again.flow.role == "meta_flow_map"
+    moved = samples(again, problem.cond, streams.at("start"), 2)
+    torch.testing.assert_close(mode.finish(problem, state), moved, rtol=1e-4, atol=1e-5)
+
+
+def test_the_published_code_trains_the_velocity_without_guidance():
+    problem = _pictures(("a cat", "a dog"))
+    model, plain = attrs.evolve(problem.model, guidance=3.0), problem.model
+    for layer in (problem.model.flow.final_layer.linear, problem.model.flow.y_embedder):
+        torch.nn.init.normal_(next(layer.parameters()))
+    guarded = GuardedModel(model, "network", Meter(), 8)
+    problem = attrs.evolve(problem, model=guarded)
+    rows = Streams(0, tuple(range(6)))
+    for release, wanted in ((False, model), (True, plain)):
+        mode = FineTune(
+            objective=TiltGradient(release=release), pool=8, flow_steps=2,
+            optimisation=attrs.evolve(FAST, batch=4),
+            evaluation=Evaluation(samples=2, flow_steps=2),
+        )  # fmt: skip
+        tilt = mode.init(problem, rows).tilt
+        at, _ = tilt.noisy(rows, 0.1)
+        wanted = wanted.velocity(at.x, at.t, at.cond)
+        torch.testing.assert_close(tilt.base(at), wanted)
+        torch.testing.assert_close(tilt.velocity(at), wanted)
+        assert tilt.student.guidance == 3.0
 
 
 def test_strength_is_a_factor_on_the_reward():

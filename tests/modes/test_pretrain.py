@@ -11,7 +11,8 @@ from align.core.meter import Meter
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import NetworkModel, load
+from align.models.network import load
+from align.models.network_model import NetworkModel
 from align.modes.pretrain import Pretrain
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.nets.dit import DiT, DiTConfig

@@ -6,7 +6,7 @@ import torch
 from align.builtins import align_samplers
 from align.core.model import At
 from align.core.streams import Streams
-from align.models.network import NetworkModel, make_net
+from align.models.network_model import NetworkModel, make_net
 from align.nets.mlp import MLPConfig
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior

@@ -8,7 +8,7 @@ from align.core.meter import Meter
 from align.core.model import At
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.samplers.exact import ExactPosterior
 from align.testing.distances import w1
 from align.testing.worlds import line, plane

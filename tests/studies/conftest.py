@@ -7,7 +7,7 @@ from PIL import Image
 
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.nets.autoencoder import Autoencoder, AutoencoderConfig
 from align.training.data import Pictures
 

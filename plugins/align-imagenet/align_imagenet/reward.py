@@ -61,7 +61,7 @@ class ImageNet(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
     label: str = option(
-        "An ImageNet-1k class: any of its names, or its index; none: the one that the prompt names.",
+        "An ImageNet-1k class, by any of its names or its index; none: as the prompt says.",
         default="",
         check=_known,
     )

@@ -10,7 +10,7 @@ from align.core.model import At, FlowMap, PosteriorMap
 from align.core.streams import Streams
 from align.errors import PromptError
 from align.estimators.gradient import Gradient
-from align.models.network import NetworkModel
+from align.models.network_model import NetworkModel
 from align.modes.best_of_n import BestOfN
 from align.modes.steer import Steer
 from align.recipe import RewardTerm
