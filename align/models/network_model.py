@@ -178,7 +178,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
 
 
 def network_of(problem: Problem) -> NetworkModel:
-    """The problem's model as networks that can be trained.
+    """The problem's model as networks that can be trained; how precisely, training says.
 
     Raises:
         PartError: it is not made of networks.
@@ -186,7 +186,7 @@ def network_of(problem: Problem) -> NetworkModel:
     inner = unguarded(problem).model
     if not isinstance(inner, NetworkModel):
         raise PartError("model: only a model made of networks can be trained; use kind 'network'")
-    return inner
+    return attrs.evolve(inner, precision="float32")
 
 
 def _required(module: Made | None, name: str) -> Made:

@@ -174,6 +174,35 @@ def test_grey_pictures_become_rgb_and_vectors_stay():
     assert torch.equal(_vectors().decode(vectors), vectors)
 
 
+def test_half_precision_is_that_of_products_alone():
+    model = _latents()
+    half = attrs.evolve(model, precision="bfloat16")
+    y, s, u, at = _state(model)
+    x, t, cond = at.x.requires_grad_(), at.t, at.cond
+    for call in (
+        lambda m: m.velocity(x, t, cond),
+        lambda m: attrs.evolve(m, guidance=2.0).velocity(x, t, cond),
+        lambda m: m.posterior_jump(y, s, u, At(x, t, cond)),
+        lambda m: m.decode(x),
+    ):
+        exact, found = call(model), call(half)
+        assert found.dtype == torch.float32 and not torch.equal(exact, found)
+        torch.testing.assert_close(found, exact, rtol=0.1, atol=0.1 * exact.abs().max().item())
+        (slope,) = torch.autograd.grad(found.sum(), x)
+        assert slope.dtype == torch.float32 and slope.abs().sum() > 0
+    assert network_of(Problem(half)).precision == "float32"
+
+
+def test_a_flow_may_be_the_diagonal_of_a_map(tmp_path):
+    model = _latents()
+    model = attrs.evolve(model, flow=model.posterior, posterior=None)
+    y, s, _, at = _state(model)
+    weights.write(tmp_path / "m.safetensors", modules_of(model), about_of(model), torch.float32)
+    again = load(tmp_path / "m.safetensors", CPU)
+    assert again.flow.role == "meta_flow_map" and again.posterior is None
+    assert torch.equal(again.velocity(y, s, at.cond), model.velocity(y, s, at.cond))
+
+
 @pytest.mark.parametrize("make", [_vectors, _latents])
 def test_exported_weights_make_the_same_model(tmp_path, make):
     model, path = make(), tmp_path / "model.safetensors"
@@ -247,8 +276,8 @@ def test_what_a_network_refuses(tmp_path):
 def test_only_networks_can_be_trained():
     model = _vectors()
     guarded = GuardedModel(model, "network", Meter(), 4)
-    assert network_of(Problem(guarded)) is model
-    assert network_of(Problem(model)) is model
+    assert network_of(Problem(guarded)).flow is model.flow
+    assert network_of(Problem(model)).posterior is model.posterior
     other = Mixture(weights=(1,), means=((0.0,),), stds=(1.0,)).build(CPU)
     with pytest.raises(PartError, match="only a model made of networks"):
         network_of(Problem(other))
