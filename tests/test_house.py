@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import attrs
@@ -232,6 +233,13 @@ def check(path, text, catalog):
             assert f'"{lacks[1]}"' in text
 
 
+REST = {
+    "model": 'kind = "pocket"\nprompt = "cat"',
+    "mode": 'kind = "best_of_n"\nn = 1',
+}
+"""What a recipe needs beside the rewards that a plugin's README shows."""
+
+
 def test_recipes_are_good(catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # so that weights of earlier runs are not found
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
@@ -244,16 +252,32 @@ def test_recipes_are_good(catalog, tmp_path, monkeypatch):
         assert text.startswith("# ") and shown in text, f"{name_of(path)} does not say '{shown}'"
 
 
-def test_recipes_in_the_documentation_are_good(catalog, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def blocks_of(paths):
+    """The TOML that documents show, with their paths."""
     blocks = [
         (path, text)
-        for path in DOCS
+        for path in paths
         for text in re.findall(r"^```toml\n(.*?)^```", path.read_text(), re.M | re.S)
     ]
     assert blocks
+    return blocks
+
+
+def test_recipes_in_the_documentation_are_good(catalog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = blocks_of(DOCS)
     for number, (path, text) in enumerate(blocks):
         block = tmp_path / f"{path.stem}_{number}.toml"
+        block.write_text(text)
+        check(block, text, catalog)
+
+
+def test_parts_in_the_plugins_documentation_are_good(catalog, tmp_path):
+    for number, (path, text) in enumerate(blocks_of(ROOT.glob("plugins/*/README.md"))):
+        said = tomllib.loads(text)
+        for name, part in REST.items():
+            text += "" if name in said else f"\n[{name}]\n{part}\n"
+        block = tmp_path / f"{path.parent.name}_{number}.toml"
         block.write_text(text)
         check(block, text, catalog)
 
