@@ -1,0 +1,27 @@
+"""What tests of several folders use."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from align.testing.elsewhere import elsewhere
+
+
+@pytest.fixture
+def other_device(monkeypatch):
+    """A context in which recipes may ask for "cuda": CUDA, or where there is none what acts so."""
+
+    @contextmanager
+    def there():
+        with monkeypatch.context() as patched:
+            if torch.cuda.is_available():
+                # Products with 10 bits of mantissa, torch's default there, would hide mistakes.
+                patched.setattr(torch.backends.cudnn, "allow_tf32", False)
+                yield
+                return
+            with elsewhere() as device:
+                patched.setattr("align.runner.device_of", lambda name: device)
+                yield
+
+    return there
