@@ -98,7 +98,7 @@ def _same(one: str, other: str) -> bool:
 
 def slug(name: str) -> str:
     """A name as a folder's name."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "arm"
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.") or "arm"
 
 
 def _slugs(arms: Sequence[str]) -> dict[str, str]:

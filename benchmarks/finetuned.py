@@ -32,6 +32,7 @@ from align.models.network import load
 from align.models.network_model import NetworkModel
 from align.modes.dynamics import flow
 from align.recipe import load as load_recipe
+from align.record import slug
 from align.registry import load_catalog
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def problem_of(run: Path, count: int) -> tuple[Problem, NetworkModel]:
 def weights_of(run: Path, arm: str) -> Path:
     """The weights of a run's arm; of the only one, if it has one."""
     alone = run / "model.safetensors"
-    return alone if alone.exists() else run / "weights" / arm.replace(" ", "_") / alone.name
+    return alone if alone.exists() else run / "weights" / slug(arm) / alone.name
 
 
 @torch.no_grad()

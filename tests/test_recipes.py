@@ -14,7 +14,9 @@ from align.registry import load_catalog
 from align.runner import run
 
 ROOT = Path(__file__).parents[1]
-MOST = {"steps": 2, "flow_steps": 2, "n": 2, "particles": 2, "rollout_steps": 2, "draws": 2}
+MOST = dict.fromkeys(
+    ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
+)
 # What other recipes make, users have, or the hub has.
 MADE = ('weights = "runs/', 'autoencoder = "runs/', 'path = "data/', 'kind = "hpsv2"')
 

@@ -90,6 +90,8 @@ def test_only_the_runs_own_folder_is_left_out_of_the_comparison(tmp_path):
 
 def test_slug():
     assert slug("MFM-G, 4 draws") == "mfm_g_4_draws"
+    assert slug("strength .5") == "strength_.5" != slug("strength 5")
+    assert slug("../up") == "up"
     assert slug("σ²") == "arm"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import attrs
 import torch
@@ -22,6 +22,8 @@ from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.modes import dynamics as law
+
+Scores: TypeAlias = Mapping[str, Tensor]
 
 
 @final
@@ -39,7 +41,7 @@ class Evaluation:
     )
     errors: float = option(
         "standard errors by which a held-out reward must fall below its best to be a warning",
-        default=2.0, check=above(0),
+        default=3.0, check=above(0),
     )  # fmt: skip
     stop: bool = option("whether training ends at such a warning", default=False)
 
@@ -91,25 +93,32 @@ def error_of(name: str) -> str:
     return f"error of {name}"
 
 
-def fallen(
-    problem: Problem, best: Mapping[str, Tensor], now: Mapping[str, Tensor], errors: float = 0.0
-) -> str:
+def fallen(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: float) -> str:
     """What scores (n,) say of a hacked reward; "" where they do not.
 
-    That is: a reward that is optimised is where it was at its best or higher, and one that is held
-    out is below its best by more than so many standard errors of the samples' own losses: they are
-    of the same noise.
+    That is: since the evaluation that a held-out reward liked best, it has fallen by more than so
+    many standard errors, and a reward that is optimised has not. `best` has that evaluation's
+    scores by all rewards, for each that is held out.
     """
-    gained = [t.name for t in problem.reward.optimised if now[t.name].mean() >= best[t.name].mean()]
-    for name in (term.name for term in problem.reward.terms if term.held_out):
-        lost = best[name] - now[name]
-        if gained and lost.mean() > errors * lost.std() / math.sqrt(len(lost)):
+    for name, then in best.items():
+        kept = [term.name for term in problem.reward.optimised
+                if _loss(then, now, term.name) <= errors]  # fmt: skip
+        if kept and _loss(then, now, name) > errors:
+            went, fell = (
+                f"from {float(then[key].mean()):.3g} to {float(now[key].mean()):.3g}"
+                for key in (kept[0], name)
+            )
             return (
-                f"the reward was hacked: '{gained[0]}', which is trained, rose to"
-                f" {float(now[gained[0]].mean()):.3g} while '{name}', which is held out, fell from"
-                f" {float(best[name].mean()):.3g} to {float(now[name].mean()):.3g}"
+                f"the reward was hacked: '{kept[0]}', which is trained, went {went} while"
+                f" '{name}', which is held out, fell {fell}"
             )
     return ""
+
+
+def _loss(then: Scores, now: Scores, name: str) -> float:
+    """By how much a reward's mean is lower, in standard errors of the losses of each noise."""
+    lost = then[name] - now[name]
+    return float(lost.mean() / (lost.std() / math.sqrt(len(lost))).clamp_min(1e-30))
 
 
 def spread(data: Tensor, prompts: Sequence[str]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import attrs
@@ -19,7 +18,7 @@ from align.errors import PartError
 from align.models.network import about_of, modules_of
 from align.models.network_model import Net
 from align.modes.clean import CleanData
-from align.modes.evaluation import Evaluation, fallen, samples
+from align.modes.evaluation import Evaluation, samples
 from align.modes.tuning import Tuning, strengthened, trained, unguided
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
@@ -121,8 +120,10 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             level.copy_(self.objective.first_level(tilt, self._first(streams)))
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, shown, seed)
-        told, _, best = self.evaluation.of(problem, problem.model, shown, references, seed)
-        worst = {name: torch.full_like(value, torch.nan) for name, value in best.items()}
+        told, _, scores = self.evaluation.of(problem, problem.model, shown, references, seed)
+        held = [term.name for term in problem.reward.terms if term.held_out]
+        best = {name: {key: value.clone() for key, value in scores.items()} for name in held}
+        worst = {name: torch.full_like(value, torch.nan) for name, value in scores.items()}
         state = Tuning(training, model, tilt, clean, shown, references, best, worst, told, streams)
         return attrs.evolve(state, anchor=self._anchor(problem, state))
 
@@ -130,7 +131,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         self, problem: Problem, state: Tuning, index: int, streams: Streams
     ) -> tuple[Tuning, Info]:
         """One step of regression, and sometimes a look at what has come of it."""
-        if state.warning and self.evaluation.stop:
+        if self.evaluation.stop and self.warnings(state):
             return state, Info({})
         if self.path == "tilt" and index and index % (self.steps // self.stages) == 0:
             state.climb(self.pool, self.flow_steps)
@@ -150,7 +151,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         told, data, scores = self.evaluation.of(
             problem, tuned, state.shown, state.references, streams.seed
         )
-        self._judged(problem, state, scores)
+        state.judge(scores, self.evaluation.errors)
         return state, Info(found | told, data if state.model.domain == "image" else None)
 
     @torch.no_grad()
@@ -161,20 +162,10 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         cond = tuned.encode(problem.cond.prompts)
         return samples(tuned, cond, state.streams.at("start"), self.flow_steps)
 
-    def _judged(self, problem: Problem, state: Tuning, now: Mapping[str, Tensor]) -> None:
-        """Keep the best scores so far, and the first that are much below them."""
-        if state.warning:
-            return
-        if fallen(problem, state.best, now, self.evaluation.errors):
-            for name, value in now.items():
-                state.worst[name].copy_(value)
-        for name, value in now.items():
-            if value.mean() > state.best[name].mean() and not state.warning:
-                state.best[name].copy_(value)
-
     def warnings(self, state: Tuning) -> tuple[str, ...]:
         """That the reward was hacked, if it was."""
-        return (state.warning,) if state.warning else ()
+        said = state.warning(self.evaluation.errors)
+        return (said,) if said else ()
 
     def save(self, state: Tuning) -> dict[str, Any]:
         """Weights, their running mean, the optimiser, c, and the best and worst so far."""

@@ -17,7 +17,7 @@ from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.clean import CleanData
-from align.modes.evaluation import fallen
+from align.modes.evaluation import Scores, fallen
 from align.objectives.tilt import Tilt
 from align.training import parallel
 from align.training.loop import Training
@@ -35,7 +35,7 @@ class Tuning:
         clean: clean data, and what they are conditioned on.
         shown: conditions of the samples that are evaluated.
         references: decoded samples of the base model, from the same noise.
-        best: scores (n,) by each reward in the evaluation where their mean was highest.
+        best: for each reward held out, the scores (n,) by all in the evaluation that it liked best.
         worst: those in the first evaluation that says the reward was hacked; NaN until then.
         told: what an evaluation says of the base model.
         streams: of the run's samples.
@@ -48,17 +48,26 @@ class Tuning:
     clean: CleanData
     shown: Condition
     references: Tensor
-    best: dict[str, Tensor]
+    best: dict[str, dict[str, Tensor]]
     worst: dict[str, Tensor]
     told: Mapping[str, float]
     streams: Streams
     anchor: nn.Module | None = None
     stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
 
-    @property
-    def warning(self) -> str:
+    def warning(self, errors: float) -> str:
         """That the reward was hacked; "" while nothing says so."""
-        return fallen(self.tilt.problem, self.best, self.worst)
+        return fallen(self.tilt.problem, self.best, self.worst, errors)
+
+    def judge(self, now: Scores, errors: float) -> None:
+        """Keep the best scores so far, and the first that say the reward was hacked."""
+        if self.warning(errors):
+            return
+        if fallen(self.tilt.problem, self.best, now, errors):
+            _copy(self.worst, now)
+        for name, best in self.best.items():
+            if now[name].mean() > best[name].mean():
+                _copy(best, now)
 
     def climb(self, pool: int, flow_steps: int) -> None:
         """Make the flow as it is now the base model of the next stage."""
@@ -77,6 +86,12 @@ class Tuning:
         self.clean = attrs.evolve(self.clean, examples=found)
         problem = attrs.evolve(problem, model=base)
         self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
+
+
+def _copy(kept: Scores, now: Scores) -> None:
+    """Write scores over those that were kept."""
+    for name, value in now.items():
+        kept[name].copy_(value)
 
 
 def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:

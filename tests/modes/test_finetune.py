@@ -158,7 +158,7 @@ def test_a_hacked_reward_is_said_and_may_end_training():
     state, numbers = _run(mode, problem)
     assert numbers[-1]["far"] < numbers[0]["far"]
     (said,) = mode.warnings(state)
-    assert said.startswith("the reward was hacked: 'likelihood', which is trained, rose to")
+    assert said.startswith("the reward was hacked: 'likelihood', which is trained, went from")
     again = mode.init(problem, STREAMS)
     assert not mode.warnings(again)
     mode.restore(again, mode.save(state))
@@ -173,9 +173,9 @@ def test_stopping_keeps_the_weights():
         evaluation=Evaluation(every=2, samples=8, flow_steps=4, stop=True),
     )  # fmt: skip
     state = mode.init(problem, STREAMS)
-    for name, value in state.best.items():
+    for name, value in state.best["far"].items():
         state.worst[name].copy_(value - (10 if name == "far" else 0))
-    assert state.warning
+    assert mode.warnings(state)
     before = {k: v.clone() for k, v in state.training.module.state_dict().items()}
     state, info = mode.step(problem, state, 1, STREAMS)
     assert not info.numbers
@@ -336,9 +336,32 @@ def test_losses_are_judged_pair_by_pair():
     held = Term(name="far", reward=Far(), held_out=True)
     problem = _line(None, held)
     noise = 10 * Streams(0, (0,)).normal((64,))[0]
-    best = {"likelihood": torch.zeros(64).double(), "far": noise}
-    lower = best | {"far": noise - 0.1 + 0.01 * noise.flip(0)}
+    then = {"likelihood": torch.zeros(64).double(), "far": noise}
+    best = {"far": then}
+    lower = then | {"far": noise - 0.1 + 0.01 * noise.flip(0)}
     # A tenth less in every sample is much, however much samples differ.
     assert "fell from" in fallen(problem, best, lower, 2.0)
-    assert not fallen(problem, best, lower | {"likelihood": best["likelihood"] - 1}, 2.0)
-    assert not fallen(problem, best, best | {"far": noise.flip(0) - 0.1}, 2.0)
+    assert not fallen(problem, best, lower | {"likelihood": then["likelihood"] - 1}, 2.0)
+    assert not fallen(problem, best, then | {"far": noise.flip(0) - 0.1}, 2.0)
+
+
+def test_a_hacked_reward_need_not_be_at_its_highest():
+    terms = (Term(name=name, reward=Far(), held_out=True) for name in ("first", "far"))
+    problem = _line(MetaFlowMap(), *terms)
+    mode = FineTune(net=MLPConfig(width=8), optimisation=FAST,
+                    evaluation=Evaluation(samples=8, flow_steps=2))  # fmt: skip
+    state = mode.init(problem, STREAMS)
+    apart = Streams(0, (0,)).normal((8,))[0]
+    apart -= apart.mean()
+    said = list[tuple[str, ...]]()
+    for step, (trained, far) in enumerate(((100, 40.0), (120, 39.9), (110, 20.0), (130, 90.0))):
+        noise = apart.roll(step)
+        now = {"likelihood": noise + trained, "far": noise + far, "first": noise + 500 - step / 9}
+        state.judge(now, mode.evaluation.errors)
+        said.append(mode.warnings(state))
+    # Less than at its best, but more than where the held-out reward was at its own.
+    assert said[:2] == [(), ()]
+    assert said[2] == said[3] == (
+        "the reward was hacked: 'likelihood', which is trained, went from 100 to 110 while"
+        " 'far', which is held out, fell from 40 to 20",
+    )  # fmt: skip

@@ -22,7 +22,7 @@ def test_every_check_is_listed():
 
 def test_the_examples_run(tmp_path):
     blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", TEXT, re.M | re.S)
-    assert len(blocks) == TEXT.count("```python") == 5
+    assert len(blocks) == TEXT.count("```python") == 6
     for name, code in blocks:
         (tmp_path / name).write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
