@@ -151,7 +151,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         told, data, scores = self.evaluation.of(
             problem, tuned, state.shown, state.references, streams.seed
         )
-        state.judge(scores, self.evaluation.errors)
+        state.judge(scores, self.evaluation.errors, index + 1)
         return state, Info(found | told, data if state.model.domain == "image" else None)
 
     @torch.no_grad()
@@ -170,8 +170,9 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     def save(self, state: Tuning) -> dict[str, Any]:
         """Weights, their running mean, the optimiser, c, and the best and worst so far."""
         kept = {"level": state.tilt.level, "best": state.best, "worst": state.worst}
+        counts = {"stage": state.stage, "hacked": state.hacked}
         anchor = {"anchor": state.anchor.state_dict()} if state.anchor else {}
-        return kept | anchor | {"stage": state.stage} | state.training.save()
+        return kept | counts | anchor | state.training.save()
 
     def restore(self, state: Tuning, saved: dict[str, Any]) -> None:
         """Take up where `saved` was."""

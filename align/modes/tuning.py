@@ -39,6 +39,7 @@ class Tuning:
         worst: those in the first evaluation that says the reward was hacked; NaN until then.
         told: what an evaluation says of the base model.
         streams: of the run's samples.
+        hacked: number of steps before that evaluation; 0 until then.
         anchor: flow of the base model of stage `stage`, from the first on; None without stages.
     """
 
@@ -54,17 +55,20 @@ class Tuning:
     streams: Streams
     anchor: nn.Module | None = None
     stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
+    hacked: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
 
     def warning(self, errors: float) -> str:
         """That the reward was hacked; "" while nothing says so."""
-        return fallen(self.tilt.problem, self.best, self.worst, errors)
+        said = fallen(self.tilt.problem, self.best, self.worst, errors)
+        return said and f"{said}, after {int(self.hacked)} steps"
 
-    def judge(self, now: Scores, errors: float) -> None:
+    def judge(self, now: Scores, errors: float, steps: int) -> None:
         """Keep the best scores so far, and the first that say the reward was hacked."""
         if self.warning(errors):
             return
         if fallen(self.tilt.problem, self.best, now, errors):
             _copy(self.worst, now)
+            self.hacked.fill_(steps)
         for name, best in self.best.items():
             if now[name].mean() > best[name].mean():
                 _copy(best, now)

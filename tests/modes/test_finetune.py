@@ -357,11 +357,11 @@ def test_a_hacked_reward_need_not_be_at_its_highest():
     for step, (trained, far) in enumerate(((100, 40.0), (120, 39.9), (110, 20.0), (130, 90.0))):
         noise = apart.roll(step)
         now = {"likelihood": noise + trained, "far": noise + far, "first": noise + 500 - step / 9}
-        state.judge(now, mode.evaluation.errors)
+        state.judge(now, mode.evaluation.errors, step)
         said.append(mode.warnings(state))
     # Less than at its best, but more than where the held-out reward was at its own.
     assert said[:2] == [(), ()]
     assert said[2] == said[3] == (
         "the reward was hacked: 'likelihood', which is trained, went from 100 to 110 while"
-        " 'far', which is held out, fell from 40 to 20",
+        " 'far', which is held out, fell from 40 to 20, after 2 steps",
     )  # fmt: skip
