@@ -60,18 +60,19 @@ class FineTuning(ABC):
 
 
 def regressed(
-    tilt: Tilt, at: At, draws: Draws, targets: Tensor, share: Tensor
+    tilt: Tilt, at: At, draws: Draws, targets: Tensor, share: Tensor, *, weighs: bool = True
 ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Losses w_t E_n e^{r_n − c} ‖b̂_t(x_t) − target_n‖², (b,); the velocity b̂; and what is told.
 
     The mean over draws is outside the exponential, so that one draw is enough for an unbiased
-    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is.
+    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is. `weighs`
+    says whether there is e^{r − c}, and targets are a draw's own.
     """
     velocity = tilt.velocity(at)
     numbers = tilt.numbers(at)
     weights = tilt.weights(draws, numbers)
     apart = (velocity - targets).flatten(2).double().square().mean(2)
-    losses = share.double() * (weights * apart).mean(0)
+    losses = share.double() * (weights * apart if weighs else apart).mean(0)
     each, there = weights.mean(0), numbers.unique().tolist()
     tilts = {f"tilt {number}": each[numbers == number] for number in there}
     return losses, velocity, {"reward": draws.rewards.mean(0), **tilts}

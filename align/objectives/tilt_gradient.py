@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.draws import averaged
 from align.core.option import at_least, between, option
 from align.core.path import expand
 from align.core.streams import Streams
@@ -29,6 +30,10 @@ class TiltGradient(FineTuning):
     that of the paper's loss, whose target is b − (e^r − 1)(b̂ − b) + (σ²/2) ∇e^r without gradient.
     Rows count 1 / (1 + (σ_t²/2)²), since σ_t grows without bound towards t = 0.
 
+    `plug_in` regresses on b + (σ²/2) ∇ log Σ_n e^{r_n} instead, n the draws of the state: all
+    states count alike, which is much less noise, and the minimum is that of E log Σ_n e^{r_n}: of
+    the mean reward E r with one draw, and nearer to V the more there are.
+
     `release` does as the published code does, not as the paper derives: σ²/2 = 100 at all times,
     which has its minimum at b + 100 ∇V, and the velocity without guidance is trained.
 
@@ -41,6 +46,11 @@ class TiltGradient(FineTuning):
 
     draws: int = option("posterior draws at each state", default=1, check=at_least(1))
     start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
+    plug_in: bool = option(
+        "whether a state's draws are weighed among themselves: less noise, and a bias that falls"
+        " with their number",
+        default=False,
+    )
     release: bool = option("whether σ and guidance are those of the published code", default=False)
 
     @property
@@ -61,6 +71,10 @@ class TiltGradient(FineTuning):
         half = tilt.student.path.half_variance(at.t)
         if self.release:
             half = torch.full_like(half, RELEASED)
-        targets = tilt.base(at) + expand(half, at.x) * draws.pulls
-        losses, _, said = regressed(tilt, at, draws, targets, 1 / (1 + half.square()))
+        pulls = draws.pulls
+        if self.plug_in:
+            pulls = averaged(pulls, draws.weights)[None]
+        targets = tilt.base(at) + expand(half, at.x) * pulls
+        share = 1 / (1 + half.square())
+        losses, _, said = regressed(tilt, at, draws, targets, share, weighs=not self.plug_in)
         return losses, said

@@ -9,6 +9,7 @@ from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
 from align.objectives.draft import Draft
 from align.objectives.tilt import Tilt
 from align.objectives.tilt_gradient import TiltGradient
@@ -106,6 +107,39 @@ def test_the_published_noise_has_its_minimum_elsewhere(kind):
     assert (slope.abs() < 4.5 * error).all(), slope / error
     slope, error = slopes(released, kind=kind)
     assert (slope.abs() > 8 * error).any(), slope / error
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_plug_in_regresses_on_what_steering_estimates(draws, kind):
+    model, reward = line(kind)
+    cond, rows = model.encode([""] * 32), Streams(3, tuple(range(32)))
+
+    @attrs.frozen(eq=False)
+    class Steered(Student):
+        def velocity(self, x, t, cond):
+            gradient = Gradient(draws=draws, budget=4)
+            found = gradient.estimate(problem, At(x, t, cond), streams=rows.at("draws"))
+            return model.velocity(x, t, cond) + self.path.pull(t)[:, None] * found.shift
+
+    problem = Problem(model, reward, MetaFlowMap(), cond=cond)
+    tilt = Tilt(
+        problem=problem, student=Steered(model, False, None), level=torch.zeros(1).double(),
+        clean=lambda rows: (model.draw(rows.at("data")), cond),
+    )  # fmt: skip
+    losses, _ = TiltGradient(start=0.1, draws=draws, plug_in=True).losses(tilt, rows)
+    plain, _ = TiltGradient(start=0.1, draws=draws).losses(tilt, rows)
+    assert losses.abs().max() < 1e-20
+    assert draws == 1 or plain.max() > 1e-2
+
+
+def test_more_draws_make_the_plug_in_less_biased():
+    biases = []
+    for draws in (1, 16):
+        slope, error = slopes(TiltGradient(start=0.1, draws=draws, plug_in=True))
+        assert (slope.abs() > 8 * error).any()
+        biases.append(slope.square().sum())
+    assert biases[1] < 0.1 * biases[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
