@@ -24,6 +24,8 @@ from align.metrics.statistics import ImageStatistics
 from align.modes import dynamics as law
 
 Scores: TypeAlias = Mapping[str, Tensor]
+SMALL: Final = 0.2
+"""An effect that is small, in standard deviations (Cohen, Statistical Power Analysis, 1988)."""
 
 
 @final
@@ -97,13 +99,15 @@ def fallen(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: fl
     """What scores (n,) say of a hacked reward; "" where they do not.
 
     That is: since the evaluation that a held-out reward liked best, it has fallen by more than so
-    many standard errors, and a reward that is optimised has not. `best` has that evaluation's
-    scores by all rewards, for each that is held out.
+    many standard errors and by more than a fifth of what samples differ, and a reward that is
+    optimised has not fallen by so many errors. `best` has that evaluation's scores by all rewards,
+    for each that is held out.
     """
     for name, then in best.items():
         kept = [term.name for term in problem.reward.optimised
                 if _loss(then, now, term.name) <= errors]  # fmt: skip
-        if kept and _loss(then, now, name) > errors:
+        much = (then[name] - now[name]).mean() > SMALL * then[name].std()
+        if kept and much and _loss(then, now, name) > errors:
             went, fell = (
                 f"from {float(then[key].mean()):.3g} to {float(now[key].mean()):.3g}"
                 for key in (kept[0], name)
