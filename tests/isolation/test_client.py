@@ -149,6 +149,7 @@ PARENT = """\
 import os, signal, sys, threading, time, torch
 from align.isolation.reward import Isolated
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
 part = Isolated.read({{"kind": "python", "file": {file!r}}}, sys.prefix, 100.0)
 reward = part.build(torch.device("cpu"))
 print(part.worker._process.pid, flush=True)
