@@ -6,7 +6,8 @@
 
 New samples of the base model, of the fine-tuned flow and of both maps, from the same noise, judged
 by the rewards of the run. Fréchet distances (MobileNetV2 features, not FID) are to samples of the
-flow that a model should agree with, from other noise. Prints two Markdown tables.
+flow that a model should agree with, from other noise. Last comes what the tilted law has, by
+weights e^{strength r} of the base flow's samples within a class. Prints three Markdown tables.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--arm", default="strength 1")
     parser.add_argument("--map", type=Path)
+    parser.add_argument("--strengths", type=float, nargs="*", default=[0.3, 1.0, 3.0])
     parser.add_argument("--each", type=int, default=40, help="samples of a class")
     options = parser.parse_args()
     problem, base = problem_of(options.run, 1)
@@ -122,6 +124,15 @@ def main() -> None:
             before, after = own(scores["base flow"][name]), own(scores["fine-tuned flow"][name])
             cells += [said(before), said(after - before)]
         row(prompt, *cells)
+    print()
+    row("tilted law, strength", *names, "effective samples of a class")
+    row(*["---"] * (2 + len(names)))
+    reward = problem.reward.of(scores["base flow"]).double().view(-1, prompts)
+    for strength in options.strengths:
+        weights = torch.softmax(strength * reward, 0)
+        means = [(weights * scores["base flow"][name].view(-1, prompts)).sum(0) for name in names]
+        cells = [f"{float(each.mean()):.2f}" for each in means]
+        row(strength, *cells, f"{float((1 / weights.square().sum(0)).mean()):.1f}")
 
 
 def said(values: Tensor) -> str:

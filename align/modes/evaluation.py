@@ -104,10 +104,10 @@ def fallen(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: fl
     for each that is held out.
     """
     for name, then in best.items():
-        kept = [term.name for term in problem.reward.optimised
-                if _loss(then, now, term.name) <= errors]  # fmt: skip
-        much = (then[name] - now[name]).mean() > SMALL * then[name].std()
-        if kept and much and _loss(then, now, name) > errors:
+        lost = {key: then[key] - now[key] for key in then}
+        kept = [t.name for t in problem.reward.optimised if _in_errors(lost[t.name]) <= errors]
+        much = lost[name].mean() > SMALL * then[name].std()
+        if kept and much and _in_errors(lost[name]) > errors:
             went, fell = (
                 f"from {float(then[key].mean()):.3g} to {float(now[key].mean()):.3g}"
                 for key in (kept[0], name)
@@ -119,9 +119,8 @@ def fallen(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: fl
     return ""
 
 
-def _loss(then: Scores, now: Scores, name: str) -> float:
-    """By how much a reward's mean is lower, in standard errors of the losses of each noise."""
-    lost = then[name] - now[name]
+def _in_errors(lost: Tensor) -> float:
+    """Mean of the samples' own losses (n,), in its standard errors."""
     return float(lost.mean() / (lost.std() / math.sqrt(len(lost))).clamp_min(1e-30))
 
 

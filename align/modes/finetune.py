@@ -116,8 +116,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         student = attrs.evolve(model, flow=training.module)
         tilt = Tilt(problem=problem, student=student, clean=clean.rows, level=level)
         tilt = attrs.evolve(tilt, seen=unguided) if self.objective.unguided else tilt
-        if self.objective.weighs:
-            level.copy_(self.objective.first_level(tilt, self._first(streams)))
+        self._find_level(tilt, streams)
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, shown, seed)
         told, _, scores = self.evaluation.of(problem, problem.model, shown, references, seed)
@@ -135,8 +134,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             return state, Info({})
         if self.path == "tilt" and index and index % (self.steps // self.stages) == 0:
             state.climb(self.pool, self.flow_steps)
-            level = self.objective.first_level(state.tilt, self._first(streams))
-            state.tilt.level.copy_(level)
+            self._find_level(state.tilt, streams)
         tilt = state.tilt
         found = advance(state.training, lambda rows: self.objective.losses(tilt, rows),
                         self.optimisation, streams, index, self.steps)  # fmt: skip
@@ -191,9 +189,11 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
 
         return state.training.exported(export)
 
-    def _first(self, streams: Streams) -> Streams:
-        """Rows that the first c is found from."""
-        return streams.at("level").numbered(0, 256)
+    def _find_level(self, tilt: Tilt, streams: Streams) -> None:
+        """Find the first c, where rows count e^{r − c}."""
+        if self.objective.weighs:
+            rows = streams.at("level").numbered(0, 256)
+            tilt.level.copy_(self.objective.first_level(tilt, rows))
 
     def _anchor(self, problem: Problem, state: Tuning) -> nn.Module | None:
         """What a later stage starts from, once there is one.

@@ -19,7 +19,7 @@ from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.clean import CleanData
 from align.modes.evaluation import Scores, fallen
 from align.objectives.tilt import Tilt
-from align.training import parallel
+from align.training import checkpoint, parallel
 from align.training.loop import Training
 
 
@@ -39,8 +39,8 @@ class Tuning:
         worst: those in the first evaluation that says the reward was hacked; NaN until then.
         told: what an evaluation says of the base model.
         streams: of the run's samples.
-        hacked: number of steps before that evaluation; 0 until then.
         anchor: flow of the base model of stage `stage`, from the first on; None without stages.
+        hacked: number of steps before evaluation `worst`; 0 until then.
     """
 
     training: Training
@@ -67,11 +67,11 @@ class Tuning:
         if self.warning(errors):
             return
         if fallen(self.tilt.problem, self.best, now, errors):
-            _copy(self.worst, now)
+            checkpoint.fill(self.worst, now)
             self.hacked.fill_(steps)
         for name, best in self.best.items():
             if now[name].mean() > best[name].mean():
-                _copy(best, now)
+                checkpoint.fill(best, now)
 
     def climb(self, pool: int, flow_steps: int) -> None:
         """Make the flow as it is now the base model of the next stage."""
@@ -90,12 +90,6 @@ class Tuning:
         self.clean = attrs.evolve(self.clean, examples=found)
         problem = attrs.evolve(problem, model=base)
         self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
-
-
-def _copy(kept: Scores, now: Scores) -> None:
-    """Write scores over those that were kept."""
-    for name, value in now.items():
-        kept[name].copy_(value)
 
 
 def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:

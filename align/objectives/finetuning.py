@@ -23,7 +23,7 @@ class FineTuning(ABC):
 
     Attributes:
         needs_gradient: whether it follows the gradient of the reward.
-        weighs: whether rows count e^{r − c}.
+        weighs: whether rows count e^{r − c}; where not, c is neither found nor moved.
         unguided: whether the velocity without guidance is trained, whatever the model's guidance.
     """
 
@@ -65,14 +65,15 @@ def regressed(
     """Losses w_t E_n e^{r_n − c} ‖b̂_t(x_t) − target_n‖², (b,); the velocity b̂; and what is told.
 
     The mean over draws is outside the exponential, so that one draw is enough for an unbiased
-    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is. `weighs`
-    says whether there is e^{r − c}, and targets are a draw's own.
+    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is. Where rows
+    do not count e^{r − c}, `weighs` is false.
     """
     velocity = tilt.velocity(at)
-    numbers = tilt.numbers(at)
-    weights = tilt.weights(draws, numbers)
     apart = (velocity - targets).flatten(2).double().square().mean(2)
-    losses = share.double() * (weights * apart if weighs else apart).mean(0)
-    each, there = weights.mean(0), numbers.unique().tolist()
-    tilts = {f"tilt {number}": each[numbers == number] for number in there}
-    return losses, velocity, {"reward": draws.rewards.mean(0), **tilts}
+    said = {"reward": draws.rewards.mean(0)}
+    if weighs:
+        numbers = tilt.numbers(at)
+        weights = tilt.weights(draws, numbers)
+        apart, each = weights * apart, weights.mean(0)
+        said |= {f"tilt {k}": each[numbers == k] for k in numbers.unique().tolist()}
+    return share.double() * apart.mean(0), velocity, said

@@ -42,7 +42,6 @@ class TiltGradient(FineTuning):
 
     kind: ClassVar[str] = "gradient"
     needs_gradient: ClassVar[bool] = True
-    weighs: ClassVar[bool] = True
 
     draws: int = option("posterior draws at each state", default=1, check=at_least(1))
     start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
@@ -52,6 +51,11 @@ class TiltGradient(FineTuning):
         default=False,
     )
     release: bool = option("whether σ and guidance are those of the published code", default=False)
+
+    @property
+    def weighs(self) -> bool:  # type: ignore[override]
+        """Unless draws are weighed among themselves."""
+        return not self.plug_in
 
     @property
     def unguided(self) -> bool:  # type: ignore[override]
@@ -76,5 +80,5 @@ class TiltGradient(FineTuning):
             pulls = averaged(pulls, draws.weights)[None]
         targets = tilt.base(at) + expand(half, at.x) * pulls
         share = 1 / (1 + half.square())
-        losses, _, said = regressed(tilt, at, draws, targets, share, weighs=not self.plug_in)
+        losses, _, said = regressed(tilt, at, draws, targets, share, weighs=self.weighs)
         return losses, said

@@ -127,9 +127,10 @@ def test_the_plug_in_regresses_on_what_steering_estimates(draws, kind):
         problem=problem, student=Steered(model, False, None), level=torch.zeros(1).double(),
         clean=lambda rows: (model.draw(rows.at("data")), cond),
     )  # fmt: skip
-    losses, _ = TiltGradient(start=0.1, draws=draws, plug_in=True).losses(tilt, rows)
+    losses, said = TiltGradient(start=0.1, draws=draws, plug_in=True).losses(tilt, rows)
     plain, _ = TiltGradient(start=0.1, draws=draws).losses(tilt, rows)
     assert losses.abs().max() < 1e-20
+    assert said.keys() == {"reward"}  # no c is moved
     assert draws == 1 or plain.max() > 1e-2
 
 
