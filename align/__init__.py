@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from align.catalog.registry import load_catalog
     from align.core.model import At, Condition
     from align.core.problem import Problem
     from align.core.streams import Streams
-    from align.registry import load_catalog
-    from align.runner import run, sample
+    from align.runner.session import run, sample
 
     __version__: str
 
@@ -35,9 +35,9 @@ def __getattr__(name: str) -> object:
         "Condition": "align.core.model",
         "Problem": "align.core.problem",
         "Streams": "align.core.streams",
-        "load_catalog": "align.registry",
-        "run": "align.runner",
-        "sample": "align.runner",
+        "load_catalog": "align.catalog.registry",
+        "run": "align.runner.session",
+        "sample": "align.runner.session",
     }
     if name not in homes:
         raise AttributeError(f"module 'align' has no attribute '{name}'")

@@ -31,8 +31,8 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein, regressed
 from align.models.mixture import GaussianMixture, Mixture
-from align.modes.dynamics import norms
-from align.modes.steer import Steer
+from align.modes.sampling.dynamics import norms
+from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import sliced_w2, w1

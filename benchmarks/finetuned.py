@@ -22,19 +22,19 @@ import torch
 from align_imagenet.metrics import Diversity, Frechet
 from torch import Tensor
 
-from align.building import Rewards, build
-from align.core.guard import unguarded
-from align.core.meter import Meter
+from align.catalog.registry import load_catalog
 from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.guard import unguarded
+from align.engine.meter import Meter
 from align.metrics.statistics import statistic
 from align.models.network import load
 from align.models.network_model import NetworkModel
-from align.modes.dynamics import flow
+from align.modes.sampling.dynamics import flow
 from align.recipe import load as load_recipe
-from align.record import slug
-from align.registry import load_catalog
+from align.runner.build import Rewards, build
+from align.runner.record import slug
 
 CPU = torch.device("cpu")
 

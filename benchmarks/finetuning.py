@@ -17,24 +17,24 @@ from align_pocket import Pocket, SilhouetteClass
 from overhead import CPU, seconds
 from torch import Tensor
 
-from align.building import Rewards, build
-from align.core.guard import unguarded
-from align.core.meter import Meter
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.guard import unguarded
+from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
-from align.modes.best_of_n import BestOfN
-from align.modes.evaluation import Evaluation
-from align.modes.finetune import FineTune
-from align.modes.steer import Steer
-from align.modes.tuning import Tuning
-from align.objectives.draft import Draft
-from align.objectives.tilt_gradient import TiltGradient
-from align.objectives.tilt_stein import TiltStein
+from align.modes.finetune.draft import Draft
+from align.modes.finetune.evaluation import Evaluation
+from align.modes.finetune.gradient import TiltGradient
+from align.modes.finetune.mode import FineTune
+from align.modes.finetune.state import Tuning
+from align.modes.finetune.stein import TiltStein
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm
-from align.runner import sample
+from align.runner.build import Rewards, build
+from align.runner.session import sample
 from align.samplers.mfm import MetaFlowMap
 from align.training.loop import Optimisation, advance
 

@@ -21,26 +21,26 @@ import torch
 from align_pocket import Pocket
 from torch import Tensor
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.latents import Examples
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.models.network_model import NetworkModel
-from align.modes.coupling import Coupling, Student
-from align.modes.distill import AnyConsistency, Distill, MapState
-from align.nets.mlp import MLPConfig
-from align.objectives.diagonal import Data, Teacher
-from align.objectives.eulerian import Eulerian
-from align.objectives.lagrangian import Lagrangian
-from align.objectives.mean_flow import MeanFlow
-from align.objectives.semigroup import Semigroup
-from align.objectives.shortcut import Shortcut
-from align.objectives.times import Times
+from align.modes.distill.coupling import Coupling, Student
+from align.modes.distill.diagonal import Data, Teacher
+from align.modes.distill.eulerian import Eulerian
+from align.modes.distill.lagrangian import Lagrangian
+from align.modes.distill.mean_flow import MeanFlow
+from align.modes.distill.mode import AnyConsistency, Distill, MapState
+from align.modes.distill.semigroup import Semigroup
+from align.modes.distill.shortcut import Shortcut
+from align.modes.distill.times import Times
+from align.networks.mlp import MLPConfig
 from align.samplers.glass import glass_velocity
 from align.testing.distances import sliced_w2
 from align.testing.worlds import plane
+from align.training.latents import Examples
 from align.training.loop import Optimisation, Training
 
 CPU = torch.device("cpu")

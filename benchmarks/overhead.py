@@ -20,23 +20,23 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from torch import Tensor
 
-from align.building import Rewards, build
-from align.core.allocator import keep_freed
-from align.core.engine import execute
-from align.core.guard import GuardedModel, bare
-from align.core.meter import Meter, peak_memory
 from align.core.mode import AlignmentMode
 from align.core.model import At, FlowModel
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
+from align.engine.allocator import keep_freed
+from align.engine.guard import GuardedModel, bare
+from align.engine.loop import execute
+from align.engine.meter import Meter, peak_memory
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
-from align.modes.steer import Steer
+from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm
+from align.runner.build import Rewards, build
+from align.runner.observers import Nobody
 from align.samplers.dps import PointMass
 from align.samplers.mfm import MetaFlowMap
-from align.watch import Nobody
 
 CPU = torch.device("cpu")
 

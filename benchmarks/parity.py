@@ -28,7 +28,7 @@ from align_image_reward import ImageReward
 from align_pickscore import PickScore
 from PIL import Image
 
-from align.pictures import Picture, opened
+from align.io.images import Picture, opened
 
 TESTS = Path(__file__).parents[1] / "tests" / "parity"
 SHAPES = {

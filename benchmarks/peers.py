@@ -37,9 +37,9 @@ from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.mixture import GaussianMixture, Mixture
-from align.modes.best_of_n import BestOfN
-from align.modes.particles import rows_of, systematic
-from align.modes.steer import Steer
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.particles import rows_of, systematic
+from align.modes.sampling.steer import Steer
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior

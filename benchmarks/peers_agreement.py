@@ -20,7 +20,7 @@ from torch import Tensor
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
-from align.modes.steer import Steer
+from align.modes.sampling.steer import Steer
 from align.samplers.dps import PointMass
 
 STEPS, ROWS, SCALE, SEED = 100, 64, 1.001, 0

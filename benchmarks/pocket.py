@@ -39,11 +39,11 @@ from align.estimators.stein import Stein
 from align.metrics.frechet import frechet_distance
 from align.metrics.statistics import ImageStatistics
 from align.models.network_model import NetworkModel
-from align.modes.best_of_n import BestOfN
-from align.modes.steer import Steer
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
-from align.record import Side
-from align.runner import sample
+from align.runner.record import Side
+from align.runner.session import sample
 from align.samplers.dps import PointMass
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap

@@ -18,18 +18,18 @@ import attrs
 import torch
 from align_imagenet import ImageNet
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
-from align.modes.evaluation import Evaluation
-from align.modes.finetune import FineTune
-from align.modes.steer import Steer
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.nets.dit import DiT, DiTConfig
+from align.modes.finetune.evaluation import Evaluation
+from align.modes.finetune.mode import FineTune
+from align.modes.sampling.steer import Steer
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.dit import DiT, DiTConfig
 from align.samplers.mfm import MetaFlowMap
 from align.training.loop import Optimisation
 

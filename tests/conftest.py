@@ -21,7 +21,7 @@ def other_device(monkeypatch):
                 yield
                 return
             with elsewhere() as device:
-                patched.setattr("align.runner.device_of", lambda name: device)
+                patched.setattr("align.runner.session.device_of", lambda name: device)
                 yield
 
     return there

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from align.catalog.registry import load_catalog
 from align.core.metric import Metric
 from align.core.model import NoModel
 from align.core.problem import Problem
@@ -27,17 +28,19 @@ from align.models.mixture import Mixture
 from align.models.network import Network, about_of, modules_of
 from align.models.network_model import NetworkModel
 from align.modes.autoencode import Autoencode
-from align.modes.best_of_n import BestOfN
-from align.modes.distill import Distill
-from align.modes.evaluation import Evaluation
-from align.modes.finetune import FineTune
+from align.modes.distill.mode import Distill
+from align.modes.finetune.evaluation import Evaluation
+from align.modes.finetune.mode import FineTune
+from align.modes.finetune.stein import TiltStein
 from align.modes.pretrain import Pretrain
-from align.modes.steer import Steer
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.nets.dit import DiT, DiTConfig
-from align.nets.mlp import MLPConfig
-from align.objectives.tilt_stein import TiltStein
-from align.registry import load_catalog
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
+from align.modes.studies.fidelity import Fidelity
+from align.modes.studies.posterior_recovery import PosteriorRecovery
+from align.modes.studies.value_correlation import ValueCorrelation
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.dit import DiT, DiTConfig
+from align.networks.mlp import MLPConfig
 from align.rewards.compressibility import Compressibility, Incompressibility
 from align.rewards.linear import Likelihood
 from align.rewards.measurement import Measurement
@@ -51,9 +54,6 @@ from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.samplers.renoise import Renoise
-from align.studies.fidelity import Fidelity
-from align.studies.posterior_recovery import PosteriorRecovery
-from align.studies.value_correlation import ValueCorrelation
 from align.testing import conformance
 from align.testing.kit import KINDS
 from align.testing.worlds import line

@@ -12,13 +12,13 @@ import attrs
 import pytest
 
 import align
-from align import hookspecs
+from align.catalog import hookspecs
+from align.catalog.registry import load_catalog
 from align.errors import RecipeError
-from align.objectives.consistency import Consistency
-from align.objectives.diagonal import Diagonal
+from align.modes.distill.consistency import Consistency
+from align.modes.distill.diagonal import Diagonal
 from align.recipe import load
 from align.recipe.words import members
-from align.registry import load_catalog
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "align"
@@ -128,7 +128,7 @@ def test_heavy_imports_stay_out():
     code = (
         "import sys, align\n"
         "light = set(sys.modules)\n"
-        "from align.registry import load_catalog\n"
+        "from align.catalog.registry import load_catalog\n"
         "catalog = load_catalog()\n"
         "assert align.Streams is not None and 'torch' in sys.modules\n"
         "print(*sorted({name.partition('.')[0] for name in light}))\n"
@@ -145,7 +145,7 @@ def test_public_names():
     for name in PUBLIC:
         assert getattr(align, name) is not None
     assert align.__version__.startswith("1.")
-    assert align.run.__module__ == align.sample.__module__ == "align.runner"
+    assert align.run.__module__ == align.sample.__module__ == "align.runner.session"
     with pytest.raises(AttributeError, match="module 'align' has no attribute 'nothing'"):
         align.nothing  # noqa: B018
 

@@ -8,10 +8,10 @@ import attrs
 import torch
 
 from align.core.estimator import ClosedForm, Estimate, ValueEstimator
-from align.core.guard import unguarded
 from align.core.model import At
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.guard import unguarded
 from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.guard import unguarded
 from align.core.model import At
 from align.core.option import above, option
 from align.core.problem import Problem
 from align.core.quadratic import Form
 from align.core.streams import Streams
+from align.engine.guard import unguarded
 from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 

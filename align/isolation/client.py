@@ -24,7 +24,7 @@ from align.errors import AlignError, PartError
 from align.isolation.protocol import VERSION, Message, Refused, packed, receive
 
 _REMEMBERED: Final = 20  # last lines of a worker's stderr
-_MODULE: Final = "align.worker"
+_MODULE: Final = "align.cli.worker"
 
 
 class _Died(Exception):

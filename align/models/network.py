@@ -15,9 +15,9 @@ from align.core.option import option
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network_model import ROLES, Net, NetworkModel, Precision, make_net
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.nets.dit import DiT, DiTConfig
-from align.nets.mlp import MLP, MLPConfig
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.dit import DiT, DiTConfig
+from align.networks.mlp import MLP, MLPConfig
 from align.training import weights
 
 

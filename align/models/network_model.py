@@ -10,7 +10,6 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.guard import unguarded
 from align.core.model import (
     At,
     Condition,
@@ -23,12 +22,13 @@ from align.core.model import (
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
 from align.core.prompts import named_in
+from align.engine.guard import unguarded
 from align.errors import PartError
-from align.nets.autoencoder import Autoencoder
-from align.nets.dit import DiT, DiTConfig
-from align.nets.mlp import MLP, MLPConfig
-from align.nets.role import Role
-from align.nets.surgery import LADDER
+from align.networks.autoencoder import Autoencoder
+from align.networks.dit import DiT, DiTConfig
+from align.networks.mlp import MLP, MLPConfig
+from align.networks.role import Role
+from align.networks.surgery import LADDER
 
 Made = TypeVar("Made", bound=nn.Module)
 Net: TypeAlias = DiTConfig | MLPConfig

@@ -13,7 +13,7 @@ from align.core.mode import AlignmentMode, Export, Info, Need, Trains
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance, pieces
 from align.training.reader import Reader

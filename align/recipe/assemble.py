@@ -8,11 +8,11 @@ from typing import Any, Final
 import attrs
 from cattrs import Converter
 
+from align.catalog.registry import Catalog, did_you_mean
 from align.recipe.convert import strict_converter
 from align.recipe.locate import Fault, Faults
 from align.recipe.schema import Arm, Recipe, RewardTerm
 from align.recipe.words import Key, spelled
-from align.registry import Catalog, did_you_mean
 
 _VARIED: Final = ("model", "sampler", "estimator", "mode")
 

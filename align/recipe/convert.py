@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 import attrs
 from cattrs import Converter
 
+from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.reward import RewardSpec
 from align.errors import AlignError, PluginError
 from align.isolation.protocol import Refused
@@ -20,7 +21,6 @@ from align.isolation.reward import Isolated
 from align.recipe.locate import Fault, Faults
 from align.recipe.schema import RewardTerm
 from align.recipe.words import contract_of, expected, is_union, members, spelled, tag_of
-from align.registry import CONTRACTS, Catalog, did_you_mean
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]

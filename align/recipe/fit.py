@@ -7,6 +7,7 @@ from typing import Any, Final, final
 
 import attrs
 
+from align.catalog.registry import Catalog
 from align.core.estimator import ValueEstimator
 from align.core.mode import Follows
 from align.core.model import ModelSpec
@@ -14,7 +15,6 @@ from align.errors import AlignError
 from align.recipe.locate import Fault
 from align.recipe.schema import Arm, Recipe
 from align.recipe.words import Key
-from align.registry import Catalog
 
 _MANY: Final = 4  # more names than this are no advice
 

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import attrs
 
+from align.catalog.registry import Catalog
 from align.errors import RecipeError
 from align.recipe.assemble import read_recipe
 from align.recipe.fit import misfits
@@ -17,7 +18,6 @@ from align.recipe.locate import Faults, Override, Source, syntax_line
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
 from align.recipe.write import to_tables
-from align.registry import Catalog
 
 
 @final

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from align.registry import CONTRACTS
+from align.catalog.registry import CONTRACTS
 
 Key: TypeAlias = tuple[str | int, ...]
 

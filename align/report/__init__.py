@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import PartError
-from align.files import write as save
+from align.io.files import write as save
 from align.report.card import cards
 from align.report.grid import grid
 from align.report.plots import curves, scatter, tradeoff

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.files import write
+from align.io.files import write
 from align.training import weights
 
 NAME = "MODEL_CARD.md"

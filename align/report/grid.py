@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from align.record import save_picture
+from align.runner.record import save_picture
 
 MOST_ROWS = 16
 SMALLEST = 96

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from safetensors.torch import load_file
 
 from align.core.baseline import Baseline
-from align.files import replacing
+from align.io.files import replacing
 
 
 def curves(folder: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.guard import bare
 from align.core.model import At, FlowModel
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.engine.guard import bare
 from align.errors import PartError
 
 

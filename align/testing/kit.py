@@ -84,7 +84,7 @@ def conformance(
 
 def _made(contract: str, make: Any) -> Any:
     """The part itself, of the class that its contract says."""
-    from align.registry import CONTRACTS
+    from align.catalog.registry import CONTRACTS
 
     cls = CONTRACTS[contract]
     part = make if isinstance(make, cls) else make()
@@ -105,6 +105,6 @@ def _refuse_unknown(
 
 
 def _meant(name: str, known: Any) -> str:
-    from align.registry import did_you_mean
+    from align.catalog.registry import did_you_mean
 
     return did_you_mean(name, known)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from align.errors import PartError
-from align.files import replacing
+from align.io.files import replacing
 from align.training import parallel
 
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from align import files
 from align.errors import PartError
+from align.io import files
 
 FORMAT = "align-1"
 

@@ -29,7 +29,7 @@ import steering
 import torch
 from table import Table
 
-from align.modes.dynamics import Normalise
+from align.modes.sampling.dynamics import Normalise
 
 GROUPS = ("identities", "posterior", "steering", "estimates", "finetuning", "plane")
 

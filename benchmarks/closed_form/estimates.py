@@ -25,7 +25,7 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.isotropic import Form, Isotropic
-from align.modes.dynamics import guidance, limited
+from align.modes.sampling.dynamics import guidance, limited
 from align.samplers.dps import PointMass
 from align.samplers.gaussian import posterior_moments
 from align.samplers.mfm import MetaFlowMap

@@ -19,8 +19,8 @@ from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.models.isotropic import Form, Isotropic
 from align.models.mixture import GaussianMixture
-from align.objectives.eulerian import Eulerian
-from align.objectives.semigroup import Semigroup
+from align.modes.distill.eulerian import Eulerian
+from align.modes.distill.semigroup import Semigroup
 from align.samplers.glass import glass_velocity
 from align.testing.worlds import line
 

@@ -23,9 +23,9 @@ from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
-from align.modes.best_of_n import BestOfN
-from align.modes.dynamics import Dynamics, Normalise
-from align.modes.steer import Steer
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.dynamics import Dynamics, Normalise
+from align.modes.sampling.steer import Steer
 from align.samplers.dps import PointMass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2

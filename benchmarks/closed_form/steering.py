@@ -12,9 +12,9 @@ from torch import Tensor
 
 from align.core.streams import Streams
 from align.estimators.exact import Exact
-from align.modes.best_of_n import BestOfN
-from align.modes.dynamics import Dynamics
-from align.modes.steer import Steer
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.dynamics import Dynamics
+from align.modes.sampling.steer import Steer
 from align.testing.distances import w1
 from align.testing.worlds import line, sampled
 

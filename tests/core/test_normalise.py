@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from align.core.guard import GuardedReward, unguarded
-from align.core.meter import Meter
 from align.core.model import At
 from align.core.normalise import fitted, folded
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
+from align.engine.guard import GuardedReward, unguarded
+from align.engine.meter import Meter
 from align.errors import PartError
 from align.testing.worlds import line, measured
 

@@ -4,14 +4,14 @@ import attrs
 import pytest
 import torch
 
-from align.building import Rewards, build
-from align.core.meter import Meter
 from align.core.model import ModelSpec
 from align.core.prompts import named_in, spelled
+from align.engine.meter import Meter
 from align.errors import PromptError
 from align.models.network_model import NetworkModel
-from align.modes.best_of_n import BestOfN
+from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm
+from align.runner.build import Rewards, build
 
 
 def test_a_plain_prompt_is_itself():

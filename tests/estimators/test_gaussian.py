@@ -11,7 +11,7 @@ from align.errors import PartError
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
 from align.models.mixture import Mixture
-from align.modes.steer import Steer
+from align.modes.sampling.steer import Steer
 from align.samplers.gaussian import GaussianPosterior
 from align.testing.distances import sliced_w2
 from align.testing.probes import Constant

@@ -10,7 +10,7 @@ from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.estimators.search import Search
 from align.estimators.stein import Stein
-from align.modes.steer import Steer
+from align.modes.sampling.steer import Steer
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap

@@ -94,7 +94,7 @@ import attrs
 from align.core.option import at_least, option
 from align.core.reward import Reward, RewardSpec
 from align.errors import PartError
-from align.hookspecs import hookimpl
+from align.catalog.hookspecs import hookimpl
 
 
 @attrs.frozen(kw_only=True)

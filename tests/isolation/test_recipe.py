@@ -8,13 +8,13 @@ import torch
 from click.testing import CliRunner
 from loguru import logger
 
-from align.cli import main
+from align.catalog.registry import load_catalog
+from align.cli.main import main
 from align.errors import RecipeError
 from align.isolation.reward import Isolated
 from align.recipe import RewardTerm, load, to_toml
-from align.registry import load_catalog
 from align.rewards.linear import Likelihood
-from align.runner import sample
+from align.runner.session import sample
 
 RECIPE = """\
 [run]

@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 
-from align.core.guard import GuardedReward
-from align.core.meter import Meter
 from align.core.streams import Streams
+from align.engine.guard import GuardedReward
+from align.engine.meter import Meter
 from align.errors import PartError
 from align.isolation.reward import Isolated
 from align.rewards.linear import Likelihood

@@ -4,17 +4,17 @@ import attrs
 import pytest
 import torch
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.model import At, Condition, FlowMap, PosteriorMap
 from align.core.problem import Problem
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
 from align.models.network import Network, about_of, load, modules_of
 from align.models.network_model import ROLES, NetworkModel, make_net, network_of
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.nets.dit import DiT, DiTConfig
-from align.nets.mlp import MLP, MLPConfig
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.dit import DiT, DiTConfig
+from align.networks.mlp import MLP, MLPConfig
 from align.training import weights
 
 CPU = torch.device("cpu")

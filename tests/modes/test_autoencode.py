@@ -12,8 +12,8 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network import Network
 from align.modes.autoencode import Autoencode
-from align.nets.autoencoder import AutoencoderConfig
-from align.nets.dit import DiTConfig
+from align.networks.autoencoder import AutoencoderConfig
+from align.networks.dit import DiTConfig
 from align.training import reader, weights
 from align.training.data import Pictures
 from align.training.loop import Optimisation

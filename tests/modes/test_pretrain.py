@@ -6,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.errors import PartError
 from align.models.network import load
 from align.models.network_model import NetworkModel
 from align.modes.pretrain import Pretrain
-from align.nets.autoencoder import Autoencoder, AutoencoderConfig
-from align.nets.dit import DiT, DiTConfig
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.dit import DiT, DiTConfig
 from align.testing.worlds import line
 from align.training import weights
 from align.training.data import Pictures

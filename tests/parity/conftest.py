@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from align.pictures import opened
+from align.io.images import opened
 
 SHAPES = {
     "square": (300, 300, "RGB"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from align.catalog.registry import load_catalog
 from align.recipe import load
-from align.registry import load_catalog
 
 GOOD = """\
 # A good recipe.

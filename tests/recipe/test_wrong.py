@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from align.cli import main
+from align.cli.main import main
 
 MODEL = '[model]\nkind = "toy_vectors"\n'
 PICK = '[mode]\nkind = "toy_pick"\nn = 2\n'

@@ -2,8 +2,8 @@
 
 import tomllib
 
-from align.registry import load_catalog
-from align.runner import run
+from align.catalog.registry import load_catalog
+from align.runner.session import run
 
 RECIPE = """
 [run]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align.record import save_picture
 from align.report import write
 from align.report.grid import MOST_ROWS, grid
 from align.report.plots import curves, scatter, tradeoff
+from align.runner.record import save_picture
 
 
 def filled(folder, arms, count, size=(4, 5)):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from align.catalog.registry import load_catalog
 from align.errors import ContractError, PartError, RecipeError
 from align.recipe import load
-from align.registry import load_catalog
 from align.rewards.python import Python
 
 CPU = torch.device("cpu")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from align.builtins import align_samplers
+from align.catalog.builtins import align_samplers
 from align.core.model import At
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel, make_net
-from align.nets.mlp import MLPConfig
+from align.networks.mlp import MLPConfig
 from align.samplers.dps import PointMass
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.model import At
 from align.core.streams import Streams
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.samplers.exact import ExactPosterior

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from align.core.guard import GuardedModel
-from align.core.meter import Meter
 from align.core.model import At
 from align.core.streams import Streams
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
 from align.samplers.dps import PointMass
 from align.samplers.glass import Glass, glass_velocity
 from align.samplers.mfm import MetaFlowMap

@@ -29,7 +29,7 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.mixture import Mixture
-from align.modes.steer import Steer
+from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from align.core.offload import Offloaded
+from align.catalog.registry import load_catalog
 from align.core.reward import Reward
-from align.record import Record
-from align.registry import load_catalog
-from align.runner import run
+from align.engine.offload import Offloaded
+from align.runner.record import Record
+from align.runner.session import run
 
 STEPS = 20
 OPTIMISATION = """

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from align.core.engine import Observer, execute
-from align.core.meter import Meter
 from align.core.mode import AlignmentMode, Export, Info, Trains
 from align.core.model import NoModel
 from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.loop import Observer, execute
+from align.engine.meter import Meter
 from align.errors import PartError
 from align.training.loop import Optimisation, Training, advance, rate_at
 

@@ -9,7 +9,7 @@ from safetensors.torch import load
 
 from align.core.streams import Streams
 from align.errors import PartError
-from align.nets.dit import DiT, DiTConfig
+from align.networks.dit import DiT, DiTConfig
 from align.training.loop import Optimisation, Training, advance
 from align.training.lora import Lora
 

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from align.catalog.registry import load_catalog
 from align.core.streams import Streams
 from align.errors import PartError, RecipeError
-from align.nets.dit import DiT, DiTConfig
-from align.objectives.forward import derivative
-from align.registry import load_catalog
-from align.runner import run
+from align.modes.distill.forward import derivative
+from align.networks.dit import DiT, DiTConfig
+from align.runner.session import run
 from align.training import checkpoint, parallel
 from align.training.loop import Optimisation, Training, advance
 

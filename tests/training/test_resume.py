@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from align.catalog.registry import load_catalog
 from align.models.network import Network
-from align.registry import load_catalog
-from align.runner import run
+from align.runner.session import run
 
 STEPS = 24
 RECIPE = f"""
@@ -59,7 +59,7 @@ KILLED = """
 import os, signal, sys
 import torch
 import align
-from align import record
+from align.runner.session import record
 from pathlib import Path
 
 save, replace, step = torch.save, Path.replace, record.Record.step

@@ -9,9 +9,9 @@ import attrs
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.catalog.registry import did_you_mean
 from align.errors import PartError
-from align.pictures import standardised
-from align.registry import did_you_mean
+from align.io.images import standardised
 
 WHO: Final = "reward 'classifier'"
 

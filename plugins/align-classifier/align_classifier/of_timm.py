@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from align.core.streams import Streams
 from align.errors import PartError
-from align.hub import located
-from align.weights import load_strictly, read
+from align.io.hub import located
+from align.io.weights import load_strictly, read
 from align_classifier.known import WHO, Known, Preprocessing
 
 _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")

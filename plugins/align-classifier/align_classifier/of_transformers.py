@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align.core.streams import Streams
 from align.errors import PartError
-from align.hub import located
+from align.io.hub import located
 from align_classifier.known import WHO, Known, Preprocessing
 
 _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")

@@ -14,7 +14,7 @@ from align.core.model import Domain
 from align.core.option import option
 from align.core.reward import Reward, RewardSpec
 from align.errors import PartError
-from align.pictures import checked
+from align.io.images import checked
 from align_classifier.known import WHO, Known, numbered
 
 Score: TypeAlias = Literal["log_probability", "log_odds", "probability"]

@@ -82,7 +82,7 @@ def loaded(file: str) -> nn.Sequential:
         PartError: there is no such file, or it is no such head.
     """
     from align.errors import PartError
-    from align.weights import load_strictly, read
+    from align.io.weights import load_strictly, read
 
     path = Path(file).expanduser()
     if not path.is_file():

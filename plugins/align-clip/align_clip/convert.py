@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.errors import PartError
-from align.weights import load_strictly, read, seems
+from align.io.weights import load_strictly, read, seems
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

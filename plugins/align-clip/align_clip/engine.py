@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from align.core.reward import Reward
 from align.errors import ContractError, PartError, PromptError
-from align.pictures import Crop, Geometry, checked, preprocess, standardised
+from align.io.images import Crop, Geometry, checked, preprocess, standardised
 from align_clip.tokens import END
 
 if TYPE_CHECKING:

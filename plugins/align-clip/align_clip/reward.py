@@ -64,8 +64,8 @@ class Clip(ClipSpec, Judged):
         return assembled(self, self._network, view, scale, device, clean=True)
 
     def _network(self) -> CLIPModel:
-        from align.hub import located
-        from align.weights import is_archive
+        from align.io.hub import located
+        from align.io.weights import is_archive
         from align_clip.convert import from_file, from_folder
 
         who = "reward 'clip'"
@@ -88,7 +88,7 @@ class Clip(ClipSpec, Judged):
             ImportError: the package is not installed, does not import, or cannot read the file.
             PartError: the weights are not there.
         """
-        from align.hub import located
+        from align.io.hub import located
         from align_clip.package import by_clip, by_transformers
 
         find = partial(located, who="reward 'clip'", revision=self.revision, offline=self.offline)

@@ -96,7 +96,7 @@ def assembled(
 
 
 def _tokenizer(spec: ClipSpec, who: str) -> Tokenizer:
-    from align.hub import located
+    from align.io.hub import located
     from align_clip.tokens import from_file
 
     path = located(

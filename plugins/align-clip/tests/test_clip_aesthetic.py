@@ -8,7 +8,7 @@ from align_clip.testing import picture_features, small_state, small_tokenizer
 
 from align.core.streams import Streams
 from align.errors import ContractError, PartError
-from align.pictures import preprocess, standardised
+from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")
 WIDE = small_state()["visual.proj"].shape[1]

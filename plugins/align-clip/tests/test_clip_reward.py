@@ -20,7 +20,7 @@ from loguru import logger
 from torch import nn
 
 from align.errors import ContractError, PartError, PromptError
-from align.pictures import preprocess, standardised
+from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")
 CROP = "shortest side, centre crop"

@@ -67,7 +67,7 @@ class HPSv2(ClipSpec, Judged):
         return scores(self._located(), pictures, prompts)
 
     def _located(self) -> Path:
-        from align.hub import located
+        from align.io.hub import located
 
         return located(
             self.weights, REPO, (FILES[self.version],),

@@ -16,7 +16,7 @@ from align_hpsv2 import HPSv2
 from huggingface_hub import constants
 
 from align.errors import PartError
-from align.pictures import standardised
+from align.io.images import standardised
 
 CPU = torch.device("cpu")
 SHA = "0123456789012345678901234567890123456789"

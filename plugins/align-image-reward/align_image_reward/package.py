@@ -18,7 +18,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from align.weights import read
+from align.io.weights import read
 from align_image_reward.loading import WHO
 from align_image_reward.network import HEAD, Sizes
 

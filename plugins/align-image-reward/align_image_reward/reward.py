@@ -68,7 +68,7 @@ class ImageReward(RewardSpec, Judged):
 
     def build(self, device: torch.device) -> Scorer:
         """The frozen network and its tokenizer; raises PartError when one cannot be used."""
-        from align.hub import located
+        from align.io.hub import located
         from align_image_reward.loading import WHO, network, tokenizer
 
         weights = self._located()
@@ -97,7 +97,7 @@ class ImageReward(RewardSpec, Judged):
 
     def _located(self) -> Path:
         """The file of the weights; first in the place where the package image-reward has it."""
-        from align.hub import located
+        from align.io.hub import located
 
         theirs = Path.home() / ".cache" / "ImageReward" / "ImageReward.pt"
         usual = not self.weights and self.revision == "main" and theirs.is_file()
@@ -124,7 +124,7 @@ class Scorer(Reward):
         Raises:
             ContractError: the data are not pictures in [0, 1].
         """
-        from align.pictures import checked, preprocess, standardised
+        from align.io.images import checked, preprocess, standardised
 
         pictures = checked(data, "reward 'image_reward'").float()
         pixels = standardised(

@@ -14,7 +14,7 @@ import torch
 from align_imagenet import ImageNet
 from align_imagenet.reward import ClassScore
 
-from align import hookspecs
+from align.catalog import hookspecs
 from align.errors import ContractError, PromptError
 
 CPU = torch.device("cpu")

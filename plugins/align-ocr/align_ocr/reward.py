@@ -14,7 +14,7 @@ from align.core.model import Domain
 from align.core.option import at_least, option
 from align.core.reward import Reward, RewardSpec
 from align.errors import PartError
-from align.pictures import checked
+from align.io.images import checked
 
 if TYPE_CHECKING:
     import numpy as np

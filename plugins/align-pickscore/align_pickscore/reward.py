@@ -70,7 +70,7 @@ class PickScore(ClipSpec, Judged):
 
     def _located(self) -> tuple[Path, Path]:
         """The configuration, and the weights beside it."""
-        from align.hub import located
+        from align.io.hub import located
 
         who = "reward 'pickscore'"
         find = partial(located, who=who, revision=self.revision, offline=self.offline)

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from align.errors import PartError
-from align.pictures import preprocess, standardised
+from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")
 SHA = "0123456789012345678901234567890123456789"

@@ -11,10 +11,10 @@ from align.core.streams import Streams
 from align.errors import PromptError
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
-from align.modes.best_of_n import BestOfN
-from align.modes.steer import Steer
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
-from align.runner import sample
+from align.runner.session import sample
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 

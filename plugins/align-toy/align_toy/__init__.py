@@ -13,10 +13,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.catalog.hookspecs import hookimpl
 from align.core.model import Domain
 from align.core.option import between, option
 from align.core.reward import Reward, RewardSpec
-from align.hookspecs import hookimpl
 
 
 @final

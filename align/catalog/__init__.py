@@ -1,0 +1,1 @@
+"""The parts that recipes may name, and the hooks that bring them."""

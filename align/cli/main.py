@@ -1,0 +1,300 @@
+"""The command `align`.
+
+Nothing but click is imported before a command needs it: `align --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
+
+import click
+
+from align.errors import AlignError, RecipeError, ToldError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from align.catalog.registry import Catalog, Entry
+
+P = ParamSpec("P")
+Sets: TypeAlias = "tuple[str, ...]"
+
+CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
+_SHOWN: Final = ("grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "study.png",
+                 "study.md", "model.safetensors", "log.txt")  # fmt: skip
+_INTERRUPTED: Final = 130  # what shells report after Ctrl-C
+
+_sets = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value, as in mode.steps=20."
+)
+_traceback = click.option("--traceback", is_flag=True, help="Show where an error was raised.")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """A mistake is shown as its message alone, and sets the exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        context = click.get_current_context()
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            context.exit(_INTERRUPTED)
+        except AlignError as error:
+            if any(c.params.get("traceback") for c in (context, context.find_root())):
+                raise
+            if not isinstance(error, ToldError):
+                click.echo(str(error), err=True)
+            context.exit(error.exit_code)
+
+    return guarded
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@_traceback
+@click.version_option(package_name="align-core", prog_name="align")
+def main(traceback: bool) -> None:
+    """Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
+
+
+@main.command()
+@click.argument("recipe")
+@_sets
+@_traceback
+@_guarded
+def run(recipe: str, sets: Sets, traceback: bool) -> None:
+    """Run a recipe; its table is printed, and all else is in its run folder."""
+    from contextlib import suppress
+
+    from loguru import logger
+
+    from align.runner.session import run as run_recipe
+    from align.training import parallel
+
+    with suppress(ValueError):
+        logger.remove(0)  # loguru's own sink on stderr; the run folder has the log
+
+    with parallel.joined():
+        result = run_recipe(recipe, sets=sets)
+        if parallel.first():
+            _print_table(result.folder)
+            made = [name for name in _SHOWN if (result.folder / name).exists()]
+            click.echo(f"{result.folder}: {', '.join(made)}")
+
+
+@main.command()
+@click.argument("folder", metavar="RUN")
+@_traceback
+@_guarded
+def report(folder: str, traceback: bool) -> None:
+    """Make the tables and pictures of a run folder anew, and print its table."""
+    from pathlib import Path
+
+    from align.report import write
+
+    write(Path(folder))
+    _print_table(Path(folder))
+
+
+def _print_table(folder: Path) -> None:
+    """The table of a run, a column an arm: more of it fits into a terminal that way.
+
+    Of studies a row an arm and number of calls.
+    """
+    from rich.table import Table
+
+    from align.report import noted, read, rows, studied, study_notes, study_rows
+
+    results = read(folder)
+    if arms := studied(results):
+        heads, cells = study_rows(arms)
+        table = Table(*heads, box=None, pad_edge=False)
+        for row in cells:
+            table.add_row(*row)
+        _print(table, study_notes(arms))
+        return
+    heads, cells = rows(results)
+    table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
+    for place, head in enumerate(heads[1:], 1):
+        values = [row[place] for row in cells]
+        if any(values):
+            table.add_row(head, *values)
+    _print(table, noted(results))
+
+
+def _print(table: Table, notes: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False)
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@_sets
+@_traceback
+@_guarded
+def check(recipes: tuple[str, ...], sets: Sets, traceback: bool) -> None:
+    """Say whether recipes can be run, and if not, everything that stands in the way."""
+    from align.catalog.registry import load_catalog
+    from align.recipe import load
+
+    catalog, wrong = load_catalog(), list[str]()
+    for recipe in recipes:
+        try:
+            loaded = load(recipe, sets=sets, catalog=catalog)
+        except RecipeError as error:
+            wrong.append(str(error))
+        else:
+            arms = loaded.recipe.compare
+            click.echo(f"{recipe}: good" + (f", compares {len(arms)}" if arms else ""))
+    if wrong:
+        raise RecipeError("\n".join(wrong))
+
+
+@main.group()
+def new() -> None:
+    """Begin a distribution of one's own."""
+
+
+@new.command("reward")
+@click.argument("name")
+@click.option("--into", default=".", metavar="FOLDER", help="Where; by default here.")
+@_traceback
+@_guarded
+def new_reward(name: str, into: str, traceback: bool) -> None:
+    """Write a complete distribution, tests included, with a reward NAME to make one's own."""
+    from pathlib import Path
+
+    from align.catalog.registry import load_catalog
+    from align.cli.scaffold import write_reward
+
+    folder = write_reward(name, Path(into), load_catalog())
+    click.echo(f"{folder}: written. Install it and try it:")
+    click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@click.argument("pictures", nargs=-1, metavar="PICTURE...")
+@click.option("--prompt", default="a tabby cat", help="What pictures are scored for.")
+@_sets
+@_traceback
+@_guarded
+def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceback: bool) -> None:
+    """Try a part, with real weights, by the checks of its contract: --set 'weights="FILE"'.
+
+    Of a reward, scores of pictures are shown beside those of the package it stands in for.
+    """
+    from align.catalog.registry import load_catalog
+    from align.cli.verify import lines, read_part
+
+    catalog, failed = load_catalog(), False
+    for contract, entry in _named(catalog, name):
+        for text, bad in lines(contract, read_part(catalog, entry, sets), pictures, prompt):
+            click.echo(text)
+            failed |= bad
+    click.get_current_context().exit(1 if failed else 0)
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice(CONTRACTS))
+@_guarded
+def list_parts(kind: str | None) -> None:
+    """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from align.catalog.registry import load_catalog
+
+    catalog, console = load_catalog(), Console(highlight=False)
+    table = Table("kind", "name", "what it is", "origin", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for contract in [kind] if kind else CONTRACTS:
+        for name, entry in sorted(catalog.parts[contract].items()):
+            cells = (contract, name, entry.summary, str(entry.origin))
+            table.add_row(*map(Text, cells))
+    console.print(table)
+    for broken in catalog.broken:
+        console.print(f"\n{broken}; its parts are missing above", markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@_guarded
+def show(name: str) -> None:
+    """Show a part: what it is, its options, its reference and its origin.
+
+    NAME is that of the part, or contract/name where two contracts have one, as in mode/steer.
+    """
+    from rich.console import Console
+
+    from align.catalog.registry import load_catalog
+
+    catalog, console = load_catalog(), Console(highlight=False)
+    for number, (contract, entry) in enumerate(_named(catalog, name)):
+        if number:
+            console.print()
+        _show(console, contract, entry)
+
+
+def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
+    """The parts of that name, with their contracts."""
+    from align.catalog.registry import did_you_mean
+    from align.errors import PluginError
+
+    contract, _, kind = name.rpartition("/")
+    within = [contract] if contract in CONTRACTS else CONTRACTS
+    found = [(one, entry) for one in within if (entry := catalog.find(one, kind))]
+    if not found:
+        for broken in catalog.broken:
+            if broken.may_bring(kind):
+                raise PluginError(str(broken))
+        known = [one for names in within for one in catalog.parts[names]]
+        raise PluginError(f"no part named '{name}'; {did_you_mean(kind, known)}")
+    return found
+
+
+def _show(console: Console, contract: str, entry: Entry) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"{contract} '{entry.kind}', of {entry.origin}\n", markup=False)
+    if entry.cls.__doc__:
+        console.print(inspect.cleandoc(entry.cls.__doc__), markup=False, soft_wrap=True)
+    table = Table("option", "type", "default", "what it is", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for row in _options(entry.cls):
+        table.add_row(*map(Text, row))
+    console.print()
+    console.print(table if table.row_count else "It has no options.")
+
+
+def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, str, str, str]]:
+    """Name, type, default and help of each option; those of inner tables follow theirs."""
+    import attrs
+
+    from align.recipe.words import contract_of, expected, members, tag_of
+    from align.recipe.write import default_text
+
+    rows = []
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        name, contract = within + (field.alias or field.name), contract_of(field.type)
+        inner = [one for one in members(field.type) or [field.type] if attrs.has(one)]
+        kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]
+        tp = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
+        tp = f"a table like [{contract}]" if contract else tp
+        rows.append((name + of, tp, default_text(field), field.metadata.get("help", "")))
+        for one in [] if contract else inner:
+            rows += _options(one, f"{name}.", f" ({tag_of(one)})" if len(inner) > 1 else "")
+    return rows

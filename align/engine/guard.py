@@ -1,0 +1,256 @@
+"""Between the engine and the parts: counts every call, cuts it into chunks, checks what returns.
+
+A part that breaks its contract is named, with what it returned and what was expected.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import At, Condition, Domain, FlowMap, FlowModel, PosteriorMap
+from align.core.normalise import folded
+from align.core.path import Path
+from align.core.problem import Problem
+from align.core.reward import Reward, WeightedReward
+from align.engine.meter import Meter
+from align.errors import AlignError, ContractError, PartError
+
+# How far from [0, 1] pictures may be before they, and not the reward, are to blame.
+_FAR: Final = 1.0
+
+
+@final
+@attrs.frozen(eq=False)
+class GuardedModel(FlowModel, FlowMap, PosteriorMap):
+    """A model whose every call is counted, chunked and checked.
+
+    Args:
+        inner: the model.
+        name: its kind, for messages.
+        meter: where calls are counted.
+        chunk: most rows that go through a network at once.
+    """
+
+    inner: FlowModel
+    name: str
+    meter: Meter
+    chunk: int
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.shape
+
+    @property
+    def domain(self) -> Domain:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.domain
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """The inner model's."""
+        return self.inner.device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The inner model's condition."""
+        return self.inner.encode(prompts)
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The inner model's velocity (B, *S)."""
+
+        def call(rows: slice) -> Tensor:
+            result = self.inner.velocity(x[rows], t[rows], cond.rows(rows))
+            return self._like("velocity", result, x[rows])
+
+        return self._chunked("network", call, len(x))
+
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """The inner model's flow map (B, *S)."""
+        inner = self.inner
+        if not isinstance(inner, FlowMap):
+            raise ContractError(f"model '{self.name}' is not a flow map")
+
+        def call(rows: slice) -> Tensor:
+            result = inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
+            return self._like("jump", result, x[rows])
+
+        return self._chunked("network", call, len(x))
+
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+        """The inner model's meta flow map (B, *S)."""
+        inner = self.inner
+        if not isinstance(inner, PosteriorMap):
+            raise ContractError(f"model '{self.name}' is not a meta flow map")
+
+        def call(rows: slice) -> Tensor:
+            result = inner.posterior_jump(y[rows], s[rows], u[rows], at.rows(rows))
+            return self._like("posterior_jump", result, y[rows])
+
+        return self._chunked("network", call, len(y))
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """The inner model's decoding of (B, *S)."""
+        dims, who = {"image": 4, "vector": 2}[self.domain], f"model '{self.name}': decode"
+
+        def call(rows: slice) -> Tensor:
+            data, count = self.inner.decode(x1[rows]), len(x1[rows])
+            shape = data.shape if isinstance(data, Tensor) else ()
+            if len(shape) != dims or shape[0] != count or not data.is_floating_point():
+                raise ContractError(
+                    f"{who} returned {_described(data)},"
+                    f" expected {count} rows of kind '{self.domain}'"
+                )
+            return _finite(data, who)
+
+        return self._chunked("decoder", call, len(x1))
+
+    def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
+        starts = range(0, rows, self.chunk)
+        cuts = [slice(start, min(start + self.chunk, rows)) for start in starts]
+        pieces = list[Tensor]()
+        for cut in cuts:
+            with _blamed(f"model '{self.name}'", count := cut.stop - cut.start):
+                pieces.append(self.meter.measured(part, count, functools.partial(call, cut)))
+        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return self.meter.count(part, result)
+
+    def _like(self, what: str, result: Tensor, like: Tensor) -> Tensor:
+        who = f"model '{self.name}': {what}"
+        if (
+            not isinstance(result, Tensor)
+            or result.shape != like.shape
+            or result.dtype != like.dtype
+        ):
+            raise ContractError(
+                f"{who} returned {_described(result)}, expected {_described(like)} like its state"
+            )
+        return _finite(result, who)
+
+
+@final
+@attrs.frozen(eq=False)
+class GuardedReward(Reward):
+    """A reward whose every call is counted, chunked and checked.
+
+    Args:
+        inner: the reward.
+        name: its name in the run, for messages and the meter.
+        meter: where calls are counted.
+        chunk: most rows that are scored at once.
+    """
+
+    inner: Reward
+    name: str
+    meter: Meter
+    chunk: int
+
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's score (B,)."""
+        part, pieces = f"reward {self.name}", []
+        for start in range(0, len(data), self.chunk):
+            rows = slice(start, start + self.chunk)
+            call = functools.partial(self._checked, data[rows], prompts[rows])
+            pieces.append(self.meter.measured(part, len(data[rows]), call))
+        return self.meter.count(part, torch.cat(pieces))
+
+    def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        who = f"reward '{self.name}'"
+        if data.requires_grad:
+            data = data.view_as(data)
+            data.register_hook(functools.partial(_finite_slope, who))
+        with _blamed(who, len(data), "or offload = true"):
+            score = self.inner.score(data, prompts)
+        wide = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
+        if not wide or score.shape != (len(data),):
+            raise ContractError(
+                f"{who}: score returned {_described(score)},"
+                f" expected ({len(data)},) of torch.float32 or wider"
+            )
+        return _finite(score, f"{who}: score", functools.partial(_why, data))
+
+
+def bare(model: FlowModel) -> FlowModel:
+    """The model itself, for what only it can do."""
+    return model.inner if isinstance(model, GuardedModel) else model
+
+
+def unguarded(problem: Problem) -> Problem:
+    """The problem with its model and rewards themselves, for what only they can do.
+
+    Normalisation becomes part of a reward: what a reward can do is then true of λ f(R).
+    """
+    terms = tuple(
+        folded(
+            attrs.evolve(term, reward=term.reward.inner)
+            if isinstance(term.reward, GuardedReward) else term
+        )
+        for term in problem.reward.terms
+    )  # fmt: skip
+    return attrs.evolve(problem, model=bare(problem.model), reward=WeightedReward(terms))
+
+
+def _described(result: object) -> str:
+    """Shape and type of what a part returned, whatever it is."""
+    if isinstance(result, Tensor):
+        return f"{tuple(result.shape)} {result.dtype}"
+    return f"a {type(result).__name__}"
+
+
+def _finite(result: Tensor, who: str, why: Callable[[], str] = str) -> Tensor:
+    if bad := int((~torch.isfinite(result.detach())).sum()):
+        raise ContractError(f"{who} returned {bad} numbers that are not finite{why()}")
+    return result
+
+
+def _finite_slope(who: str, slope: Tensor) -> None:
+    if bad := int((~torch.isfinite(slope)).sum()):
+        raise ContractError(
+            f"{who}: its gradient has {bad} numbers that are not finite; use an estimator that"
+            " follows no gradient, like 'stein', and tell the reward's author"
+        )
+
+
+def _why(data: Tensor) -> str:
+    """Whether the samples or the reward are to blame for a score that is not finite."""
+    low, high = float(data.detach().min()), float(data.detach().max())
+    seen = f", for data from {low:.3g} to {high:.3g}; "
+    if data.dim() == 4 and (low < -_FAR or high > 1 + _FAR):
+        return f"{seen}pictures belong in [0, 1]: lower the weights, or use more steps"
+    return f"{seen}take it out of the recipe, and tell the reward's author"
+
+
+@contextmanager
+def _blamed(who: str, rows: int, other: str = "") -> Iterator[None]:
+    """Say which part raised an error, and what helps where memory is short.
+
+    Raises:
+        PartError: the device has too little memory for `rows` rows.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fewer = f"set run.chunk to {max(1, rows // 4)} {other}".rstrip()
+        text = f"{who}: the device's memory is too small for {rows} rows at once"
+        raise PartError(f"{text}; {fewer}") from error
+    except AlignError:
+        raise
+    except Exception as error:
+        error.add_note(f"raised by {who}")
+        raise

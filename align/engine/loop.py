@@ -1,0 +1,108 @@
+"""The loop of every run: steps, costs, checkpoints, and what observers are told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from align.core.mode import AlignmentMode, Info, Trains
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.engine.allocator import keep_freed
+from align.engine.meter import Cost, Meter, forget_peak
+from align.errors import ContractError, DivergedError, PartError
+
+State = TypeVar("State")
+
+
+class Observer(ABC):
+    """Is told how a run goes on."""
+
+    @abstractmethod
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Step `index` of `steps` is done."""
+
+    @abstractmethod
+    def due(self, index: int) -> bool:
+        """Whether a checkpoint after step `index` is wanted."""
+
+    @abstractmethod
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop after this step."""
+
+    @abstractmethod
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep what a resumed run starts from."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Outcome:
+    """How a run ended: clean states (B, *S) or None, the last state, and the cost."""
+
+    x1: Tensor | None
+    state: object
+    cost: Cost
+
+
+def execute(
+    mode: AlignmentMode[State],
+    problem: Problem,
+    streams: Streams,
+    *,
+    meter: Meter,
+    observer: Observer,
+    saved: dict[str, Any] | None = None,
+) -> Outcome:
+    """Run a mode from start to end, or from where `saved` was.
+
+    A mode that trains is checkpointed when the observer asks, when it is interrupted, and at its
+    end; what is saved is enough to go on exactly as if nothing had happened.
+    """
+    keep_freed()
+    forget_peak(streams.device)
+    state = mode.init(problem, streams)
+    first, flops = 0, None
+    if saved is not None and isinstance(mode, Trains):
+        mode.restore(state, saved["state"])
+        meter.restore(saved["meter"])
+        first, flops = int(saved["done"]), saved.get("flops")
+    for index in range(first, mode.steps):
+        if flops is None and isinstance(mode, Trains):
+            # Counting can change the last bits of a gradient: a resumed run does not count again.
+            with FlopCounterMode(display=False) as each:
+                state, info = _step(mode, problem, state, index, streams)
+            flops = each.get_total_flops()
+        else:
+            state, info = _step(mode, problem, state, index, streams)
+        observer.step(index, mode.steps, state, info)
+        done, stopping = index + 1, observer.stopping()
+        if isinstance(mode, Trains) and (stopping or done == mode.steps or observer.due(index)):
+            kept = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
+            observer.checkpoint({**kept, "state": mode.save(state)})
+        if stopping:
+            raise KeyboardInterrupt
+    if flops is not None:
+        meter.step_flops = flops * mode.steps
+    with torch.no_grad():
+        x1 = mode.finish(problem, state)
+    return Outcome(x1, state, meter.cost(streams.device))
+
+
+def _step(
+    mode: AlignmentMode[State], problem: Problem, state: State, index: int, streams: Streams
+) -> tuple[State, Info]:
+    """One step; an error says which."""
+    where = f"in step {index + 1} of {mode.steps}"
+    try:
+        return mode.step(problem, state, index, streams)
+    except (ContractError, DivergedError, PartError) as error:
+        raise type(error)(f"{error}; {where}") from error
+    except Exception as error:
+        error.add_note(f"{where} of mode '{mode.kind}'")
+        raise

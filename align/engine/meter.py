@@ -1,0 +1,124 @@
+"""What a run costs: calls, floating-point operations, seconds and memory."""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from align.engine.allocator import return_freed
+
+
+@final
+@attrs.frozen
+class Cost:
+    """Cost of a run; a call is one row through one part, whatever the batch.
+
+    Attributes:
+        calls: rows evaluated, by part: "network", "decoder", and each reward's name.
+        backward: rows differentiated, by part.
+        flops: floating-point operations by torch's counter. Sampling: those of each part's first
+            call stand for all its calls, a backward pass through a frozen part counting as much
+            as the forward pass. Training: those of the first step stand for every step.
+        seconds: wall-clock time.
+        memory: peak memory, bytes: of the process on a CPU, of torch's allocator on a GPU.
+    """
+
+    calls: dict[str, int]
+    backward: dict[str, int]
+    flops: int
+    seconds: float
+    memory: int
+
+
+@final
+@attrs.define
+class Meter:
+    """Counts while a run goes on."""
+
+    calls: Counter[str] = attrs.field(factory=Counter)
+    backward: Counter[str] = attrs.field(factory=Counter)
+    row_flops: dict[str, float] = attrs.field(factory=dict)
+    step_flops: int | None = None
+    began: float = attrs.field(factory=time.perf_counter)
+    memory: int = 0
+
+    def save(self, device: torch.device) -> dict[str, Any]:
+        """What has been counted, for `restore` in another process."""
+        cost = self.cost(device)
+        counts = {"calls": cost.calls, "backward": cost.backward, "row_flops": self.row_flops}
+        return {**counts, "seconds": cost.seconds, "memory": cost.memory}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.calls.update(saved["calls"])
+        self.backward.update(saved["backward"])
+        self.row_flops.update(saved["row_flops"])
+        self.began -= saved["seconds"]
+        self.memory = max(self.memory, saved["memory"])
+
+    def begin(self) -> None:
+        """Start the clock anew: loading weights is not part of a run's cost."""
+        self.began = time.perf_counter()
+
+    def count(self, part: str, result: Tensor) -> Tensor:
+        """Count the rows of `result`, and again when a gradient passes through it."""
+        rows = len(result)
+        self.calls[part] += rows
+
+        def passed(gradient: Tensor) -> None:
+            self.backward[part] += rows
+
+        if result.requires_grad:
+            result.register_hook(passed)
+        return result
+
+    def measured(self, part: str, rows: int, call: Callable[[], Tensor]) -> Tensor:
+        """The result of `call`, whose operations are counted if it is the part's first."""
+        if part in self.row_flops:
+            return call()
+        with FlopCounterMode(display=False) as counter:
+            result = call()
+        self.row_flops[part] = counter.get_total_flops() / max(1, rows)
+        return result
+
+    def cost(self, device: torch.device) -> Cost:
+        """The cost so far."""
+        seconds = time.perf_counter() - self.began
+        memory = max(self.memory, peak_memory(device))
+        passes = self.calls + self.backward
+        flops = sum(each * passes[part] for part, each in self.row_flops.items())
+        total = int(flops) if self.step_flops is None else self.step_flops
+        return Cost(dict(self.calls), dict(self.backward), total, seconds, memory)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start to measure the peak of memory anew, where the system lets us."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        return_freed()
+        # Linux: 5 sets the peak of the resident set back to its present size.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes since `forget_peak`, or of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if peak:
+            return 1024 * int(peak[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

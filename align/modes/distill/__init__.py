@@ -1,0 +1,1 @@
+"""Distilling a flow into a flow map or a meta flow map."""

@@ -1,0 +1,53 @@
+"""What a map is taught on its diagonal, where it is the velocity of the inner flow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import attrs
+from torch import Tensor
+
+from align.modes.distill.inner import InnerFlow
+
+
+@attrs.frozen(kw_only=True)
+class Diagonal(ABC):
+    """A target of v_{s,s}(I_s; t, x_t) whose mean given (I_s, x_t) is the inner velocity."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
+        """The target (B, *S) at times s (B,); without a gradient."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Data(Diagonal):
+    """The rate of the coupled interpolant: α'_s noise + β'_s x1, with guidance baked in if asked.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33.
+    """
+
+    kind: ClassVar[str] = "data"
+
+    def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
+        """İ_s, (B, *S)."""
+        return inner.rate(s)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Teacher(Diagonal):
+    """The inner velocity itself, by GLASS from the velocity of a teacher: nothing is noisy in it.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33; GLASS Flows,
+    Holderrieth et al., 2025, arXiv:2509.25170.
+    """
+
+    kind: ClassVar[str] = "teacher"
+
+    def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
+        """b̄_s(I_s), (B, *S)."""
+        return inner.teacher(inner.state(s), s)

@@ -1,0 +1,169 @@
+"""Training a flow map or a meta flow map: from data, from a teacher, or from both."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from align.core.mode import AlignmentMode, Export, Info, Need, Trains
+from align.core.model import Population
+from align.core.option import at_least, between, option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.engine.guard import unguarded
+from align.errors import PartError
+from align.models.network import about_of, modules_of
+from align.models.network_model import Net, NetworkModel, make_net, network_of
+from align.modes.distill.coupling import Coupling, Student
+from align.modes.distill.diagonal import Data, Teacher
+from align.modes.distill.eulerian import Eulerian
+from align.modes.distill.lagrangian import Lagrangian
+from align.modes.distill.mean_flow import MeanFlow
+from align.modes.distill.semigroup import Semigroup
+from align.modes.distill.shortcut import Shortcut
+from align.modes.distill.times import Times
+from align.modes.distill.weighting import LossLevel, Weighting
+from align.networks.surgery import grown
+from align.training.data import Pictures
+from align.training.latents import encoded
+from align.training.loop import Optimisation, Training, advance
+
+AnyConsistency: TypeAlias = Semigroup | Shortcut | Eulerian | Lagrangian | MeanFlow
+
+
+@final
+@attrs.frozen(eq=False)
+class MapState:
+    """Weights under way, and what they are trained on."""
+
+    training: Training
+    coupling: Coupling
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Distill(AlignmentMode[MapState], Trains[MapState]):
+    """Teaches a map its inner velocity on the diagonal, and its jumps to be consistent with it.
+
+        L = E ‖v_{s,s}(I_s; t, x_t) − target‖² + E ‖residual of the consistency‖²
+
+    each row weighed as `weighting` says. The context x_t = α_t ε + β_t x1 and the inner state
+    I_s = α_s ε' + β_s x1 share x1. A flow map has no context: everything is at t = 0. Training
+    starts from an exact copy of what the model has: a flow, a flow map or a meta flow map.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
+    """
+
+    kind: ClassVar[str] = "distill"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+
+    into: Literal["meta_flow_map", "flow_map"] = option("what is trained", default="meta_flow_map")
+    data: Pictures | None = option(
+        "the pictures; without them x1 is drawn from the teacher, if it can", default=None
+    )
+    net: Net | None = option(
+        "network of the map; without it, an exact copy of the best the model has", default=None
+    )
+    diagonal: Teacher | Data = option("what the diagonal is taught", default=Teacher())
+    consistency: AnyConsistency = option("what makes jumps consistent", default=Semigroup())
+    guidance: float = option(
+        "classifier-free guidance baked into targets from data; a teacher has `model.guidance`",
+        default=1.0, check=at_least(1),
+    )  # fmt: skip
+    times: Times = option("the times that are trained", default=Times())
+    weighting: Weighting = option("how much rows count", default=Weighting())
+    optimisation: Optimisation = option("how weights are changed", default=Optimisation())
+    steps: int = option("number of steps", default=4000, check=at_least(1))
+    dropout: float = option("share of rows trained without their class", default=0.1,
+                            check=between(0, 1))  # fmt: skip
+    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+        return self.optimisation.batch
+
+    def init(self, problem: Problem, streams: Streams) -> MapState:
+        """Make the map and read the pictures."""
+        teacher = unguarded(problem).model
+        if self.net is None or isinstance(teacher, NetworkModel):
+            model = network_of(problem)
+        else:
+            model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=teacher.device)
+        if self.data is None and not isinstance(teacher, Population):
+            raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
+        student = streams.at("weights").initialise(lambda: self._untrained(model))
+        examples = encoded(self.data, model) if self.data else None
+        return MapState(
+            Training.of(student.to(model.device), self.optimisation),
+            Coupling(problem, model, self.into, examples, self.dropout, self.guidance),
+        )
+
+    def step(
+        self, problem: Problem, state: MapState, index: int, streams: Streams
+    ) -> tuple[MapState, Info]:
+        """One step on the diagonal and off it."""
+        student, done = state.training.module, index / self.steps
+        assert isinstance(student, Student)
+
+        def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
+            at, inner = state.coupling.inner(student.net, rows, self.times.context(rows, done))
+            s, u, alone = self.times.jumps(rows, done)
+            s, u, alone = s.to(at.t), u.to(at.t), alone.to(at.t.device)
+            near, far = torch.nonzero(alone)[:, 0], torch.nonzero(~alone)[:, 0]
+            on = inner(near)
+            y, here = on.state(s[near]), s[near]
+            straight = on.average(y, here, here) - self.diagonal.target(on, here)
+            residual = self.consistency.residual(inner(far), s[far], u[far])
+            squares = [each.float().flatten(1).square() for each in (straight, residual)]
+            chosen = torch.cat((near, far))
+            losses = self.weighting.losses(
+                torch.cat([each.sum(1) for each in squares]), alone[chosen],
+                torch.stack((s, u, at.t), 1)[chosen], student.level,
+            )  # fmt: skip
+            said = dict(zip(("diagonal", "consistency"), squares, strict=True))
+            return losses, {name: each.mean(1) for name, each in said.items()}
+
+        numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
+        look = (index + 1) % self.look == 0 or index + 1 == self.steps
+        if not look or state.coupling.model.domain != "image":
+            return state, Info(numbers)
+        shown = streams.numbered(index * self.optimisation.batch, 8)
+        return state, Info(numbers, state.coupling.pictures(self._averaged(state), shown))
+
+    def finish(self, problem: Problem, state: MapState) -> None:
+        """No samples: the last step's pictures show what was learnt."""
+
+    def save(self, state: MapState) -> dict[str, Any]:
+        """Weights, their running mean and the optimiser."""
+        return state.training.save()
+
+    def restore(self, state: MapState, saved: dict[str, Any]) -> None:
+        """Take up where `saved` was."""
+        state.training.restore(saved)
+
+    def export(self, problem: Problem, state: MapState) -> Export:
+        """The running mean of the map's weights, beside what the model had."""
+
+        def export(student: nn.Module) -> Export:
+            assert isinstance(student, Student)
+            model = state.coupling.model.having(self.into, student.net)
+            return Export(modules_of(model), about_of(model))
+
+        return state.training.exported(export)
+
+    def _untrained(self, model: NetworkModel) -> Student:
+        if self.net is not None:
+            net = make_net(self.net, model.shape, len(model.classes), self.into)
+        else:
+            net = grown(model.highest(self.into), self.into)
+        return Student(net, LossLevel() if self.weighting.learned else None)
+
+    def _averaged(self, state: MapState) -> nn.Module:
+        """The map with the running mean of its weights."""
+        student = state.training.average
+        assert isinstance(student, Student)
+        return student.net

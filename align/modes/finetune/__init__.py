@@ -1,0 +1,1 @@
+"""Fine-tuning a flow towards a reward."""

@@ -1,0 +1,96 @@
+"""Clean data for fine-tuning, and the conditions that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.model import Condition, Population
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.engine.guard import bare
+from align.errors import PartError
+from align.models.network_model import NetworkModel
+from align.modes.finetune.evaluation import samples
+from align.training.data import Pictures
+from align.training.latents import Examples, encoded
+
+
+@final
+@attrs.frozen(eq=False)
+class CleanData:
+    """Rows of clean states: pictures, draws of the base model, or a pool of its samples.
+
+    Attributes:
+        problem: with the base model and the prompts.
+        model: whose classes the rows have.
+        prompts: what rows of a class are made for, by its number.
+        examples: the rows; None where the base model draws them.
+    """
+
+    problem: Problem
+    model: NetworkModel
+    prompts: Mapping[int, str]
+    examples: Examples | None = None
+
+    @classmethod
+    def of(
+        cls, data: Pictures | None, problem: Problem, model: NetworkModel, pool: int, steps: int,
+        seed: int,
+    ) -> CleanData:  # fmt: skip
+        """Encode the pictures, or make a `pool` of samples of a model that cannot draw.
+
+        Raises:
+            PartError: no picture is of a class that the prompts name.
+        """
+        labels = model.encode(problem.prompts).tensors["label"].tolist()
+        plain = cls(problem, model, dict(zip(labels, problem.prompts, strict=True)))
+        if data is not None:
+            return attrs.evolve(plain, examples=plain._asked(encoded(data, model)))
+        if isinstance(bare(problem.model), Population):
+            return plain
+        return attrs.evolve(plain, examples=plain.sampled(model, pool, steps, seed))
+
+    @torch.no_grad()
+    def sampled(self, model: NetworkModel, count: int, steps: int, seed: int) -> Examples:
+        """Samples of a model by so many Euler steps, for the prompts in turn."""
+        cond, pieces = self.conditions(count), []
+        streams = Streams(seed, tuple(range(count)), ("pool",), model.device)
+        for first in range(0, count, self.problem.chunk):
+            cut = slice(first, min(count, first + self.problem.chunk))
+            pieces.append(samples(model, cond.rows(cut), streams.rows(cut), steps))
+        return Examples(torch.cat(pieces)[None], cond.tensors["label"], len(self.model.classes))
+
+    def rows(self, rows: Streams) -> tuple[Tensor, Condition]:
+        """Clean states (b, *S) of these rows of training, as the base model has them."""
+        if self.examples is not None:
+            x1, label = self.examples.rows(rows, 0.0)
+            return x1.to(self.problem.model.dtype), self._named(label)
+        base = bare(self.problem.model)
+        assert isinstance(base, Population)
+        return base.draw(rows.at("data")), self.conditions(len(rows.samples))
+
+    def conditions(self, count: int) -> Condition:
+        """The prompts in turn, as the model encodes them."""
+        prompts = self.problem.prompts
+        return self.model.encode([prompts[number % len(prompts)] for number in range(count)])
+
+    def _asked(self, found: Examples) -> Examples:
+        """The rows that the prompts are about; all of them, as of no class, if one names none."""
+        if found.unnamed in self.prompts:
+            return attrs.evolve(found, labels=torch.full_like(found.labels, found.unnamed))
+        kept = torch.isin(found.labels, torch.tensor(list(self.prompts)).to(found.labels))
+        if not kept.any():
+            raise PartError("mode.data: no picture is of a class that model.prompt names")
+        rows = torch.nonzero(kept)[:, 0]
+        return attrs.evolve(
+            found, states=found.states[:, rows.to(found.states.device)], labels=found.labels[rows]
+        )
+
+    def _named(self, label: Tensor) -> Condition:
+        """The condition of these labels (b,)."""
+        return Condition(tuple(self.prompts[k] for k in label.tolist()), {"label": label})

@@ -1,0 +1,84 @@
+"""Fine-tuning by the gradient of the reward at posterior draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Final, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.draws import averaged
+from align.core.option import at_least, between, option
+from align.core.path import expand
+from align.core.streams import Streams
+from align.modes.finetune.objective import FineTuning, regressed
+from align.modes.finetune.target import Tilt
+
+RELEASED: Final = 100.0
+"""σ²/2 in the published code."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class TiltGradient(FineTuning):
+    """E e^{r − c} ‖b̂_t(x_t) − (b_t(x_t) + (σ_t²/2) ∇_{x_t} r)‖², r = r(x̂(x_t)), x̂ ~ p(x1 | x_t).
+
+    The minimum is b + (σ²/2) E[∇e^r] / E[e^r] = b + (σ²/2) ∇V: linear in e^r and ∇e^r, so that
+    one draw is enough, where the logarithm of a mean of few is biased. Its parameter gradient is
+    that of the paper's loss, whose target is b − (e^r − 1)(b̂ − b) + (σ²/2) ∇e^r without gradient.
+    Rows count 1 / (1 + (σ_t²/2)²), since σ_t grows without bound towards t = 0.
+
+    `plug_in` regresses on b + (σ²/2) ∇ log Σ_n e^{r_n} instead, n the draws of the state: all
+    states count alike, which is much less noise, and the minimum is that of E log Σ_n e^{r_n}: of
+    the mean reward E r with one draw, and nearer to V the more there are.
+
+    `release` does as the published code does, not as the paper derives: σ²/2 = 100 at all times,
+    which has its minimum at b + 100 ∇V, and the velocity without guidance is trained.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 43.
+    """
+
+    kind: ClassVar[str] = "gradient"
+    needs_gradient: ClassVar[bool] = True
+
+    draws: int = option("posterior draws at each state", default=1, check=at_least(1))
+    start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
+    plug_in: bool = option(
+        "whether a state's draws are weighed among themselves: less noise, and a bias that falls"
+        " with their number",
+        default=False,
+    )
+    release: bool = option("whether σ and guidance are those of the published code", default=False)
+
+    @property
+    def weighs(self) -> bool:  # type: ignore[override]
+        """Unless draws are weighed among themselves."""
+        return not self.plug_in
+
+    @property
+    def unguided(self) -> bool:  # type: ignore[override]
+        """As the published code."""
+        return self.release
+
+    @property
+    def needs_sampler(self) -> bool:
+        """Always."""
+        return True
+
+    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Losses (b,), and the means of r and of e^{r − c} over the draws."""
+        at, _ = tilt.noisy(rows, self.start)
+        draws = tilt.draws(at, self.draws, True, rows.at("draws"))
+        assert draws.pulls is not None
+        half = tilt.student.path.half_variance(at.t)
+        if self.release:
+            half = torch.full_like(half, RELEASED)
+        pulls = draws.pulls
+        if self.plug_in:
+            pulls = averaged(pulls, draws.weights)[None]
+        targets = tilt.base(at) + expand(half, at.x) * pulls
+        share = 1 / (1 + half.square())
+        losses, _, said = regressed(tilt, at, draws, targets, share, weighs=self.weighs)
+        return losses, said

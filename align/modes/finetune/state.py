@@ -1,0 +1,123 @@
+"""What fine-tuning has under way, and what it starts from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from align.core.model import Condition, FlowModel
+from align.core.problem import Problem
+from align.core.reward import WeightedReward
+from align.core.streams import Streams
+from align.engine.guard import GuardedModel, unguarded
+from align.models.network_model import Net, NetworkModel, make_net, network_of
+from align.modes.finetune.data import CleanData
+from align.modes.finetune.evaluation import Scores, fallen
+from align.modes.finetune.target import Tilt
+from align.training import checkpoint, parallel
+from align.training.loop import Training
+
+
+@final
+@attrs.define(eq=False)
+class Tuning:
+    """Weights under way, what they are trained on, and what is known of them so far.
+
+    Attributes:
+        training: of the flow.
+        model: that the flow belongs to.
+        tilt: what the objective is handed.
+        clean: clean data, and what they are conditioned on.
+        shown: conditions of the samples that are evaluated.
+        references: decoded samples of the base model, from the same noise.
+        best: for each reward held out, the scores (n,) by all in the evaluation that it liked best.
+        worst: those in the first evaluation that says the reward was hacked; NaN until then.
+        told: what an evaluation says of the base model.
+        streams: of the run's samples.
+        anchor: flow of the base model of stage `stage`, from the first on; None without stages.
+        hacked: number of steps before evaluation `worst`; 0 until then.
+    """
+
+    training: Training
+    model: NetworkModel
+    tilt: Tilt
+    clean: CleanData
+    shown: Condition
+    references: Tensor
+    best: dict[str, dict[str, Tensor]]
+    worst: dict[str, Tensor]
+    told: Mapping[str, float]
+    streams: Streams
+    anchor: nn.Module | None = None
+    stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
+    hacked: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
+
+    def warning(self, errors: float) -> str:
+        """That the reward was hacked; "" while nothing says so."""
+        said = fallen(self.tilt.problem, self.best, self.worst, errors)
+        return said and f"{said}, after {int(self.hacked)} steps"
+
+    def judge(self, now: Scores, errors: float, steps: int) -> None:
+        """Keep the best scores so far, and the first that say the reward was hacked."""
+        if self.warning(errors):
+            return
+        if fallen(self.tilt.problem, self.best, now, errors):
+            checkpoint.fill(self.worst, now)
+            self.hacked.fill_(steps)
+        for name, best in self.best.items():
+            if now[name].mean() > best[name].mean():
+                checkpoint.fill(best, now)
+
+    def climb(self, pool: int, flow_steps: int) -> None:
+        """Make the flow as it is now the base model of the next stage."""
+        assert self.anchor is not None
+        self.anchor.load_state_dict(parallel.whole_module(self.training.module).state_dict())
+        self.stage.add_(1)
+        self.stand(pool, flow_steps)
+
+    def stand(self, pool: int, flow_steps: int) -> None:
+        """Have the base model of the stage in place, and a pool of its samples as clean data."""
+        problem = self.tilt.problem
+        model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
+        guarded = problem.model
+        base = attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
+        found = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
+        self.clean = attrs.evolve(self.clean, examples=found)
+        problem = attrs.evolve(problem, model=base)
+        self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
+
+
+def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:
+    """The model with a flow of its own to train: a copy of what it has, or an untrained `net`.
+
+    Without a flow that is a copy of the map, whose diagonal is one.
+
+    Raises:
+        PartError: it is not made of networks, and there is no `net`.
+    """
+    base = unguarded(problem).model
+    if isinstance(base, NetworkModel):
+        return base.having("flow", copy.deepcopy(base.require_velocity()))
+    if net is None:
+        return network_of(problem)
+    model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
+    made = streams.at("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
+    return model.having("flow", made.to(model.device))
+
+
+def unguided(model: FlowModel) -> FlowModel:
+    """The model without guidance of its velocity."""
+    if isinstance(model, GuardedModel):
+        return attrs.evolve(model, inner=unguided(model.inner))
+    return attrs.evolve(model, guidance=1.0) if isinstance(model, NetworkModel) else model
+
+
+def strengthened(problem: Problem, factor: float) -> Problem:
+    """The problem with the weights of all rewards times a factor."""
+    terms = (attrs.evolve(t, weight=factor * t.weight) for t in problem.reward.terms)
+    return attrs.evolve(problem, reward=WeightedReward(tuple(terms)))

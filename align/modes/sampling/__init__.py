@@ -1,0 +1,1 @@
+"""Modes that sample: steering and Best-of-N."""

@@ -1,0 +1,114 @@
+"""Best of N: many plain samples, of which the best is kept; with N = 1, plain sampling."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.mode import AlignmentMode, Diverges, Info, Need
+from align.core.option import above, at_least, between, option
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.modes.sampling import dynamics as law
+
+
+@final
+@attrs.frozen(eq=False)
+class Best:
+    """The best candidates so far: clean states x1 (B, *S) and their rewards (B,)."""
+
+    x1: Tensor
+    reward: Tensor
+
+
+@final
+@attrs.frozen(kw_only=True)
+class BestOfN(AlignmentMode[Best], Diverges[Best]):
+    """x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
+
+    With `pool = "shared"` the B samples are the B best, in order, of all N · B candidates (top-k
+    with k = B); sample i then depends on the other samples, by its nature.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.2 (the
+    baseline Best-of-N).
+    """
+
+    kind: ClassVar[str] = "best_of_n"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "reward"})
+
+    n: int = option("candidates for each sample", default=1, check=at_least(1))
+    pool: Literal["own", "shared"] = option(
+        "whether each sample has candidates of its own, or all are chosen from one pool",
+        default="own",
+    )
+    flow_steps: int = option("Euler steps from noise to data", default=50, check=at_least(1))
+    dynamics: law.Dynamics = option(
+        "Euler steps without noise or with it, or steps by way of clean states", default="ode"
+    )
+    start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
+    power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
+    clamp: float = option("largest σ²/2, the noise level of the path", default=25.0, check=above(0))
+
+    @property
+    def steps(self) -> int:
+        """One step makes one candidate of every sample."""
+        return self.n
+
+    def init(self, problem: Problem, streams: Streams) -> Best:
+        """Nothing yet, which any candidate beats."""
+        model, rows = problem.model, len(streams.samples)
+        x1 = torch.zeros((rows, *model.shape), device=model.device, dtype=model.dtype)
+        return Best(x1, x1.new_full((rows,), -torch.inf))
+
+    @torch.no_grad()
+    def step(
+        self, problem: Problem, state: Best, index: int, streams: Streams
+    ) -> tuple[Best, Info]:
+        """Candidate number `index`; costs `flow_steps` network calls and a reward a sample."""
+        own = streams if index == 0 else streams.at("candidate", index)
+        x1 = self._sample(problem, own)
+        reward = problem.reward_of(x1[None], problem.cond)[0]
+        best = self._better(state, Best(x1, reward)) if index else Best(x1, reward)
+        numbers = {"reward": float(best.reward.mean()), "candidates": float(reward.mean())}
+        return best, Info(numbers)
+
+    def finish(self, problem: Problem, state: Best) -> Tensor:
+        """The best candidate of each sample, (B, *S)."""
+        return state.x1
+
+    def divergence(self, state: Best) -> float | None:
+        """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
+        alone = self.pool == "own" or self.n == 1
+        return math.log(self.n) - (self.n - 1) / self.n if alone else None
+
+    def _better(self, old: Best, new: Best) -> Best:
+        if self.pool == "shared":
+            rewards, order = torch.cat((old.reward, new.reward)).sort(descending=True, stable=True)
+            rows = order[: len(old.reward)]
+            return Best(torch.cat((old.x1, new.x1))[rows], rewards[: len(rows)])
+        # A tie keeps the earlier one, so that a reward of no use changes nothing.
+        better = new.reward > old.reward
+        x1 = torch.where(expand(better, new.x1), new.x1, old.x1)
+        return Best(x1, torch.where(better, new.reward, old.reward))
+
+    def _sample(self, problem: Problem, streams: Streams) -> Tensor:
+        model = problem.model
+        x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+        times = law.grid(self.flow_steps, self.start, self.power)
+        for j in range(self.flow_steps):
+            t, u = (x.new_full((len(x),), time) for time in times[j : j + 2])
+            velocity = model.velocity(x, t, problem.cond)
+            drift = law.base_drift(model.path, velocity, x, t, self.dynamics, self.clamp)
+            mean, _, std = law.transition(
+                model.path, drift, torch.zeros_like(x), x, t, u, self.dynamics, self.clamp
+            )
+            x = mean
+            if (std > 0).any():
+                noise = streams.at("step", j).normal(model.shape).to(x)
+                x = mean + expand(std, x) * noise
+        return x

@@ -1,0 +1,105 @@
+"""How good posterior draws are, by their law."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.metric import Metric
+from align.core.mode import AlignmentMode, Info, Need
+from align.core.model import At, Condition, ModelSpec
+from align.core.option import option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.core.study import Findings, Point, Studies
+from align.modes.studies import setting
+from align.modes.studies.data import clean, decoded, measured
+from align.training.data import Pictures
+
+
+@final
+@attrs.frozen(eq=False)
+class Recovery:
+    """Clean states x1 (B, *S) with their conditions, what they decode to, and what was found."""
+
+    x1: Tensor
+    cond: Condition
+    references: Tensor
+    value: str
+    points: tuple[Point, ...] = ()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
+    """Do posterior draws have the law of the data?
+
+        x1 ~ p,   x_t = α_t ε + β_t x1,   x̂ ~ p(x1 | x_t):   then x̂ ~ p, whatever t is.
+
+    A draw for each of `run.samples` data, the metric of all draws beside the data they came from,
+    for each time and each number of steps of the sampler. A sampler without the option `steps` is
+    measured as it is. Noise is the same for all times, steps and samplers.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1, Fig. 6.
+    """
+
+    kind: ClassVar[str] = "posterior_recovery"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler"})
+
+    metric: Metric = option("how far draws are from data, in one number")
+    data: Pictures | None = option("pictures; none: what the model's own law has", default=None)
+    law: ModelSpec | None = option("model of the data, if they are no pictures", default=None)
+    times: tuple[float, ...] = option(
+        "times t of the noisy states",
+        default=(0.1, 0.2, 0.5),
+        check=setting.each(lambda t: 0 <= t < 1, "times from 0 to below 1"),
+    )
+    inner_steps: tuple[int, ...] = setting.inner_steps_option()
+
+    @property
+    def steps(self) -> int:
+        """One step measures one time and one number of steps."""
+        return len(self.times) * len(self.inner_steps)
+
+    def init(self, problem: Problem, streams: Streams) -> Recovery:
+        """The data."""
+        if isinstance(problem.earlier, Recovery):
+            return attrs.evolve(problem.earlier, points=())
+        x1, cond = clean(self.data, self.law, problem, streams)
+        return Recovery(x1, cond, decoded(problem, x1), self.metric.kind)
+
+    @torch.no_grad()
+    def step(
+        self, problem: Problem, state: Recovery, index: int, streams: Streams
+    ) -> tuple[Recovery, Info]:
+        """All draws at one time; costs the sampler's calls a sample."""
+        which, place = divmod(index, len(self.times))
+        sampler = setting.varied(problem.sampler, self.inner_steps, which)
+        if sampler is None:
+            return state, Info({})
+        model, path, time = setting.counting(problem.model), problem.model.path, self.times[place]
+        t = torch.full((len(state.x1),), time).to(state.x1)
+        noise = streams.at("noise").normal(model.shape).to(state.x1)
+        at, own = At(path.interpolate(noise, state.x1, t), t, state.cond), streams.at("draw")
+
+        def drawn() -> Tensor:
+            return torch.cat([
+                sampler.sample(model, at.rows(cut), draws=1, streams=own.rows(cut))[0]
+                for cut in setting.cuts(problem, len(t))
+            ])  # fmt: skip
+
+        draws, calls = setting.counted(model, drawn)
+        name, value = measured(self.metric, problem, draws, state.references)
+        point = Point(f"t = {time:g}", calls / len(draws), value)
+        state = attrs.evolve(state, value=name, points=(*state.points, point))
+        return state, Info({name: value, "t": time, "network calls": point.calls})
+
+    def finish(self, problem: Problem, state: Recovery) -> None:
+        """No samples."""
+
+    def findings(self, state: Recovery) -> Findings:
+        """The metric over calls, at each time."""
+        return Findings(state.value, "network calls a draw", state.points, ratios=True)

@@ -1,0 +1,120 @@
+"""How good values are that rest on a few draws."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from align.core.draws import drawn
+from align.core.mode import AlignmentMode, Info, Need
+from align.core.model import At
+from align.core.option import at_least, option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.core.study import Findings, Point, Studies
+from align.modes.studies import setting
+from align.modes.studies.values import advanced, noise, pearson, scored, states, value
+
+
+@final
+@attrs.frozen(eq=False)
+class Values:
+    """States at each time, rollouts under way (M · B, *S), and what was found.
+
+    `rewards` are those of the rollouts' ends, (M, B), for each time whose rollouts are done.
+    """
+
+    at: tuple[At, ...]
+    x: Tensor
+    rewards: tuple[Tensor, ...] = ()
+    points: tuple[Point, ...] = ()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
+    """Do values by a sampler's draws rank states as those by long rollouts do?
+
+        V = log (1/N) Σ_n e^{r(x1_n)}: the draws against the ends of M rollouts from the same x_t.
+
+    A rollout follows the memoryless dynamics to t = 1, which end in p(x1 | x_t), in small steps.
+    Pearson's r of both over `run.samples` states, which the flow makes from noise, at each time.
+    The rollouts are run once for all arms with the same model. As they are finite in number, an
+    exact value would not have r = 1 either; the findings say about what it would have.
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1, Fig. 6.
+    """
+
+    kind: ClassVar[str] = "value_correlation"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler", "reward"})
+
+    draws: int = option("posterior draws N at each state", default=200, check=at_least(1))
+    times: tuple[float, ...] = option(
+        "times t of the states",
+        default=(0.1, 0.2, 0.5),
+        check=setting.each(lambda t: 0 < t < 1, "times between 0 and 1"),
+    )
+    inner_steps: tuple[int, ...] = setting.inner_steps_option()
+    particles: int = option("rollouts M from each state", default=200, check=at_least(2))
+    rollout_steps: int = option("steps of each rollout", default=200, check=at_least(1))
+    flow_steps: int = option("Euler steps from noise to a state", default=50, check=at_least(1))
+
+    @property
+    def steps(self) -> int:
+        """At each time one for each step of the rollouts, and for each number of inner steps."""
+        return len(self.times) * (self.rollout_steps + len(self.inner_steps))
+
+    @torch.no_grad()
+    def init(self, problem: Problem, streams: Streams) -> Values:
+        """The states."""
+        if isinstance(problem.earlier, Values):
+            return attrs.evolve(problem.earlier, points=())
+        at = states(problem, self.times, self.flow_steps, streams)
+        return Values(at, at[0].x[:0])
+
+    @torch.no_grad()
+    def step(
+        self, problem: Problem, state: Values, index: int, streams: Streams
+    ) -> tuple[Values, Info]:
+        """One step of all rollouts at a time, or the values by one number of inner steps."""
+        place, step = divmod(index, self.rollout_steps + len(self.inner_steps))
+        if step >= self.rollout_steps:
+            return self._compared(problem, state, place, step - self.rollout_steps, streams)
+        if len(state.rewards) > place:
+            return state, Info({})  # an arm before ran these rollouts
+        at, own = state.at[place].tile(self.particles), streams.at("rollout", place)
+        x, own = state.x if step else at.x, own.particles(self.particles)
+        x = advanced(problem, at, x, step, self.rollout_steps, own)
+        if step + 1 < self.rollout_steps:
+            return attrs.evolve(state, x=x), Info({})
+        rewards = scored(problem, x.unflatten(0, (self.particles, -1)))
+        return attrs.evolve(state, x=x[:0], rewards=(*state.rewards, rewards)), Info({})
+
+    def finish(self, problem: Problem, state: Values) -> None:
+        """No samples."""
+
+    def findings(self, state: Values) -> Findings:
+        """Pearson's r over calls, at each time."""
+        notes = tuple(map(noise, self.times, state.rewards))
+        return Findings("Pearson's r", "network calls a draw", state.points, notes)
+
+    def _compared(
+        self, problem: Problem, state: Values, place: int, which: int, streams: Streams
+    ) -> tuple[Values, Info]:
+        """Values of N draws beside those of the rollouts; costs N draws a state."""
+        sampler = setting.varied(problem.sampler, self.inner_steps, which)
+        if sampler is None:
+            return state, Info({})
+        model, time, own = setting.counting(problem.model), self.times[place], streams.at("draw")
+        asked, most, at = attrs.evolve(problem, model=model, sampler=sampler), self.draws, state.at
+        make = partial(drawn, asked, at[place], draws=most, budget=most, gradient=False)
+        found, calls = setting.counted(model, lambda: make(streams=own))
+        r = pearson(value(found.rewards), value(state.rewards[place]))
+        each = calls / found.rewards.numel()
+        points = (*state.points, Point(f"t = {time:g}", each, r))
+        told = {"Pearson's r": r, "t": time, "network calls": each}
+        return attrs.evolve(state, points=points), Info(told)

@@ -1,0 +1,104 @@
+"""Values of states: by long rollouts, which need the velocity alone; and how well two agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from align.core.model import At
+from align.core.path import expand
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.errors import PartError
+from align.modes.sampling.dynamics import Dynamics, base_drift, flow, transition
+
+DYNAMICS: Final[Dynamics] = "sde"
+
+
+def states(
+    problem: Problem, times: Sequence[float], steps: int, streams: Streams
+) -> tuple[At, ...]:
+    """States of B samples at each of the times, by the flow in Euler steps from the same noise.
+
+    Raises:
+        PartError: there is one sample only.
+    """
+    if len(streams.samples) < 2:
+        raise PartError("run.samples: a correlation is over states; make at least 2")
+    model = problem.model
+    start = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+    found = []
+    for time in times:
+        x = flow(model, start, problem.cond, end=time, steps=steps)
+        found.append(At(x, x.new_full((len(x),), time), problem.cond))
+    return tuple(found)
+
+
+def advanced(
+    problem: Problem, at: At, x: Tensor, step: int, steps: int, streams: Streams
+) -> Tensor:
+    """Step number `step` of `steps` equal ones from the states of `at` to t = 1.
+
+    The dynamics are the memoryless ones, dx = (b + σ_t²/2 s) dt + σ_t dW, under which x_1 is a
+    draw from p(x1 | x_t). A step is Euler's; with 100 of them the bias of V is far below the error
+    of a thousand rollouts. σ_t is not clamped: then x_1 would be no such draw.
+
+    Args:
+        problem: with the model.
+        at: where the rollouts begin, (B, *S).
+        x: where they are, (B, *S).
+        step: from 0.
+        steps: of the whole way.
+        streams: one row a rollout.
+
+    Returns:
+        The states after the step, (B, *S).
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 14 and 39.
+    """
+    model = problem.model
+    t, u = (at.t + (1 - at.t) * (step + ahead) / steps for ahead in (0, 1))
+    drift = base_drift(model.path, model.velocity(x, t, at.cond), x, t, DYNAMICS, math.inf)
+    none = torch.zeros_like(x)
+    mean, _, std = transition(model.path, drift, none, x, t, u, DYNAMICS, math.inf)
+    return mean + expand(std, x) * streams.at("step", step).normal(model.shape).to(x)
+
+
+def scored(problem: Problem, ends: Tensor) -> Tensor:
+    """r (M, B) of clean states (M, B, *S), as many at a time as fit into memory."""
+    each = max(1, 4 * problem.chunk // ends.shape[1])
+    return torch.cat([problem.reward_of(some, problem.cond) for some in ends.split(each)])
+
+
+def value(rewards: Tensor) -> Tensor:
+    """V = log (1/N) Σ e^r, (B,), of rewards (N, B)."""
+    return torch.logsumexp(rewards.double(), 0) - math.log(len(rewards))
+
+
+def pearson(a: Tensor, b: Tensor) -> float:
+    """Correlation of a and b, (B,).
+
+    Raises:
+        PartError: one of them is the same everywhere.
+    """
+    if min(float(a.std()), float(b.std())) == 0:
+        raise PartError("value_correlation: all states have the same value; is there a reward?")
+    return float(torch.corrcoef(torch.stack((a, b)))[0, 1])
+
+
+def noise(time: float, rewards: Tensor) -> str:
+    """What rollouts with rewards (M, B) can tell of r, in words.
+
+    From the correlation ρ of their two halves: of an exact value with theirs it is √(2ρ / (1 + ρ)).
+
+    Reference: The proof and measurement of association between two things, Spearman, 1904,
+    doi:10.2307/1412159 (attenuation); Correlation calculated from faulty data, Spearman, 1910,
+    doi:10.1111/j.2044-8295.1910.tb00206.x (halves).
+    """
+    halves = max(0.0, pearson(*map(value, rewards.chunk(2))))
+    most = math.sqrt(2 * halves / (1 + halves))
+    return f"At t = {time:g} an exact value would have r = {most:.2f} by the rollouts' own noise."

@@ -1,0 +1,237 @@
+"""The diffusion transformer, as a flow (SiT), a flow map (DMF) and a meta flow map (MFM).
+
+Parameter names and shapes follow the released checkpoints of MFM, DMF and SiT.
+
+Reference: Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748;
+Decoupled MeanFlow, Lee et al., 2025, arXiv:2510.24474 (blocks that see the start or the end); Meta
+Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from align.core.option import at_least, option
+from align.networks.role import Role
+
+
+@final
+@attrs.frozen(kw_only=True)
+class DiTConfig:
+    """Size of a diffusion transformer."""
+
+    kind: ClassVar[str] = "dit"
+
+    width: int = option("channels of a token", check=at_least(1), default=192)
+    depth: int = option("number of blocks", check=at_least(1), default=6)
+    heads: int = option("attention heads; divides the width", check=at_least(1), default=3)
+    patch: int = option("side of a patch, in latent pixels", check=at_least(1), default=1)
+    encoder_depth: int = option(
+        "blocks of a map that see the start time; the others see the end time", default=4
+    )
+    time_scale: float = option("factor on times before they are embedded", default=1.0)
+
+
+class _TimeEmbedder(nn.Module):
+    """256 cosines and sines of a time, then two linear layers."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.scale = scale
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed times (B,) as (B, width)."""
+        k = torch.arange(128, device=t.device, dtype=torch.float32)
+        angles = self.scale * t[:, None].float() * torch.exp(-math.log(10_000) * k / 128)
+        embedded: Tensor = self.mlp(torch.cat((angles.cos(), angles.sin()), 1).to(t.dtype))
+        return embedded
+
+
+class _LabelEmbedder(nn.Module):
+    """One row a class; the last row is "no class"."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, width)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Embed classes (B,) as (B, width)."""
+        embedded: Tensor = self.embedding_table(label)
+        return embedded
+
+
+class _PatchEmbedder(nn.Module):
+    """Non-overlapping patches of (B, C, H, W) as tokens (B, H W / patch², width)."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens of `x`."""
+        tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens (B, L, width) by softmax attention."""
+        # Heads of each third: the way back then gathers three gradients with one copy.
+        thirds = self.qkv(x).chunk(3, 2)
+        q, k, v = (third.unflatten(2, (self.heads, -1)).transpose(1, 2) for third in thirds)
+        mixed: Tensor = self.proj(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
+        return mixed
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of (B, L, width)."""
+        changed: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return changed
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalise tokens (B, L, width) and move them by a shift and scale of (B, width)."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = _Attention(width, heads)
+        self.mlp = _Mlp(width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens (B, L, width) under the condition (B, width)."""
+        shift, scale, gate, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, 1)
+        x = x + gate[:, None] * self.attn(_modulate(x, shift, scale))
+        change: Tensor = self.mlp(_modulate(x, shift2, scale2))
+        moved: Tensor = x + gate2[:, None] * change
+        return moved
+
+
+class _FinalLayer(nn.Module):
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Patches (B, L, out) of tokens (B, L, width)."""
+        patches: Tensor = self.linear(_modulate(x, *self.adaLN_modulation(c).chunk(2, 1)))
+        return patches
+
+
+@final
+class DiT(nn.Module):
+    """Average velocity v_{s,u}(y; t, x) of the inner flow; without a context, of the flow itself.
+
+    Args:
+        config: the size.
+        shape: (C, H, W) of a state.
+        classes: number of classes; label `classes` means "no class".
+        role: what it is; a flow ignores u, and only a meta flow map sees t and x.
+    """
+
+    def __init__(self, config: DiTConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.config, self.shape, self.role = config, shape, role
+        self.grid = (height // config.patch, width // config.patch)
+        wide, scale = config.width, config.time_scale
+        self.register_buffer("pos_embed", _positions(wide, *self.grid)[None])
+        self.x_embedder = _PatchEmbedder(channels, wide, config.patch)
+        self.y_embedder = _LabelEmbedder(classes, wide)
+        if role == "meta_flow_map":
+            self.x_cond_embedder = _PatchEmbedder(channels, wide, config.patch)
+            self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(wide, 2 * wide))
+            self.s_embedder = _TimeEmbedder(wide, scale)
+            self.t_cond_embedder = _TimeEmbedder(wide, scale)
+            self.s_embedder_second = _TimeEmbedder(wide, scale)
+            self.t_embedder_second = _TimeEmbedder(wide, scale)
+        self.t_embedder = _TimeEmbedder(wide, scale)
+        self.blocks = nn.ModuleList(_Block(wide, config.heads) for _ in range(config.depth))
+        self.final_layer = _FinalLayer(wide, channels * config.patch**2)
+        _initialise(self)
+
+    def forward(
+        self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
+    ) -> Tensor:
+        """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x)."""
+        tokens = self.x_embedder(y) + self.pos_embed.to(y.dtype)
+        named = self.y_embedder(label)
+        if self.role == "meta_flow_map":
+            seen = self.t_cond_embedder(t)
+            shift, scale = self.x_cond_adaLN(seen).chunk(2, 1)
+            tokens = tokens + self.x_cond_embedder(x) * (1 + scale[:, None]) + shift[:, None]
+            early = self.s_embedder(s) + self.t_embedder(u) + seen + named
+            late = self.s_embedder_second(s) + self.t_embedder_second(u) + seen + named
+        else:
+            early = self.t_embedder(s) + named
+            late = self.t_embedder(u) + named if self.role == "flow_map" else early
+        for depth, block in enumerate(self.blocks):
+            tokens = block(tokens, early if depth < self.config.encoder_depth else late)
+        return self._unpatch(self.final_layer(tokens, late))
+
+    def _unpatch(self, patches: Tensor) -> Tensor:
+        """Patches (B, L, patch² C) back to states (B, C, H, W)."""
+        side = self.config.patch
+        x: Tensor = patches.unflatten(1, self.grid).unflatten(3, (side, side, -1))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _initialise(net: DiT) -> None:
+    """Xavier weights, zero gates and a zero last layer, as DiT starts."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    embedders = [m for m in net.modules() if isinstance(m, _TimeEmbedder)]
+    for layer in (layer for embedder in embedders for layer in embedder.mlp):
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
+    for block in (*net.blocks, net.final_layer):
+        nn.init.zeros_(block.adaLN_modulation[1].weight)
+    nn.init.zeros_(net.final_layer.linear.weight)
+
+
+def _positions(width: int, rows: int, columns: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions, (rows · columns, width)."""
+    frequencies = 1 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+
+    def along(places: Tensor) -> Tensor:
+        angles = places[:, None].double() * frequencies
+        return torch.cat((angles.sin(), angles.cos()), 1)
+
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.cat((along(column.flatten()), along(row.flatten())), 1).float()

@@ -1,1 +1,0 @@
-"""Training losses of flow maps, one file each."""

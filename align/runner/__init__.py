@@ -1,0 +1,1 @@
+"""A run, stage by stage: from a recipe to a run folder."""

@@ -1,0 +1,298 @@
+"""Plugins: what they bring, what is refused, and what a broken one leaves standing."""
+
+import sys
+from importlib.metadata import EntryPoint
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from align.catalog.hookspecs import hookimpl
+from align.catalog.registry import CONTRACTS, did_you_mean, load_catalog
+from align.core.metric import Metric
+from align.core.option import option
+from align.core.reward import RewardSpec
+
+
+def reward(name="toy", **more):
+    """A reward class of that kind."""
+    body = {
+        "__doc__": "Scores.\n\nMore.",
+        "kind": name,
+        "differentiable": True,
+        "domain": None,
+        "range": (0.0, 1.0),
+        "build": lambda self, device: None,
+    }
+    return attrs.frozen(kw_only=True)(type("Toy", (RewardSpec,), body | more))
+
+
+def hook(name, returned):
+    """A hook implementation of that name."""
+
+    def implementation():
+        return returned
+
+    implementation.__name__ = name
+    return hookimpl(implementation)
+
+
+@pytest.fixture
+def point(monkeypatch):
+    """An entry point whose module has the attributes given."""
+
+    def make(name, distribution=None, **contents):
+        module = ModuleType(f"plugin_{name}")
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        made = EntryPoint(name=name, value=module.__name__, group="align")
+        if distribution:
+            dist = SimpleNamespace(name=distribution, version="1.2")
+            vars(made).update(dist=dist)
+        return made
+
+    return make
+
+
+def rewards(*classes):
+    return {"align_rewards": hook("align_rewards", classes)}
+
+
+def catalog_of(*points):
+    return load_catalog(points, builtins=False)
+
+
+def test_origin(point):
+    cls = reward()
+    catalog = catalog_of(point("toys", "align-toys", **rewards(cls)))
+    entry = catalog.find("reward", "toy")
+    assert entry is catalog.entry_of(cls) is catalog.entry_of(cls())
+    assert entry.cls is cls
+    assert attrs.astuple(entry.origin) == ("toys", "align-toys", "1.2")
+    assert entry.summary == "Scores."
+    assert catalog.find("reward", "else") is None
+    assert catalog.entry_of(int) is None
+    assert catalog.broken == ()
+
+
+def test_broken_import_blocks_only_its_own(point):
+    gone = EntryPoint(name="gone", value="a_module_that_is_not_there", group="align")
+    catalog = catalog_of(gone, point("toys", "align-toys", **rewards(reward())))
+    assert catalog.find("reward", "toy")
+    (broken,) = catalog.broken
+    assert str(broken) == (
+        "plugin 'gone' (a_module_that_is_not_there of unknown version) did not load: "
+        "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    )
+    assert broken.may_bring("gone")
+    assert not broken.may_bring("toy")
+
+
+def test_plugin_that_exits(point):
+    class Exits:
+        name, module, dist = "exits", "exits", None
+
+        def load(self):
+            raise SystemExit(3)
+
+    (broken,) = catalog_of(Exits()).broken
+    assert broken.reason == "SystemExit: 3"
+
+
+def test_collision_names_both_distributions(point):
+    first, second = reward(), reward()
+    catalog = catalog_of(
+        point("b", "align-b", **rewards(second, reward("other"))),
+        point("a", "align-a", **rewards(first)),
+    )
+    assert catalog.find("reward", "toy").cls is first
+    assert catalog.find("reward", "other") is None
+    (broken,) = catalog.broken
+    assert broken.origin.distribution == "align-b"
+    assert broken.kinds == {"toy", "other"}
+    assert broken.reason == (
+        "two rewards are named 'toy': one of align-a 1.2, one of align-b 1.2; "
+        "uninstall one of the two"
+    )
+
+
+def refused(point, **contents):
+    (broken,) = catalog_of(point("bad", "align-bad", **contents)).broken
+    return broken.reason
+
+
+def test_misspelt_hook(point):
+    reason = refused(point, align_reward=hook("align_reward", ()))
+    assert reason == "no hook named 'align_reward'; did you mean 'align_rewards'?"
+
+
+def test_unmarked_hook(point):
+    reason = refused(point, align_rewards=lambda: [])
+    assert reason == "'align_rewards' is not marked as a hook; write @hookimpl above it"
+
+
+def test_hook_with_an_argument_too_many(point):
+    @hookimpl
+    def align_rewards(registry):
+        return []
+
+    assert "align_rewards" in refused(point, align_rewards=align_rewards)
+
+
+def test_hook_that_raises(point):
+    @hookimpl
+    def align_rewards():
+        raise KeyError("x")
+
+    assert refused(point, align_rewards=align_rewards) == "KeyError: 'x'"
+
+
+class NoBuild(RewardSpec):
+    """Leaves `build` out."""
+
+
+def bare(**body):
+    return type("Bare", (RewardSpec,), {"build": lambda self, device: None, **body})
+
+
+CLASS_VARS = {"differentiable": True, "domain": None, "range": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (3, "expected a list of classes, got 3"),
+        (reward(), "expected a list of classes, got the class Toy"),
+        (["toy"], "expected classes, got 'toy'"),
+        ([int], "int is not a RewardSpec"),
+        ([NoBuild], "NoBuild does not define build"),
+        ([bare(kind="x")], "Bare does not say its differentiable, domain, range"),
+        ([bare(**CLASS_VARS)], "Bare does not say its kind"),
+        ([bare(kind=3, **CLASS_VARS)], "the kind of Bare is 3, expected a name"),
+        ([bare(kind="x", **CLASS_VARS)], "write @attrs.frozen(kw_only=True) above Bare"),
+        (
+            [reward(__annotations__={"weight": "float"}, weight=option("w", default=1.0))],
+            "Toy has an option 'weight'; rename it",
+        ),
+        (
+            [reward(__annotations__={"x": "Unheard"}, x=option("x", default=1.0))],
+            "a type in Toy is unknown: name 'Unheard' is not defined",
+        ),
+    ],
+)
+def test_refused_classes(point, returned, reason):
+    found = refused(point, align_rewards=hook("align_rewards", returned))
+    assert found == f"align_rewards: {reason}"
+
+
+def test_one_plugin_with_one_name_twice(point):
+    reason = refused(point, **rewards(reward(), reward()))
+    assert reason == "it brings two rewards named 'toy'; rename one"
+
+
+def test_builtins_come_first_and_load():
+    catalog = load_catalog([])
+    assert [str(broken) for broken in catalog.broken] == []
+    assert catalog.find("mode", "steer").origin.distribution == "align-core"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("stpes", "did you mean 'steps'?"),
+        ("zzz", "known are 'draws', 'step', 'steps'"),
+        ("stepp", "known are 'draws', 'step', 'steps'"),
+    ],
+)
+def test_did_you_mean(name, words):
+    known = ["steps", "draws"] if "mean" in words else ["steps", "draws", "step"]
+    assert did_you_mean(name, known) == words
+    assert did_you_mean(name, []) == "there are none"
+
+
+def collects(point, contract, cls):
+    """Whether the class comes out of the catalog when it goes into its contract's hook."""
+    name = f"align_{contract}s"
+    catalog = catalog_of(point("one", "align-one", **{name: hook(name, [cls])}))
+    assert [str(broken) for broken in catalog.broken] == []
+    return catalog.find(contract, "toy").cls is cls
+
+
+def part(contract):
+    """The least class that keeps the outer form of a contract."""
+    abc = CONTRACTS[contract]
+    body: dict[str, Any] = dict.fromkeys(abc.__annotations__) | {"kind": "toy"}
+    body |= dict.fromkeys(abc.__abstractmethods__)
+    return attrs.frozen(kw_only=True)(type("Toy", (abc,), body))
+
+
+def test_align_models(point):
+    assert collects(point, "model", part("model"))
+
+
+def test_align_samplers(point):
+    assert collects(point, "sampler", part("sampler"))
+
+
+def test_align_estimators(point):
+    assert collects(point, "estimator", part("estimator"))
+
+
+def test_align_rewards(point):
+    assert collects(point, "reward", reward())
+
+
+def test_align_modes(point):
+    assert collects(point, "mode", part("mode"))
+
+
+def test_align_metrics(point):
+    @attrs.frozen(kw_only=True)
+    class Toy(Metric):
+        kind: ClassVar[str] = "toy"
+        domain: ClassVar[None] = None
+        needs_references: ClassVar[bool] = False
+
+        def compute(self, samples, references):
+            return {}
+
+    assert collects(point, "metric", Toy)
+
+
+def told(point, name, **arguments):
+    """What two plugins, and not a broken third, hear of a hook."""
+    heard = []
+    listen = {
+        "align_run_start": lambda run: heard.append(run),
+        "align_step": lambda run, index: heard.append((run, index)),
+        "align_run_end": lambda result, error: heard.append((result, error)),
+    }[name]
+
+    def listener():
+        again = FunctionType(listen.__code__, globals(), name, None, listen.__closure__)
+        return hookimpl(again)
+
+    bad = {name: listener(), "align_nothing": hook("align_nothing", ())}
+    catalog = catalog_of(
+        point("one", "align-one", **{name: listener()}),
+        point("two", "align-two", **{name: listener()}),
+        point("bad", "align-bad", **bad),
+    )
+    assert len(catalog.broken) == 1
+    getattr(catalog.hook, name)(**arguments)
+    return heard
+
+
+def test_align_run_start(point):
+    assert told(point, "align_run_start", run="r") == ["r", "r"]
+
+
+def test_align_step(point):
+    heard = told(point, "align_step", run="r", index=3, state=None, info=None)
+    assert heard == [("r", 3)] * 2
+
+
+def test_align_run_end(point):
+    error = ValueError()
+    assert told(point, "align_run_end", run="r", result=None, error=error) == [(None, error)] * 2

@@ -1,0 +1,155 @@
+"""The command, as far as it needs no run."""
+
+import subprocess
+import sys
+import time
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+
+import align
+from align.catalog.registry import CONTRACTS as REGISTERED
+from align.cli.main import CONTRACTS, main
+from align.errors import ContractError
+
+
+def invoke(*arguments, **options):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, arguments, **options)
+
+
+def test_contracts_are_those_of_the_registry():
+    assert tuple(REGISTERED) == CONTRACTS
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom align.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
+        "heavy = {'torch', 'cattrs', 'attrs', 'rich', 'pluggy', 'numpy', 'PIL', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("run", "check", "list", "show"):
+        assert f"\n  {command} " in done.stdout
+    # 0.1 s on an idle machine; the rest is for a busy one.
+    assert seconds < 2
+
+
+def test_version():
+    assert invoke("--version").stdout.startswith("align, version ")
+
+
+def test_list():
+    result = invoke("list")
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["kind", "name", "what", "it", "is", "origin"]
+    assert ["mode", "steer"] in [line[:2] for line in lines]
+    assert all("align-core" in " ".join(line) for line in lines if line[1:2] == ["steer"])
+
+
+def test_list_one_kind():
+    lines = invoke("list", "sampler").stdout.splitlines()[1:]
+    assert {line.split()[0] for line in lines if "align-core" in line} == {"sampler"}
+    assert invoke("list", "samplr").exit_code == 2
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A distribution whose plugin does not load."""
+    info = tmp_path / "align_lost-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: align-lost\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[align]\nlost = lost_module\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return (
+        "plugin 'lost' (align-lost 1.0) did not load: ModuleNotFoundError: "
+        "No module named 'lost_module'"
+    )
+
+
+def test_list_shows_broken_plugins(broken):
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert f"{broken}; its parts are missing above" in result.stdout.splitlines()
+    assert "steer" in result.stdout
+
+
+def test_show():
+    result = invoke("show", "steer")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("mode 'steer', of align-core ")
+    assert "Reference: " in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    (steps,) = (row for row in rows if row[:1] == ["steps"])
+    assert steps[1:4] == ["an", "integer", "50"]
+    assert invoke("show", "mode/steer").stdout == result.stdout
+
+
+def test_show_inner_tables():
+    names = [line.split(" ")[0] for line in invoke("show", "pretrain").stdout.splitlines()]
+    assert "optimisation.batch" in names
+
+
+def test_show_an_unknown_name(broken):
+    result = invoke("show", "sampler/glas")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "no part named 'sampler/glas'; did you mean 'glass'?\n"
+    result = invoke("show", "lost")
+    assert (result.exit_code, result.stderr) == (1, broken + "\n")
+
+
+@pytest.fixture
+def run_with(monkeypatch):
+    """`align run` with another road behind it."""
+
+    def replace(function):
+        module = ModuleType("align.runner.session")
+        module.run = function
+        monkeypatch.setitem(sys.modules, "align.runner.session", module)
+        monkeypatch.setattr(align, "runner", module, raising=False)
+
+    return replace
+
+
+def test_run_hands_on_what_it_is_given(run_with):
+    calls = []
+
+    def run(recipe, *, sets):
+        calls.append((recipe, sets))
+        raise ContractError("enough")
+
+    run_with(run)
+    assert invoke("run", "x.toml", "--set", "a.b=1", "--set", "c=2").stderr == "enough\n"
+    assert calls == [("x.toml", ("a.b=1", "c=2"))]
+
+
+def fails(error):
+    def run(recipe, *, sets):
+        raise error
+
+    return run
+
+
+def test_run_that_fails(run_with):
+    run_with(fails(ContractError("model 'x' returned nothing")))
+    result = invoke("run", "x.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "model 'x' returned nothing\n"
+
+
+@pytest.mark.parametrize("arguments", [("--traceback", "run", "x"), ("run", "x", "--traceback")])
+def test_traceback(run_with, arguments):
+    error = ContractError("model 'x' returned nothing")
+    run_with(fails(error))
+    assert invoke(*arguments).exception is error
+
+
+def test_run_that_is_interrupted(run_with):
+    run_with(fails(KeyboardInterrupt()))
+    result = invoke("run", "x.toml")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")

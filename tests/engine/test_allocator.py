@@ -1,0 +1,54 @@
+"""Freed memory is kept for the next step, and can be handed back."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from align.engine import allocator
+
+CODE = """
+import resource, sys, torch
+from align.engine import allocator
+if sys.argv[1] == "keep":
+    allocator.keep_freed()
+
+def step():
+    return [torch.ones(1 << 20) for _ in range(64)]  # 64 tensors of 4 MB
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+step(), step()
+before = faults()
+for _ in range(4):
+    step()
+print(faults() - before, resident(), end=" ")
+allocator.return_freed()
+print(resident())
+"""
+
+
+@pytest.mark.skipif(allocator._library() is None, reason="needs the C library of Linux")
+def test_a_step_does_not_pay_twice_for_the_pages_of_the_last():
+    def run(how):
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
+        )
+        return [int(number) for number in done.stdout.split()]
+
+    pages = (256 << 20) // resource.getpagesize()
+    faults, held, left = run("keep")
+    assert faults < 0.05 * pages
+    assert held - left > 200 << 20
+    assert run("leave")[0] > pages
+
+
+def test_elsewhere_it_does_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "plan9")
+    assert allocator._library() is None
+    allocator.keep_freed(), allocator.return_freed()

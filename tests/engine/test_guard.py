@@ -1,0 +1,290 @@
+"""The guard: counts, chunks, and refuses what breaks a contract."""
+
+import math
+
+import attrs
+import pytest
+import torch
+
+from align.core.model import At, Condition, FlowMap, FlowModel, PosteriorMap
+from align.core.path import LinearPath
+from align.core.problem import Problem
+from align.core.reward import Reward, Term, WeightedReward
+from align.engine.guard import GuardedModel, GuardedReward, unguarded
+from align.engine.meter import Meter
+from align.errors import ContractError, PartError
+
+ROWS = 7
+
+
+@attrs.frozen(eq=False)
+class Toy(FlowModel, FlowMap, PosteriorMap):
+    """Sums and products alone: they are rounded alike in any batch."""
+
+    domain: str = "vector"
+    spoil: object = None  # applied to whatever is returned
+    shape = (3,)
+    path = LinearPath()
+    dtype = torch.float64
+    device = torch.device("cpu")
+
+    def encode(self, prompts):
+        return Condition(tuple(prompts), {"label": torch.arange(len(prompts))})
+
+    def _out(self, value):
+        return self.spoil(value) if self.spoil else value
+
+    def velocity(self, x, t, cond):
+        return self._out(x * t[:, None] + cond.tensors["label"][:, None] / 3)
+
+    def jump(self, x, s, u, cond):
+        return self._out(x * (u - s)[:, None] - cond.tensors["label"][:, None] / 7)
+
+    def posterior_jump(self, y, s, u, at):
+        return self._out(y * (u - s)[:, None] + at.x * at.t[:, None])
+
+    def decode(self, x1):
+        data = x1[..., None, None].expand(-1, -1, 2, 2) if self.domain == "image" else x1
+        return self._out(data / 3)
+
+
+@attrs.frozen(eq=False)
+class Toll(Reward):
+    spoil: object = None
+
+    def score(self, data, prompts):
+        score = data.sum(1) + torch.tensor([float(len(p)) for p in prompts])
+        return self.spoil(score) if self.spoil else score
+
+
+class Plain(FlowModel):
+    """Has a velocity and nothing else."""
+
+    shape, path, domain, dtype, device = (3,), LinearPath(), "vector", torch.float64, "cpu"
+
+    def encode(self, prompts):
+        return Condition(tuple(prompts))
+
+    velocity = decode = encode
+
+
+@pytest.fixture
+def inputs():
+    x = torch.linspace(-2, 3, ROWS * 3, dtype=torch.float64).reshape(ROWS, 3)
+    s = torch.linspace(0.1, 0.4, ROWS, dtype=torch.float64)
+    cond = Condition(("", "a", "bb", "", "c", "dd", "e"), {"label": torch.arange(ROWS)})
+    return x, s, s + 0.3, cond
+
+
+def calls(model, inputs):
+    x, s, u, cond = inputs
+    return {
+        "velocity": lambda: model.velocity(x, s, cond),
+        "jump": lambda: model.jump(x, s, u, cond),
+        "posterior_jump": lambda: model.posterior_jump(x + 1, s, u, At(x, s, cond)),
+        "decode": lambda: model.decode(x),
+    }
+
+
+METHODS = ("velocity", "jump", "posterior_jump", "decode")
+
+
+@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
+def test_chunks_change_nothing_and_rows_are_counted(what, chunk, inputs):
+    meter = Meter()
+    whole = calls(Toy(), inputs)[what]()
+    cut = calls(GuardedModel(Toy(), "toy", meter, chunk), inputs)[what]()
+    assert torch.equal(whole, cut)
+    part = "decoder" if what == "decode" else "network"
+    assert meter.calls == {part: ROWS}
+    assert meter.backward == {}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_rewards_are_cut_with_their_prompts(chunk, inputs):
+    x, _, _, cond = inputs
+    meter = Meter()
+    score = GuardedReward(Toll(), "toll", meter, chunk).score(x, cond.prompts)
+    assert torch.equal(score, Toll().score(x, cond.prompts))
+    assert meter.calls == {"reward toll": ROWS}
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_no_piece_is_longer_than_the_chunk(chunk, inputs):
+    seen = []
+
+    def note(value):
+        seen.append(len(value))
+        return value
+
+    calls(GuardedModel(Toy(spoil=note), "toy", Meter(), chunk), inputs)["velocity"]()
+    assert seen == ([2, 2, 2, 1] if chunk == 2 else [7])
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_backward_rows_are_counted_once_for_every_pass(chunk, inputs):
+    x, s, _, cond = inputs
+    x = x.clone().requires_grad_(True)
+    meter = Meter()
+    model = GuardedModel(Toy(), "toy", meter, chunk)
+    reward = GuardedReward(Toll(), "toll", meter, chunk)
+    total = reward.score(model.decode(model.velocity(x, s, cond)), cond.prompts).sum()
+    assert meter.backward == {}
+    (slope,) = torch.autograd.grad(total, x)
+    assert torch.allclose(slope, (s / 3)[:, None].expand(-1, 3))
+    rows = {"network": ROWS, "decoder": ROWS, "reward toll": ROWS}
+    assert meter.backward == rows
+    assert meter.calls == rows
+
+
+SPOILT = {
+    "shape": (lambda v: v[:, :2], r"returned \(\d, 2.*expected"),
+    "rows": (lambda v: torch.cat((v, v[:1])), r"returned \(\d"),
+    "dtype": (lambda v: v.long(), r"torch\.int64"),
+    "type": (lambda v: v.tolist(), "a list"),
+    "nothing": (lambda v: None, "a NoneType"),
+    "scalar": (lambda v: v.sum(), r"returned \(\)"),
+    "nan": (lambda v: v.index_fill(0, torch.tensor([0]), math.nan), "numbers that are not finite"),
+    "inf": (lambda v: v.index_fill(0, torch.tensor([0]), math.inf), "numbers that are not finite"),
+}
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_model_that_breaks_its_contract_is_named(what, fault, chunk, inputs):
+    spoil, said = SPOILT[fault]
+    if (what, fault) == ("decode", "shape"):
+        spoil = lambda v: v[:, 0]  # noqa: E731
+        said = r"returned \(\d,\).*expected \d rows of kind 'vector'"
+    model = GuardedModel(Toy(spoil=spoil), "toy", Meter(), chunk)
+    with pytest.raises(ContractError, match=rf"^model 'toy': {what} returned .*") as caught:
+        calls(model, inputs)[what]()
+    assert caught.match(said)
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("fault", [*SPOILT, "half"])
+def test_a_reward_that_breaks_its_contract_is_named(fault, chunk, inputs):
+    x, _, _, cond = inputs
+    spoil, said = SPOILT.get(fault, (lambda v: v.half(), r"torch\.float16"))
+    if fault == "shape":
+        spoil, said = lambda v: v[:, None], r"returned \(\d, 1\)"
+    reward = GuardedReward(Toll(spoil=spoil), "toll", Meter(), chunk)
+    with pytest.raises(ContractError, match=r"^reward 'toll': score returned .*") as caught:
+        reward.score(x, cond.prompts)
+    assert caught.match(said)
+
+
+@attrs.frozen(eq=False)
+class Sums(Reward):
+    spoil: object
+
+    def score(self, data, prompts):
+        return self.spoil(data.flatten(1).sum(1))
+
+
+def scored(spoil, data):
+    return GuardedReward(Sums(spoil), "toll", Meter(), 100).score(data, [""] * len(data))
+
+
+def test_a_score_that_is_not_finite_says_what_to_do():
+    spoil = SPOILT["nan"][0]
+    vectors = torch.linspace(-2, 3, 12).reshape(4, 3)
+    with pytest.raises(ContractError) as caught:
+        scored(spoil, vectors)
+    said = "reward 'toll': score returned 1 numbers that are not finite, for data from "
+    assert str(caught.value) == (
+        said + "-2 to 3; take it out of the recipe, and tell the reward's author"
+    )
+    pictures = torch.full((4, 3, 2, 2), 0.5)
+    with pytest.raises(ContractError, match=r"from 0\.5 to 0\.5; take it out of the recipe"):
+        scored(spoil, pictures)
+    pictures[1] = -7
+    with pytest.raises(ContractError, match=r"from -7 to 0\.5; pictures belong in \[0, 1\]: lower"):
+        scored(spoil, pictures)
+
+
+def test_a_gradient_that_is_not_finite_is_the_rewards():
+    data = torch.linspace(0, 1, 12).reshape(4, 3).requires_grad_()
+    score = scored(lambda v: (v - v.detach()).sqrt(), 2 * data)
+    assert score.isfinite().all()
+    with pytest.raises(ContractError) as caught:
+        torch.autograd.grad(score.sum(), data)
+    said = "reward 'toll': its gradient has 12 numbers that are not finite; use an estimator that "
+    said += "follows no gradient, like 'stein', and tell the reward's author"
+    assert str(caught.value) == said
+
+
+def raising(error):
+    def spoil(value):
+        raise error
+
+    return spoil
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_where_memory_is_short(inputs, chunk):
+    x, _, _, cond = inputs
+    short, rows = raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), min(chunk, ROWS)
+    cure = f"the device's memory is too small for {rows} rows at once; set run.chunk to 1"
+    with pytest.raises(PartError) as caught:
+        GuardedReward(Toll(spoil=short), "toll", Meter(), chunk).score(x, cond.prompts)
+    assert str(caught.value) == f"reward 'toll': {cure} or offload = true"
+    with pytest.raises(PartError) as caught:
+        calls(GuardedModel(Toy(spoil=short), "toy", Meter(), chunk), inputs)["velocity"]()
+    assert str(caught.value) == f"model 'toy': {cure}"
+
+
+def test_other_errors_keep_their_type_and_say_whose_they_are(inputs):
+    x, _, _, cond = inputs
+    reward = GuardedReward(Toll(spoil=raising(IndexError("oh"))), "toll", Meter(), 100)
+    with pytest.raises(IndexError) as caught:
+        reward.score(x, cond.prompts)
+    assert caught.value.__notes__ == ["raised by reward 'toll'"]
+    refused = raising(PartError("picture: it has another size"))
+    with pytest.raises(PartError) as caught:
+        GuardedReward(Toll(spoil=refused), "toll", Meter(), 100).score(x, cond.prompts)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_the_wrong_dtype_of_a_state_is_refused(inputs):
+    model = GuardedModel(Toy(spoil=lambda v: v.float()), "toy", Meter(), 100)
+    with pytest.raises(ContractError, match=r"torch\.float32, expected \(7, 3\) torch\.float64"):
+        calls(model, inputs)["velocity"]()
+
+
+def test_pictures_have_four_dimensions(inputs):
+    model = GuardedModel(Toy(domain="image"), "toy", Meter(), 3)
+    assert calls(model, inputs)["decode"]().shape == (ROWS, 3, 2, 2)
+    flat = GuardedModel(Toy(domain="image", spoil=lambda v: v.flatten(1)), "toy", Meter(), 3)
+    with pytest.raises(ContractError, match="rows of kind 'image'"):
+        calls(flat, inputs)["decode"]()
+
+
+def test_a_capability_the_model_lacks(inputs):
+    for what, lacks in (("jump", "a flow map"), ("posterior_jump", "a meta flow map")):
+        with pytest.raises(ContractError, match=f"model 'plain' is not {lacks}"):
+            calls(GuardedModel(Plain(), "plain", Meter(), 9), inputs)[what]()
+
+
+def test_the_guard_looks_like_its_model():
+    model = GuardedModel(Toy(), "toy", Meter(), 9)
+    for name in ("path", "shape", "domain", "dtype", "device"):
+        assert getattr(model, name) is getattr(model.inner, name)
+    assert model.encode(["a", "b"]).prompts == ("a", "b")
+
+
+def test_unguarded_gives_back_the_parts_themselves():
+    model, toll, meter = Toy(), Toll(), Meter()
+    guarded = Term(name="a", reward=GuardedReward(toll, "a", meter, 1), weight=2.0)
+    bare = Term(name="b", reward=toll, held_out=True)
+    problem = Problem(GuardedModel(model, "toy", meter, 1), WeightedReward((guarded, bare)))
+    free = unguarded(problem)
+    assert free.model is model
+    assert [t.reward for t in free.reward.terms] == [toll, toll]
+    assert [(t.name, t.weight, t.held_out) for t in free.reward.terms] == [
+        ("a", 2.0, False), ("b", 1.0, True),
+    ]  # fmt: skip
+    assert unguarded(free).model is model

@@ -1,0 +1,187 @@
+"""The loop: order of calls, stopping, checkpoints, going on."""
+
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import torch
+
+from align.core.mode import AlignmentMode, Export, Info, Trains
+from align.core.model import NoModel
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.engine.loop import Observer, execute
+from align.engine.meter import Meter
+from align.errors import ContractError, PartError
+
+STREAMS = Streams(0, (0, 1))
+
+
+class Watch(Observer):
+    """Writes down all it is told."""
+
+    def __init__(self, log, stop_after=None, every=None):
+        self.log, self.stop_after, self.every = log, stop_after, every
+        self.saved = []
+
+    def step(self, index, steps, state, info):
+        self.log.append(f"told {index} of {steps}: {info.numbers['x']:g}")
+        self.last = index
+
+    def due(self, index):
+        return self.every is not None and (index + 1) % self.every == 0
+
+    def stopping(self):
+        return self.last + 1 == self.stop_after
+
+    def checkpoint(self, saved):
+        self.log.append(f"checkpoint {saved['done']}")
+        self.saved.append(saved)
+
+
+@attrs.frozen(kw_only=True)
+class Sums(AlignmentMode[Any]):
+    """x -> 2 x + index: the order of steps shows in the end."""
+
+    kind: ClassVar[str] = "sums"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    log: list = attrs.field(factory=list)
+    fails: BaseException | None = None
+    steps: int = 3
+
+    def init(self, problem, streams):
+        self.log.append("init")
+        return torch.ones(2)
+
+    def step(self, problem, state, index, streams):
+        self.log.append(f"step {index}")
+        if self.fails and index == 1:
+            raise self.fails
+        state = 2 * state + index
+        return state, Info({"x": float(state[0])})
+
+    def finish(self, problem, state):
+        self.log.append(f"finish, gradients {torch.is_grad_enabled()}")
+        return state
+
+
+@attrs.frozen(kw_only=True)
+class Trained(AlignmentMode[Any], Trains[Any]):
+    """The same, as a mode that trains: the state is a list that `restore` fills."""
+
+    kind: ClassVar[str] = "trained"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    log: list = attrs.field(factory=list)
+    steps: int = 4
+
+    @property
+    def batch(self):
+        return 1
+
+    def init(self, problem, streams):
+        return [1.0]
+
+    def step(self, problem, state, index, streams):
+        self.log.append(f"step {index}")
+        torch.ones(2, 3) @ torch.ones(3, 5)  # 60 floating-point operations
+        state[0] = 2 * state[0] + index
+        return state, Info({"x": state[0]})
+
+    def finish(self, problem, state):
+        return None
+
+    def save(self, state):
+        return {"x": state[0]}
+
+    def restore(self, state, saved):
+        state[0] = saved["x"]
+
+    def export(self, problem, state):
+        return Export({}, {})
+
+
+def go(mode, watch, saved=None, meter=None):
+    problem, meter = Problem(NoModel()), meter or Meter()
+    return execute(mode, problem, STREAMS, meter=meter, observer=watch, saved=saved)
+
+
+def test_order_of_calls():
+    mode = Sums()
+    outcome = go(mode, Watch(mode.log, every=1))
+    assert mode.log == [
+        "init",
+        "step 0", "told 0 of 3: 2",
+        "step 1", "told 1 of 3: 5",
+        "step 2", "told 2 of 3: 12",
+        "finish, gradients False",
+    ]  # fmt: skip
+    assert outcome.x1.tolist() == [12, 12]
+    assert outcome.state is outcome.x1
+
+
+def test_a_run_that_samples_is_stopped_without_a_checkpoint():
+    mode = Sums()
+    with pytest.raises(KeyboardInterrupt):
+        go(mode, Watch(mode.log, stop_after=2))
+    assert mode.log[-1] == "told 1 of 3: 5"
+
+
+def test_checkpoints_when_due_and_at_the_end():
+    mode = Trained(steps=5)
+    watch = Watch(mode.log, every=2)
+    outcome = go(mode, watch)
+    assert [saved["done"] for saved in watch.saved] == [2, 4, 5]
+    assert watch.saved[-1]["state"] == {"x": outcome.state[0]}
+    assert mode.log.index("told 1 of 5: 5") + 1 == mode.log.index("checkpoint 2")
+    assert outcome.x1 is None
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_stopping_and_going_on_is_as_not_stopping(stop):
+    whole = go(Trained(), Watch([]))
+    mode = Trained()
+    watch = Watch(mode.log, stop_after=stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(mode, watch)
+    assert [saved["done"] for saved in watch.saved] == [stop]
+    later = Trained()
+    rest = Watch(later.log)
+    outcome = go(later, rest, saved=watch.saved[-1])
+    steps = [line for line in later.log if line.startswith("step")]
+    assert steps == [f"step {index}" for index in range(stop, 4)]
+    assert outcome.state == whole.state
+
+
+def test_costs_are_those_of_all_sessions():
+    first, meter = Watch([], stop_after=3), Meter()
+    meter.count("network", torch.ones(5))
+    meter.began -= 100
+    with pytest.raises(KeyboardInterrupt):
+        go(Trained(), first, meter=meter)
+    meter = Meter()
+    meter.count("network", torch.ones(2))
+    cost = go(Trained(), Watch([]), first.saved[-1], meter).cost
+    assert cost.flops == 60 * 4
+    assert cost.calls == {"network": 7}
+    assert 100 <= cost.seconds < 150
+
+
+def test_an_error_says_in_which_step():
+    with pytest.raises(ContractError, match=r"^model 'x' returned nothing; in step 2 of 3$"):
+        go(Sums(fails=ContractError("model 'x' returned nothing")), Watch([]))
+    with pytest.raises(PartError, match=r"^no memory; in step 2 of 3$"):
+        go(Sums(fails=PartError("no memory")), Watch([]))
+    with pytest.raises(ZeroDivisionError) as caught:
+        go(Sums(fails=ZeroDivisionError("oh")), Watch([]))
+    assert str(caught.value) == "oh"
+    assert caught.value.__notes__ == ["in step 2 of 3 of mode 'sums'"]
+
+
+def test_a_problem_without_a_model_says_so():
+    mode = Sums(fails=None)
+    problem = Problem(NoModel())
+    assert problem.model.encode(["a"]).prompts == ("a",)
+    for call in (lambda: problem.model.velocity(None, None, None), lambda: problem.model.decode(0)):
+        with pytest.raises(ContractError, match="does not say so in its `needs`"):
+            call()
+    assert mode.needs == frozenset()

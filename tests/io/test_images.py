@@ -1,0 +1,168 @@
+"""Pictures on their way into a network."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from align.errors import ContractError, PartError
+from align.io.images import CLIP_MEAN, CLIP_STD, checked, opened, preprocess, standardised
+
+BARS, CROP = "longest side, black bars", "shortest side, centre crop"
+
+
+def picture(height, width, seed=0, noisy=True):
+    """A picture (1, 3, H, W) of 8-bit levels: noise, or a few smooth bumps."""
+    generator = torch.Generator().manual_seed(seed)
+    if noisy:
+        x = torch.rand(1, 3, height, width, generator=generator)
+    else:
+        coarse = torch.rand(1, 3, 5, 5, generator=generator)
+        x = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (x * 255).round() / 255
+
+
+def pil(x):
+    return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def levels(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(97, 97, 40), (60, 90, 32), (20, 31, 45)])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_match_pil_is_pil(height, width, size, noisy):
+    x = picture(height, width, noisy=noisy)
+    for geometry in (CROP, "squash"):
+        ours = preprocess(x, size, geometry, match_pil=True) * 255
+        if geometry == "squash":
+            image = pil(x).resize((size, size), Image.Resampling.BICUBIC)
+        else:
+            short = min(height, width)
+            wide, high = size * width // short, size * height // short
+            image = pil(x).resize((wide, high), Image.Resampling.BICUBIC)
+            left, top = round((wide - size) / 2), round((high - size) / 2)
+            image = image.crop((left, top, left + size, top + size))
+        torch.testing.assert_close(ours, levels(image), rtol=0, atol=1e-3)
+        plain = preprocess(x, size, geometry) * 255
+        assert (plain - levels(image)).abs().mean() < 0.5
+
+
+def test_an_enlarged_edge_overshoots_unless_it_is_clamped():
+    x = torch.zeros(1, 3, 8, 8)
+    x[..., 4:] = 1
+    assert preprocess(x, 30, "squash", clamp=False).max() > 1.01
+    clamped = preprocess(x, 30, "squash")
+    assert clamped.min() == 0
+    assert clamped.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [
+        (10, 20, slice(2, 7), slice(None)),
+        (20, 10, slice(None), slice(2, 7)),
+        (10, 10, slice(None), slice(None)),
+    ],
+)
+def test_bars_are_black_and_the_middle_is_the_picture(height, width, rows, columns):
+    seen = preprocess(torch.ones(1, 3, height, width), 10, BARS, clamp=False)
+    expected = torch.zeros(1, 3, 10, 10)
+    expected[..., rows, columns] = 1
+    torch.testing.assert_close(seen, expected)
+
+
+def test_bars_on_a_picture_whose_longest_side_fits_already():
+    x = picture(6, 11)
+    seen = preprocess(x, 11, BARS, clamp=False)
+    assert torch.equal(seen[..., 2:8, :], x)
+    assert not seen[..., :2, :].any()
+    assert not seen[..., 8:, :].any()
+
+
+def test_a_crop_of_an_odd_rest_is_rounded_or_floored():
+    x = picture(10, 13)
+    assert torch.equal(preprocess(x, 10, CROP), x[..., 2:12])
+    assert torch.equal(preprocess(x, 10, CROP, crop="floored"), x[..., 1:11])
+
+
+@pytest.mark.parametrize("geometry", [BARS, CROP, "squash"])
+def test_the_gradient_is_right_and_survives_rounding(geometry):
+    x = (0.2 + 0.6 * picture(9, 12).double()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: preprocess(x, 7, geometry), x)
+    (plain,) = torch.autograd.grad(preprocess(x, 7, geometry).sum(), x)
+    (rounded,) = torch.autograd.grad(preprocess(x, 7, geometry, match_pil=True).sum(), x)
+    torch.testing.assert_close(rounded, plain)
+    assert (plain != 0).float().mean() > 0.7
+
+
+def test_standardised_is_channel_by_channel():
+    x = torch.tensor(CLIP_MEAN)[None, :, None, None] + torch.tensor(CLIP_STD)[:, None, None]
+    torch.testing.assert_close(standardised(x), torch.ones(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "cure"),
+    [
+        (torch.zeros(3, 8, 8), r"\[None\]"),
+        (torch.zeros(2, 5), "not latents"),
+        (torch.zeros(2, 8, 8, 3), "permute"),
+        (torch.zeros(2, 4, 8, 8), "alpha"),
+        (torch.zeros(2, 16, 8, 8), "decode"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "/ 255"),
+        (torch.full((2, 3, 8, 8), 99.0), "divide by 255"),
+        (2 * picture(8, 8) - 1, r"\(x \+ 1\) / 2"),
+        (torch.full((2, 3, 8, 8), torch.nan), "2 of 2 pictures .* not finite"),
+        (torch.zeros(2, 3, 0, 8), "empty"),
+        ([1.0], "got a list"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_cure(data, cure):
+    with pytest.raises(ContractError, match=f"^reward 'x': .*{cure}") as told:
+        checked(data, "reward 'x'")
+    assert "\n" not in str(told.value)
+
+
+def test_one_wrong_picture_among_many_is_refused():
+    data = picture(8, 8).repeat(50, 1, 1, 1)
+    data[7] = 2 * data[7] - 1
+    with pytest.raises(ContractError, match=r"in \[0, 1\]"):
+        checked(data, "x")
+
+
+def test_pictures_pass_with_a_graph_grey_ones_in_three_channels():
+    x = (1.3 * picture(8, 8) - 0.15).requires_grad_()
+    assert torch.equal(checked(x, "x"), x)
+    assert checked(x, "x").requires_grad
+    assert torch.equal(checked(x[:, :1], "x"), x[:, :1].repeat(1, 3, 1, 1))
+    assert checked(x.bfloat16(), "x").dtype == torch.float32
+    assert checked(x.double(), "x").dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+def test_files_of_any_8_bit_mode_are_opened(mode, tmp_path):
+    image = pil(picture(5, 7, noisy=False)).convert(mode)
+    image.save(tmp_path / "x.png")
+    found = opened(tmp_path / "x.png")
+    assert found.pil.mode == "RGB"
+    assert found.tensor.shape == (3, 5, 7)
+    assert torch.equal((found.tensor * 255).round()[None], levels(found.pil))
+    assert torch.equal(levels(found.pil), levels(image.convert("RGB")))
+
+
+def test_a_transparent_palette_is_opened_without_a_warning(tmp_path):
+    image = pil(picture(5, 7)).convert("P")
+    image.save(tmp_path / "x.png", transparency=bytes(range(256)))
+    assert torch.equal(levels(opened(tmp_path / "x.png").pil), levels(image.convert("RGB")))
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(PartError, match="no file"):
+        opened(tmp_path / "nothing.png")
+    (tmp_path / "x.png").write_text("text")
+    with pytest.raises(PartError, match="is not a picture"):
+        opened(tmp_path / "x.png")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(PartError, match="8 bits a channel"):
+        opened(tmp_path / "deep.png")

@@ -1,0 +1,183 @@
+"""Particles: weights, resampling, and the target they keep."""
+
+import math
+
+import attrs
+import pytest
+import torch
+
+from align.core.model import At
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.errors import DivergedError
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein
+from align.modes.sampling.particles import Selection, Weights, chosen, rows_of, systematic
+from align.modes.sampling.steer import Steer
+from align.samplers.dps import PointMass
+from align.samplers.exact import ExactPosterior
+from align.testing.distances import w1
+from align.testing.worlds import line, measured, plane, sampled
+
+SMC = Steer(steps=50, dynamics="sde", particles=16, resample="systematic", trigger=1.0)
+
+
+def run(mode, world, rows, sampler, estimator, seed=0):
+    """The last state and the samples."""
+    model, reward = world
+    streams = Streams(seed, tuple(range(rows)))
+    problem = Problem(model, reward, sampler, estimator, model.encode([""] * rows))
+    state = mode.init(problem, streams)
+    for index in range(mode.steps):
+        state, info = mode.step(problem, state, index, streams)
+    return state, mode.finish(problem, state), info
+
+
+def evidence(world):
+    """log E[e^r] over the base model."""
+    model, reward = world
+    zero = torch.zeros(1, model.shape[0]).double()
+    return float(model.value(At(zero, zero[:, 0], model.encode([""])), reward))
+
+
+def test_systematic_keeps_the_floor_and_the_mean():
+    weights = torch.tensor([0.5, 0.3, 0.15, 0.05]).double()
+    streams = Streams(3, tuple(range(4000)))
+    source = systematic(weights.log()[:, None].expand(4, 4000), streams)
+    copies = torch.stack([(source == m).sum(0) for m in range(4)]).double()
+    assert torch.allclose(copies.mean(1), 4 * weights, atol=0.02)
+    low = (4 * weights).floor()[:, None]
+    assert ((copies >= low) & (copies <= low + 1)).all()
+    assert (source.diff(dim=0) >= 0).all()
+
+
+def test_systematic_survives_extreme_weights():
+    log_weights = torch.tensor([[-1e6, 0.0], [0.0, -1e300], [-2e6, -5.0]]).double()
+    source = systematic(log_weights, Streams(0, (0, 1)))
+    assert source[:, 0].tolist() == [1, 1, 1]
+    assert 1 not in source[:, 1].tolist()
+
+
+def test_chosen_follows_the_weights():
+    log_weights = torch.tensor([0.7, 0.2, 0.1]).double().log()[:, None].expand(3, 20_000)
+    found = chosen(log_weights, Streams(0, tuple(range(20_000))))
+    assert torch.allclose(
+        torch.bincount(found).double() / 20_000, torch.tensor([0.7, 0.2, 0.1]).double(), atol=0.01
+    )
+
+
+def test_rows_are_particle_major():
+    source = torch.tensor([[1, 0], [1, 1]])
+    x = torch.tensor([10, 20, 11, 21])  # particle 0 of samples 1 and 2, then particle 1
+    assert x[rows_of(source)].tolist() == [11, 20, 11, 21]
+
+
+@pytest.mark.parametrize(
+    ("potential", "gained"),
+    [("diff", [1.0, 2.0, -4.0]), ("max", [1.0, 3.0, 3.0]), ("add", [1.0, 4.0, 3.0])],
+)
+def test_potentials(potential, gained):
+    weights = Weights.equal(1, 1, torch.device("cpu"))
+    total = 0.0
+    for index, (value, gain) in enumerate(zip([1.0, 3.0, -1.0], gained, strict=True)):
+        weights = weights.moved(torch.full((1, 1), 0.25).double())
+        weights = weights.weighed(torch.full((1, 1), value).double(), potential, index == 0)
+        total += gain + 0.25
+        assert float(weights.log) == pytest.approx(total)
+    # However it was spent, the path's weight ends at e^{r} times the transition ratios.
+    closed = weights.closed(torch.full((1, 1), 5.0).double())
+    assert float(closed.log) == pytest.approx(5.0 + 0.75)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sampler", "estimator", "most"),
+    [
+        (SMC, PointMass(), Gradient(draws=1), 0.17),  # twists far from V: 16 are few
+        (SMC, ExactPosterior(), Stein(draws=4), 0.07),
+        (attrs.evolve(SMC, normalise="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
+        (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
+        (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
+        (attrs.evolve(SMC, resample="none", scale=0.0), PointMass(), Stein(draws=1), 0.07),
+        (attrs.evolve(SMC, potential="max", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
+        (attrs.evolve(SMC, potential="add", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
+    ],
+    ids=["tds", "stein", "renorm", "half", "ddpm", "importance", "max", "add"],
+)
+def test_the_target_is_the_tilted_law_whatever_the_guidance(mode, sampler, estimator, most):
+    world = line()
+    target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
+    _, x1, _ = run(mode, world, 600, sampler, estimator)
+    assert w1(x1[:, 0], target) < most  # unsteered: 1.1
+
+
+def test_evidence_is_unbiased():
+    world = line()
+    mode = attrs.evolve(SMC, scale=0.5, trigger=0.5)
+    state, _, info = run(mode, world, 600, None, Exact())
+    found = torch.logsumexp(state.weights.log_evidence, 0) - math.log(600)
+    assert float(found) == pytest.approx(evidence(world), abs=0.05)
+    assert 1 <= info.numbers["particles"] <= 16
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_sharp_rewards_do_not_break_the_weights(guided):
+    model, _ = plane()
+    world = model, measured(((1.2, -0.8),), (-1.0,), 0.01)  # rewards down to −10⁵
+    mode = attrs.evolve(SMC, particles=256, trigger=0.5, normalise="clip")
+    if not guided:
+        mode = attrs.evolve(mode, scale=0.0)
+    _, x1, _ = run(mode, world, 16, PointMass(), Gradient(draws=1))
+    assert x1.isfinite().all()
+    miss = (x1 @ torch.tensor([1.2, -0.8]).double() + 1).abs()
+    assert float(miss.median()) < 0.05  # unsteered: 1
+
+
+def test_steering_that_diverges_says_what_to_do():
+    model, _ = plane()
+    world = model, measured(((1.2, -0.8),), (-1.0,), 0.001)
+    with pytest.raises(DivergedError, match=r"states are not finite .* normalise = 'clip'"):
+        sampled(Steer(steps=50), world, 4, sampler=PointMass(), estimator=Gradient(draws=1))
+
+
+def test_one_particle_is_the_first_of_many():
+    world = plane()
+    parts = {"sampler": ExactPosterior(), "estimator": Stein(draws=2)}
+    alone = attrs.evolve(SMC, particles=1, resample="none", steps=6)
+    state, _, _ = run(attrs.evolve(SMC, resample="none", steps=6), world, 3, *parts.values())
+    assert torch.equal(state.x[:3], sampled(alone, world, 3, **parts))
+
+
+@pytest.mark.parametrize("resample", ["systematic", "best"])
+def test_a_sample_with_particles_is_the_same_in_any_batch(resample):
+    mode = attrs.evolve(SMC, particles=5, resample=resample, steps=10)
+    world, parts = plane(), {"sampler": ExactPosterior(), "estimator": Stein(draws=2)}
+    many = sampled(mode, world, 8, **parts)
+    for samples in ((0,), (5, 2)):
+        few = sampled(mode, world, samples, **parts)
+        for row, sample in enumerate(samples):
+            assert torch.allclose(few[row], many[sample], atol=1e-10)
+
+
+def test_best_copies_the_best_particle_and_the_other_keeps_its_own():
+    value = torch.tensor([[1.0, 5.0], [2.0, 4.0]]).double()
+    weights, streams = Weights.equal(2, 2, torch.device("cpu")), Streams(0, (0, 1))
+
+    def ask(resample):
+        selection = Selection(resample=resample, potential="diff", trigger=0.5)
+        return selection.survivors(weights, value, 0, streams)[1], selection
+
+    source, selection = ask("best")
+    assert source.tolist() == [[1, 0], [1, 0]]
+    assert selection.winner(weights, value, streams)[1].tolist() == [1, 0]
+    source, selection = ask("best_per_particle")
+    assert source is None
+    assert selection.winner(weights, value, streams)[1].tolist() == [1, 0]
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match="use dynamics 'sde' or 'ddpm'"):
+        Steer(particles=4, resample="systematic")
+    with pytest.raises(ValueError, match="more than one"):
+        Steer(dynamics="sde", resample="systematic")
+    Steer(particles=4, resample="best", dynamics="renoise")

@@ -1,0 +1,100 @@
+"""Every recipe that samples or fine-tunes runs from end to end, at a tiny size."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+
+from align.catalog.registry import load_catalog
+from align.core.mode import Trains
+from align.core.study import Studies
+from align.modes.finetune.mode import FineTune
+from align.recipe import load, to_toml
+from align.runner.session import run
+
+ROOT = Path(__file__).parents[1]
+MOST = dict.fromkeys(
+    ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
+)
+# What other recipes make, users have, or the hub has.
+MADE = ('weights = "runs/', 'autoencoder = "runs/', 'path = "data/', 'kind = "hpsv2"')
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog()
+
+
+def small(mode):
+    """The mode with few steps, candidates and particles."""
+    names = {field.name for field in attrs.fields(type(mode))}
+    least = {name: min(most, getattr(mode, name)) for name, most in MOST.items() if name in names}
+    if isinstance(mode, FineTune):
+        least |= {
+            "pool": 4,
+            "optimisation": attrs.evolve(mode.optimisation, batch=4),
+            "evaluation": attrs.evolve(mode.evaluation, every=2, samples=2, flow_steps=2),
+        }
+    return attrs.evolve(mode, **least)
+
+
+def sampling():
+    """Recipes that need nothing but what ships, and do not train from the beginning."""
+    catalog = load_catalog()
+    for path in sorted(ROOT.glob("recipes/**/*.toml")):
+        if any(made in path.read_text() for made in MADE):
+            continue
+        mode = load(path, catalog=catalog).recipe.mode
+        if isinstance(mode, FineTune) or not isinstance(mode, Trains):
+            yield pytest.param(path, id=str(path.relative_to(ROOT / "recipes")))
+
+
+def ran(path, catalog, folder, device="cpu"):
+    """The recipe, and what a tiny run of it gives."""
+    recipe = load(path, catalog=catalog).recipe
+    own = {"samples": 2, "unsteered": 8, "out": str(folder / device), "device": device}
+    tiny = attrs.evolve(
+        recipe,
+        run=attrs.evolve(recipe.run, **own),
+        mode=small(recipe.mode),
+        compare=tuple(attrs.evolve(arm, mode=small(arm.mode)) for arm in recipe.compare),
+    )
+    written = folder / path.name
+    written.write_text(to_toml(tiny))
+    return recipe, run(written, progress=False, catalog=catalog)
+
+
+@pytest.mark.parametrize("path", list(sampling()))
+def test_recipe_runs(path, catalog, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe, result = ran(path, catalog, tmp_path)
+    assert [side.name for side in result.sides] == [arm.name for arm in recipe.arms()]
+    studies = isinstance(recipe.mode, Studies)
+    for side in result.sides:
+        assert (side.findings.points and not side.x1) if studies else len(side.data) == 2
+        assert all(score.isfinite().all() for score in side.scores.values())
+    shown = ("study.md", "study.png") if studies else ("table.md",)
+    for made in ("recipe.toml", "metrics.jsonl", *shown):
+        assert (result.folder / made).stat().st_size
+
+
+def is_small(path):
+    """Whether it takes seconds on a pretended device too."""
+    return path.parent.name == "closed_form" or path.name == "tabby_cat.toml"
+
+
+@pytest.mark.parametrize("path", list(sampling()))
+def test_another_device_gives_the_same(path, catalog, tmp_path, monkeypatch, other_device):
+    if not (torch.cuda.is_available() or is_small(path)):
+        pytest.skip("needs a CUDA device: too slow where that is pretended")
+    monkeypatch.chdir(ROOT)
+    _, here = ran(path, catalog, tmp_path)
+    with other_device():
+        _, there = ran(path, catalog, tmp_path, "cuda")
+        for one, other in zip(here.sides, there.sides, strict=True):
+            if one.data is not None:
+                assert other.data.device != one.data.device
+                torch.testing.assert_close(other.data.cpu(), one.data, rtol=1e-3, atol=1e-3)
+            for name, score in one.scores.items():
+                torch.testing.assert_close(other.scores[name].cpu(), score, rtol=1e-2, atol=1e-2)

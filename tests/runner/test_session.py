@@ -1,0 +1,581 @@
+"""The road a run takes, from a recipe to its folder, and back from the folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import align
+from align.catalog.hookspecs import hookimpl
+from align.catalog.registry import load_catalog
+from align.core.reward import Reward, RewardSpec
+from align.errors import ContractError, PartError, RecipeError
+from align.estimators.stein import Stein
+from align.models.mixture import Mixture
+from align.modes.sampling.steer import Steer
+from align.recipe import RewardTerm
+from align.rewards.linear import Likelihood
+from align.runner.session import device_of, run
+from align.samplers.mfm import MetaFlowMap
+
+MODEL = """\
+[model]
+kind = "mixture"
+weights = [0.4, 0.6]
+means = [[-2.0, 0.0], [2.0, 1.0]]
+stds = [0.5, 0.7]
+"""
+REWARD = """
+[[reward]]
+kind = "likelihood"
+matrix = [[1.0, 0.5]]
+observed = [1.5]
+std = 0.5
+"""
+HELD_OUT = """
+[[reward]]
+kind = "likelihood"
+name = "other"
+matrix = [[0.0, 1.0]]
+observed = [0.0]
+std = 1.0
+held_out = true
+"""
+PARTS = """
+[sampler]
+kind = "mfm"
+
+[estimator]
+kind = "stein"
+draws = 4
+
+[mode]
+kind = "steer"
+steps = 5
+"""
+ARMS = """
+[[compare]]
+name = "plain"
+mode = { kind = "best_of_n", n = 2, flow_steps = 5 }
+
+[[compare]]
+name = "Stein"
+
+[[compare]]
+name = "gradient, noisy"
+estimator = { kind = "gradient", draws = 2 }
+mode.dynamics = "sde"
+"""
+RECIPE = "[run]\nsamples = 4\n\n" + MODEL + REWARD + HELD_OUT + PARTS + ARMS
+FOLDERS = ("plain", "stein", "gradient_noisy")
+STEPS = 60
+PATIENCE = 900  # seconds; on an idle machine it takes five
+TRAINING = (
+    "[run]\ncheckpoint_every = 10\n"
+    + MODEL
+    + f"""
+[mode]
+kind = "distill"
+net = {{ kind = "mlp", width = 8, depth = 1 }}
+steps = {STEPS}
+optimisation = {{ batch = 8, warmup = 5 }}
+"""
+)
+LONG = (
+    MODEL
+    + REWARD
+    + f"""
+[estimator]
+kind = "exact"
+
+[mode]
+kind = "steer"
+steps = {STEPS}
+"""
+)
+# A plugin that gives a signal time to arrive.
+SLOW = """\
+import time
+from align.catalog.hookspecs import hookimpl
+
+
+@hookimpl
+def align_step():
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog([])
+
+
+@pytest.fixture(scope="module")
+def go(catalog, tmp_path_factory):
+    """Run a recipe's text, or a file, into a fresh folder."""
+
+    def gone(recipe, *sets, out=None, catalog=catalog):
+        folder = tmp_path_factory.mktemp("run")
+        if not isinstance(recipe, Path):
+            (folder / "r.toml").write_text(recipe)
+            recipe = folder / "r.toml"
+        sets = [*sets, f'run.out="{out or folder / "out"}"']
+        return run(recipe, sets=sets, progress=False, catalog=catalog)
+
+    return gone
+
+
+@pytest.fixture(scope="module")
+def done(go):
+    return go(RECIPE)
+
+
+def states(folder):
+    return {p.parent.name: load_file(p)["x1"] for p in folder.glob("samples/*/states.safetensors")}
+
+
+def same(one, other):
+    one, other = states(one), states(other)
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def same_weights(one, other):
+    # Not the bytes of the files: safetensors writes its header's entries in any order.
+    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def about(folder):
+    return json.loads((folder / "about.json").read_text())
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_folder_of_a_run(done):
+    names = {path.name for path in done.folder.iterdir()}
+    assert names == {
+        "about.json", "curves.png", "log.txt", "metrics.jsonl", "recipe.toml", "results.json",
+        "samples", "scatter.png", "table.md", "tradeoff.png",
+    }  # fmt: skip
+    assert set(states(done.folder)) == set(FOLDERS)
+    assert all(x1.shape == (4, 2) for x1 in states(done.folder).values())
+    assert about(done.folder)["status"] == "done"
+    origins = about(done.folder)["origins"]
+    assert {name.rpartition(".")[2] for name in origins} == {
+        "Mixture", "MetaFlowMap", "Stein", "Gradient", "Likelihood", "Steer", "BestOfN",
+    }  # fmt: skip
+    assert all(origin.startswith("align-core ") for origin in origins.values())
+    log = (done.folder / "log.txt").read_text()
+    assert "Stein: 5 steps, from step 0" in log
+    told = [(v["arm"], v["step"]) for v in metrics(done.folder)]
+    assert told == [("plain", n) for n in range(2)] + [
+        (arm, n) for arm in ("Stein", "gradient, noisy") for n in range(5)
+    ]
+
+
+def test_what_is_returned_is_what_is_recorded(done):
+    assert [side.name for side in done.sides] == ["plain", "Stein", "gradient, noisy"]
+    for side, folder, arm in zip(done.sides, FOLDERS, results(done.folder)["arms"], strict=True):
+        assert torch.equal(side.x1, states(done.folder)[folder])
+        assert arm["folder"] == f"samples/{folder}"
+        assert arm["scores"] == {name: s.tolist() for name, s in side.scores.items()}
+        assert arm["cost"]["calls"] == side.cost.calls
+    # 5 steps, 4 samples: one network call each, with Stein 4 draws more and their rewards.
+    assert done.sides[0].cost.calls == {"network": 40, "decoder": 8, "reward likelihood": 8}
+    assert done.sides[1].cost.calls == {"network": 100, "decoder": 80, "reward likelihood": 80}
+    assert done.sides[1].cost.backward == {}
+    assert done.sides[2].cost.backward["network"] == 40
+
+
+def test_the_resolved_recipe_repeats_the_run(done, go):
+    again = go(done.folder / "recipe.toml")
+    assert again.folder != done.folder
+    assert same(again.folder, done.folder)
+    assert metrics(again.folder) == metrics(done.folder)
+    one, other = ((r.folder / "recipe.toml").read_text().splitlines() for r in (done, again))
+    differing = [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
+    assert [line.partition(" = ")[0] for pair in differing for line in pair] == ["out", "out"]
+
+
+def test_running_into_the_same_folder_again_leaves_one_run(go):
+    first = go(LONG, "mode.steps=3")
+    before, x1 = metrics(first.folder), states(first.folder)
+    again = go(first.folder / "recipe.toml", out=first.folder)
+    assert again.folder == first.folder
+    assert metrics(again.folder) == before
+    assert torch.equal(states(again.folder)["steer"], x1["steer"])
+    assert about(again.folder)["status"] == "done"
+    other = go(LONG, "mode.steps=2", out=first.folder)
+    assert other.folder == first.folder.with_name("out-2")
+    assert metrics(first.folder) == before
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_chunk_changes_no_state(done, go, chunk):
+    cut = go(RECIPE, f"run.chunk={chunk}")
+    for name, x1 in states(cut.folder).items():
+        assert torch.allclose(x1, states(done.folder)[name], rtol=0, atol=1e-12)
+    for one, other in zip(cut.sides, done.sides, strict=True):
+        assert (one.cost.calls, one.cost.backward) == (other.cost.calls, other.cost.backward)
+
+
+@pytest.mark.parametrize("samples", [1, 16])
+def test_a_sample_does_not_depend_on_their_number(done, go, samples):
+    # The noise is the same to the last bit. exp and sums are not: vectorised loops treat the rows
+    # at the end of a batch apart, which differs by 1e-16 a step, and the posterior map's
+    # bisection and the weights of the draws enlarge that a thousandfold or so.
+    other = states(go(RECIPE, f"run.samples={samples}").folder)
+    for name, x1 in states(done.folder).items():
+        shared = min(samples, 4)
+        assert torch.allclose(other[name][:shared], x1[:shared], rtol=0, atol=1e-10)
+
+
+def test_the_seed_matters(done, go):
+    other = states(go(RECIPE, "run.seed=1", "compare=[]").folder)["steer"]
+    assert not torch.isclose(other, states(done.folder)["stein"]).any()
+
+
+def test_held_out_rewards_are_measured_and_nothing_more(done, go):
+    without = go(RECIPE.replace(HELD_OUT, ""))
+    assert same(without.folder, done.folder)
+    for side in done.sides:
+        assert torch.allclose(side.scores["other"], -0.5 * side.x1[:, 1] ** 2)
+        assert "reward other" not in side.cost.calls | side.cost.backward
+    assert without.sides[1].divergence == done.sides[1].divergence
+    said = results(done.folder)
+    assert said["rewards"]["other"] == {"weight": 1.0, "held_out": True}
+    assert "other (held out)" in (done.folder / "table.md").read_text()
+
+
+def test_unsteered_samples_change_nothing_but_what_is_said_of_divergence(done, go):
+    without = go(RECIPE, "run.unsteered=0")
+    assert same(without.folder, done.folder)
+    assert metrics(without.folder) == metrics(done.folder)
+    assert results(without.folder)["unsteered"] == []
+    for one, other in zip(without.sides, done.sides, strict=True):
+        for count in ("calls", "backward", "flops"):
+            assert getattr(one.cost, count) == getattr(other.cost, count)
+        assert one.divergence.reward == other.divergence.reward
+        assert one.divergence.at_most == other.divergence.at_most
+        assert one.divergence.at_least is None
+        assert other.divergence.at_least is not None
+    assert "KL at least" not in (without.folder / "table.md").read_text()
+
+
+def test_unsteered_samples_are_recorded(done):
+    (base,) = results(done.folder)["unsteered"]
+    assert (base["arms"], base["flow_steps"]) == (["plain", "Stein", "gradient, noisy"], 5)
+    assert [len(scores) for scores in base["scores"].values()] == [64, 64]
+    assert base["r"] == base["scores"]["likelihood"]
+    assert base["cost"]["calls"]["network"] == 320
+    value = float(torch.tensor(base["r"], dtype=torch.float64).exp().mean().log())
+    for side, arm in zip(done.sides, results(done.folder)["arms"], strict=True):
+        assert arm["divergence"] == attrs.asdict(side.divergence)
+        mean = float(side.scores["likelihood"].mean())
+        assert side.divergence.at_least == pytest.approx(mean - value)
+    # Best of 2 by its own account, Girsanov for the SDE, nothing for the ODE.
+    plain, ode, sde = (side.divergence.at_most for side in done.sides)
+    assert plain == pytest.approx(0.1931, abs=1e-4)
+    assert (ode, sde > 0) == (None, True)
+    assert "| KL at least | KL at most |" in (done.folder / "table.md").read_text()
+    assert "64 unsteered samples of 'mixture' in 5 steps" in (done.folder / "log.txt").read_text()
+
+
+def test_rewards_are_normalised_for_every_arm(done, go):
+    text = RECIPE.replace("std = 0.5\n", 'std = 0.5\nnormalise = "zscore"\nweight = 0.5\n', 1)
+    normalised = go(text)
+    assert not same(normalised.folder, done.folder)
+    (base,) = results(normalised.folder)["unsteered"]
+    scores = torch.tensor(base["scores"]["likelihood"], dtype=torch.float64)
+    assert base["scores"] == results(done.folder)["unsteered"][0]["scores"]
+    weight = 0.5 / float(scores.std())
+    r = torch.tensor(base["r"], dtype=torch.float64)
+    assert torch.allclose(r, weight * (scores - scores.mean()))
+    # (R − mean) / std tilts as R itself with a smaller weight does.
+    by_hand = go(RECIPE.replace("std = 0.5\n", f"std = 0.5\nweight = {weight}\n", 1))
+    for name, x1 in states(by_hand.folder).items():
+        assert torch.allclose(states(normalised.folder)[name], x1, atol=1e-9)
+    for one, other in zip(normalised.sides, by_hand.sides, strict=True):
+        assert torch.allclose(one.scores["likelihood"], other.scores["likelihood"])
+        assert one.divergence.at_least == pytest.approx(other.divergence.at_least)
+        assert one.cost.calls == other.cost.calls
+
+
+def test_what_must_be_said_is_said(go):
+    noted = go(LONG, "mode.steps=2", 'mode.normalise="renorm"', "reward[0].weight=80")
+    first, second = results(noted.folder)["notes"]
+    assert first.startswith("steer: normalise = 'renorm'")
+    assert second.startswith("* V_0 rests on ")
+    table = (noted.folder / "table.md").read_text()
+    assert f"\n{first}\n" in table
+    assert f"\n\\{second}\n" in table
+    log = (noted.folder / "log.txt").read_text()
+    assert f"WARNING {first}" in log
+    assert f"WARNING {second}" in log
+
+
+@attrs.frozen(kw_only=True)
+class Odd(RewardSpec):
+    """Forgets the batch in its `bad` call."""
+
+    kind: ClassVar[str] = "odd"
+    differentiable: ClassVar[bool] = False
+    domain: ClassVar[str | None] = None
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    bad: int = attrs.field(default=3, metadata={"help": "which call"})
+
+    def build(self, device):
+        return _Odd([], self.bad)
+
+
+@attrs.frozen
+class _Odd(Reward):
+    calls: list
+    bad: int
+
+    def score(self, data, prompts):
+        self.calls.append(1)
+        return torch.zeros(()) if len(self.calls) == self.bad else torch.zeros(len(data))
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """A plugin that writes down what it is told, and its catalog."""
+    module, told = ModuleType("align_fake_plugin"), []
+
+    @hookimpl
+    def align_rewards():
+        return [Odd]
+
+    @hookimpl
+    def align_run_start(run):
+        told.append(("start", about(run.folder)["status"]))
+
+    @hookimpl
+    def align_step(run, index, info):
+        told.append(("step", index, info.numbers["reward"], len(metrics(run.folder))))
+
+    @hookimpl
+    def align_run_end(run, result, error):
+        told.append(("end", about(run.folder)["status"], result, error))
+
+    for hook in (align_rewards, align_run_start, align_step, align_run_end):
+        setattr(module, hook.__name__, hook)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.told = told
+    module.catalog = load_catalog([EntryPoint("fake", module.__name__, "align")])
+    assert not module.catalog.broken
+    return module
+
+
+def test_hooks_are_called(go, plugin):
+    result = go(LONG, "mode.steps=2", catalog=plugin.catalog)
+    start, *steps, end = plugin.told
+    assert start == ("start", "running")
+    numbers = [v["reward"] for v in metrics(result.folder)]
+    assert steps == [("step", 0, numbers[0], 1), ("step", 1, numbers[1], 2)]
+    assert end == ("end", "done", result, None)
+
+
+def test_a_part_that_breaks_its_contract_fails_the_run(go, plugin, tmp_path):
+    recipe = MODEL + '\n[[reward]]\nkind = "odd"\n' + PARTS
+    with pytest.raises(ContractError) as caught:
+        go(recipe, "run.unsteered=0", out=tmp_path / "bad", catalog=plugin.catalog)
+    reason = "reward 'odd': score returned () torch.float32, expected (32,) of torch.float32 or "
+    reason += "wider; in step 3 of 5"
+    assert str(caught.value) == reason
+    assert about(tmp_path / "bad")["status"] == f"failed: ContractError: {reason}"
+    assert len(metrics(tmp_path / "bad")) == 2
+    assert plugin.told[-1][2:] == (None, caught.value)
+    assert not (tmp_path / "bad" / "results.json").exists()
+
+
+def test_a_reward_that_is_always_the_same_cannot_be_normalised(go, plugin, tmp_path):
+    recipe = MODEL + '\n[[reward]]\nkind = "odd"\nbad = 0\nnormalise = "rank"\n' + PARTS
+    with pytest.raises(PartError, match="'odd' cannot be normalised by 'rank': all 64 unsteered"):
+        go(recipe, out=tmp_path / "bad", catalog=plugin.catalog)
+
+
+def test_a_hook_that_fails_at_the_start_fails_the_run(go, plugin, tmp_path, monkeypatch):
+    @hookimpl
+    def align_run_start(run):
+        raise OSError("no tracker")
+
+    monkeypatch.setattr(plugin, "align_run_start", align_run_start)
+    broken = load_catalog([EntryPoint("fake", plugin.__name__, "align")])
+    with pytest.raises(OSError, match="no tracker"):
+        go(LONG, out=tmp_path / "bad", catalog=broken)
+    assert about(tmp_path / "bad")["status"] == "failed: OSError: no tracker"
+    log = (tmp_path / "bad" / "log.txt").read_text()
+    go(LONG, "mode.steps=1")
+    assert (tmp_path / "bad" / "log.txt").read_text() == log
+
+
+def test_parts_can_be_run_without_a_recipe(done):
+    model = Mixture(weights=(0.4, 0.6), means=((-2.0, 0.0), (2.0, 1.0)), stds=(0.5, 0.7))
+    optimised = Likelihood(matrix=((1.0, 0.5),), observed=(1.5,), std=0.5)
+    other = Likelihood(matrix=((0.0, 1.0),), observed=(0.0,), std=1.0)
+    side = align.sample(
+        model,
+        Steer(steps=5),
+        rewards=[RewardTerm(part=optimised), RewardTerm(part=other, held_out=True)],
+        sampler=MetaFlowMap(),
+        estimator=Stein(draws=4),
+        samples=4,
+    )
+    assert torch.equal(side.x1, done.sides[1].x1)
+    assert side.cost.calls == done.sides[1].cost.calls
+    assert list(side.scores) == ["likelihood", "likelihood_2"]
+    assert torch.equal(side.scores["likelihood_2"], done.sides[1].scores["other"])
+
+
+def test_a_device_that_is_not_there():
+    assert device_of("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert device_of("auto") == torch.device("cpu")
+        with pytest.raises(PartError, match="torch sees no CUDA device"):
+            device_of("cuda")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch.func.jvp
+def test_arms_that_train_do_not_take_each_others_weights(go):
+    arms = '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nmode.steps = 4\n'
+    arms += '[[compare]]\nname = "c"\nmode.consistency = { kind = "eulerian" }\n'
+    compared = go(TRAINING + arms, "mode.steps=3")
+    assert [(v["arm"], v["step"]) for v in metrics(compared.folder)] == [
+        (arm, n) for arm, steps in (("a", 3), ("b", 4), ("c", 3)) for n in range(steps)
+    ]
+    alone = go(TRAINING, "mode.steps=4")
+    assert same_weights(compared.folder / "weights" / "b", alone.folder)
+    assert not same_weights(compared.folder / "weights" / "a", alone.folder)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder for PYTHONPATH in which the slow plugin is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "align_slow.py").write_text(SLOW)
+    info = folder / "align_slow-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: align-slow\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[align]\nslow = align_slow\n")
+    return folder
+
+
+def struck(site, recipe, after, blow):
+    """Start `align run` on the command line, and send it a signal after so many steps."""
+    out = recipe.parent / "out"
+    command = [sys.executable, "-m", "align", "run", str(recipe), "--set", f'run.out="{out}"']
+    paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths}
+    told, deadline = out / "metrics.jsonl", time.monotonic() + PATIENCE
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            while not told.exists() or told.read_text().count("\n") < after:
+                assert child.poll() is None, child.stderr.read()
+                assert time.monotonic() < deadline, "it does not begin"
+                time.sleep(0.01)
+            child.send_signal(blow)
+            said = child.communicate(timeout=PATIENCE)[1]
+        finally:
+            child.kill()
+    return out, child.returncode, said
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        (tmp_path / "r.toml").write_text(text)
+        return tmp_path / "r.toml"
+
+    return write
+
+
+def test_ctrl_c_leaves_a_readable_folder(site, written, go):
+    recipe = written(LONG)
+    out, code, said = struck(site, recipe, 3, signal.SIGINT)
+    assert code == 130
+    assert said.rstrip().endswith("interrupted")
+    assert "Traceback" not in said
+    assert "INFO" not in said  # the log goes to the folder, not to the terminal
+    assert about(out)["status"] == "interrupted"
+    told = metrics(out)
+    assert 3 <= len(told) < STEPS
+    assert [v["step"] for v in told] == list(range(len(told)))
+    assert (out / "recipe.toml").is_file()
+    assert not (out / "checkpoint.pt").exists()
+    again = go(out / "recipe.toml", out=out)
+    assert again.folder == out
+    assert [v["step"] for v in metrics(out)] == list(range(STEPS))
+    assert metrics(out)[: len(told)] == told
+
+
+@pytest.fixture(scope="module")
+def trained(go):
+    return go(TRAINING)
+
+
+def test_a_training_run(trained):
+    names = {path.name for path in trained.folder.iterdir()}
+    assert {"checkpoint.pt", "model.safetensors", "curves.png", "results.json"} <= names
+    assert trained.sides[0].x1 is None
+    assert trained.sides[0].cost.flops > 0
+    losses = [v["loss"] for v in metrics(trained.folder)]
+    assert len(set(losses)) == STEPS
+    rates = [v["rate"] for v in metrics(trained.folder)]
+    assert rates[0] < rates[4] > rates[-1]
+
+
+@pytest.mark.parametrize(
+    ("blow", "after", "status", "code"),
+    [
+        (signal.SIGINT, 3, "interrupted", 130),
+        (signal.SIGKILL, 23, "running", -signal.SIGKILL),
+    ],
+    ids=["ctrl-c", "killed"],
+)
+def test_training_goes_on_as_if_nothing_had_happened(
+    site, written, go, trained, blow, after, status, code
+):
+    recipe = written(TRAINING)
+    out, returned, _ = struck(site, recipe, after, blow)
+    assert returned == code
+    assert about(out)["status"] == status
+    told = len(metrics(out))
+    assert after <= told < STEPS
+    done = torch.load(out / "checkpoint.pt", weights_only=True)["done"]
+    assert done == (told if blow == signal.SIGINT else told // 10 * 10)
+    assert not (out / "model.safetensors").exists()
+    go(recipe, out=out)
+    assert about(out)["status"] == "done"
+    assert f"distill: {STEPS} steps, from step {done}" in (out / "log.txt").read_text()
+    assert metrics(out) == metrics(trained.folder)
+    assert same_weights(out, trained.folder)
+
+
+def test_a_prompt_that_cannot_be_followed_is_shown_where_it_stands(tmp_path):
+    recipe = tmp_path / "spoon.toml"
+    recipe.write_text(
+        '[model]\nkind = "pocket"\nprompt = "a spoon"\n[mode]\nkind = "best_of_n"\n'
+        '[[reward]]\nkind = "compressibility"\n'
+    )
+    with pytest.raises(RecipeError) as caught:
+        run(recipe, sets=[f'run.out="{tmp_path / "out"}"'], progress=False)
+    assert str(caught.value).startswith(f"{recipe}:3: model.prompt: 'a spoon' names none of")
