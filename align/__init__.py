@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from align.catalog.registry import load_catalog
-    from align.core.model import At, Condition
+    from align.core.model import Condition, NoisyState
     from align.core.problem import Problem
     from align.core.streams import Streams
     from align.runner.session import run, sample
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "At",
     "Condition",
+    "NoisyState",
     "Problem",
     "Streams",
     "__version__",
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("align-core")
     homes = {
-        "At": "align.core.model",
+        "NoisyState": "align.core.model",
         "Condition": "align.core.model",
         "Problem": "align.core.problem",
         "Streams": "align.core.streams",

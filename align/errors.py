@@ -37,5 +37,5 @@ class DivergedError(AlignError):
     """Numbers of a run grew without bound."""
 
 
-class ToldError(AlignError):
+class PeerFailedError(AlignError):
     """Another process of the same run has failed before, and said why."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align.core.draws import Draws, drawn
 from align.core.estimator import ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
@@ -73,8 +73,11 @@ def twelve() -> World:
 
 
 WORLDS: Final[dict[str, Callable[[], World]]] = {
-    "line": line, "sharp": sharp, "plane": plane, "twelve": twelve,
-}  # fmt: skip
+    "line": line,
+    "sharp": sharp,
+    "plane": plane,
+    "twelve": twelve,
+}
 
 
 def estimators(draws: int) -> dict[str, ValueEstimator]:
@@ -96,7 +99,7 @@ class States:
     """Noisy states of a world, each many times over, and what is true of them."""
 
     problem: Problem
-    at: At
+    noisy: NoisyState
     streams: Streams
     shift: Tensor
     value: Tensor
@@ -111,10 +114,10 @@ class States:
         streams = Streams(5, tuple(range(states)))
         x1 = model.draw_tilted(reward, streams) if law == "tilted" else model.draw(streams)
         times = torch.full((states,), t, dtype=torch.float64)
-        x = model.path.interpolate(streams.at("noise").normal(model.shape), x1, times)
-        at = At(x, times, model.encode([""] * states))
-        exact = Exact().estimate(Problem(model, reward), at, streams=streams)
-        many = at.tile(repeats)
+        x = model.path.interpolate(streams.fold_in("noise").normal(model.shape), x1, times)
+        noisy = NoisyState(x, times, model.encode([""] * states))
+        exact = Exact().estimate(Problem(model, reward), noisy, streams=streams)
+        many = noisy.tile(repeats)
         problem = Problem(model, reward, sampler, None, many.cond)
         shift, value = exact.shift.repeat(repeats, 1), exact.value.repeat(repeats)
         every = Streams(7, tuple(range(states * repeats)))
@@ -127,8 +130,10 @@ class States:
 
     def clipped(self, shift: Tensor) -> Tensor:
         """The shift, where its guidance is longer than the drift cut to the drift's length."""
-        model, at = self.problem.model, self.at
-        bound = norms(model.velocity(at.x, at.t, at.cond)) / model.path.pull(at.t)
+        model, noisy = self.problem.model, self.at
+        bound = norms(
+            model.velocity(noisy.x, noisy.t, noisy.cond)
+        ) / model.path.denoiser_to_velocity(noisy.t)
         return shift * expand((bound / norms(shift)).clamp(max=1), shift)
 
     def best_mix(self, one: Tensor, other: Tensor) -> Tensor:
@@ -231,10 +236,11 @@ def numbers_of_draws(options: argparse.Namespace) -> None:
         for t in TIMES:
             world, law = WORLDS[name](), options.law
             where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
-            at, model = where.at, world[0]
-            many = drawn(where.problem, at, draws=64, budget=64, gradient=False,
-                         streams=where.streams)  # fmt: skip
-            denoiser = model.denoiser(at)
+            noisy, model = where.at, world[0]
+            many = drawn(
+                where.problem, noisy, draws=64, budget=64, gradient=False, streams=where.streams
+            )
+            denoiser = model.denoiser(noisy)
             for rule in (*fixed, *rules):
                 some = _first(many, rule) if isinstance(rule, int) else grown(many, *rule)
                 off = regressed(some, denoiser) - where.shift

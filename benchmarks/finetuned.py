@@ -23,7 +23,7 @@ from align_imagenet.metrics import Diversity, Frechet
 from torch import Tensor
 
 from align.catalog.registry import load_catalog
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import unguarded
@@ -65,10 +65,10 @@ def sampled(model: NetworkModel, problem: Problem, seed: int, jumps: int) -> Ten
         cut = slice(int(rows[0]), int(rows[-1]) + 1)
         x, cond = noise[cut], problem.cond.rows(cut)
         if jumps:
-            at = At(torch.zeros_like(x), torch.zeros(len(x)), cond)
+            noisy = NoisyState(torch.zeros_like(x), torch.zeros(len(x)), cond)
             times = torch.linspace(0, 1, jumps + 1)
             for now, then in pairwise(times):
-                x = model.posterior_jump(x, now.expand(len(x)), then.expand(len(x)), at)
+                x = model.posterior_jump(x, now.expand(len(x)), then.expand(len(x)), noisy)
         else:
             x = flow(model, x, cond, steps=25)
         made.append(model.decode(x))
@@ -112,8 +112,9 @@ def main() -> None:
         apart = Frechet().compute(data, other[id(teacher)])["frechet_mobilenet"]
         spread = Diversity().compute(data, None)["diversity_mobilenet"]
         sharp = float(statistic("sharpness", data).mean())
-        row(name, *map(said, scores[name].values()), f"{apart:.1f}", f"{spread:.3f}",
-            f"{sharp:.4f}")  # fmt: skip
+        row(
+            name, *map(said, scores[name].values()), f"{apart:.1f}", f"{spread:.3f}", f"{sharp:.4f}"
+        )
     print()
     row("class", *(f"{name}, {who}" for name in names for who in ("base", "gain")))
     row(*["---"] * (1 + 2 * len(names)))

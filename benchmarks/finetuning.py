@@ -28,7 +28,7 @@ from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.gradient import TiltGradient
 from align.modes.finetune.mode import FineTune
-from align.modes.finetune.state import Tuning
+from align.modes.finetune.state import FinetuneState
 from align.modes.finetune.stein import TiltStein
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
@@ -39,7 +39,9 @@ from align.samplers.mfm import MetaFlowMap
 from align.training.loop import Optimisation, advance
 
 OBJECTIVES = {
-    "reward-weighted flow matching (Stein by the data)": TiltStein(by="data", centred=False),
+    "reward-weighted flow matching (Stein by the data)": TiltStein(
+        draws_from="data", centred=False
+    ),
     "Stein, 1 draw": TiltStein(),
     "gradient, 1 draw": TiltGradient(),
     "gradient, 4 draws": TiltGradient(draws=4),
@@ -71,13 +73,16 @@ def stepping(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[
 def matching(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[[], object]:
     """A step of flow matching on the same rows with the same network."""
     streams = Streams(0, tuple(range(8)))
-    state: Tuning = mode.init(whole, streams)
+    state: FinetuneState = mode.init(whole, streams)
     model = unguarded(whole).model
     assert isinstance(model, NetworkModel)
 
     def loss(rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         x1, cond = state.clean.rows(rows)
-        t, noise = rows.at("t").uniform(()).float(), rows.at("noise").normal(model.shape).float()
+        t, noise = (
+            rows.fold_in("t").uniform(()).float(),
+            rows.fold_in("noise").normal(model.shape).float(),
+        )
         x = expand(1 - t, x1) * noise + expand(t, x1) * x1
         found = state.tilt.student.velocity(x, t, cond)
         return (found - (x1 - noise)).flatten(1).square().mean(1), {}
@@ -94,8 +99,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     whole, optimisation = problem(), Optimisation(batch=options.batch, warmup=0)
-    mode = FineTune(pool=48, flow_steps=2, optimisation=optimisation,
-                    evaluation=Evaluation(samples=2, flow_steps=2))  # fmt: skip
+    mode = FineTune(
+        pool=48,
+        flow_steps=2,
+        optimisation=optimisation,
+        evaluation=Evaluation(samples=2, flow_steps=2),
+    )
     steps = {"flow matching": matching(whole, mode, optimisation)}
     for name, objective in OBJECTIVES.items():
         steps[name] = stepping(whole, attrs.evolve(mode, objective=objective), optimisation)
@@ -111,13 +120,31 @@ def main() -> None:
 
     def steered(draws: int) -> float:
         mode, estimator = Steer(steps=25), Gradient(draws=draws)
-        made = lambda: sample(one, mode, rewards=terms, sampler=MetaFlowMap(),  # noqa: E731
-                              estimator=estimator, samples=16, device="cpu")  # fmt: skip
+
+        def made() -> object:
+            return sample(
+                one,
+                mode,
+                rewards=terms,
+                sampler=MetaFlowMap(),
+                estimator=estimator,
+                samples=16,
+                device="cpu",
+            )
+
         return min(seconds(made) for _ in range(2)) / 16
 
-    plain = min(
-        seconds(lambda: sample(one, BestOfN(n=1, flow_steps=25), rewards=terms, samples=16,
-                               device="cpu")) for _ in range(2)) / 16  # fmt: skip
+    plain = (
+        min(
+            seconds(
+                lambda: sample(
+                    one, BestOfN(n=1, flow_steps=25), rewards=terms, samples=16, device="cpu"
+                )
+            )
+            for _ in range(2)
+        )
+        / 16
+    )
     training = options.steps * min(times["gradient, 1 draw"])
     print(f"\nA plain sample takes {plain:.3f} s; {options.steps} steps {training:.0f} s.\n")
     print("| steering | seconds a sample | fine-tuning pays from |\n|---|---|---|")

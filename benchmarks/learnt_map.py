@@ -25,7 +25,8 @@ def main(runs: list[str]) -> None:
     """One row an arm."""
     model, reward = plane()
     exact = [
-        model.draw_tilted(reward, Streams(seed, tuple(range(1024))).at("exact")) for seed in (1, 2)
+        model.draw_tilted(reward, Streams(seed, tuple(range(1024))).fold_in("exact"))
+        for seed in (1, 2)
     ]
     print("| run | arm | sliced W2 |\n| --- | --- | --- |")
     print(f"| | exact draws, another seed | {sliced_w2(exact[0], exact[1]):.3f} |")

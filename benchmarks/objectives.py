@@ -21,7 +21,7 @@ import torch
 from align_pocket import Pocket
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
@@ -68,7 +68,7 @@ OBJECTIVES: dict[str, tuple[Teacher | Data, AnyConsistency]] = {
 class Exact:
     """Contexts of the mixture at one time, with exact posterior draws twice: truth, and floor."""
 
-    at: At
+    noisy: NoisyState
     truth: Tensor
     again: Tensor
 
@@ -76,10 +76,15 @@ class Exact:
     def of(cls, t: float) -> Exact:
         """States noised to `t` of exact data."""
         model, streams = plane()[0], Streams(5, tuple(range(STATES)))
-        x1, noise = model.draw(streams), streams.at("noise").normal((2,))
+        x1, noise = model.draw(streams), streams.fold_in("noise").normal((2,))
         time_ = torch.full((STATES,), t, dtype=torch.float64)
-        at = At(model.path.interpolate(noise, x1, time_), time_, model.encode([""] * STATES))
-        return cls(at, *(model.draw_posterior(at, DRAWS, streams.at("draws", k)) for k in (0, 1)))
+        noisy = NoisyState(
+            model.path.interpolate(noise, x1, time_), time_, model.encode([""] * STATES)
+        )
+        return cls(
+            noisy,
+            *(model.draw_posterior(noisy, DRAWS, streams.fold_in("draws", k)) for k in (0, 1)),
+        )
 
     def distance(self, draws: Tensor) -> float:
         """Mean over states of the sliced W2 of draws (N, B, D) to the truth."""
@@ -88,11 +93,11 @@ class Exact:
 
 
 @torch.no_grad()
-def drawn(model: NetworkModel, at: At) -> Tensor:
+def drawn(model: NetworkModel, noisy: NoisyState) -> Tensor:
     """One-step draws (N, B, D) of a learnt map."""
     streams = Streams(7, tuple(range(STATES)))
     noise = streams.normal((2,), draws=DRAWS).float().flatten(0, 1)
-    many = At(at.x.float(), at.t.float(), model.unnamed(STATES)).tile(DRAWS)
+    many = NoisyState(noisy.x.float(), noisy.t.float(), model.null_condition(STATES)).tile(DRAWS)
     ends = torch.zeros(len(noise)), torch.ones(len(noise))
     return model.posterior_jump(noise, *ends, many).double().unflatten(0, (DRAWS, STATES))
 
@@ -105,19 +110,21 @@ def identities(model: NetworkModel, rows: int = 4096, h: float = 2e-3) -> tuple[
     """
     world, streams = plane()[0], Streams(9, tuple(range(rows)))
     x1, cond = world.draw(streams), world.encode([""] * rows)
-    t = 0.9 * streams.at("t").uniform(())
-    at = At(world.path.interpolate(streams.at("context").normal((2,)), x1, t), t, cond)
-    s, w, u = (0.02 + 0.96 * streams.at("times").uniform((3,)).sort(1).values).T
-    y = world.path.interpolate(streams.at("inner").normal((2,)), x1, s)
+    t = 0.9 * streams.fold_in("t").uniform(())
+    noisy = NoisyState(
+        world.path.interpolate(streams.fold_in("context").normal((2,)), x1, t), t, cond
+    )
+    s, w, u = (0.02 + 0.96 * streams.fold_in("times").uniform((3,)).sort(1).values).T
+    y = world.path.interpolate(streams.fold_in("inner").normal((2,)), x1, s)
     double = attrs.evolve(model, posterior=model.posterior and model.posterior.double())
-    mine = At(at.x, at.t, model.unnamed(rows))
+    mine = NoisyState(noisy.x, noisy.t, model.null_condition(rows))
 
     def jump(y: Tensor, s: Tensor, u: Tensor) -> Tensor:
         return double.posterior_jump(y, s, u, mine)
 
-    end, along = jump(y, s, u), glass_velocity(world, y, s, at)
+    end, along = jump(y, s, u), glass_velocity(world, y, s, noisy)
     slope = (jump(y, s, u + h) - jump(y, s, u - h)) / (2 * h)
-    lagrangian = slope - glass_velocity(world, end, u, at)
+    lagrangian = slope - glass_velocity(world, end, u, noisy)
     ahead, behind = (jump(y + k * h * along, s + k * h, u) for k in (1, -1))
     semigroup = jump(jump(y, s, w), w, u) - end
     found = (lagrangian, (ahead - behind) / (2 * h), semigroup, along)
@@ -129,18 +136,21 @@ def trained(name: str, steps: int) -> tuple[NetworkModel, float]:
     """A map of the mixture, and the processor's milliseconds a step."""
     diagonal, consistency = OBJECTIVES[name]
     mode = Distill(
-        net=MLPConfig(width=128, depth=3), diagonal=diagonal, consistency=consistency, steps=steps,
-        optimisation=Optimisation(batch=1024, rate=2e-3),
-    )  # fmt: skip
+        net=MLPConfig(width=128, depth=3),
+        diagonal=diagonal,
+        consistency=consistency,
+        steps=steps,
+        optimisation=Optimisation(batch=1024, learning_rate=2e-3),
+    )
     problem = Problem(GuardedModel(plane()[0], "mixture", Meter(), 1 << 20))
     streams = Streams(0, (0,))
     state, began = mode.init(problem, streams), time.process_time()
     for index in range(steps):
         state, _ = mode.step(problem, state, index, streams)
     spent = 1000 * (time.process_time() - began) / steps
-    student = state.training.average
+    student = state.training.ema
     assert isinstance(student, Student)
-    return state.coupling.model.having("meta_flow_map", student.net), spent
+    return state.coupling.model.with_net("meta_flow_map", student.net), spent
 
 
 def table(steps: int, only: str | None) -> None:
@@ -162,9 +172,11 @@ def started(name: str, problem: Problem, plain: bool, batch: int) -> Callable[[i
     """A step of `distill` on random latents; a plain one is flow matching on data alone."""
     diagonal, consistency = OBJECTIVES[name]
     mode = Distill(
-        diagonal=Data() if plain else diagonal, consistency=consistency,
-        times=Times(diagonal=1.0 if plain else 0.5), optimisation=Optimisation(batch=batch),
-    )  # fmt: skip
+        diagonal=Data() if plain else diagonal,
+        consistency=consistency,
+        times=Times(diagonal_share=1.0 if plain else 0.5),
+        optimisation=Optimisation(batch=batch),
+    )
     model = problem.model.inner  # type: ignore[attr-defined]
     streams = Streams(0, (0,))
     states = streams.numbered(0, 256).normal(model.shape).float()[None]

@@ -21,7 +21,7 @@ from align_pocket import Pocket, SilhouetteClass
 from torch import Tensor
 
 from align.core.mode import AlignmentMode
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
@@ -34,8 +34,8 @@ from align.models.network_model import NetworkModel
 from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm
 from align.runner.build import Rewards, build
-from align.runner.observers import Nobody
-from align.samplers.dps import PointMass
+from align.runner.observers import NullObserver
+from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def steered(problem: Problem, mode: Steer, rows: int) -> None:
     """Run a mode through the engine, as `align run` does."""
     meter = problem.model.meter if isinstance(problem.model, GuardedModel) else Meter()
     streams = Streams(0, tuple(range(rows)))
-    execute(mode, problem, streams, meter=meter, observer=Nobody())
+    execute(mode, problem, streams, meter=meter, observer=NullObserver())
 
 
 def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
@@ -88,9 +88,9 @@ def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
         with torch.no_grad():
             velocity = model.velocity(x, t, cond)
         leaf = x.repeat(draws, *[1] * (x.dim() - 1)).requires_grad_()
-        at = At(leaf, t.repeat(draws), many)
+        noisy = NoisyState(leaf, t.repeat(draws), many)
         zero, one = torch.zeros(draws * rows), torch.ones(draws * rows)
-        x1 = model.posterior_jump(torch.randn_like(leaf), zero, one, at)
+        x1 = model.posterior_jump(torch.randn_like(leaf), zero, one, noisy)
         r = score.weight * reward.score(model.decode(x1), many.prompts)
         (pull,) = torch.autograd.grad(r.sum(), leaf)
         w = torch.softmax(r.detach().reshape(draws, rows), 0).reshape(draws, rows, 1, 1, 1)
@@ -115,7 +115,7 @@ def latents(rows: int) -> Problem:
     model = GuardedModel(attrs.evolve(inner, autoencoder=None), "latents", Meter(), 1 << 20)
     reward = WeightedReward((Term(name="near", reward=Near(), weight=0.01),))
     cond = model.encode(["cat"] * rows)
-    return Problem(model, reward, PointMass(), Gradient(draws=1), cond)
+    return Problem(model, reward, DPS(), Gradient(draws=1), cond)
 
 
 def forward(model: FlowModel, problem: Problem, steps: int, rows: int) -> None:

@@ -40,7 +40,7 @@ from align.models.mixture import GaussianMixture, Mixture
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.particles import rows_of, systematic
 from align.modes.sampling.steer import Steer
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.testing.distances import sliced_w2
@@ -66,22 +66,22 @@ class Case:
     @classmethod
     def of(cls, size: int, std: float, seed: int) -> Case:
         """The problem of one seed: means on a grid in the plane, else uniform in [−1, 1]^D."""
-        streams = Streams(seed, (0,)).at("peers", size)
-        weights = 0.2 + streams.at("weights").uniform((25,))[0]
+        streams = Streams(seed, (0,)).fold_in("peers", size)
+        weights = 0.2 + streams.fold_in("weights").uniform((25,))[0]
         line = torch.linspace(-1, 1, 5).double()
         means = torch.cartesian_prod(line, line)
         if size != 2:
-            means = 2 * streams.at("means").uniform((25, size))[0] - 1
+            means = 2 * streams.fold_in("means").uniform((25, size))[0] - 1
         model = Mixture(
             weights=tuple(weights.tolist()),
             means=tuple(tuple(mean) for mean in means.tolist()),
             stds=(0.08,) * 25,
         ).build(CPU)
         count = SIZES[size][0]
-        matrix = streams.at("matrix").normal((count, size))[0]
+        matrix = streams.fold_in("matrix").normal((count, size))[0]
         matrix = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
-        truth = model.draw(streams.at("truth"))[0]
-        observed = matrix @ truth + std * streams.at("noise").normal((count,))[0]
+        truth = model.draw(streams.fold_in("truth"))[0]
+        observed = matrix @ truth + std * streams.fold_in("noise").normal((count,))[0]
         rows = tuple(tuple(row) for row in matrix.tolist())
         reward = measured(rows, tuple(observed.tolist()), std)
         return cls(model, reward, matrix, observed, std, seed)
@@ -142,7 +142,7 @@ def ours(
                     shares[key].append(info.numbers[key] / whole)
         x1 = mode.finish(problem, state)
         if population:
-            x1 = state.x[rows_of(systematic(state.weights.log, streams.at("kept")))]
+            x1 = state.x[rows_of(systematic(state.weights.log, streams.fold_in("kept")))]
         seconds = time.process_time() - began
         assert x1 is not None
         return Run(x1, seconds, *(min(share[1:], default=math.nan) for share in shares.values()))
@@ -164,7 +164,7 @@ def flow(steps: int, _: int) -> Steer:
 
 def methods(size: int) -> Iterator[Method]:
     """What `align` offers; first what it recommends for measurements."""
-    point, exact, gauss = PointMass(), ExactPosterior(), GaussianPosterior()
+    point, exact, gauss = DPS(), ExactPosterior(), GaussianPosterior()
     gradient, blind, value = Gradient(draws=1), Stein(draws=1), GaussianValue(data_std=0.7)
     yield ours("SMC, Gaussian value", particles(), None, value)
     yield ours("SMC, Gaussian value, DDPM", particles(dynamics="ddpm"), None, value)

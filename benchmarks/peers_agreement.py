@@ -21,7 +21,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
 from align.modes.sampling.steer import Steer
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 
 STEPS, ROWS, SCALE, SEED = 100, 64, 1.001, 0
 
@@ -65,11 +65,11 @@ def main() -> None:
     start = torch.randn(ROWS, 2, dtype=torch.float64) / SCALE
     ahead = torch.linspace(1, 0, STEPS + 1, dtype=torch.float64)
     signal = (ahead * 1e-3 + (1 - ahead)) / SCALE  # azula's last noise is 1e-3, not 0
-    mode = Steer(steps=STEPS, dynamics="ddpm", particles=ROWS, resample="systematic", trigger=0)
-    streams = Streams(SEED, (0,))
-    problem = Problem(
-        case.model, case.reward, PointMass(), Gradient(draws=1), case.model.encode([""])
+    mode = Steer(
+        steps=STEPS, dynamics="ddpm", particles=ROWS, resample="systematic", ess_threshold=0
     )
+    streams = Streams(SEED, (0,))
+    problem = Problem(case.model, case.reward, DPS(), Gradient(draws=1), case.model.encode([""]))
     state = attrs.evolve(mode.init(problem, streams), x=start)
     apart, off = 0.0, 0.0
     for index, (states, weights, noise) in enumerate(tape):
@@ -79,8 +79,10 @@ def main() -> None:
         log_weight = (state.weights.ratio - state.weights.spent)[:, 0]
         apart = max(apart, float((state.x - states).abs().max()))
         off = max(off, float((log_weight - weights).abs().max()))
-    print(f"{STEPS} steps of {ROWS} particles: states at most {apart:.1e} apart, "
-          f"log weights {off:.1e}")  # fmt: skip
+    print(
+        f"{STEPS} steps of {ROWS} particles: states at most {apart:.1e} apart, "
+        f"log weights {off:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.estimators.gradient import Gradient
@@ -42,9 +42,9 @@ from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
-from align.runner.record import Side
+from align.runner.record import ArmResult
 from align.runner.session import sample
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.training.data import Labelled, Pictures
@@ -84,16 +84,24 @@ class Variant:
         assert isinstance(model, NetworkModel)
         if name == "silhouettes":
             small = {kind: load(kind, CPU) for kind in ("conv", "patch")}
-            return cls(model, spec, {
-                kind: lambda data, net=net: net(prepared(data)).argmax(1)
-                for kind, net in small.items()
-            })  # fmt: skip
+            return cls(
+                model,
+                spec,
+                {
+                    kind: lambda data, net=net: net(prepared(data)).argmax(1)
+                    for kind, net in small.items()
+                },
+            )
         among = [index_of(label) for label in model.classes]
         large = {kind: load_classifier(kind, CPU) for kind in ("efficientnet_lite0", "squeezenet")}
-        return cls(model, spec, {
-            kind: lambda data, net=net: net(resized(data, 128, 128))[:, among].argmax(1)
-            for kind, net in large.items()
-        })  # fmt: skip
+        return cls(
+            model,
+            spec,
+            {
+                kind: lambda data, net=net: net(resized(data, 128, 128))[:, among].argmax(1)
+                for kind, net in large.items()
+            },
+        )
 
     def agreement(self, data: Tensor, label: int) -> list[float]:
         """Share of pictures that each judge takes for the class."""
@@ -102,8 +110,9 @@ class Variant:
     def held(self, archive: str) -> Labelled:
         """The validation pictures."""
         data = Pictures(path=archive, split="val")
-        return load_pictures(data, self.model.require_autoencoder().config.colours,
-                             self.model.classes)  # fmt: skip
+        return load_pictures(
+            data, self.model.require_autoencoder().config.colours, self.model.classes
+        )
 
 
 @functools.cache
@@ -150,8 +159,10 @@ def rebuilt(variant: str, archive: str) -> None:
                 right = judge(data.expand(-1, 3, -1, -1)) == held.labels[rows]
                 agreed.setdefault(f"{who}, {name}", []).append(right.float())
     head("decibels", *agreed)
-    row(float(-10 * torch.cat(noise).log10().mean()),
-        *(float(torch.cat(right).mean()) for right in agreed.values()))  # fmt: skip
+    row(
+        float(-10 * torch.cat(noise).log10().mean()),
+        *(float(torch.cat(right).mean()) for right in agreed.values()),
+    )
 
 
 @torch.no_grad()
@@ -162,7 +173,7 @@ def posterior(variant: str, archive: str) -> None:
     states = model.require_autoencoder().encode(held.pictures / 255.0)
     cond = model.encode([held.classes[label] for label in held.labels.tolist()])
     streams = Streams(0, tuple(range(len(states))))
-    noise = streams.at("noise").normal(model.shape).to(states)
+    noise = streams.fold_in("noise").normal(model.shape).to(states)
     real = features(model.decode(states), CPU)
     samplers: list[tuple[str, PosteriorSampler]] = [
         *((f"MFM, {k} step(s)", MetaFlowMap(steps=k)) for k in (1, 2, 4)),
@@ -173,12 +184,17 @@ def posterior(variant: str, archive: str) -> None:
     for name, sampler in samplers:
         began, found = time.perf_counter(), []
         for t in times:
-            at = At(model.path.interpolate(noise, states, torch.full((len(states),), t)),
-                    torch.full((len(states),), t), cond)  # fmt: skip
-            x1 = torch.cat([
-                sampler.sample(model, at.rows(r), draws=1, streams=streams.rows(r))[0]
-                for r in (slice(i, i + 128) for i in range(0, len(states), 128))
-            ])  # fmt: skip
+            noisy = NoisyState(
+                model.path.interpolate(noise, states, torch.full((len(states),), t)),
+                torch.full((len(states),), t),
+                cond,
+            )
+            x1 = torch.cat(
+                [
+                    sampler.sample(model, noisy.rows(r), draws=1, streams=streams.rows(r))[0]
+                    for r in (slice(i, i + 128) for i in range(0, len(states), 128))
+                ]
+            )
             found.append((name, t, x1))
         spent = 1000 * (time.perf_counter() - began) / len(states) / len(times)
         scores = [frechet_distance(features(model.decode(x1), CPU), real) for _, _, x1 in found]
@@ -193,7 +209,7 @@ def terms(label: str, weight: float) -> tuple[RewardTerm, ...]:
     )
 
 
-def describe(name: str, side: Side, seconds: float, label: str) -> None:
+def describe(name: str, side: ArmResult, seconds: float, label: str) -> None:
     """One row: reward, held-out reward, agreement, diversity, statistics, cost."""
     assert side.data is not None
     count = len(side.data)
@@ -201,25 +217,45 @@ def describe(name: str, side: Side, seconds: float, label: str) -> None:
     conv, patch = side.scores["conv"], side.scores["patch"]
     diversity = Diversity().compute(side.data, None)["diversity_mobilenet"]
     edges = ImageStatistics().compute(side.data, None)["edges"]
-    row(name, f"{conv.mean():.3f} ± {conv.std() / count**0.5:.3f}", float(patch.mean()),
-        *agreement(side.data, CLASSES.index(label)), diversity, edges, f"{calls:g}",
-        seconds / count)  # fmt: skip
+    row(
+        name,
+        f"{conv.mean():.3f} ± {conv.std() / count**0.5:.3f}",
+        float(patch.mean()),
+        *agreement(side.data, CLASSES.index(label)),
+        diversity,
+        edges,
+        f"{calls:g}",
+        seconds / count,
+    )
 
 
 def steering(label: str = "cat", samples: int = 32, pool: int = 3000) -> None:
     """MFM-G at several weights, plain and renormalised, beside the best of N of one pool."""
     model = Pocket(prompt=label)
-    head("arm", "reward (conv)", "held out (patch)", "class agreement, conv", "patch", "diversity",
-         "edges", "network calls", "seconds a sample")  # fmt: skip
+    head(
+        "arm",
+        "reward (conv)",
+        "held out (patch)",
+        "class agreement, conv",
+        "patch",
+        "diversity",
+        "edges",
+        "network calls",
+        "seconds a sample",
+    )
 
     def arm(name: str, draws: int, weight: float, **options: object) -> None:
         began = time.perf_counter()
         stein, dps = options.pop("stein", False), options.pop("dps", False)
         estimator = Stein(draws=draws) if stein else Gradient(draws=draws)
         side = sample(
-            model, Steer(**options), rewards=terms(label, weight), samples=samples,  # type: ignore[arg-type]
-            sampler=PointMass() if dps else MetaFlowMap(), estimator=estimator,
-        )  # fmt: skip
+            model,
+            Steer(**options),
+            rewards=terms(label, weight),
+            samples=samples,  # type: ignore[arg-type]
+            sampler=DPS() if dps else MetaFlowMap(),
+            estimator=estimator,
+        )
         describe(name, side, time.perf_counter() - began, label)
 
     began = time.perf_counter()
@@ -236,35 +272,54 @@ def steering(label: str = "cat", samples: int = 32, pool: int = 3000) -> None:
     tilted(unsteered, 2.0, label)
 
 
-def best_of(side: Side, spent: float, label: str) -> None:
+def best_of(side: ArmResult, spent: float, label: str) -> None:
     """Means over disjoint groups of a pool of unsteered samples, of the best of each group."""
     assert side.data is not None
     reward, per = side.scores["conv"], side.cost.calls["network"] / len(side.scores["conv"])
     for n in (1, 10, 100, 1000):
         groups = reward[: len(reward) // n * n].reshape(-1, n)
         best = groups.argmax(1) + torch.arange(len(groups)) * n
-        chosen = Side(
-            f"best of {n}", None, side.data[best],
-            {name: score[best] for name, score in side.scores.items()}, {}, side.cost,
-        )  # fmt: skip
+        chosen = ArmResult(
+            f"best of {n}",
+            None,
+            side.data[best],
+            {name: score[best] for name, score in side.scores.items()},
+            {},
+            side.cost,
+        )
         patch, data = chosen.scores["patch"], chosen.data
         assert data is not None
         few = data[:256]
         spread = Diversity().compute(few, None)["diversity_mobilenet"] if len(few) > 1 else 0.0
         conv = chosen.scores["conv"]
         error = conv.std() / len(conv) ** 0.5
-        row(f"best of {n} ({len(best)} groups)", f"{conv.mean():.3f} ± {error:.3f}",
-            float(patch.mean()), *agreement(data, CLASSES.index(label)), spread,
-            ImageStatistics().compute(few, None)["edges"], f"{per * n:g}", spent * n)  # fmt: skip
+        row(
+            f"best of {n} ({len(best)} groups)",
+            f"{conv.mean():.3f} ± {error:.3f}",
+            float(patch.mean()),
+            *agreement(data, CLASSES.index(label)),
+            spread,
+            ImageStatistics().compute(few, None)["edges"],
+            f"{per * n:g}",
+            spent * n,
+        )
 
 
-def tilted(side: Side, weight: float, label: str) -> None:
+def tilted(side: ArmResult, weight: float, label: str) -> None:
     """What the tilted law itself has, by importance weights on the pool."""
     shares = torch.softmax(weight * side.scores["conv"], 0)
     ess = float(1 / shares.square().sum())
-    row(f"tilted law, λ = {weight:g} (weighted pool, ESS {ess:.0f})",
-        float((shares * side.scores["conv"]).sum()), float((shares * side.scores["patch"]).sum()),
-        "", "", "", "", "", "")  # fmt: skip
+    row(
+        f"tilted law, λ = {weight:g} (weighted pool, ESS {ess:.0f})",
+        float((shares * side.scores["conv"]).sum()),
+        float((shares * side.scores["patch"]).sum()),
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+    )
 
 
 if __name__ == "__main__":

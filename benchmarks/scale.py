@@ -43,9 +43,13 @@ def problem(net: DiTConfig, chunk: int) -> Problem:
     with DEVICE:
         outer = AutoencoderConfig(width=64, levels=3, latents=SHAPE[0])
         model = NetworkModel(
-            shape=SHAPE, classes=("tabby cat",), posterior=DiT(net, SHAPE, 1, "meta_flow_map"),
-            autoencoder=Autoencoder(outer), device=DEVICE, precision="bfloat16",
-        )  # fmt: skip
+            shape=SHAPE,
+            classes=("tabby cat",),
+            posterior=DiT(net, SHAPE, 1, "meta_flow_map"),
+            autoencoder=Autoencoder(outer),
+            device=DEVICE,
+            precision="bfloat16",
+        )
     for module in (model.posterior, model.autoencoder):
         assert module is not None
         module.eval().requires_grad_(False)
@@ -87,9 +91,12 @@ def main() -> None:
     options = parser.parse_args()
     rows = options.rows
     net = DiTConfig(
-        width=options.width, depth=options.depth, heads=options.heads, patch=2,
+        width=options.width,
+        depth=options.depth,
+        heads=options.heads,
+        patch=2,
         encoder_depth=max(1, options.depth * 5 // 7),
-    )  # fmt: skip
+    )
     whole = problem(net, rows)
     assert isinstance(whole.model, GuardedModel) and isinstance(whole.model.inner, NetworkModel)
     size = sum(w.numel() for w in whole.model.inner.require_velocity().parameters())
@@ -102,9 +109,12 @@ def main() -> None:
         step = partial(mode.step, steered, state, 10, streams)
         row(f"a step of steering, MFM-G, draws: {draws}", *took(step, options.count))
     tune = FineTune(
-        pool=rows, flow_steps=2, evaluation=Evaluation(samples=2, flow_steps=2),
-        optimisation=Optimisation(batch=rows, precision="bfloat16"), steps=1000,
-    )  # fmt: skip
+        pool=rows,
+        flow_steps=2,
+        evaluation=Evaluation(samples=2, flow_steps=2),
+        optimisation=Optimisation(batch=rows, precision="bfloat16"),
+        steps=1000,
+    )
     under_way = tune.init(whole, streams)
     step = partial(tune.step, whole, under_way, 3, streams)
     row("a step of fine-tuning, 1 draw", *took(step, options.count))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from align.testing.elsewhere import elsewhere
+from align.testing.fake_device import fake_device
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def other_device(monkeypatch):
                 patched.setattr(torch.backends.cudnn, "allow_tf32", False)
                 yield
                 return
-            with elsewhere() as device:
+            with fake_device() as device:
                 patched.setattr("align.runner.session.device_of", lambda name: device)
                 yield
 

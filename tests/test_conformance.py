@@ -48,7 +48,7 @@ from align.rewards.operators import Downsample
 from align.rewards.psnr import PSNR
 from align.rewards.python import Python
 from align.rewards.statistic import PictureStatistic
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
@@ -175,7 +175,7 @@ test_network = conformance(
     },
 )
 
-test_point_mass = conformance("sampler", PointMass, expect_fail={"exact": "a point has no spread"})
+test_point_mass = conformance("sampler", DPS, expect_fail={"exact": "a point has no spread"})
 test_exact_posterior = conformance("sampler", ExactPosterior)
 test_gaussian = conformance(
     "sampler", GaussianPosterior, expect_fail={"exact": "the posterior has several modes"}
@@ -297,7 +297,7 @@ test_steer_with_particles = conformance(
 )
 test_steer_by_renormalised_guidance = conformance(
     "mode",
-    lambda: Steer(steps=20, normalise="renorm"),
+    lambda: Steer(steps=20, guidance_norm="renorm"),
     expect_fail={"tilted_law": "renormalised guidance forgets the reward's scale"},
 )
 
@@ -309,7 +309,7 @@ test_value_correlation = conformance(
 )
 test_fidelity = conformance("mode", lambda: Fidelity(metric=SlicedWasserstein()))
 test_fidelity_of_the_flow = conformance(
-    "mode", lambda: Fidelity(metric=SlicedWasserstein(), by="flow")
+    "mode", lambda: Fidelity(metric=SlicedWasserstein(), method="flow")
 )
 test_fidelity_to_pictures = conformance(
     "mode",

@@ -18,7 +18,7 @@ from align.errors import RecipeError
 from align.modes.distill.consistency import Consistency
 from align.modes.distill.diagonal import Diagonal
 from align.recipe import load
-from align.recipe.words import members
+from align.recipe.describe import members
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "align"
@@ -53,9 +53,22 @@ FLOORS = (
 )
 PUBLIC = ["At", "Condition", "Problem", "Streams", "__version__", "load_catalog", "run", "sample"]
 HEAVY = {
-    "torchvision", "transformers", "diffusers", "hpsv2", "ImageReward", "clip", "open_clip",
-    "timm", "scipy", "sklearn", "pandas", "matplotlib", "tokenizers", "ftfy", "huggingface_hub",
-}  # fmt: skip
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "hpsv2",
+    "ImageReward",
+    "clip",
+    "open_clip",
+    "timm",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "tokenizers",
+    "ftfy",
+    "huggingface_hub",
+}
 # Of our own, or too old and common to cite.
 WITHOUT_REFERENCE = {"autoencode"}
 

@@ -28,14 +28,14 @@ def align_models() -> list[type[ModelSpec]]:
 @hookimpl
 def align_samplers() -> list[type[PosteriorSampler]]:
     """Posterior samplers."""
-    from align.samplers.dps import PointMass
+    from align.samplers.dps import DPS
     from align.samplers.exact import ExactPosterior
     from align.samplers.gaussian import GaussianPosterior
     from align.samplers.glass import Glass
     from align.samplers.mfm import MetaFlowMap
     from align.samplers.renoise import Renoise
 
-    return [PointMass, ExactPosterior, GaussianPosterior, Glass, MetaFlowMap, Renoise]
+    return [DPS, ExactPosterior, GaussianPosterior, Glass, MetaFlowMap, Renoise]
 
 
 @hookimpl

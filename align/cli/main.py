@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
 
-from align.errors import AlignError, RecipeError, ToldError
+from align.errors import AlignError, PeerFailedError, RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,17 @@ P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
 
 CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
-_SHOWN: Final = ("grid.png", "scatter.png", "tradeoff.png", "curves.png", "table.md", "study.png",
-                 "study.md", "model.safetensors", "log.txt")  # fmt: skip
+_SHOWN: Final = (
+    "grid.png",
+    "scatter.png",
+    "tradeoff.png",
+    "curves.png",
+    "table.md",
+    "study.png",
+    "study.md",
+    "model.safetensors",
+    "log.txt",
+)
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 _sets = click.option(
@@ -50,7 +59,7 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         except AlignError as error:
             if any(c.params.get("traceback") for c in (context, context.find_root())):
                 raise
-            if not isinstance(error, ToldError):
+            if not isinstance(error, PeerFailedError):
                 click.echo(str(error), err=True)
             context.exit(error.exit_code)
 
@@ -284,7 +293,7 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
     """Name, type, default and help of each option; those of inner tables follow theirs."""
     import attrs
 
-    from align.recipe.words import contract_of, expected, members, tag_of
+    from align.recipe.describe import contract_of, expected, members, tag_of
     from align.recipe.write import default_text
 
     rows = []

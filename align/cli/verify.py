@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from align.catalog.registry import Catalog, Entry
-from align.core.reward import Judged, RewardSpec
+from align.core.reward import HasReferenceImplementation, RewardSpec
 from align.errors import AlignError, PartError
 from align.io.images import Picture, opened
 from align.recipe.convert import read_table, strict_converter
-from align.recipe.locate import Faults
+from align.recipe.describe import dotted
 from align.recipe.override import parse_override
-from align.recipe.words import dotted
+from align.recipe.source_map import ConfigErrors
 from align.testing.kit import KINDS, checks_of
 
 SIDE: Final = 256
@@ -67,7 +67,7 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
         return read_table(strict_converter(catalog), table, entry.cls)
     except ValueError as error:
         raise PartError(f"--set: {error}") from error
-    except Faults as error:
+    except ConfigErrors as error:
         said = (f"{entry.kind}: {dotted(f.key)}: {f.text}" for f in error.faults)
         raise PartError("\n".join(said)) from error
 
@@ -134,7 +134,7 @@ def judged(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[Ju
     if "match_pil" in attrs.fields_dict(type(part)):
         other = scores(attrs.evolve(part, match_pil=True))  # type: ignore[call-arg]
     package: Sequence[float | None] = [None] * len(files)
-    if isinstance(part, Judged):
+    if isinstance(part, HasReferenceImplementation):
         try:
             package = part.judged([one.pil for one in pictures], [prompt] * len(files)).tolist()
         except ImportError as error:

@@ -19,18 +19,18 @@ def main() -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
     from align.catalog.registry import load_catalog
-    from align.isolation.protocol import Refused
+    from align.isolation.protocol import ConfigRejected
     from align.isolation.server import Read, serve
     from align.recipe.convert import read_reward
-    from align.recipe.locate import Faults
+    from align.recipe.source_map import ConfigErrors
     from align.recipe.write import part_table
 
     def read(table: Mapping[str, Any]) -> Read:
         catalog = load_catalog()
         try:
             spec = read_reward(table, catalog)
-        except Faults as error:
-            raise Refused((fault.key, fault.text) for fault in error.faults) from error
+        except ConfigErrors as error:
+            raise ConfigRejected((fault.key, fault.text) for fault in error.faults) from error
         entry = catalog.entry_of(spec)
         return Read(spec, part_table(spec), str(entry.origin) if entry else "")
 

@@ -23,7 +23,7 @@ FEW = 10.0
 
 @final
 @attrs.frozen(eq=False)
-class Baseline:
+class BaseRewardStats:
     """r of M unsteered samples, (M,)."""
 
     r: Tensor
@@ -100,7 +100,7 @@ class Divergence:
     at_most: float | None = None
 
     @classmethod
-    def of(cls, r: Tensor, baseline: Baseline | None, at_most: float | None) -> Divergence:
+    def of(cls, r: Tensor, baseline: BaseRewardStats | None, at_most: float | None) -> Divergence:
         """The divergence of samples with these r (B,)."""
         r = r.double()
         mean, error = float(r.mean()), None

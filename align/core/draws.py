@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import Estimate
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -64,7 +64,7 @@ class Draws:
 
     x1: Tensor
     rewards: Tensor
-    pulls: Tensor | None
+    reward_grads: Tensor | None
     counts: Tensor
     point: bool
 
@@ -125,9 +125,15 @@ def variance(terms: Tensor, weights: Tensor) -> Tensor:
 
 
 def drawn(
-    problem: Problem, at: At, *, draws: Count, budget: int, gradient: bool, streams: Streams
+    problem: Problem,
+    noisy: NoisyState,
+    *,
+    draws: Count,
+    budget: int,
+    gradient: bool,
+    streams: Streams,
 ) -> Draws:
-    """Draws at the states of `at`, with their rewards and, when asked, their gradients.
+    """Draws at the states of `noisy`, with their rewards and, when asked, their gradients.
 
     With `draws` = "auto" every state gets 4; where the effective sample size is below three
     quarters of that, the number is doubled until it is reached or `budget` is spent. A state's
@@ -140,8 +146,8 @@ def drawn(
         PartError: the problem has no sampler.
     """
     if draws != "auto":
-        return _fixed(problem, at, draws, gradient, streams)
-    found = _fixed(problem, at, FIRST, gradient, streams)
+        return _fixed(problem, noisy, draws, gradient, streams)
+    found = _fixed(problem, noisy, FIRST, gradient, streams)
     made = FIRST
     while not found.point and made < budget:
         low = torch.nonzero(found.ess < 0.75 * FIRST)[:, 0]
@@ -149,7 +155,7 @@ def drawn(
             break
         more = min(made, budget - made)
         cut = streams.rows(low).after(made)
-        found = _extended(found, low, _fixed(problem, at.rows(low), more, gradient, cut))
+        found = _extended(found, low, _fixed(problem, noisy.rows(low), more, gradient, cut))
         made += more
     return found
 
@@ -162,17 +168,19 @@ def _extended(found: Draws, rows: Tensor, more: Draws) -> Draws:
         blank[:, rows] = after
         return torch.cat((before, blank))
 
-    pulls = None
-    if found.pulls is not None and more.pulls is not None:
-        pulls = join(found.pulls, more.pulls, 0.0)
+    reward_grads = None
+    if found.reward_grads is not None and more.reward_grads is not None:
+        reward_grads = join(found.reward_grads, more.reward_grads, 0.0)
     counts = found.counts.index_add(0, rows, more.counts)
     rewards = join(found.rewards, more.rewards, -torch.inf)
-    return Draws(join(found.x1, more.x1, 0.0), rewards, pulls, counts, found.point)
+    return Draws(join(found.x1, more.x1, 0.0), rewards, reward_grads, counts, found.point)
 
 
-def _fixed(problem: Problem, at: At, draws: int, gradient: bool, streams: Streams) -> Draws:
+def _fixed(
+    problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
+) -> Draws:
     """The same number of draws at every state, in chunks."""
-    sampler, states = problem.sampler, len(at.x)
+    sampler, states = problem.sampler, len(noisy.x)
     if sampler is None:
         raise PartError("an estimator that draws needs a sampler")
     draws = 1 if sampler.point else draws
@@ -183,29 +191,29 @@ def _fixed(problem: Problem, at: At, draws: int, gradient: bool, streams: Stream
     for start in range(0, draws, each):
         count, later = min(each, draws - start), streams.after(start) if start else streams
         cuts = [slice(place, place + rows) for place in range(0, states, max(1, rows))]
-        parts = [_piece(problem, at.rows(cut), count, gradient, later.rows(cut)) for cut in cuts]
+        parts = [_piece(problem, noisy.rows(cut), count, gradient, later.rows(cut)) for cut in cuts]
         stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-    x1, rewards, *pulls = (torch.cat(part) for part in zip(*stacks, strict=True))
+    x1, rewards, *reward_grads = (torch.cat(part) for part in zip(*stacks, strict=True))
     counts = torch.full((states,), draws, device=x1.device)
-    return Draws(x1, rewards, pulls[0] if pulls else None, counts, sampler.point)
+    return Draws(x1, rewards, reward_grads[0] if reward_grads else None, counts, sampler.point)
 
 
 def _piece(
-    problem: Problem, at: At, draws: int, gradient: bool, streams: Streams
+    problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
 ) -> tuple[Tensor, ...]:
     """Draws (n, b, *S), rewards (n, b) and, when asked, gradients (n, b, *S)."""
     sampler, model = problem.sampler, problem.model
     assert sampler is not None
     if not gradient:
         with torch.no_grad():
-            x1 = sampler.sample(model, at, draws=draws, streams=streams)
-            return x1, problem.reward_of(x1, at.cond)
+            x1 = sampler.sample(model, noisy, draws=draws, streams=streams)
+            return x1, problem.reward_of(x1, noisy.cond)
     with torch.enable_grad():
         # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
-        tiled = At(at.x.detach(), at.t, at.cond).tile(draws)
+        tiled = NoisyState(noisy.x.detach(), noisy.t, noisy.cond).tile(draws)
         x = tiled.x.requires_grad_()
         x1 = sampler.sample(model, tiled, draws=1, streams=streams.spread(draws))
         rewards = problem.reward_of(x1, tiled.cond)
-        (pulls,) = torch.autograd.grad(rewards.sum(), x)
-    parts = (x1[0].detach(), rewards[0].detach(), pulls)
-    return tuple(part.unflatten(0, (draws, len(at.x))) for part in parts)
+        (reward_grads,) = torch.autograd.grad(rewards.sum(), x)
+    parts = (x1[0].detach(), rewards[0].detach(), reward_grads)
+    return tuple(part.unflatten(0, (draws, len(noisy.x))) for part in parts)

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import attrs
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
@@ -75,8 +75,8 @@ class ValueEstimator(ABC):
     needs_model: ClassVar[type | None]
 
     @abstractmethod
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
-        """Value and shift at the states of `at`."""
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
+        """Value and shift at the states of `noisy`."""
 
 
 class Quadratic(ABC):
@@ -94,11 +94,11 @@ class ClosedForm(ABC):
     """
 
     @abstractmethod
-    def value(self, at: At, reward: WeightedReward) -> Tensor:
-        """V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), differentiable in `at.x`."""
+    def value(self, noisy: NoisyState, reward: WeightedReward) -> Tensor:
+        """V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), differentiable in `noisy.x`."""
 
     @abstractmethod
-    def draw_posterior(self, at: At, draws: int, streams: Streams) -> Tensor:
+    def draw_posterior(self, noisy: NoisyState, draws: int, streams: Streams) -> Tensor:
         """Independent draws (N, B, *S) from p(x1 | x_t = x)."""
 
     @abstractmethod

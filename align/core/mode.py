@@ -76,15 +76,15 @@ class Export:
     files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
-class Diverges(ABC, Generic[State]):
+class ReportsKL(ABC, Generic[State]):
     """Capability of a mode: it can say how far its samples are from those of the base model."""
 
     @abstractmethod
-    def divergence(self, state: State) -> float | None:
+    def path_kl(self, state: State) -> float | None:
         """KL(samples | base model) in nats by the mode's own account; None where it has none."""
 
 
-class Follows(ABC):
+class UsesRewardGradient(ABC):
     """Capability of a mode: its own loss may follow the reward's gradient."""
 
     @property
@@ -93,7 +93,7 @@ class Follows(ABC):
         """Whether it does: through the reward alone, or through posterior draws too."""
 
 
-class Warns(ABC, Generic[State]):
+class HasWarnings(ABC, Generic[State]):
     """Capability of a mode: at its end it may have something to say beside the table."""
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Warns(ABC, Generic[State]):
         """One sentence each; none where all is well."""
 
 
-class Trains(ABC, Generic[State]):
+class Trainable(ABC, Generic[State]):
     """Capability of a mode: its state outlives the process, and it ends in weights.
 
     Several processes may train together: each runs the same mode on its share of every batch.

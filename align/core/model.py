@@ -44,21 +44,23 @@ class Condition:
 
 @final
 @attrs.frozen(eq=False)
-class At:
+class NoisyState:
     """A batch of noisy states: `x` (B, *S) at times `t` (B,) under a condition."""
 
     x: Tensor
     t: Tensor
     cond: Condition
 
-    def rows(self, rows: slice | Tensor) -> At:
+    def rows(self, rows: slice | Tensor) -> NoisyState:
         """Some of the rows, given as a slice or as their numbers."""
-        return At(self.x[rows], self.t[rows], self.cond.rows(rows))
+        return NoisyState(self.x[rows], self.t[rows], self.cond.rows(rows))
 
-    def tile(self, times: int) -> At:
+    def tile(self, times: int) -> NoisyState:
         """(times · B) rows, draw-major like `draws.flatten(0, 1)`."""
         spread = [1] * (self.x.dim() - 1)
-        return At(self.x.repeat(times, *spread), self.t.repeat(times), self.cond.tile(times))
+        return NoisyState(
+            self.x.repeat(times, *spread), self.t.repeat(times), self.cond.tile(times)
+        )
 
 
 class FlowModel(ABC):
@@ -91,7 +93,7 @@ class FlowModel(ABC):
         """Clean states (B, *S) to what rewards see; keeps the graph, does not clamp."""
 
 
-class Named(ABC):
+class ClassConditional(ABC):
     """Capability: its samples may be of a class.
 
     Attributes:
@@ -116,11 +118,11 @@ class PosteriorMap(ABC):
     """
 
     @abstractmethod
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """X_{s,u}(y; t, x): inner state y (B, *S) from inner time s to u, both (B,)."""
 
 
-class Population(ABC):
+class DataSampler(ABC):
     """Capability: draws of clean data, exactly as the model's law has them."""
 
     @abstractmethod

@@ -145,6 +145,6 @@ class _Affine(Reward, Quadratic):
 
     def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
         """P / std, h / std and (c − mean) / std."""
-        bend, pull, level = self.form.quadratic()
+        quadratic, linear, constant = self.form.quadratic()
         std = self.transform.std
-        return bend / std, pull / std, (level - self.transform.mean) / std
+        return quadratic / std, linear / std, (constant - self.transform.mean) / std

@@ -60,7 +60,7 @@ class Path(ABC):
         return expand(self.alpha_rate(t), x1) * noise + expand(self.beta_rate(t), x1) * x1
 
     @final
-    def pull(self, t: Tensor) -> Tensor:
+    def denoiser_to_velocity(self, t: Tensor) -> Tensor:
         """c_t = β' − α' β / α: a denoiser that moves by δ moves the velocity by c_t δ."""
         return self.beta_rate(t) - self.alpha_rate(t) * self.beta(t) / self.alpha(t)
 
@@ -74,7 +74,7 @@ class Path(ABC):
     def velocity_from_denoiser(self, denoiser: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """b = (α'/α) x + c_t D."""
         stretch = expand(self.alpha_rate(t) / self.alpha(t), x)
-        return stretch * x + expand(self.pull(t), x) * denoiser
+        return stretch * x + expand(self.denoiser_to_velocity(t), x) * denoiser
 
     @final
     def denoiser_from_velocity(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Problem:
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
     what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
     at once with what a gradient needs. `prompts` are all that `cond` may have, in turn: sample i
-    has number i modulo their count. `earlier` is for studies: see `Studies`.
+    has number i modulo their count. `earlier` is for studies: see `Study`.
     """
 
     model: FlowModel

@@ -12,7 +12,7 @@ from align.errors import PromptError
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 
 
-def spelled(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
+def expand_prompt(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
     """The prompts that one stands for, in order; itself, if it stands for no others.
 
     "A {class}." is one prompt for each of the model's classes, "A {cat|dog}." one for each word.
@@ -26,7 +26,7 @@ def spelled(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(spread.format(*words) for words in product(*choices)) if places else (prompt,)
 
 
-def named_in(prompt: str, names: Sequence[str]) -> int:
+def match_class(prompt: str, names: Sequence[str]) -> int:
     """Which of the names a prompt has in it, in any case, or with an s: the longest one's number.
 
     Raises:

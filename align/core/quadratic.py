@@ -21,14 +21,14 @@ class Form:
     Attributes:
         axes: orthonormal eigenvectors of P as columns, (D, D).
         bend: eigenvalues of P, (D,).
-        pull: h in these axes, (D,).
-        level: c, ().
+        linear: h in these axes, (D,).
+        constant: c, ().
     """
 
     axes: Tensor
-    bend: Tensor
-    pull: Tensor
-    level: Tensor
+    quadratic: Tensor
+    linear: Tensor
+    constant: Tensor
 
     @classmethod
     def of(cls, reward: WeightedReward, like: Tensor) -> Form:
@@ -38,7 +38,11 @@ class Form:
             PartError: a reward is not quadratic.
         """
         size = like.shape[-1]
-        bend, pull, level = like.new_zeros(size, size), like.new_zeros(size), like.new_zeros(())
+        quadratic, linear, constant = (
+            like.new_zeros(size, size),
+            like.new_zeros(size),
+            like.new_zeros(()),
+        )
         for term in reward.optimised:
             if term.transform is not None or not isinstance(term.reward, Quadratic):
                 raise PartError(
@@ -46,16 +50,16 @@ class Form:
                     "use the estimator 'gradient' or 'stein'"
                 )
             parts = term.reward.quadratic()
-            bend, pull, level = (
+            quadratic, linear, constant = (
                 total + term.weight * part.to(total)
-                for total, part in zip((bend, pull, level), parts, strict=True)
+                for total, part in zip((quadratic, linear, constant), parts, strict=True)
             )
-        values, axes = torch.linalg.eigh(bend)
-        return cls(axes, values, pull @ axes, level)
+        values, axes = torch.linalg.eigh(quadratic)
+        return cls(axes, values, linear @ axes, constant)
 
     def bounded(self, variance: Tensor) -> bool:
         """Whether e^{r} has a finite mean over N(m, v I) for all v up to `variance` ()."""
-        return bool((1 + variance * self.bend).min() > 0)
+        return bool((1 + variance * self.quadratic).min() > 0)
 
     def log_means(self, means: Tensor, variances: Tensor) -> Tensor:
         """log E[e^{r(x)}], (...), for x ~ N(m, v I) with means (..., D) and variances (...).
@@ -63,8 +67,10 @@ class Form:
         With g = h − P m:  r(m) − ½ log det(I + v P) + ½ v gᵀ (I + v P)⁻¹ g.
         """
         centre = means @ self.axes
-        slope = self.pull - self.bend * centre
+        slope = self.linear - self.quadratic * centre
         spread = variances[..., None]
-        grown = 1 + spread * self.bend
-        at_mean = (self.pull * centre - 0.5 * self.bend * centre.square()).sum(-1) + self.level
+        grown = 1 + spread * self.quadratic
+        at_mean = (self.linear * centre - 0.5 * self.quadratic * centre.square()).sum(
+            -1
+        ) + self.constant
         return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)

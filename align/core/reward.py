@@ -24,7 +24,7 @@ class Reward(ABC):
         """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D)."""
 
 
-class Pictured(ABC):
+class HasReferenceImages(ABC):
     """Capability of a reward: it has pictures that samples are to be seen beside."""
 
     @abstractmethod
@@ -32,7 +32,7 @@ class Pictured(ABC):
         """Pictures (C, H, W) in [0, 1], each by what it shows."""
 
 
-class Judged(ABC):
+class HasReferenceImplementation(ABC):
     """Capability of a RewardSpec: the package it stands in for can be asked for its own score."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 
 
@@ -17,7 +17,7 @@ class PosteriorSampler(ABC):
     """Draws x1 ~ p(x1 | x_t), exactly or nearly.
 
     Attributes:
-        differentiable: whether the draws carry a gradient back to `at.x`.
+        differentiable: whether the draws carry a gradient back to `noisy.x`.
         point: whether every draw is the denoiser D_t(x); it is then asked for one draw only.
         exact_for: for which models the draws follow the posterior exactly, in words.
         needs: the capability a model must have, or None.
@@ -30,5 +30,7 @@ class PosteriorSampler(ABC):
     needs: ClassVar[type | None]
 
     @abstractmethod
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
-        """Draws (N, B, *S) of x1 for N = `draws` and the B states of `at`."""
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
+        """Draws (N, B, *S) of x1 for N = `draws` and the B states of `noisy`."""

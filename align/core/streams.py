@@ -51,7 +51,7 @@ class Streams:
     Args:
         seed: of the run.
         samples: the number of each row's sample.
-        purpose: what the numbers are for; `at` extends it.
+        purpose: what the numbers are for; `noisy` extends it.
         device: where the numbers are made.
         first: the number of each row's first draw; () is 0 for all.
     """
@@ -62,7 +62,7 @@ class Streams:
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
     first: tuple[int, ...] = ()
 
-    def at(self, *purpose: str | int) -> Streams:
+    def fold_in(self, *purpose: str | int) -> Streams:
         """The streams for a narrower purpose, independent of all others."""
         return attrs.evolve(self, purpose=self.purpose + purpose)
 
@@ -80,7 +80,7 @@ class Streams:
         return attrs.evolve(self, first=tuple(map(draws.__add__, first)))
 
     def spread(self, draws: int) -> Streams:
-        """(draws · B) rows, draw-major like `At.tile`: row (n, b) owns draw n of row b."""
+        """(draws · B) rows, draw-major like `NoisyState.tile`: row (n, b) owns draw n of row b."""
         if draws == 1:
             return self
         base = self.first or (0,) * len(self.samples)
@@ -88,7 +88,7 @@ class Streams:
         return attrs.evolve(self, samples=self.samples * draws, first=first)
 
     def particles(self, count: int) -> Streams:
-        """(count · B) rows, particle-major like `At.tile`: samples of their own, 0 being the row's.
+        """(count · B) rows, particle-major like `NoisyState.tile`: particle 0 is the row's own.
 
         Particle m of sample i is sample i + 2³² m.
         """

@@ -46,7 +46,7 @@ class Findings:
     ratios: bool = False
 
 
-class Studies(ABC, Generic[State]):
+class Study(ABC, Generic[State]):
     """Capability of a mode: it measures, and ends in findings.
 
     What does not depend on the sampler it may take from `Problem.earlier` in `init`: that is the

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, Condition, Domain, FlowMap, FlowModel, PosteriorMap
+from align.core.model import Condition, Domain, FlowMap, FlowModel, NoisyState, PosteriorMap
 from align.core.normalise import folded
 from align.core.path import Path
 from align.core.problem import Problem
@@ -93,14 +93,14 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
 
         return self._chunked("network", call, len(x))
 
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """The inner model's meta flow map (B, *S)."""
         inner = self.inner
         if not isinstance(inner, PosteriorMap):
             raise ContractError(f"model '{self.name}' is not a meta flow map")
 
         def call(rows: slice) -> Tensor:
-            result = inner.posterior_jump(y[rows], s[rows], u[rows], at.rows(rows))
+            result = inner.posterior_jump(y[rows], s[rows], u[rows], noisy.rows(rows))
             return self._like("posterior_jump", result, y[rows])
 
         return self._chunked("network", call, len(y))
@@ -126,7 +126,7 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
         cuts = [slice(start, min(start + self.chunk, rows)) for start in starts]
         pieces = list[Tensor]()
         for cut in cuts:
-            with _blamed(f"model '{self.name}'", count := cut.stop - cut.start):
+            with _attribute_errors(f"model '{self.name}'", count := cut.stop - cut.start):
                 pieces.append(self.meter.measured(part, count, functools.partial(call, cut)))
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return self.meter.count(part, result)
@@ -175,7 +175,7 @@ class GuardedReward(Reward):
         if data.requires_grad:
             data = data.view_as(data)
             data.register_hook(functools.partial(_finite_slope, who))
-        with _blamed(who, len(data), "or offload = true"):
+        with _attribute_errors(who, len(data), "or offload = true"):
             score = self.inner.score(data, prompts)
         wide = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
         if not wide or score.shape != (len(data),):
@@ -199,10 +199,11 @@ def unguarded(problem: Problem) -> Problem:
     terms = tuple(
         folded(
             attrs.evolve(term, reward=term.reward.inner)
-            if isinstance(term.reward, GuardedReward) else term
+            if isinstance(term.reward, GuardedReward)
+            else term
         )
         for term in problem.reward.terms
-    )  # fmt: skip
+    )
     return attrs.evolve(problem, model=bare(problem.model), reward=WeightedReward(terms))
 
 
@@ -237,7 +238,7 @@ def _why(data: Tensor) -> str:
 
 
 @contextmanager
-def _blamed(who: str, rows: int, other: str = "") -> Iterator[None]:
+def _attribute_errors(who: str, rows: int, other: str = "") -> Iterator[None]:
     """Say which part raised an error, and what helps where memory is short.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from align.core.mode import AlignmentMode, Info, Trains
+from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.allocator import keep_freed
@@ -68,12 +68,12 @@ def execute(
     forget_peak(streams.device)
     state = mode.init(problem, streams)
     first, flops = 0, None
-    if saved is not None and isinstance(mode, Trains):
+    if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])
         meter.restore(saved["meter"])
         first, flops = int(saved["done"]), saved.get("flops")
     for index in range(first, mode.steps):
-        if flops is None and isinstance(mode, Trains):
+        if flops is None and isinstance(mode, Trainable):
             # Counting can change the last bits of a gradient: a resumed run does not count again.
             with FlopCounterMode(display=False) as each:
                 state, info = _step(mode, problem, state, index, streams)
@@ -82,7 +82,7 @@ def execute(
             state, info = _step(mode, problem, state, index, streams)
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
-        if isinstance(mode, Trains) and (stopping or done == mode.steps or observer.due(index)):
+        if isinstance(mode, Trainable) and (stopping or done == mode.steps or observer.due(index)):
             kept = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
             observer.checkpoint({**kept, "state": mode.save(state)})
         if stopping:

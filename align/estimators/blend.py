@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option, variance
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import Path, expand
 from align.core.problem import Problem
@@ -28,10 +28,10 @@ def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
     variances is about that of the variances of the terms. These are taken without the weights:
     with them, a draw that has all the weight hides the spread of the others.
     """
-    assert draws.pulls is not None
+    assert draws.reward_grads is not None
     scale = shift_of_gradient(path, torch.ones_like(t), t).to(draws.rewards)
     clean = variance(draws.x1, draws.equal)
-    steep = variance(draws.pulls, draws.equal) * scale.square()
+    steep = variance(draws.reward_grads, draws.equal) * scale.square()
     tiny = torch.finfo(clean.dtype).tiny
     odds = clean.clamp(min=tiny).log() - steep.clamp(min=tiny).log()
     # Draws of a posterior that is a point differ by rounding alone.
@@ -75,17 +75,18 @@ class Blend(ValueEstimator):
     budget: int = budget_option()
     rule: Rule = option("what the weight of the gradient follows", default="both")
 
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws, N rewards and the way back through both.
 
         And a network call, which steering then saves.
         """
-        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=True,
-                      streams=streams)  # fmt: skip
-        path, denoiser = problem.model.path, denoiser_of(problem, at, draws)
-        steep = shift_of_gradient(path, gradient_of(draws), at.t)
+        draws = drawn(
+            problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
+        )
+        path, denoiser = problem.model.path, denoiser_of(problem, noisy, draws)
+        steep = shift_of_gradient(path, gradient_of(draws), noisy.t)
         weighted = regressed(draws, denoiser)
-        share = expand(self._share(path, draws, at.t).to(steep), steep)
+        share = expand(self._share(path, draws, noisy.t).to(steep), steep)
         found = draws.estimate(share * steep + (1 - share) * weighted)
         return attrs.evolve(found, denoiser=denoiser)
 

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from align.core.estimator import ClosedForm, Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import unguarded
@@ -29,25 +29,25 @@ class Exact(ValueEstimator):
     needs_sampler: ClassVar[bool] = False
     needs_model: ClassVar[type | None] = ClosedForm
 
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; the effective size is 1, and the reward that of the denoiser."""
         model, bare = problem.model, unguarded(problem)
         if not isinstance(bare.model, ClosedForm):
             raise PartError("estimator 'exact' needs a model with an exact value, like 'mixture'")
         with torch.enable_grad():
-            x = at.x.detach().requires_grad_()
-            value = bare.model.value(At(x, at.t, at.cond), bare.reward)
+            x = noisy.x.detach().requires_grad_()
+            value = bare.model.value(NoisyState(x, noisy.t, noisy.cond), bare.reward)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         with torch.no_grad():
-            velocity = model.velocity(at.x, at.t, at.cond)
-            denoiser = model.path.denoiser_from_velocity(velocity, at.x, at.t)
-            reward = problem.reward_of(denoiser[None], at.cond)[0]
+            velocity = model.velocity(noisy.x, noisy.t, noisy.cond)
+            denoiser = model.path.denoiser_from_velocity(velocity, noisy.x, noisy.t)
+            reward = problem.reward_of(denoiser[None], noisy.cond)[0]
         return Estimate(
             value=value.detach(),
             error=torch.zeros_like(reward),
-            shift=shift_of_gradient(model.path, gradient, at.t),
+            shift=shift_of_gradient(model.path, gradient, noisy.t),
             ess=torch.ones_like(reward),
             reward=reward,
-            draws=torch.zeros(len(at.x), dtype=torch.int64, device=at.x.device),
+            draws=torch.zeros(len(noisy.x), dtype=torch.int64, device=noisy.x.device),
             denoiser=denoiser,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.option import above, option
 from align.core.problem import Problem
 from align.core.quadratic import Form
@@ -43,42 +43,47 @@ class GaussianValue(ValueEstimator):
     needs_sampler: ClassVar[bool] = False
     needs_model: ClassVar[type | None] = None
 
-    data_std: float = option("standard deviation s of the data's elements", default=1.0,
-                             check=above(0))  # fmt: skip
+    data_std: float = option(
+        "standard deviation s of the data's elements", default=1.0, check=above(0)
+    )
 
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs a network call, the way back through it, and a reward.
 
         Steering then saves its own call. `reward` is that of the denoiser.
         """
         if problem.model.domain != "vector":
             raise PartError("estimator 'gaussian' needs a reward that sees the states themselves")
-        form = Form.of(unguarded(problem).reward, at.x)
-        if not form.bounded(at.x.new_tensor(self.data_std**2)):
+        form = Form.of(unguarded(problem).reward, noisy.x)
+        if not form.bounded(noisy.x.new_tensor(self.data_std**2)):
             raise PartError("the reward outgrows the Gaussian: e^r has no mean; lower 'data_std'")
-        cuts = [slice(k, k + problem.chunk) for k in range(0, len(at.x), problem.chunk)]
-        parts = [self._piece(problem, at.rows(cut), form) for cut in cuts]
+        cuts = [slice(k, k + problem.chunk) for k in range(0, len(noisy.x), problem.chunk)]
+        parts = [self._piece(problem, noisy.rows(cut), form) for cut in cuts]
         value, shift, denoiser = (torch.cat(part) for part in zip(*parts, strict=True))
         with torch.no_grad():
-            reward = problem.reward_of(denoiser[None], at.cond)[0]
+            reward = problem.reward_of(denoiser[None], noisy.cond)[0]
         return Estimate(
             value=value,
             error=torch.zeros_like(value),
             shift=shift,
             ess=torch.ones_like(value),
             reward=reward,
-            draws=torch.zeros(len(at.x), dtype=torch.int64, device=at.x.device),
+            draws=torch.zeros(len(noisy.x), dtype=torch.int64, device=noisy.x.device),
             denoiser=denoiser,
         )
 
-    def _piece(self, problem: Problem, at: At, form: Form) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(
+        self, problem: Problem, noisy: NoisyState, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Value (b,), shift (b, D) and denoiser (b, D)."""
         path, model = problem.model.path, problem.model
-        noised, known = path.alpha(at.t) ** 2, (self.data_std * path.beta(at.t)) ** 2
+        noised, known = path.alpha(noisy.t) ** 2, (self.data_std * path.beta(noisy.t)) ** 2
         spread = self.data_std**2 * noised / (noised + known)
         with torch.enable_grad():
-            x = at.x.detach().requires_grad_()
-            denoiser = path.denoiser_from_velocity(model.velocity(x, at.t, at.cond), x, at.t)
+            x = noisy.x.detach().requires_grad_()
+            denoiser = path.denoiser_from_velocity(
+                model.velocity(x, noisy.t, noisy.cond), x, noisy.t
+            )
             value = form.log_means(denoiser, spread)
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return value.detach(), shift_of_gradient(path, gradient, at.t), denoiser.detach()
+        return value.detach(), shift_of_gradient(path, gradient, noisy.t), denoiser.detach()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import Path, expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -28,8 +28,8 @@ def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
 
 def gradient_of(draws: Draws) -> Tensor:
     """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), of draws that were made with their gradients."""
-    assert draws.pulls is not None
-    return averaged(draws.pulls, draws.weights)
+    assert draws.reward_grads is not None
+    return averaged(draws.reward_grads, draws.weights)
 
 
 @final
@@ -53,8 +53,9 @@ class Gradient(ValueEstimator):
     draws: Count = draws_option()
     budget: int = budget_option()
 
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws, N rewards and the way back through both."""
-        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=True,
-                      streams=streams)  # fmt: skip
-        return draws.estimate(shift_of_gradient(problem.model.path, gradient_of(draws), at.t))
+        draws = drawn(
+            problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
+        )
+        return draws.estimate(shift_of_gradient(problem.model.path, gradient_of(draws), noisy.t))

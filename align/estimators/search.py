@@ -9,7 +9,7 @@ import torch
 
 from align.core.draws import Count, budget_option, drawn, draws_option
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -44,14 +44,15 @@ class Search(ValueEstimator):
     budget: int = budget_option()
 
     @torch.no_grad()
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Best reward and shift; costs N draws, N rewards and a network call.
 
         Steering then saves that call.
         """
-        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=False,
-                      streams=streams)  # fmt: skip
-        denoiser = denoiser_of(problem, at, draws)
+        draws = drawn(
+            problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
+        )
+        denoiser = denoiser_of(problem, noisy, draws)
         best = draws.rewards.max(0)
         place = expand(best.indices, denoiser)[None].expand_as(draws.x1[:1])
         found = draws.estimate(draws.x1.gather(0, place)[0] - denoiser)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.draws import Count, Draws, budget_option, drawn, draws_option, variance
 from align.core.estimator import Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -19,13 +19,13 @@ from align.core.streams import Streams
 Centring: TypeAlias = Literal["mean", "velocity", "unbiased", "regression"]
 
 
-def denoiser_of(problem: Problem, at: At, draws: Draws) -> Tensor:
+def denoiser_of(problem: Problem, noisy: NoisyState, draws: Draws) -> Tensor:
     """D_t(x), (B, *S), for one network call, or for none where the draws are the denoiser."""
     if draws.point:
         return draws.x1[0]
     with torch.no_grad():
-        velocity = problem.model.velocity(at.x, at.t, at.cond)
-    return problem.model.path.denoiser_from_velocity(velocity, at.x, at.t)
+        velocity = problem.model.velocity(noisy.x, noisy.t, noisy.cond)
+    return problem.model.path.denoiser_from_velocity(velocity, noisy.x, noisy.t)
 
 
 def centred(draws: Draws) -> Tensor:
@@ -85,17 +85,18 @@ class Stein(ValueEstimator):
     )
 
     @torch.no_grad()
-    def estimate(self, problem: Problem, at: At, *, streams: Streams) -> Estimate:
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws and N rewards.
 
         "velocity" and "regression" cost a network call, which steering then saves.
         """
-        draws = drawn(problem, at, draws=self.draws, budget=self.budget, gradient=False,
-                      streams=streams)  # fmt: skip
+        draws = drawn(
+            problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
+        )
         if self.centring in ("mean", "unbiased"):
             shift = centred(draws)
             return draws.estimate(shift if self.centring == "mean" else unshrunk(shift, draws))
-        denoiser = denoiser_of(problem, at, draws)
+        denoiser = denoiser_of(problem, noisy, draws)
         shift = (
             regressed(draws, denoiser)
             if self.centring == "regression"

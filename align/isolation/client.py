@@ -21,13 +21,13 @@ from loguru import logger
 
 from align import errors
 from align.errors import AlignError, PartError
-from align.isolation.protocol import VERSION, Message, Refused, packed, receive
+from align.isolation.protocol import VERSION, ConfigRejected, Message, packed, receive
 
 _REMEMBERED: Final = 20  # last lines of a worker's stderr
 _MODULE: Final = "align.cli.worker"
 
 
-class _Died(Exception):
+class WorkerDied(Exception):
     """The worker is gone, or says what nobody understands."""
 
 
@@ -48,8 +48,8 @@ class Worker:
     _kept: list[Message] = attrs.field(factory=list, init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
-    _words: deque[str] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED), init=False)
-    _ears: threading.Thread | None = attrs.field(default=None, init=False)
+    _stderr_tail: deque[str] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED), init=False)
+    _stderr_thread: threading.Thread | None = attrs.field(default=None, init=False)
     _end: weakref.finalize[..., Worker] | None = attrs.field(default=None, init=False)
 
     def ask(self, request: Message, *, keep: bool = False) -> Message:
@@ -68,16 +68,16 @@ class Worker:
         with self._lock:
             try:
                 reply = self._exchange(request)
-            except _Died as death:
+            except WorkerDied as death:
                 logger.warning("{}; it is started again", death)
                 try:
                     reply = self._exchange(request)
-                except _Died as again:
+                except WorkerDied as again:
                     raise PartError(f"{again}, and again after a new start") from again
-            if reply.word == "error":
+            if reply.type == "error":
                 raise self._raised(reply)
             if keep:
-                self._kept = [m for m in self._kept if m.word != request.word] + [request]
+                self._kept = [m for m in self._kept if m.type != request.type] + [request]
             return reply
 
     def close(self) -> None:
@@ -85,9 +85,9 @@ class Worker:
         with self._lock:
             if self._end is not None:
                 self._end()
-            if self._ears is not None:
-                self._ears.join(1)
-            self._process = self._ears = self._end = None
+            if self._stderr_thread is not None:
+                self._stderr_thread.join(1)
+            self._process = self._stderr_thread = self._end = None
 
     def _exchange(self, request: Message) -> Message:
         try:
@@ -95,7 +95,7 @@ class Worker:
                 self._start()
                 for earlier in self._kept:
                     reply = self._answer(earlier)
-                    if reply.word == "error":
+                    if reply.type == "error":
                         raise self._raised(reply)
             return self._answer(request)
         except BaseException:
@@ -118,15 +118,15 @@ class Worker:
         except OSError as error:
             raise PartError(f"no worker could be started in '{self.venv}': {error}") from error
         self._process, self._end = process, weakref.finalize(self, _finish, process)
-        self._words.clear()
+        self._stderr_tail.clear()
         assert process.stderr is not None
-        self._ears = threading.Thread(
-            target=_listen, args=(process.stderr, self._words, self.who), daemon=True
+        self._stderr_thread = threading.Thread(
+            target=_listen, args=(process.stderr, self._stderr_tail, self.who), daemon=True
         )
-        self._ears.start()
+        self._stderr_thread.start()
         try:
             hello = self._answer(None)
-        except _Died as death:
+        except WorkerDied as death:
             raise PartError(self._unable(python)) from death
         if hello.said.get("protocol") != VERSION:
             theirs = hello.said.get("version")
@@ -161,7 +161,7 @@ class Worker:
         except (OSError, EOFError):
             reply = None
         except ValueError as error:
-            raise _Died(f"{self.who} is out of step ({error}){self._last()}") from error
+            raise WorkerDied(f"{self.who} is out of step ({error}){self._last()}") from error
         finally:
             clock.cancel()
         if reply is not None:
@@ -172,22 +172,22 @@ class Worker:
         process.kill()  # in case that it closed its pipes and lives on
         code = process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise _Died(f"{self.who} died ({how}){self._last()}")
+        raise WorkerDied(f"{self.who} died ({how}){self._last()}")
 
     def _heard(self) -> str:
         """The last lines of the worker's stderr, once it has ended."""
-        if self._ears is not None:
-            self._ears.join(1)
-        return "\n".join(self._words)
+        if self._stderr_thread is not None:
+            self._stderr_thread.join(1)
+        return "\n".join(self._stderr_tail)
 
     def _last(self) -> str:
-        return f"; its last words: {self._heard()}" if self._words else ""
+        return f"; its last words: {self._heard()}" if self._stderr_tail else ""
 
     def _raised(self, reply: Message) -> Exception:
         """What the worker raised, as it would be raised here."""
         kind, text = reply.said["kind"], reply.said["text"]
-        if kind == Refused.__name__:
-            return Refused((tuple(key), said) for key, said in reply.said["faults"])
+        if kind == ConfigRejected.__name__:
+            return ConfigRejected((tuple(key), said) for key, said in reply.said["faults"])
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, AlignError):
             return known(text)

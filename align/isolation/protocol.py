@@ -35,13 +35,13 @@ class Message:
         said: what JSON can hold.
     """
 
-    word: str
+    type: str
     tensors: Mapping[str, Tensor] = MappingProxyType({})
     said: Mapping[str, Any] = MappingProxyType({})
 
 
 @final
-class Refused(AlignError):
+class ConfigRejected(AlignError):
     """A reward's table is wrong; carries (key, text) for every problem found."""
 
     def __init__(self, faults: Iterable[tuple[tuple[str | int, ...], str]]) -> None:
@@ -52,7 +52,7 @@ class Refused(AlignError):
 def packed(message: Message) -> bytes:
     """A message as it is written; raises ValueError for one that is larger than any may be."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in message.tensors.items()}
-    body = save(tensors, {"word": message.word, "said": json.dumps(dict(message.said))})
+    body = save(tensors, {"word": message.type, "said": json.dumps(dict(message.said))})
     if len(body) > LARGEST:
         raise ValueError(f"a message of {len(body)} bytes is larger than {LARGEST}")
     return _LENGTH.pack(len(body)) + body

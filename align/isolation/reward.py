@@ -100,7 +100,7 @@ class _IsolatedReward(Reward):
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The score (B,) of data (B, ...), on their device."""
         if self.differentiable and data.requires_grad and torch.is_grad_enabled():
-            score: Tensor = _Crossing.apply(data, tuple(prompts), self)  # type: ignore[no-untyped-call]
+            score: Tensor = _RemoteScore.apply(data, tuple(prompts), self)  # type: ignore[no-untyped-call]
             return score
         return self.asked(data, prompts)[0]
 
@@ -119,7 +119,7 @@ class _IsolatedReward(Reward):
         """The vector-Jacobian product (B, ...) of `along` (B,); None where there is no way."""
         said = {"graph": graph, "prompts": list(prompts)}
         reply = self.worker.ask(Message("pull", {"along": along}, said))
-        if reply.word == "gone":
+        if reply.type == "gone":
             # Another worker, or a second way back through one graph: it scores once more.
             reply = self.worker.ask(Message("pull", {"along": along, "data": data}, said))
         gradient = reply.tensors.get("gradient")
@@ -131,7 +131,7 @@ class _Token:
 
 
 @final
-class _Crossing(torch.autograd.Function):
+class _RemoteScore(torch.autograd.Function):
     """A score whose way back is in another process.
 
     The worker keeps the graph of every score by number until it is asked to go back, or until

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align.core.reward import Reward, RewardSpec
 from align.errors import AlignError, ContractError
-from align.isolation.protocol import VERSION, Message, Refused, packed, receive
+from align.isolation.protocol import VERSION, ConfigRejected, Message, packed, receive
 
 _GONE: Final = Message("gone")
 
@@ -80,7 +80,7 @@ def _told(error: Exception) -> Message:
     said: dict[str, Any] = {"kind": "", "text": "".join(traceback.format_exception(error))}
     if isinstance(error, AlignError):
         said = {"kind": type(error).__name__, "text": str(error)}
-    if isinstance(error, Refused):
+    if isinstance(error, ConfigRejected):
         said["faults"] = error.faults
     return Message("error", said=said)
 
@@ -99,7 +99,7 @@ class _Served:
     def answer(self, request: Message) -> Message:
         """The reply to a request."""
         answers = {"read": self._read, "build": self._build, "score": self._score}
-        return (answers | {"pull": self._pull})[request.word](request)
+        return (answers | {"pull": self._pull})[request.type](request)
 
     def _read(self, request: Message) -> Message:
         self.read = self.reads(request.said["table"])

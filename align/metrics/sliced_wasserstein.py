@@ -24,7 +24,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
     Reference: Sliced and Radon Wasserstein barycenters of measures, Bonneel, Rabin, Peyré,
     Pfister, 2015, doi:10.1007/s10851-014-0506-3, section 3.
     """
-    streams = Streams(seed, tuple(range(projections))).at("directions")
+    streams = Streams(seed, tuple(range(projections))).fold_in("directions")
     directions = streams.normal((a.shape[1],)).to(a)
     directions = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
     lines = [(points @ directions.T).sort(0).values for points in (a, b)]

@@ -76,14 +76,14 @@ class Isotropic:
         size = self.means.shape[-1]
         logits = self.log_weights if form is None else self.log_weights + self.log_tilts(form)
         edges = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
-        place = streams.at("component").uniform((1,), draws=draws).to(edges)
+        place = streams.fold_in("component").uniform((1,), draws=draws).to(edges)
         chosen = (place > edges).sum(-1)
         rows = torch.arange(chosen.shape[1], device=chosen.device) % len(self.means)
         means, variances = self.means[rows, chosen], self.variances[rows, chosen][..., None]
-        noise = streams.at("element").normal((size,), draws=draws).to(means)
+        noise = streams.fold_in("element").normal((size,), draws=draws).to(means)
         if form is None:
             return means + variances.sqrt() * noise
-        grown = 1 + variances * form.bend
+        grown = 1 + variances * form.quadratic
         centre = means @ form.axes
-        centre = centre + variances / grown * (form.pull - form.bend * centre)
+        centre = centre + variances / grown * (form.linear - form.quadratic * centre)
         return (centre + (variances / grown).sqrt() * noise) @ form.axes.T

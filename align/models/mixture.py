@@ -11,13 +11,13 @@ from torch import Tensor
 
 from align.core.estimator import ClosedForm
 from align.core.model import (
-    At,
     Condition,
+    DataSampler,
     Domain,
     FlowMap,
     FlowModel,
     ModelSpec,
-    Population,
+    NoisyState,
     PosteriorMap,
 )
 from align.core.option import option
@@ -31,7 +31,7 @@ from align.models.triangular import transport
 
 
 @final
-class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
+class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
     """Flow from N(0, I) to Σ_k w_k N(m_k, v_k I), all in float64.
 
     Args:
@@ -71,21 +71,21 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
         rates = path.alpha_rate(t)[:, None, None] * noise + path.beta_rate(t)[:, None, None] * clean
         return (known[..., None] * rates).sum(1)
 
-    def posterior(self, at: At) -> Isotropic:
+    def posterior(self, noisy: NoisyState) -> Isotropic:
         """p(x1 | x_t = x), one mixture for each of the B states."""
-        return self.prior.given(at.x, self.path.alpha(at.t), self.path.beta(at.t))
+        return self.prior.given(noisy.x, self.path.alpha(noisy.t), self.path.beta(noisy.t))
 
-    def denoiser(self, at: At) -> Tensor:
+    def denoiser(self, noisy: NoisyState) -> Tensor:
         """D_t(x), (B, D)."""
-        return self.posterior(at).mean()
+        return self.posterior(noisy).mean()
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x), (B,)."""
         return self.prior.seen(self.path.alpha(t), self.path.beta(t)).log_prob(x)
 
-    def draw_posterior(self, at: At, draws: int, streams: Streams) -> Tensor:
+    def draw_posterior(self, noisy: NoisyState, draws: int, streams: Streams) -> Tensor:
         """Independent draws (N, B, D) from p(x1 | x_t = x)."""
-        return self.posterior(at).draw(streams.at("posterior"), draws)
+        return self.posterior(noisy).draw(streams.fold_in("posterior"), draws)
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """Triangular map between the laws of x_s and of x_u, (B, D).
@@ -95,26 +95,26 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
         """
         return self._carried(x, self.prior, s, u)
 
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """Triangular map between the inner interpolant's laws at `s` and at `u`.
 
         In one dimension this is the flow map X_{s,u}(y; t, x) of the inner flow; in more it is the
         flow map of another flow through the same laws.
         """
-        return self._carried(y, self.posterior(at), s, u)
+        return self._carried(y, self.posterior(noisy), s, u)
 
     def draw(self, streams: Streams) -> Tensor:
         """Clean data (B, D)."""
-        return self.prior.draw(streams.at("data"), 1)[0]
+        return self.prior.draw(streams.fold_in("data"), 1)[0]
 
-    def value(self, at: At, reward: WeightedReward) -> Tensor:
+    def value(self, noisy: NoisyState, reward: WeightedReward) -> Tensor:
         """V_t(x) = log Σ_k p(k | x) E_k[e^{r(x1)} | x], (B,)."""
-        law = self.posterior(at)
+        law = self.posterior(noisy)
         return torch.logsumexp(law.log_weights + law.log_tilts(self._form(reward)), -1)
 
     def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
         """Clean data (B, D) from p*(x) ∝ p(x) e^{r(x)}, itself a mixture."""
-        return self.prior.draw(streams.at("tilted"), 1, self._form(reward))[0]
+        return self.prior.draw(streams.fold_in("tilted"), 1, self._form(reward))[0]
 
     def _carried(self, y: Tensor, law: Isotropic, s: Tensor, u: Tensor) -> Tensor:
         """y (B, D) at time s to time u of the flow from noise to `law`, along the axes."""
@@ -193,7 +193,7 @@ class Mixture(ModelSpec):
     @property
     def provides(self) -> frozenset[type]:
         """Everything there is."""
-        return frozenset({FlowMap, PosteriorMap, Population, ClosedForm})
+        return frozenset({FlowMap, PosteriorMap, DataSampler, ClosedForm})
 
     @property
     def prompt(self) -> str:

@@ -34,8 +34,9 @@ class Network(ModelSpec):
     classes: tuple[str, ...] = option("class names of the untrained flow", default=())
     prompt: str = option("names the class of every sample; empty for no class", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
-    precision: Precision = option("of the networks' products; 'bfloat16' is faster on a GPU",
-                                  default="float32")  # fmt: skip
+    precision: Precision = option(
+        "of the networks' products; 'bfloat16' is faster on a GPU", default="float32"
+    )
 
     def __attrs_post_init__(self) -> None:
         if bool(self.weights) == (self.net is not None):
@@ -66,8 +67,14 @@ class Network(ModelSpec):
             raise PartError("model: an untrained flow needs 'autoencoder', the file of its weights")
         file = File(self.autoencoder)
         about = weights.about(file)
-        model = _empty({**about, "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
-                        "classes": self.classes}, device)  # fmt: skip
+        model = _empty(
+            {
+                **about,
+                "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
+                "classes": self.classes,
+            },
+            device,
+        )
         weights.read(file, {"autoencoder": model.require_autoencoder()})
         return attrs.evolve(model, guidance=self.guidance, precision=self.precision)
 
@@ -127,8 +134,14 @@ def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
             module.to(device).eval().requires_grad_(False)
         domain: Domain = "image" if auto else "vector"
         return NetworkModel(
-            shape=shape, classes=classes, autoencoder=auto, domain=domain, device=device,
-            flow=nets.get("flow"), flow_map=nets.get("flow_map"), posterior=nets.get("posterior"),
-        )  # fmt: skip
+            shape=shape,
+            classes=classes,
+            autoencoder=auto,
+            domain=domain,
+            device=device,
+            flow=nets.get("flow"),
+            flow_map=nets.get("flow_map"),
+            posterior=nets.get("posterior"),
+        )
 
-    return Streams(0, ()).at("network").initialise(built)
+    return Streams(0, ()).fold_in("network").initialise(built)

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from align.core.model import (
-    At,
+    ClassConditional,
     Condition,
     Domain,
     FlowMap,
     FlowModel,
-    Named,
+    NoisyState,
     PosteriorMap,
 )
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
-from align.core.prompts import named_in
+from align.core.prompts import match_class
 from align.engine.guard import unguarded
 from align.errors import PartError
 from align.networks.autoencoder import Autoencoder
@@ -50,7 +50,7 @@ def make_net(config: Net, shape: tuple[int, ...], classes: int, role: Role) -> D
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
+class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
     """A class-conditional model on latents, pictures or vectors.
 
     The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
@@ -103,16 +103,16 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
         return self._said(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
 
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
-        return y + expand(u - s, y) * self.posterior_velocity(y, s, u, at)
+        return y + expand(u - s, y) * self.posterior_velocity(y, s, u, noisy)
 
-    def posterior_velocity(self, y: Tensor, s: Tensor, u: Tensor, at: At) -> Tensor:
+    def posterior_velocity(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """v_{s,u}(y; t, x), the average velocity of the jump; (B, *S)."""
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
-        context = torch.where(expand(at.t, at.x) > 0, at.x, torch.zeros_like(at.x))
-        return self._said(net, y, s, u, at.t, context, at.cond.tensors["label"])
+        context = torch.where(expand(noisy.t, noisy.x) > 0, noisy.x, torch.zeros_like(noisy.x))
+        return self._said(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
@@ -130,7 +130,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         """What the velocity is of: the flow, or a map's diagonal; PartError if there is neither."""
         return _required(self.flow or self.flow_map or self.posterior, "flow")
 
-    def highest(self, role: Role) -> DiT | MLP:
+    def highest_rung(self, role: Role) -> DiT | MLP:
         """The network that stands highest on the ladder, up to `role`.
 
         Raises:
@@ -143,7 +143,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
             raise PartError(f"model: its weights hold nothing that a {role} can grow from")
         return found[-1]
 
-    def having(self, role: Role, net: nn.Module) -> NetworkModel:
+    def with_net(self, role: Role, net: nn.Module) -> NetworkModel:
         """The model with `net` in that role."""
         if role == "flow":
             return attrs.evolve(self, flow=net)
@@ -155,12 +155,12 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
         """The autoencoder; raises PartError where there is none."""
         return _required(self.autoencoder, "autoencoder")
 
-    def showcase(self, rows: int) -> Condition:
+    def class_grid(self, rows: int) -> Condition:
         """A condition that goes through the classes in turn."""
         names = self.classes or ("",)
         return self.encode([names[row % len(names)] for row in range(rows)])
 
-    def unnamed(self, rows: int) -> Condition:
+    def null_condition(self, rows: int) -> Condition:
         """The condition that names no class."""
         return self.encode([""] * rows)
 
@@ -174,7 +174,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, Named):
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
             return len(self.classes)
-        return named_in(prompt, self.classes)
+        return match_class(prompt, self.classes)
 
 
 def network_of(problem: Problem) -> NetworkModel:

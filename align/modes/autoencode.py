@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.mode import AlignmentMode, Export, Info, Need, Trains
+from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -30,7 +30,7 @@ class AutoencoderState:
 
 @final
 @attrs.frozen(kw_only=True)
-class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
+class Autoencode(AlignmentMode[AutoencoderState], Trainable[AutoencoderState]):
     """Trains an autoencoder on L1 distance of pictures and of their gradients.
 
     Latents are pulled towards the origin and blurred by a little noise, so that the decoder is
@@ -45,7 +45,9 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=2000, check=at_least(1))
     noise: float = option("deviation of the noise on latents", default=0.1, check=at_least(0))
-    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+    sample_every: int = option(
+        "steps between pictures in the record", default=500, check=at_least(1)
+    )
 
     @property
     def batch(self) -> int:
@@ -55,7 +57,7 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
     def init(self, problem: Problem, streams: Streams) -> AutoencoderState:
         """Find the pictures and make the network."""
         reader = Reader.of(self.data, self.net.colours)
-        net = streams.at("weights").initialise(lambda: Autoencoder(self.net))
+        net = streams.fold_in("weights").initialise(lambda: Autoencoder(self.net))
         return AutoencoderState(Training.of(net.to(streams.device), self.optimisation), reader)
 
     def step(
@@ -72,7 +74,7 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
             pictures = self._mirrored(state.reader.read_next(rows, coming), rows)
             latents = net.encode(pictures)
-            blur = rows.at("blur").normal(tuple(latents.shape[1:])).to(latents)
+            blur = rows.fold_in("blur").normal(tuple(latents.shape[1:])).to(latents)
             remade = net.decode(latents + self.noise * blur).float()
             pairs = [(remade, pictures)]
             pairs += [(remade.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)]
@@ -80,9 +82,9 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
             return apart + 1e-3 * latents.square().flatten(1).mean(1), {}
 
         numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
-        look = index + 1 == self.steps or (index + 1) % self.look == 0
+        due = index + 1 == self.steps or (index + 1) % self.sample_every == 0
         rows = streams.numbered(index * self.optimisation.batch, 16)
-        return state, Info(numbers, self._remade(state, rows) if look else None)
+        return state, Info(numbers, self._remade(state, rows) if due else None)
 
     def finish(self, problem: Problem, state: AutoencoderState) -> None:
         """No samples."""
@@ -112,13 +114,13 @@ class Autoencode(AlignmentMode[AutoencoderState], Trains[AutoencoderState]):
         pictures = pictures.to(rows.device, non_blocking=True) / 255.0
         if not self.data.mirror:
             return pictures
-        flip = rows.at("mirror").uniform(()) < 0.5
+        flip = rows.fold_in("mirror").uniform(()) < 0.5
         return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
 
     @torch.no_grad()
     def _remade(self, state: AutoencoderState, rows: Streams) -> Tensor:
         """The pictures of some rows and their reconstructions, alternating."""
-        net = state.training.average
+        net = state.training.ema
         assert isinstance(net, Autoencoder)
         pictures = self._mirrored(state.reader.read(rows), rows)
         return torch.stack((pictures, net.decode(net.encode(pictures))), 1).flatten(0, 1)

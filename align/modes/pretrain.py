@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.mode import AlignmentMode, Export, Info, Need, Trains
+from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
 from align.core.model import Condition
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
@@ -33,7 +33,7 @@ class FlowState:
 
 @final
 @attrs.frozen(kw_only=True)
-class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
+class Pretrain(AlignmentMode[FlowState], Trainable[FlowState]):
     """Trains the flow of the model: min E ‖b_t(I_t, c) − İ_t‖² over data, noise and time.
 
     Reference: Flow Matching for Generative Modeling, Lipman et al., 2022, arXiv:2210.02747, Eq. 9;
@@ -46,9 +46,12 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
     data: Pictures = option("the pictures")
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=4000, check=at_least(1))
-    dropout: float = option("share of rows trained without their class", default=0.1,
-                            check=between(0, 1))  # fmt: skip
-    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+    dropout: float = option(
+        "share of rows trained without their class", default=0.1, check=between(0, 1)
+    )
+    sample_every: int = option(
+        "steps between pictures in the record", default=500, check=at_least(1)
+    )
 
     @property
     def batch(self) -> int:
@@ -70,16 +73,16 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
 
         def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
             x1, label = state.examples.rows(rows, self.dropout)
-            noise = rows.at("noise").normal(model.shape).to(x1)
-            t = rows.at("time").uniform(()).to(x1)
+            noise = rows.fold_in("noise").normal(model.shape).to(x1)
+            t = rows.fold_in("time").uniform(()).to(x1)
             x = model.path.interpolate(noise, x1, t)
             rate = model.path.rate(noise, x1, t)
             cond = Condition(("",) * len(x), {"label": label})
             return (student.velocity(x, t, cond) - rate).square().flatten(1).mean(1), {}
 
         numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
-        look = (index + 1) % self.look == 0 or index + 1 == self.steps
-        return state, Info(numbers, self._pictures(state, streams) if look else None)
+        due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
+        return state, Info(numbers, self._pictures(state, streams) if due else None)
 
     def finish(self, problem: Problem, state: FlowState) -> None:
         """No samples: the last step's pictures show what was learnt."""
@@ -103,7 +106,7 @@ class Pretrain(AlignmentMode[FlowState], Trains[FlowState]):
 
     @torch.no_grad()
     def _pictures(self, state: FlowState, streams: Streams) -> Tensor:
-        model = attrs.evolve(state.model, flow=state.training.average)
-        start = streams.at("start").normal(model.shape).to(model.device, model.dtype)
-        cond = model.showcase(len(streams.samples))
+        model = attrs.evolve(state.model, flow=state.training.ema)
+        start = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
+        cond = model.class_grid(len(streams.samples))
         return model.decode(flow(model, start, cond, steps=25))

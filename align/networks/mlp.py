@@ -45,10 +45,14 @@ class MLP(nn.Module):
         self.enter = nn.Linear(features, config.width)
         self.label = nn.Embedding(classes + 1, config.width)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU(),
-                          nn.Linear(config.width, config.width))
+            nn.Sequential(
+                nn.SiLU(),
+                nn.Linear(config.width, config.width),
+                nn.SiLU(),
+                nn.Linear(config.width, config.width),
+            )
             for _ in range(config.depth)
-        )  # fmt: skip
+        )
         self.leave = nn.Linear(config.width, dim)
 
     def forward(

@@ -1,8 +1,8 @@
 """Recipes: what a TOML file says, strictly read and fitted together."""
 
-from align.recipe.assemble import named
+from align.recipe.assemble import with_unique_names
 from align.recipe.load import Loaded, load
 from align.recipe.schema import Arm, Recipe, RewardTerm, Run
 from align.recipe.write import to_toml
 
-__all__ = ["Arm", "Loaded", "Recipe", "RewardTerm", "Run", "load", "named", "to_toml"]
+__all__ = ["Arm", "Loaded", "Recipe", "RewardTerm", "Run", "load", "with_unique_names", "to_toml"]

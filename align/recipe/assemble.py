@@ -10,9 +10,9 @@ from cattrs import Converter
 
 from align.catalog.registry import Catalog, did_you_mean
 from align.recipe.convert import strict_converter
-from align.recipe.locate import Fault, Faults
+from align.recipe.describe import Key, describe_value
 from align.recipe.schema import Arm, Recipe, RewardTerm
-from align.recipe.words import Key, spelled
+from align.recipe.source_map import ConfigError, ConfigErrors
 
 _VARIED: Final = ("model", "sampler", "estimator", "mode")
 
@@ -26,7 +26,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     converter = strict_converter(catalog)
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
     faults = [
-        Fault((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
+        ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
         for name in document
         if name not in fields
     ]
@@ -35,18 +35,18 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
         if name in document and name != "compare":
             try:
                 read[name] = converter.structure(document[name], field.type)
-            except Faults as error:
+            except ConfigErrors as error:
                 faults += [fault.under(name) for fault in error.faults]
     if "mode" not in document:
         known = did_you_mean("", catalog.parts["mode"])
         faults.append(
-            Fault(("mode",), f"required section is missing; add [mode] with a kind, {known}")
+            ConfigError(("mode",), f"required section is missing; add [mode] with a kind, {known}")
         )
     faults += _repeated("reward", document, [term.name for term in read.get("reward", ())])
     arms, more = _read_arms(converter, document, read, faults)
     if faults + more:
-        raise Faults(faults + more)
-    return Recipe(**read | {"reward": named(read.get("reward", ())), "compare": arms})
+        raise ConfigErrors(faults + more)
+    return Recipe(**read | {"reward": with_unique_names(read.get("reward", ())), "compare": arms})
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -58,7 +58,7 @@ def merged(base: Any, change: Any) -> Any:
     return {**base, **{key: merged(base.get(key), item) for key, item in change.items()}}
 
 
-def named(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
+def with_unique_names(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     """The terms, those without a name named after their kind, with a number where taken."""
     terms = tuple(terms)
     taken = {term.name for term in terms}
@@ -73,10 +73,10 @@ def named(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     return tuple(kept)
 
 
-def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[Fault]:
+def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[ConfigError]:
     text = "the name '{}' is taken by {}[{}]; choose another"
     return [
-        Fault((section, index, "name"), text.format(name, section, names.index(name)))
+        ConfigError((section, index, "name"), text.format(name, section, names.index(name)))
         for index, name in enumerate(names)
         if name and names.index(name) < index
     ]
@@ -86,17 +86,19 @@ def _read_arms(
     converter: Converter,
     document: Mapping[str, Any],
     read: Mapping[str, Any],
-    base_faults: list[Fault],
-) -> tuple[tuple[Arm, ...], list[Fault]]:
+    base_faults: list[ConfigError],
+) -> tuple[tuple[Arm, ...], list[ConfigError]]:
     tables = document.get("compare", [])
     if not isinstance(tables, list):
-        text = f"expected an array of tables, got {spelled(tables)}; write its header in [[ ]]"
-        return (), [Fault(("compare",), text)]
-    arms, faults = list[Arm](), list[Fault]()
+        text = (
+            f"expected an array of tables, got {describe_value(tables)}; write its header in [[ ]]"
+        )
+        return (), [ConfigError(("compare",), text)]
+    arms, faults = list[Arm](), list[ConfigError]()
     for index, table in enumerate(tables):
         if not isinstance(table, dict):
-            text = f"expected a table, got {spelled(table)}"
-            faults.append(Fault(("compare", index), text))
+            text = f"expected a table, got {describe_value(table)}"
+            faults.append(ConfigError(("compare", index), text))
             continue
         changed, found = _read_arm(converter, document, table)
         faults += [
@@ -115,26 +117,26 @@ def _read_arms(
 
 def _read_arm(
     converter: Converter, document: Mapping[str, Any], table: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Fault]]:
+) -> tuple[dict[str, Any], list[ConfigError]]:
     """What one [[compare]] table changes, and what is wrong with it."""
     changed: dict[str, Any] = {}
-    faults: list[Fault] = []
+    faults: list[ConfigError] = []
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Arm))
     if not table.get("name", "-"):
-        faults.append(Fault(("name",), "expected a name, got the string ''"))
+        faults.append(ConfigError(("name",), "expected a name, got the string ''"))
     if "name" not in table:
-        faults.append(Fault(("name",), "required key is missing; expected a string"))
+        faults.append(ConfigError(("name",), "required key is missing; expected a string"))
     for key, item in table.items():
         if key not in fields:
             text = f"[{key}] is the same for all that is compared; take it out of [[compare]]"
             if key not in attrs.fields_dict(Recipe):
                 text = f"no section named '{key}'; {did_you_mean(key, fields)}"
-            faults.append(Fault((key,), text))
+            faults.append(ConfigError((key,), text))
             continue
         whole = item if key == "name" else merged(document.get(key), item)
         try:
             changed[key] = converter.structure(whole, fields[key].type)
-        except Faults as error:
+        except ConfigErrors as error:
             faults += [fault.under(key) for fault in error.faults]
     return changed, faults
 

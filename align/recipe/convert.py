@@ -16,11 +16,11 @@ from cattrs import Converter
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.reward import RewardSpec
 from align.errors import AlignError, PluginError
-from align.isolation.protocol import Refused
+from align.isolation.protocol import ConfigRejected
 from align.isolation.reward import Isolated
-from align.recipe.locate import Fault, Faults
+from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
 from align.recipe.schema import RewardTerm
-from align.recipe.words import contract_of, expected, is_union, members, spelled, tag_of
+from align.recipe.source_map import ConfigError, ConfigErrors
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]
@@ -49,8 +49,10 @@ def strict_converter(catalog: Catalog) -> Converter:
     return converter
 
 
-def _wrong(value: Any, tp: Any, hint: str = "") -> Faults:
-    return Faults([Fault((), f"expected {expected(tp)}, got {spelled(value)}{hint}")])
+def _wrong(value: Any, tp: Any, hint: str = "") -> ConfigErrors:
+    return ConfigErrors(
+        [ConfigError((), f"expected {expected(tp)}, got {describe_value(value)}{hint}")]
+    )
 
 
 def _unsupported(_: Any, tp: Any) -> Any:
@@ -84,7 +86,7 @@ def _union(converter: Converter, value: Any, tp: Any) -> Any:
     for option in options:
         try:
             return converter.structure(value, option)
-        except Faults:
+        except ConfigErrors:
             continue
     raise _wrong(value, tp)
 
@@ -97,7 +99,7 @@ def _array(converter: Converter, value: Any, tp: Any) -> tuple[Any, ...]:
     if len(types) == 2 and types[1] is Ellipsis:
         types = [types[0]] * len(value)
     if len(types) != len(value):
-        raise Faults([Fault((), f"expected {expected(tp)}, got {len(value)}")])
+        raise ConfigErrors([ConfigError((), f"expected {expected(tp)}, got {len(value)}")])
     read = _each(converter, zip(range(len(value)), value, types, strict=True))
     return tuple(read.values())
 
@@ -109,20 +111,20 @@ def _dictionary(converter: Converter, value: Any, tp: Any) -> dict[str, Any]:
 
 def _each(converter: Converter, items: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
     """Convert (key, value, type) items; all their faults are raised together."""
-    read, faults = {}, list[Fault]()
+    read, faults = {}, list[ConfigError]()
     for key, value, tp in items:
         try:
             read[key] = converter.structure(value, tp)
-        except Faults as error:
+        except ConfigErrors as error:
             faults += [fault.under(key) for fault in error.faults]
     if faults:
-        raise Faults(faults)
+        raise ConfigErrors(faults)
     return read
 
 
 def _as_table(value: Any) -> Table:
     if not isinstance(value, dict):
-        raise Faults([Fault((), f"expected a table, got {spelled(value)}")])
+        raise ConfigErrors([ConfigError((), f"expected a table, got {describe_value(value)}")])
     return value
 
 
@@ -138,16 +140,22 @@ def _kind_in(table: Table, known: Iterable[str]) -> str:
     """The `kind` that a table names, if it is one of those known."""
     kind = _said_kind(table, known)
     if kind not in known:
-        raise Faults([Fault(("kind",), f"no kind named '{kind}'; {did_you_mean(kind, known)}")])
+        raise ConfigErrors(
+            [ConfigError(("kind",), f"no kind named '{kind}'; {did_you_mean(kind, known)}")]
+        )
     return kind
 
 
 def _said_kind(table: Table, known: Iterable[str]) -> str:
     """The `kind` that a table names, known or not."""
     if "kind" not in table:
-        raise Faults([Fault(("kind",), f"required key is missing; {did_you_mean('', known)}")])
+        raise ConfigErrors(
+            [ConfigError(("kind",), f"required key is missing; {did_you_mean('', known)}")]
+        )
     if not isinstance(kind := table["kind"], str):
-        raise Faults([Fault(("kind",), f"expected a string, got {spelled(kind)}")])
+        raise ConfigErrors(
+            [ConfigError(("kind",), f"expected a string, got {describe_value(kind)}")]
+        )
     return kind
 
 
@@ -164,10 +172,10 @@ def _read_part(
     kind = _said_kind(table, catalog.parts[contract])
     entry = catalog.find(contract, kind)
     if entry is None:
-        raise Faults([Fault(("kind",), _unknown_kind(catalog, contract, kind))])
+        raise ConfigErrors([ConfigError(("kind",), _unknown_kind(catalog, contract, kind))])
     if not issubclass(entry.cls, wanted):
         text = f"expected a {wanted.__name__}, but {contract} '{kind}' is a {entry.cls.__name__}"
-        raise Faults([Fault(("kind",), text)])
+        raise ConfigErrors([ConfigError(("kind",), text)])
     rest = {key: item for key, item in table.items() if key != "kind"}
     return read_table(converter, rest, entry.cls, also)
 
@@ -190,14 +198,14 @@ def _unknown_kind(catalog: Catalog, contract: str, kind: str) -> str:
 def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardTerm:
     """A [[reward]] table: the options of the term and of its part, side by side."""
     table = _as_table(value)
-    faults, read = list[Fault](), dict[str, Any]()
+    faults, read = list[ConfigError](), dict[str, Any]()
     rest = {key: item for key, item in table.items() if key not in _TERM}
     fields = attrs.fields_dict(attrs.resolve_types(RewardTerm))
     for name in _TERM:
         if name in table:
             try:
                 read |= _each(converter, [(name, table[name], fields[name].type)])
-            except Faults as error:
+            except ConfigErrors as error:
                 faults += error.faults
     faults += _refused(RewardTerm, fields, read)
     try:
@@ -206,10 +214,10 @@ def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardT
         elif not {("isolate",), ("isolate_timeout",)} & {fault.key for fault in faults}:
             seconds: Any = read.get("isolate_timeout", fields["isolate_timeout"].default)
             read["part"] = _isolated(rest, read["isolate"], seconds)
-    except Faults as error:
+    except ConfigErrors as error:
         faults += error.faults
     if faults:
-        raise Faults(faults)
+        raise ConfigErrors(faults)
     return RewardTerm(**read)
 
 
@@ -224,14 +232,14 @@ def _isolated(table: Table, venv: str, seconds: float) -> RewardSpec:
     """The reward as the interpreter in `venv` reads it."""
     try:
         return Isolated.read(table, venv, seconds)
-    except Refused as error:
-        faults = [Fault(key, f"{text} (asked in '{venv}')") for key, text in error.faults]
-        raise Faults(faults) from error
+    except ConfigRejected as error:
+        faults = [ConfigError(key, f"{text} (asked in '{venv}')") for key, text in error.faults]
+        raise ConfigErrors(faults) from error
     except AlignError as error:
-        raise Faults([Fault(("isolate",), str(error))]) from error
+        raise ConfigErrors([ConfigError(("isolate",), str(error))]) from error
     except TypeError as error:  # JSON has no word for it
         text = "an isolated reward takes no dates or times"
-        raise Faults([Fault((), text)]) from error
+        raise ConfigErrors([ConfigError((), text)]) from error
 
 
 def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str] = ()) -> Any:
@@ -240,7 +248,7 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     names = {field.alias or field.name: field for field in fields}
     known = {*names, *also}
     faults = [
-        Fault((key,), f"no option named '{key}'; {did_you_mean(key, known)}")
+        ConfigError((key,), f"no option named '{key}'; {did_you_mean(key, known)}")
         for key in table
         if key not in known
     ]
@@ -249,21 +257,21 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
         if name in table:
             try:
                 read |= _each(converter, [(name, table[name], field.type)])
-            except Faults as error:
+            except ConfigErrors as error:
                 faults += error.faults
         elif field.default is attrs.NOTHING:
             text = f"required key is missing; expected {expected(field.type)}"
-            faults.append(Fault((name,), text))
+            faults.append(ConfigError((name,), text))
     faults += _refused(cls, names, read)
     if faults:
-        raise Faults(faults)
+        raise ConfigErrors(faults)
     try:
         return cls(**read)
     except (ValueError, TypeError) as error:
-        raise Faults([Fault((), _message(error))]) from error
+        raise ConfigErrors([ConfigError((), _message(error))]) from error
 
 
-def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> list[Fault]:
+def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> list[ConfigError]:
     """What the validators say, each on its own, though other options may be wrong.
 
     They see an object that has the options read so far; one that asks for more has its say when
@@ -280,7 +288,7 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
         except AttributeError:
             continue
         except (ValueError, TypeError) as error:
-            faults.append(Fault((name,), _message(error)))
+            faults.append(ConfigError((name,), _message(error)))
     return faults
 
 

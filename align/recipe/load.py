@@ -13,10 +13,10 @@ import attrs
 from align.catalog.registry import Catalog
 from align.errors import RecipeError
 from align.recipe.assemble import read_recipe
-from align.recipe.fit import misfits
-from align.recipe.locate import Faults, Override, Source, syntax_line
+from align.recipe.compatibility import check_compatibility
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
+from align.recipe.source_map import ConfigErrors, Override, Source, syntax_line
 from align.recipe.write import to_tables
 
 
@@ -55,11 +55,11 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
     source = Source(str(path), text, overrides)
     try:
         recipe = read_recipe(document, catalog)
-    except Faults as error:
+    except ConfigErrors as error:
         raise RecipeError("\n".join([*source.report(error.faults), *refused])) from error
     if refused:
         raise RecipeError("\n".join(refused))
-    if faults := misfits(recipe, document, catalog):
+    if faults := check_compatibility(recipe, document, catalog):
         raise RecipeError("\n".join(source.report(faults)))
     if not recipe.run.out:
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")

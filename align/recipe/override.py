@@ -6,8 +6,8 @@ import re
 import tomllib
 from typing import Any, Final
 
-from align.recipe.locate import Override
-from align.recipe.words import Key, dotted, spelled
+from align.recipe.describe import Key, describe_value, dotted
+from align.recipe.source_map import Override
 
 _PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'
 _KEY: Final = re.compile(rf"{_PART}(?:\.{_PART})*")
@@ -40,25 +40,25 @@ def parse_override(text: str) -> Override:
 
 def apply_override(document: dict[str, Any], override: Override) -> None:
     """Set one value of the document in place; raises ValueError for a place that is not there."""
-    at: Any = document
+    noisy: Any = document
     for depth, part in enumerate(override.key):
-        _refuse_dead_end(at, override.key, depth)
+        _refuse_dead_end(noisy, override.key, depth)
         if depth == len(override.key) - 1:
-            at[part] = override.value
+            noisy[part] = override.value
         else:
-            at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
+            noisy = noisy.setdefault(part, {}) if isinstance(noisy, dict) else noisy[part]
 
 
-def _refuse_dead_end(at: Any, key: Key, depth: int) -> None:
-    """Raise ValueError unless `key[depth]` can be set in `at`."""
+def _refuse_dead_end(noisy: Any, key: Key, depth: int) -> None:
+    """Raise ValueError unless `key[depth]` can be set in `noisy`."""
     part, here = key[depth], dotted(key[:depth]) or "a recipe"
     if isinstance(part, int):
-        if not isinstance(at, list):
-            got = "is not there" if at == {} else f"is {spelled(at)}"
+        if not isinstance(noisy, list):
+            got = "is not there" if noisy == {} else f"is {describe_value(noisy)}"
             raise ValueError(f"{here} {got}, and [{part}] counts the elements of an array")
-        if part >= len(at):
-            raise ValueError(f"{here} has {len(at)} elements, counted from 0")
-    elif isinstance(at, list):
+        if part >= len(noisy):
+            raise ValueError(f"{here} has {len(noisy)} elements, counted from 0")
+    elif isinstance(noisy, list):
         raise ValueError(f"{here} is an array; write {here}[0].{part} for its first element")
-    elif not isinstance(at, dict):
-        raise ValueError(f"{here} is {spelled(at)}, not a table")
+    elif not isinstance(noisy, dict):
+        raise ValueError(f"{here} is {describe_value(noisy)}, not a table")

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from align.isolation.reward import Isolated
+from align.recipe.describe import tag_of
 from align.recipe.schema import Recipe, RewardTerm
-from align.recipe.words import tag_of
 
 
 def to_toml(recipe: Recipe) -> str:

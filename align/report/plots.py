@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from safetensors.torch import load_file
 
-from align.core.baseline import Baseline
+from align.core.baseline import BaseRewardStats
 from align.io.files import replacing
 
 
@@ -126,14 +126,26 @@ def _calls(arm: Mapping[str, Any]) -> float:
 
 
 def _point(
-    axes: Axes, place: float, said: Mapping[str, Any], colour: str, *, label: str = "",
+    axes: Axes,
+    place: float,
+    said: Mapping[str, Any],
+    colour: str,
+    *,
+    label: str = "",
     filled: bool = True,
-) -> None:  # fmt: skip
+) -> None:
     """Mean r ± its standard error at a place."""
     axes.errorbar(
-        place, said["reward"], yerr=said["reward_error"] or 0.0, fmt="o", color=colour, capsize=2,
-        markersize=5, markerfacecolor=colour if filled else "white", label=label or None,
-    )  # fmt: skip
+        place,
+        said["reward"],
+        yerr=said["reward_error"] or 0.0,
+        fmt="o",
+        color=colour,
+        capsize=2,
+        markersize=5,
+        markerfacecolor=colour if filled else "white",
+        label=label or None,
+    )
 
 
 def _divergence(axes: Axes, said: Mapping[str, Any], colour: str) -> None:
@@ -143,9 +155,12 @@ def _divergence(axes: Axes, said: Mapping[str, Any], colour: str) -> None:
     elif said["at_least"] is not None:
         place = max(0.0, said["at_least"])
         axes.annotate(
-            "", (place, said["reward"]), (22, 0), textcoords="offset points",
+            "",
+            (place, said["reward"]),
+            (22, 0),
+            textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": colour},
-        )  # fmt: skip
+        )
         _point(axes, place, said, colour, filled=False)
 
 
@@ -153,7 +168,7 @@ def _family(axes: Axes, base: Mapping[str, Any]) -> None:
     """The laws p e^{λ r}, and among them p*, where λ = 1."""
     if not base["r"]:
         return
-    baseline = Baseline(torch.tensor(base["r"], dtype=torch.float64))
+    baseline = BaseRewardStats(torch.tensor(base["r"], dtype=torch.float64))
     family = baseline.tilted()
     if not family:
         return

@@ -78,11 +78,24 @@ def _line(axes: Axes, arm: Mapping[str, Any], panel: str, colours: Iterator[str]
     paid = [(point["calls"], point["value"]) for point in points if point["calls"] > 0]
     for point in points:
         if not point["calls"]:
-            axes.axhline(point["value"], color="0.35", linestyle=(0, (4, 3)), linewidth=1.1,
-                         label=f"{arm['name']}, no calls", zorder=1)  # fmt: skip
+            axes.axhline(
+                point["value"],
+                color="0.35",
+                linestyle=(0, (4, 3)),
+                linewidth=1.1,
+                label=f"{arm['name']}, no calls",
+                zorder=1,
+            )
     if paid:
-        axes.plot(*zip(*paid, strict=True), marker="o", markersize=5, linewidth=1.6,
-                  color=next(colours), label=arm["name"], zorder=2)  # fmt: skip
+        axes.plot(
+            *zip(*paid, strict=True),
+            marker="o",
+            markersize=5,
+            linewidth=1.6,
+            color=next(colours),
+            label=arm["name"],
+            zorder=2,
+        )
 
 
 def _scales(axes: Axes, points: Sequence[Mapping[str, Any]], ratios: bool) -> None:

@@ -27,7 +27,7 @@ class Known:
     path: str
     picture: Tensor
 
-    def seen(self, data: Tensor) -> Tensor:
+    def view(self, data: Tensor) -> Tensor:
         """Samples (B, 1 or 3, H, W) with the channels of the picture, in float32 or wider.
 
         Where the picture is grey, that is the mean of theirs.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import above, option
-from align.core.reward import Pictured, Reward, RewardSpec
+from align.core.reward import HasReferenceImages, Reward, RewardSpec
 from align.core.streams import Streams
 from align.rewards.known import Known, known
 from align.rewards.operators import Operator, Seen
@@ -50,7 +50,7 @@ class Measurement(RewardSpec):
 
 @final
 @attrs.frozen(eq=False)
-class _Measured(Reward, Pictured):
+class _Measured(Reward, HasReferenceImages):
     known: Known
     operator: Operator
     observed: Tensor
@@ -58,7 +58,7 @@ class _Measured(Reward, Pictured):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """R (B,) of pictures (B, C, H, W) in [0, 1]."""
-        seen = self.operator.apply(self.known.seen(data))
+        seen = self.operator.apply(self.known.view(data))
         residual = (seen - self.observed.to(seen)) / self.std
         return -0.5 * residual.flatten(1).square().sum(1)
 

@@ -44,6 +44,6 @@ class _PSNR(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Decibels (B,) of pictures (B, C, H, W) in [0, 1]."""
-        seen = self.known.seen(data).clamp(0, 1)
+        seen = self.known.view(data).clamp(0, 1)
         error = (seen - self.known.picture.to(seen)).square().flatten(1).mean(1)
         return -10 * error.clamp(min=10 ** (-_MOST / 10)).log10()

@@ -10,8 +10,8 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from align.core.baseline import FEW, Baseline, Divergence
-from align.core.mode import Diverges
+from align.core.baseline import FEW, BaseRewardStats, Divergence
+from align.core.mode import ReportsKL
 from align.core.model import ModelSpec
 from align.core.normalise import fitted
 from align.core.problem import Problem
@@ -22,14 +22,14 @@ from align.engine.loop import execute
 from align.engine.meter import Cost, Meter
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Recipe
-from align.runner.observers import Nobody
+from align.runner.observers import NullObserver
 
 PIECES: Final = 4  # the progress bar moves this often, if memory asks for no smaller pieces
 
 
 @final
 @attrs.define(eq=False)
-class Unsteered:
+class BaseSamples:
     """Samples of one base model; their scores are kept, they themselves are not.
 
     Attributes:
@@ -66,7 +66,7 @@ def draw(
     flow_steps: int,
     seed: int,
     told: Callable[[int, int], None],
-) -> Unsteered:
+) -> BaseSamples:
     """Plain samples of the problem's model, scored by its rewards.
 
     Args:
@@ -86,12 +86,14 @@ def draw(
         told(start, count)
         own = streams.rows(slice(start, start + rows))
         cond = problem.condition(own.samples)
-        outcome = execute(mode, attrs.evolve(plain, cond=cond), own, meter=meter, observer=Nobody())
+        outcome = execute(
+            mode, attrs.evolve(plain, cond=cond), own, meter=meter, observer=NullObserver()
+        )
         assert outcome.x1 is not None
         pieces.append(problem.reward.each(problem.model.decode(outcome.x1), cond.prompts))
     told(count, count)
     scores = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    return Unsteered(spec, flow_steps, scores, meter.cost(problem.model.device))
+    return BaseSamples(spec, flow_steps, scores, meter.cost(problem.model.device))
 
 
 def _metered(problem: Problem, meter: Meter) -> Problem:
@@ -101,15 +103,16 @@ def _metered(problem: Problem, meter: Meter) -> Problem:
         model = attrs.evolve(model, meter=meter)
     counted = tuple(
         attrs.evolve(term, reward=attrs.evolve(term.reward, meter=meter))
-        if isinstance(term.reward, GuardedReward) else term
+        if isinstance(term.reward, GuardedReward)
+        else term
         for term in terms
-    )  # fmt: skip
+    )
     return attrs.evolve(problem, model=model, reward=WeightedReward(counted))
 
 
 @final
 @attrs.define(eq=False)
-class Baselines:
+class BaseSampleStore:
     """The unsteered samples of a recipe's models, drawn when they are first needed.
 
     Statistics of rewards come from the model of the first arm that optimises, so that r is the
@@ -122,7 +125,7 @@ class Baselines:
 
     recipe: Recipe
     told: Callable[[int, int], None] = lambda done, count: None
-    drawn: list[Unsteered] = attrs.field(factory=list, init=False)
+    drawn: list[BaseSamples] = attrs.field(factory=list, init=False)
     transforms: dict[str, Transform | None] | None = attrs.field(default=None, init=False)
 
     def normalised(self, arm: Arm, problem: Problem) -> Problem:
@@ -151,11 +154,11 @@ class Baselines:
         mode, reward = arm.mode, problem.reward
         if "reward" not in mode.needs or not reward.optimised:
             return None
-        at_most = mode.divergence(state) if isinstance(mode, Diverges) else None
+        at_most = mode.path_kl(state) if isinstance(mode, ReportsKL) else None
         baseline = None
         if at_most != 0 and (base := self._of(arm, problem)):
             base.r = reward.of(base.scores)
-            baseline = Baseline(base.r)
+            baseline = BaseRewardStats(base.r)
         found = Divergence.of(reward.of(scores), baseline, at_most)
         told = {name: f"{v:.4g}" for name, v in attrs.asdict(found).items() if v is not None}
         logger.info("{}: {}", arm.name, told)
@@ -178,7 +181,7 @@ class Baselines:
                 logger.info("reward {}: {}", term.name, found[term.name])
         return found
 
-    def _of(self, arm: Arm, problem: Problem) -> Unsteered | None:
+    def _of(self, arm: Arm, problem: Problem) -> BaseSamples | None:
         """The samples of an arm's model; None if the recipe wants none."""
         count, model = self.recipe.run.unsteered, arm.model
         if not count or model is None:

@@ -8,9 +8,9 @@ from typing import final
 import attrs
 import torch
 
-from align.core.model import Named, NoModel
+from align.core.model import ClassConditional, NoModel
 from align.core.problem import Problem
-from align.core.prompts import spelled
+from align.core.prompts import expand_prompt
 from align.core.reward import Reward, Term, WeightedReward
 from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.meter import Meter
@@ -92,8 +92,8 @@ def build(
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     model = GuardedModel(inner, arm.model.kind, meter, rows)
-    classes = inner.classes if isinstance(inner, Named) else ()
-    problem = Problem(model, prompts=spelled(arm.model.prompt, classes))
+    classes = inner.classes if isinstance(inner, ClassConditional) else ()
+    problem = Problem(model, prompts=expand_prompt(arm.model.prompt, classes))
     cond = problem.condition(range(samples))
     terms = tuple(
         Term(
@@ -107,6 +107,10 @@ def build(
     # A way back keeps everything on its way: about four times as much a row.
     back = chunk or rows // 4
     return attrs.evolve(
-        problem, reward=WeightedReward(terms), sampler=arm.sampler, estimator=arm.estimator,
-        cond=cond, chunk=back,
-    )  # fmt: skip
+        problem,
+        reward=WeightedReward(terms),
+        sampler=arm.sampler,
+        estimator=arm.estimator,
+        cond=cond,
+        chunk=back,
+    )

@@ -20,7 +20,7 @@ from align.training import parallel
 
 @final
 @attrs.frozen(eq=False)
-class Watch(Observer):
+class RunObserver(Observer):
     """Tells the record, the progress bar and the plugins how an arm goes on.
 
     Args:
@@ -63,7 +63,7 @@ class Watch(Observer):
 
 @final
 @attrs.frozen
-class Nobody(Observer):
+class NullObserver(Observer):
     """Watches without a record."""
 
     def step(self, index: int, steps: int, state: object, info: Info) -> None:

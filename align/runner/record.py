@@ -47,7 +47,7 @@ Writes = TypeVar("Writes", bound=Callable[..., None])
 
 @final
 @attrs.frozen(eq=False)
-class Side:
+class ArmResult:
     """How one arm of a run ended.
 
     Attributes:
@@ -212,7 +212,7 @@ class Record:
     def results(
         self,
         rewards: Sequence[RewardTerm],
-        sides: Sequence[Side],
+        sides: Sequence[ArmResult],
         unsteered: Sequence[Mapping[str, Any]] = (),
         notes: Sequence[str] = (),
     ) -> None:

@@ -15,24 +15,24 @@ from align import report
 from align.catalog.registry import Catalog, load_catalog
 from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
-from align.core.mode import AlignmentMode, Trains, Warns
+from align.core.mode import AlignmentMode, HasWarnings, Trainable
 from align.core.model import ModelSpec
 from align.core.problem import Problem
-from align.core.reward import Pictured
+from align.core.reward import HasReferenceImages
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.core.study import Studies
+from align.core.study import Study
 from align.engine.guard import unguarded
 from align.engine.loop import Outcome, execute
 from align.engine.meter import Cost, Meter
 from align.errors import PromptError, RecipeError
 from align.isolation.reward import Isolated
-from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, named, to_toml
-from align.runner.base_samples import Baselines, notes
+from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
+from align.runner.base_samples import BaseSampleStore, notes
 from align.runner.build import Rewards, build, device_of
-from align.runner.observers import Nobody, Watch, stop_after_step
+from align.runner.observers import NullObserver, RunObserver, stop_after_step
 from align.runner.progress import Progress
-from align.runner.record import Record, Side, folder_for
+from align.runner.record import ArmResult, Record, folder_for
 from align.training import parallel
 
 # Silent until a record asks for a log.
@@ -45,7 +45,7 @@ class Result:
     """How a run ended: its folder, and its arms in the recipe's order."""
 
     folder: Path
-    sides: tuple[Side, ...]
+    sides: tuple[ArmResult, ...]
 
 
 def run(
@@ -87,7 +87,7 @@ def _run(loaded: Loaded, catalog: Catalog, progress: bool) -> Result:
         if parallel.first():
             catalog.hook.align_run_start(run=record)
         with stop_after_step() as stopping, Progress(shown=progress) as bar:
-            bases = Baselines(loaded.recipe, told=_telling(bar, stopping))
+            bases = BaseSampleStore(loaded.recipe, told=_telling(bar, stopping))
             rewards = Rewards(loaded.recipe.reward, device_of(loaded.recipe.run.device))
             studied: list[tuple[Arm, object]] = []
             sides = tuple(
@@ -125,7 +125,7 @@ def sample(
     unsteered: int = 0,
     seed: int = 0,
     device: str = "auto",
-) -> Side:
+) -> ArmResult:
     """Run parts directly, without a recipe and without a record; for notebooks.
 
     Args:
@@ -145,22 +145,22 @@ def sample(
         model=model,
         sampler=sampler,
         estimator=estimator,
-        reward=named(rewards),
+        reward=with_unique_names(rewards),
         mode=mode,
     )
-    (arm,), where, meter, bases = recipe.arms(), device_of(device), Meter(), Baselines(recipe)
+    (arm,), where, meter, bases = recipe.arms(), device_of(device), Meter(), BaseSampleStore(recipe)
     built = Rewards(recipe.reward, where)
     problem = build(arm, built, where, meter, samples=samples)
     problem = bases.normalised(arm, problem)
     streams = Streams(seed, tuple(range(samples)), device=where)
-    outcome = execute(mode, problem, streams, meter=meter, observer=Nobody())
+    outcome = execute(mode, problem, streams, meter=meter, observer=NullObserver())
     return _scored(arm, problem, outcome, bases)
 
 
 def _check_processes(loaded: Loaded) -> None:
     """Raise RecipeError if there are several, and something else to do than to train."""
     for arm in loaded.recipe.arms():
-        if parallel.count() > 1 and not isinstance(arm.mode, Trains):
+        if parallel.count() > 1 and not isinstance(arm.mode, Trainable):
             where = loaded.source.where(("mode",))
             raise RecipeError(
                 f"{where}: mode: '{arm.mode.kind}' does not train, and several processes can do"
@@ -172,13 +172,13 @@ def _side(
     arm: Arm,
     loaded: Loaded,
     rewards: Rewards,
-    bases: Baselines,
+    bases: BaseSampleStore,
     studied: list[tuple[Arm, object]],
     record: Record,
     catalog: Catalog,
     bar: Progress,
     stopping: Callable[[], bool],
-) -> Side:
+) -> ArmResult:
     """Run one arm and keep its samples; `studied` are the studies before, with their states."""
     options, meter = loaded.recipe.run, Meter()
     samples, chunk, device = options.samples, options.chunk, rewards.device
@@ -187,14 +187,14 @@ def _side(
     record.given(_given(problem))
     same = (s for a, s in studied if (a.model, a.mode) == (arm.model, arm.mode))
     problem = attrs.evolve(bases.normalised(arm, problem), earlier=next(same, None))
-    rows = arm.mode.batch if isinstance(arm.mode, Trains) else 0
-    watch = Watch(arm.name, rows, options.checkpoint_every, record, catalog, bar, stopping)
+    rows = arm.mode.batch if isinstance(arm.mode, Trainable) else 0
+    watch = RunObserver(arm.name, rows, options.checkpoint_every, record, catalog, bar, stopping)
     streams = Streams(options.seed, tuple(range(options.samples)), device=device)
     outcome = _executed(arm, problem, streams, meter, watch)
     side = _scored(arm, problem, outcome, bases)
-    if isinstance(arm.mode, Warns):
+    if isinstance(arm.mode, HasWarnings):
         side = attrs.evolve(side, warnings=arm.mode.warnings(outcome.state))
-    if isinstance(arm.mode, Studies):
+    if isinstance(arm.mode, Study):
         studied.append((arm, outcome.state))
         side = attrs.evolve(side, findings=arm.mode.findings(outcome.state))
     if side.x1 is not None and side.data is not None:
@@ -203,17 +203,19 @@ def _side(
     return side
 
 
-def _executed(arm: Arm, problem: Problem, streams: Streams, meter: Meter, watch: Watch) -> Outcome:
+def _executed(
+    arm: Arm, problem: Problem, streams: Streams, meter: Meter, watch: RunObserver
+) -> Outcome:
     """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""
     mode, record = arm.mode, watch.record
-    saved = record.saved(arm.name) if isinstance(mode, Trains) else None
+    saved = record.saved(arm.name) if isinstance(mode, Trainable) else None
     done = saved["done"] if saved else 0
     parallel.agree(done)
     record.forget_metrics(arm.name, done)
     logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
     meter.begin()
     outcome = execute(mode, problem, streams, meter=meter, observer=watch, saved=saved)
-    if isinstance(mode, Trains):
+    if isinstance(mode, Trainable):
         path = record.export(arm.name, mode.export(problem, outcome.state))
         logger.info("{}: weights in {}", arm.name, path)
     return attrs.evolve(outcome, cost=Cost(**parallel.total(attrs.asdict(outcome.cost))))
@@ -234,7 +236,7 @@ def _given(problem: Problem) -> dict[str, torch.Tensor]:
     """Pictures that rewards have; where a name is taken, with the reward's beside it."""
     given: dict[str, torch.Tensor] = {}
     for term in unguarded(problem).reward.terms:
-        if isinstance(term.reward, Pictured):
+        if isinstance(term.reward, HasReferenceImages):
             for name, picture in term.reward.pictures().items():
                 given[f"{name} {term.name}" if name in given else name] = picture
     return given
@@ -251,18 +253,18 @@ def _located(loaded: Loaded) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _scored(arm: Arm, problem: Problem, outcome: Outcome, bases: Baselines) -> Side:
+def _scored(arm: Arm, problem: Problem, outcome: Outcome, bases: BaseSampleStore) -> ArmResult:
     """Decode and score the samples of a run; that is not part of its cost."""
     if outcome.x1 is None:
-        return Side(arm.name, None, None, {}, {}, outcome.cost)
+        return ArmResult(arm.name, None, None, {}, {}, outcome.cost)
     data = problem.model.decode(outcome.x1)
     scores = problem.reward.each(data, problem.cond.prompts)
     divergence = bases.divergence(arm, problem, scores, outcome.state)
-    return Side(arm.name, outcome.x1, data, scores, {}, outcome.cost, divergence)
+    return ArmResult(arm.name, outcome.x1, data, scores, {}, outcome.cost, divergence)
 
 
 @torch.no_grad()
-def _measured(sides: tuple[Side, ...], metrics: Sequence[Metric]) -> tuple[Side, ...]:
+def _measured(sides: tuple[ArmResult, ...], metrics: Sequence[Metric]) -> tuple[ArmResult, ...]:
     """Every metric on every arm; the first arm's samples are the references of the others."""
     measured = []
     for side in sides:

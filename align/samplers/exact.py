@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.engine.guard import bare
@@ -31,9 +31,11 @@ class ExactPosterior(PosteriorSampler):
     needs: ClassVar[type | None] = ClosedForm
 
     @torch.no_grad()
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
         """Draws (N, B, *S) of x1; costs no network call."""
         inner = bare(model)
         if not isinstance(inner, ClosedForm):
             raise PartError("sampler 'exact' needs a model with an exact posterior, like 'mixture'")
-        return inner.draw_posterior(at, draws, streams)
+        return inner.draw_posterior(noisy, draws, streams)

@@ -8,14 +8,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.option import above, option
 from align.core.path import expand
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 
 
-def posterior_moments(model: FlowModel, at: At) -> tuple[Tensor, Tensor]:
+def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tensor]:
     """Mean D_t(x) and covariance C_t(x) of p(x1 | x_t = x), by Tweedie's formulas.
 
     p(x1 | x) ∝ p(x1) exp(x1 · η − β² |x1|² / (2 α²)) is an exponential family in η = β x / α², so
@@ -28,18 +28,18 @@ def posterior_moments(model: FlowModel, at: At) -> tuple[Tensor, Tensor]:
 
     Args:
         model: any flow model; costs one network call and D backward passes a state.
-        at: the states (B, *S) of D elements, at times t in [0, 1].
+        noisy: the states (B, *S) of D elements, at times t in [0, 1].
 
     Returns:
-        The mean, (B, *S), with its graph where `at.x` has one; the covariance, (B, D, D).
+        The mean, (B, *S), with its graph where `noisy.x` has one; the covariance, (B, D, D).
     """
     path = model.path
-    least = path.time_at(1 / at.t.new_tensor(torch.finfo(at.t.dtype).eps))
-    t = at.t.clamp(min=float(least))
-    graph = torch.is_grad_enabled() and at.x.requires_grad
-    x = at.x if graph else at.x.detach().requires_grad_()
+    least = path.time_at(1 / noisy.t.new_tensor(torch.finfo(noisy.t.dtype).eps))
+    t = noisy.t.clamp(min=float(least))
+    graph = torch.is_grad_enabled() and noisy.x.requires_grad
+    x = noisy.x if graph else noisy.x.detach().requires_grad_()
     with torch.enable_grad():
-        mean = path.denoiser_from_velocity(model.velocity(x, t, at.cond), x, t)
+        mean = path.denoiser_from_velocity(model.velocity(x, t, noisy.cond), x, t)
         # The states do not see one another: the gradient of a sum over them is that of each.
         sums = mean.flatten(1).sum(0)
         rows = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums]
@@ -80,15 +80,19 @@ class GaussianPosterior(PosteriorSampler):
         "standard deviation s of the data's elements, for 'isotropic'", default=1.0, check=above(0)
     )
 
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
         """Draws (N, B, *S) of x1; costs one network call a state, and with 'exact' its Jacobian."""
-        noise = streams.at("posterior").normal(model.shape, draws=draws).to(at.x)
+        noise = streams.fold_in("posterior").normal(model.shape, draws=draws).to(noisy.x)
         if self.covariance == "exact":
-            mean, covariance = posterior_moments(model, at)
+            mean, covariance = posterior_moments(model, noisy)
             return mean + _root_times(covariance, noise.flatten(2)).reshape(noise.shape).to(mean)
         path = model.path
-        mean = path.denoiser_from_velocity(model.velocity(at.x, at.t, at.cond), at.x, at.t)
-        noised, known = path.alpha(at.t) ** 2, (self.data_std * path.beta(at.t)) ** 2
+        mean = path.denoiser_from_velocity(
+            model.velocity(noisy.x, noisy.t, noisy.cond), noisy.x, noisy.t
+        )
+        noised, known = path.alpha(noisy.t) ** 2, (self.data_std * path.beta(noisy.t)) ** 2
         spread = self.data_std * (noised / (noised + known)).sqrt()
         return mean + expand(spread, mean) * noise
 

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.sampler import PosteriorSampler
@@ -17,7 +17,7 @@ from align.core.streams import Streams
 Method: TypeAlias = Literal["euler", "heun"]
 
 
-def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
+def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """Inner velocity b̄_s(y; t, x): the flow from N(0, I) towards p(x1 | x_t = x).
 
     To see both x = β_t x1 + α_t ε and y = β_s x1 + α_s ε' is to see x1 once at a later time t*:
@@ -35,7 +35,7 @@ def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
         model: any flow model; it is called once.
         y: inner states, (B, *S).
         s: inner times in [0, 1), (B,).
-        at: the noisy states (B, *S) that are conditioned on, at times t in [0, 1).
+        noisy: the noisy states (B, *S) that are conditioned on, at times t in [0, 1).
 
     Returns:
         The velocity, (B, *S).
@@ -45,24 +45,24 @@ def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
     """
     path = model.path
     s = s.clamp(min=torch.finfo(s.dtype).tiny ** 0.25)  # S has no limit at s = t = 0
-    a_s, b_s, a_t, b_t = path.alpha(s), path.beta(s), path.alpha(at.t), path.beta(at.t)
+    a_s, b_s, a_t, b_t = path.alpha(s), path.beta(s), path.alpha(noisy.t), path.beta(noisy.t)
     q = b_t**2 * a_s**2 + b_s**2 * a_t**2
     later = path.time_at(a_s**2 * a_t**2 / q)
     a, b, a_rate, b_rate = (
         f(later) for f in (path.alpha, path.beta, path.alpha_rate, path.beta_rate)
     )
-    statistic = expand(b_t * a_s**2 / q, y) * at.x + expand(b_s * a_t**2 / q, y) * y
+    statistic = expand(b_t * a_s**2 / q, y) * noisy.x + expand(b_s * a_t**2 / q, y) * y
     x = expand(b, y) * statistic
-    velocity = model.velocity(x, later, at.cond)
+    velocity = model.velocity(x, later, noisy.cond)
     denoiser = path.denoiser_from_velocity(velocity, x, later)
-    apart = expand(a_s * b_t / q, y) * (expand(b_t, y) * y - expand(b_s, y) * at.x)
+    apart = expand(a_s * b_t / q, y) * (expand(b_t, y) * y - expand(b_s, y) * noisy.x)
     scale = b_s * a_t * b / (q.sqrt() * (a * b_rate - a_rate * b))
     apart = apart + expand(scale, y) * (expand(b_rate, y) * statistic - velocity)
     return expand(path.alpha_rate(s), y) * apart + expand(path.beta_rate(s), y) * denoiser
 
 
 def inner_flow(
-    model: FlowModel, y: Tensor, end: Tensor, at: At, *, steps: int, method: Method
+    model: FlowModel, y: Tensor, end: Tensor, noisy: NoisyState, *, steps: int, method: Method
 ) -> Tensor:
     """The inner flow from noise y (B, *S) at time 0 to the times `end` (B,), in equal steps.
 
@@ -73,9 +73,9 @@ def inner_flow(
     """
     width = expand(end / steps, y)
     for k in range(steps):
-        slope = glass_velocity(model, y, end * (k / steps), at)
+        slope = glass_velocity(model, y, end * (k / steps), noisy)
         if method == "heun" and k < steps - 1:
-            ahead = glass_velocity(model, y + width * slope, end * ((k + 1) / steps), at)
+            ahead = glass_velocity(model, y + width * slope, end * ((k + 1) / steps), noisy)
             slope = (slope + ahead) / 2
         y = y + width * slope
     return y
@@ -104,10 +104,12 @@ class Glass(PosteriorSampler):
         default="euler",
     )
 
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · steps network calls a state, or N · (2 steps − 1)."""
-        noise = streams.at("posterior").normal(model.shape, draws=draws)
-        y, at = noise.to(at.x).flatten(0, 1), at.tile(draws)
-        end = torch.ones_like(at.t)
-        y = inner_flow(model, y, end, at, steps=self.steps, method=self.method)
+        noise = streams.fold_in("posterior").normal(model.shape, draws=draws)
+        y, noisy = noise.to(noisy.x).flatten(0, 1), noisy.tile(draws)
+        end = torch.ones_like(noisy.t)
+        y = inner_flow(model, y, end, noisy, steps=self.steps, method=self.method)
         return y.reshape(draws, -1, *model.shape)

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, FlowModel, PosteriorMap
+from align.core.model import FlowModel, NoisyState, PosteriorMap
 from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
@@ -30,15 +30,17 @@ class MetaFlowMap(PosteriorSampler):
 
     steps: int = option("jumps from noise to a draw", default=1, check=at_least(1))
 
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · steps network calls a state."""
         if not isinstance(model, PosteriorMap):
             raise PartError("sampler 'mfm' needs a model with a posterior map; use 'glass'")
-        noise = streams.at("posterior").normal(model.shape, draws=draws)
-        y = noise.to(at.x).flatten(0, 1)
-        at = at.tile(draws)
+        noise = streams.fold_in("posterior").normal(model.shape, draws=draws)
+        y = noise.to(noisy.x).flatten(0, 1)
+        noisy = noisy.tile(draws)
         for k in range(self.steps):
-            s = torch.full_like(at.t, k / self.steps)
-            u = torch.full_like(at.t, (k + 1) / self.steps)
-            y = model.posterior_jump(y, s, u, at)
+            s = torch.full_like(noisy.t, k / self.steps)
+            u = torch.full_like(noisy.t, (k + 1) / self.steps)
+            y = model.posterior_jump(y, s, u, noisy)
         return y.reshape(draws, -1, *model.shape)

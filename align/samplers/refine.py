@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from align.core.model import At, Condition, FlowModel
+from align.core.model import Condition, FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 
@@ -27,11 +27,11 @@ def refine(
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Algorithm 1.
     """
-    x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+    x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
     for j in range(steps):
         t = x.new_full((len(x),), j / steps)
-        step = streams.at("refine", j)
-        clean = sampler.sample(model, At(x, t, cond), draws=1, streams=step)[0]
-        noise = step.at("noise").normal(model.shape).to(x)
+        step = streams.fold_in("refine", j)
+        clean = sampler.sample(model, NoisyState(x, t, cond), draws=1, streams=step)[0]
+        noise = step.fold_in("noise").normal(model.shape).to(x)
         x = model.path.interpolate(noise, clean, t + 1 / steps)
     return clean

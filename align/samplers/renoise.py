@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import At, FlowMap, FlowModel
+from align.core.model import FlowMap, FlowModel, NoisyState
 from align.core.option import above, at_least, option
 from align.core.path import Path, expand
 from align.core.sampler import PosteriorSampler
@@ -48,8 +48,9 @@ class Renoise(PosteriorSampler):
     )
     needs: ClassVar[type | None] = FlowMap
 
-    candidates: int = option("candidates K that each draw is chosen from", default=4,
-                             check=at_least(1))  # fmt: skip
+    candidates: int = option(
+        "candidates K that each draw is chosen from", default=4, check=at_least(1)
+    )
     data_std: float = option(
         "standard deviation S of the data's elements; it sets how much noise is added",
         default=1.0,
@@ -57,23 +58,27 @@ class Renoise(PosteriorSampler):
     )
 
     @torch.no_grad()
-    def sample(self, model: FlowModel, at: At, *, draws: int, streams: Streams) -> Tensor:
+    def sample(
+        self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+    ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · K jumps and as many velocities a state."""
         if not isinstance(model, FlowMap):
             raise PartError("sampler 'renoise' needs a model with a flow map; use 'glass'")
         path, shape = model.path, (self.candidates, *model.shape)
-        noise = streams.at("posterior").normal(shape, draws=draws).to(at.x).movedim(2, 0)
-        s, scale, spread = self._earlier(path, at.t)
-        centre, moved = expand(scale, at.x) * at.x, expand(spread, at.x) * noise
-        times, cond = s.repeat(self.candidates * draws), at.cond.tile(self.candidates * draws)
+        noise = streams.fold_in("posterior").normal(shape, draws=draws).to(noisy.x).movedim(2, 0)
+        s, scale, spread = self._earlier(path, noisy.t)
+        centre, moved = expand(scale, noisy.x) * noisy.x, expand(spread, noisy.x) * noise
+        times, cond = s.repeat(self.candidates * draws), noisy.cond.tile(self.candidates * draws)
         start, middle = (centre + moved).flatten(0, 2), (centre + moved / 2).flatten(0, 2)
         z = model.jump(start, times, torch.ones_like(times), cond).reshape(noise.shape)
         velocity = model.velocity(middle, times, cond)
         score = path.score_from_velocity(velocity, middle, times).reshape(noise.shape)
-        misfit = (at.x - expand(path.beta(at.t), at.x) * z) / expand(path.alpha(at.t), at.x)
+        misfit = (noisy.x - expand(path.beta(noisy.t), noisy.x) * z) / expand(
+            path.alpha(noisy.t), noisy.x
+        )
         terms = score * moved - misfit.square() / 2 + noise.square() / 2
         edges = torch.softmax(terms.flatten(3).sum(-1), 0).cumsum(0)[:-1]
-        place = streams.at("choice").uniform((), draws=draws).to(edges)
+        place = streams.fold_in("choice").uniform((), draws=draws).to(edges)
         chosen = (place > edges).sum(0, keepdim=True)
         return torch.take_along_dim(z, expand(chosen, z), 0)[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.path import Path, expand
 from align.samplers.glass import Method, inner_flow
 
@@ -32,7 +32,7 @@ def stopping_time(path: Path, t: Tensor, u: Tensor) -> Tensor:
 
 
 def glass_transition(
-    model: FlowModel, at: At, u: Tensor, *, steps: int, method: Method, noise: Tensor
+    model: FlowModel, noisy: NoisyState, u: Tensor, *, steps: int, method: Method, noise: Tensor
 ) -> Tensor:
     """A draw of x_u given x_t = x under the memoryless dynamics, the exact step of DDPM.
 
@@ -45,7 +45,7 @@ def glass_transition(
 
     Args:
         model: any flow model; it is called `steps` times a row, 2 · `steps` − 1 by Heun.
-        at: the states (B, *S) at times t in [0, 1).
+        noisy: the states (B, *S) at times t in [0, 1).
         u: later times in (t, 1], (B,).
         steps: of the inner flow.
         method: "euler" or "heun".
@@ -58,8 +58,8 @@ def glass_transition(
     al., 2026, arXiv:2602.05993; GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170.
     """
     path = model.path
-    end = stopping_time(path, at.t, u)
-    y = inner_flow(model, noise, end, at, steps=steps, method=method)
-    a_r, b_r, a_t, b_t = path.alpha(end), path.beta(end), path.alpha(at.t), path.beta(at.t)
+    end = stopping_time(path, noisy.t, u)
+    y = inner_flow(model, noise, end, noisy, steps=steps, method=method)
+    a_r, b_r, a_t, b_t = path.alpha(end), path.beta(end), path.alpha(noisy.t), path.beta(noisy.t)
     scale = path.beta(u) / (b_t**2 * a_r**2 + b_r**2 * a_t**2)
-    return expand(scale * b_t * a_r**2, y) * at.x + expand(scale * b_r * a_t**2, y) * y
+    return expand(scale * b_t * a_r**2, y) * noisy.x + expand(scale * b_r * a_t**2, y) * y

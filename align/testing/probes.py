@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import Quadratic
-from align.core.model import At, Condition, Domain, FlowModel, Population
+from align.core.model import Condition, DataSampler, Domain, FlowModel, NoisyState
 from align.core.path import Path
 from align.core.reward import Reward, WeightedReward
 from align.core.streams import Streams
@@ -22,22 +22,22 @@ def streams_of(model: FlowModel, samples: Sequence[int], seed: int = 0) -> Strea
     return Streams(seed, tuple(samples), device=model.device)
 
 
-def states(model: FlowModel, times: Sequence[float], prompt: str = "", seed: int = 7) -> At:
+def states(model: FlowModel, times: Sequence[float], prompt: str = "", seed: int = 7) -> NoisyState:
     """Noisy states, one for each of the times, of the model's own data if it can draw them."""
     streams = streams_of(model, range(len(times)), seed)
-    noise = streams.at("noise").normal(model.shape).to(model.device, model.dtype)
-    if isinstance(model, Population):
+    noise = streams.fold_in("noise").normal(model.shape).to(model.device, model.dtype)
+    if isinstance(model, DataSampler):
         x1 = model.draw(streams).to(noise)
     else:
-        x1 = streams.at("data").normal(model.shape).to(noise)
+        x1 = streams.fold_in("data").normal(model.shape).to(noise)
     t = torch.tensor(list(times), device=model.device, dtype=model.dtype)
-    return At(model.path.interpolate(noise, x1, t), t, model.encode([prompt] * len(times)))
+    return NoisyState(model.path.interpolate(noise, x1, t), t, model.encode([prompt] * len(times)))
 
 
-def denoiser_of(model: FlowModel, at: At) -> Tensor:
+def denoiser_of(model: FlowModel, noisy: NoisyState) -> Tensor:
     """D_t(x), (B, *S), from the velocity."""
-    velocity = model.velocity(at.x, at.t, at.cond)
-    return model.path.denoiser_from_velocity(velocity, at.x, at.t)
+    velocity = model.velocity(noisy.x, noisy.t, noisy.cond)
+    return model.path.denoiser_from_velocity(velocity, noisy.x, noisy.t)
 
 
 def close(found: Tensor, wanted: Tensor, said: str, digits: float | None = None) -> None:

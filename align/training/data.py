@@ -29,16 +29,24 @@ LAYOUT = torch.channels_last
 class Pictures:
     """Pictures with classes: files, or latents made of them."""
 
-    path: str = option("folder or tar archive of <split>/<class>/<picture>, or WebDataset shards, "
-                       "'x-{000..099}.tar' or 'x-*.tar'", default="")  # fmt: skip
+    path: str = option(
+        "folder or tar archive of <split>/<class>/<picture>, or WebDataset shards, "
+        "'x-{000..099}.tar' or 'x-*.tar'",
+        default="",
+    )
     split: str = option("folder above the classes; shards have none", default="train")
     mirror: bool = option("also train on left-right mirrored pictures", default=True)
-    size: int = option("side of the squares that pictures are scaled and cut to; 0 leaves them",
-                       default=0, check=at_least(0))  # fmt: skip
-    workers: int = option("processes that read pictures; 0 is none beside the main one",
-                          default=0, check=at_least(0))  # fmt: skip
-    latents: str = option("folder that keeps the latents of pictures; without 'path', all there is",
-                          default="")  # fmt: skip
+    size: int = option(
+        "side of the squares that pictures are scaled and cut to; 0 leaves them",
+        default=0,
+        check=at_least(0),
+    )
+    workers: int = option(
+        "processes that read pictures; 0 is none beside the main one", default=0, check=at_least(0)
+    )
+    latents: str = option(
+        "folder that keeps the latents of pictures; without 'path', all there is", default=""
+    )
 
     def __attrs_post_init__(self) -> None:
         if not (self.path or self.latents):
@@ -138,9 +146,13 @@ def batches(pictures: PictureSet, wanted: Iterable[list[int]], workers: int) -> 
         PartError: a picture cannot be read, or has another size than the first of the set.
     """
     loader = DataLoader(
-        pictures, batch_size=None, sampler=wanted, num_workers=workers,
-        worker_init_fn=_undisturbed, pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+        pictures,
+        batch_size=None,
+        sampler=wanted,
+        num_workers=workers,
+        worker_init_fn=_undisturbed,
+        pin_memory=torch.cuda.is_available(),
+    )
     # A loader that begins draws a seed from the global generator, which is not ours to move.
     yield from map(_sound, Streams(0, ()).initialise(lambda: iter(loader)))
 
@@ -182,7 +194,7 @@ def order(streams: Streams, rows: int, places: Tensor) -> Tensor:
 
     def mixed(turn: int, epochs: Tensor, values: Tensor, bound: int) -> Tensor:
         numbers = tuple((epochs << 32 | values).tolist())
-        uniform = attrs.evolve(streams, samples=numbers).at("turn", turn).uniform(())
+        uniform = attrs.evolve(streams, samples=numbers).fold_in("turn", turn).uniform(())
         return (uniform * bound).long()
 
     epochs, out = places.div(rows, rounding_mode="floor"), places % rows

@@ -30,13 +30,13 @@ from align.training.sources import match_classes, plain, signature
 class Examples:
     """Clean states (V, R, *S) in V views (plain, and mirrored), and classes (R,).
 
-    Label `unnamed` means "no class". Rows go to where the labels are; the states may be elsewhere,
-    and of another precision: on the disk, mapped into memory.
+    Label `null_label` means "no class". Rows go to where the labels are; the states may be
+    elsewhere, and of another precision: on the disk, mapped into memory.
     """
 
     states: Tensor
     labels: Tensor
-    unnamed: int
+    null_label: int
 
     def rows(self, streams: Streams, dropout: float) -> tuple[Tensor, Tensor]:
         """States (b, *S), float32, and labels (b,) of the rows of training that `streams` numbers.
@@ -44,11 +44,11 @@ class Examples:
         A share `dropout` of the labels is replaced by "no class".
         """
         device = self.labels.device
-        rows = order(streams.at("order"), self.states.shape[1], torch.tensor(streams.samples))
-        view = (streams.at("view").uniform(()) * len(self.states)).long()
+        rows = order(streams.fold_in("order"), self.states.shape[1], torch.tensor(streams.samples))
+        view = (streams.fold_in("view").uniform(()) * len(self.states)).long()
         states = self.states[view.to(self.states.device), rows.to(self.states.device)]
-        dropped = streams.at("dropout").uniform(()) < dropout
-        labels = torch.where(dropped.to(device), self.unnamed, self.labels[rows.to(device)])
+        dropped = streams.fold_in("dropout").uniform(()) < dropout
+        labels = torch.where(dropped.to(device), self.null_label, self.labels[rows.to(device)])
         return states.to(device, torch.float32), labels
 
 
@@ -178,9 +178,13 @@ def _read(folder: Path, origin: dict[str, Any], model: NetworkModel) -> Examples
 
 
 def _problems(
-    states: np.ndarray, labels: np.ndarray, classes: tuple[str, ...],
-    made_from: dict[str, Any], origin: dict[str, Any], model: NetworkModel,
-) -> Iterator[str]:  # fmt: skip
+    states: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    made_from: dict[str, Any],
+    origin: dict[str, Any],
+    model: NetworkModel,
+) -> Iterator[str]:
     """What keeps latents from being those asked for."""
     # Latents that come alone may leave out whose they are.
     asked = origin if "files" in origin else {k: v for k, v in origin.items() if k in made_from}

@@ -37,25 +37,27 @@ class Optimisation:
     arXiv:1908.03265, Alg. 2 (RAdam).
     """
 
-    batch: int = option("rows of a step, of all processes together", default=128,
-                        check=at_least(1))  # fmt: skip
-    accumulate: int = option(
-        "pieces of a batch that go through the network one after the other", default=1,
+    batch: int = option("rows of a step, of all processes together", default=128, check=at_least(1))
+    grad_accumulation: int = option(
+        "pieces of a batch that go through the network one after the other",
+        default=1,
         check=at_least(1),
-    )  # fmt: skip
+    )
     optimiser: Literal["adamw", "radam"] = option("what makes steps of gradients", default="adamw")
     betas: tuple[float, float] = option(
         "decay of its means of gradients and of their squares", default=(0.9, 0.99)
     )
-    rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
+    learning_rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
     warmup: int = option("steps over which the rate grows", default=200, check=at_least(0))
     decay: Literal["none", "cosine"] = option("course of the rate after that", default="cosine")
-    weight_decay: float = option("of weights, apart from the gradient", default=0.0,
-                                 check=at_least(0))  # fmt: skip
-    clip: float = option("largest norm of the gradient", default=1.0, check=above(0))
-    average: float = option("decay of the running mean of weights", default=0.999,
-                            check=between(0, 1))  # fmt: skip
-    averages: tuple[float, ...] = option(
+    weight_decay: float = option(
+        "of weights, apart from the gradient", default=0.0, check=at_least(0)
+    )
+    max_grad_norm: float = option("largest norm of the gradient", default=1.0, check=above(0))
+    ema_decay: float = option(
+        "decay of the running mean of weights", default=0.999, check=between(0, 1)
+    )
+    ema_decays: tuple[float, ...] = option(
         "decays of further means, each kept in a weights file of its own", default=()
     )
     precision: Literal["float32", "bfloat16"] = option("of forward passes", default="float32")
@@ -65,13 +67,13 @@ class Optimisation:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.batch % self.accumulate:
-            raise ValueError(f"'accumulate' must divide 'batch', {self.batch}")
+        if self.batch % self.grad_accumulation:
+            raise ValueError(f"'grad_accumulation' must divide 'batch', {self.batch}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("'betas' must be two numbers from 0 to less than 1")
-        means = (self.average, *self.averages)
+        means = (self.ema_decay, *self.ema_decays)
         if not all(0 <= mean <= 1 for mean in means) or len({*means}) < len(means):
-            raise ValueError("'averages' must be from 0 to 1, each another and none 'average'")
+            raise ValueError("'ema_decays' must be from 0 to 1, each another and none 'ema_decay'")
 
 
 @final
@@ -81,7 +83,7 @@ class Training:
 
     Attributes:
         module: what is trained.
-        means: running means of its weights, by their decays; `average` is the first.
+        means: running means of its weights, by their decays; `ema` is the first.
         optimiser: of the weights.
         replica: takes a loss and rows to the loss of the rows.
     """
@@ -98,22 +100,23 @@ class Training:
         Raises:
             PartError: the batch cannot be shared by the processes.
         """
-        share = parallel.count() * options.accumulate
+        share = parallel.count() * options.grad_accumulation
         if options.batch % share:
+            pieces = options.grad_accumulation
             raise PartError(
-                f"mode.optimisation.batch: {parallel.count()} processes with {options.accumulate}"
+                f"mode.optimisation.batch: {parallel.count()} processes with {pieces}"
                 f" pieces each cannot share {options.batch} rows; use a multiple of {share}"
             )
         module.train()
         if whole:
             module.requires_grad_(True)
-        blanks = {rate: copy.deepcopy(module) for rate in (options.average, *options.averages)}
+        blanks = {rate: copy.deepcopy(module) for rate in (options.ema_decay, *options.ema_decays)}
         replica = parallel.replica(module, options.parallel)
         means = {rate: parallel.copied(blank, module) for rate, blank in blanks.items()}
         return cls(module, means, _optimiser(module, options), replica)
 
     @property
-    def average(self) -> nn.Module:
+    def ema(self) -> nn.Module:
         """The first running mean; where weights are spread, all processes must ask for it."""
         return parallel.whole_module(next(iter(self.means.values())))
 
@@ -125,7 +128,7 @@ class Training:
 
         further = list(self.means.items())[1:]
         others = {f"{rate:g}": functools.partial(other, mean) for rate, mean in further}
-        return attrs.evolve(export(self.average), others=others)
+        return attrs.evolve(export(self.ema), others=others)
 
     def save(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, under way and not copied."""
@@ -150,10 +153,16 @@ def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimize
     optimiser: torch.optim.Optimizer
     if options.optimiser == "radam":
         optimiser = torch.optim.RAdam(
-            weights, options.rate, options.betas, weight_decay=decay, decoupled_weight_decay=True
+            weights,
+            options.learning_rate,
+            options.betas,
+            weight_decay=decay,
+            decoupled_weight_decay=True,
         )
     else:
-        optimiser = torch.optim.AdamW(weights, options.rate, options.betas, weight_decay=decay)
+        optimiser = torch.optim.AdamW(
+            weights, options.learning_rate, options.betas, weight_decay=decay
+        )
     for weight in weights:
         moments = {name: torch.zeros_like(weight.data) for name in ("exp_avg", "exp_avg_sq")}
         optimiser.state[weight] = {"step": torch.tensor(0.0), **moments}
@@ -163,11 +172,11 @@ def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimize
 def rate_at(options: Optimisation, index: int, steps: int) -> float:
     """Learning rate of step `index` of `steps`."""
     if index < options.warmup:
-        return options.rate * (index + 1) / options.warmup
+        return options.learning_rate * (index + 1) / options.warmup
     if options.decay == "none":
-        return options.rate
+        return options.learning_rate
     done = (index - options.warmup) / max(1, steps - options.warmup)
-    return options.rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+    return options.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
 
 def advance(
@@ -183,19 +192,19 @@ def advance(
         half = torch.autocast(
             rows.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"
         )
-        with parallel.silent(training.replica, last=number == options.accumulate):
+        with parallel.silent(training.replica, last=number == options.grad_accumulation):
             with half:
                 losses, said = training.replica(loss, rows)
             # Gradients are means over the processes, and the batch is that of all of them.
             (losses.sum() * (parallel.count() / options.batch)).backward()
         for name, values in {"loss": losses, **said}.items():
             seen.setdefault(name, []).append(values.detach().double())
-    norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.clip)
+    norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.max_grad_norm)
     training.optimiser.step()
     for decay, mean in training.means.items():
         # Early on a running mean forgets faster, so that it does not remember the start.
         _follow(mean, training.module, min(decay, (1 + index) / (10 + index)))
-    return _means(seen) | {"norm": float(parallel.whole(norm)), "rate": rate}
+    return _means(seen) | {"norm": float(parallel.whole(norm)), "learning_rate": rate}
 
 
 @torch.no_grad()
@@ -222,5 +231,5 @@ def pieces(options: Optimisation, streams: Streams, index: int) -> Iterator[Stre
     """This process's rows of batch number `index`, as many at a time as go through a network."""
     share = options.batch // parallel.count()
     begin = index * options.batch + parallel.rank() * share
-    for first in range(begin, begin + share, share // options.accumulate):
-        yield streams.numbered(first, share // options.accumulate)
+    for first in range(begin, begin + share, share // options.grad_accumulation):
+        yield streams.numbered(first, share // options.grad_accumulation)

@@ -43,7 +43,7 @@ class Lora:
             adapted: Net = peft.inject_adapter_in_model(self._config(own), own)
             return adapted
 
-        return streams.at("adapters").initialise(made)
+        return streams.fold_in("adapters").initialise(made)
 
     def merged(self, net: Net) -> Net:
         """A copy of an adapted network in which the adapters are part of the weights."""

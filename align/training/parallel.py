@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from align.core.streams import Streams
-from align.errors import PartError, ToldError
+from align.errors import PartError, PeerFailedError
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -41,14 +41,17 @@ def joined() -> Iterator[None]:
     store = PrefixStore(f"align {store.add(f'joins of {rank}', 1)}", store)
     # Others may have to wait for hours while one encodes its pictures.
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if own else "gloo", store=store, rank=rank, world_size=count,
+        "cpu:gloo,cuda:nccl" if own else "gloo",
+        store=store,
+        rank=rank,
+        world_size=count,
         timeout=timedelta(days=1),
-    )  # fmt: skip
+    )
     try:
         yield
     except BaseException as error:
         if store.add("failed", 1) > 1:
-            raise ToldError from error
+            raise PeerFailedError from error
         raise
     # The first has a report to write yet; torch aborts a process that leaves the others early.
     distributed.barrier()

@@ -87,4 +87,4 @@ def _reading(
 
 
 def _chosen(rows: Streams, count: int) -> Tensor:
-    return order(rows.at("order"), count, torch.tensor(rows.samples))
+    return order(rows.fold_in("order"), count, torch.tensor(rows.samples))

@@ -99,8 +99,8 @@ def main() -> None:
     measures = chosen(asked)
     settings = [word for word in sys.argv[1:] if word not in GROUPS]
     if asked.page:
-        at = settings.index("--page")
-        settings[at : at + 2] = []
+        noisy = settings.index("--page")
+        settings[noisy : noisy + 2] = []
     for group in asked.groups or GROUPS:
         began, found = time.process_time(), []
         for table in measures[group]():

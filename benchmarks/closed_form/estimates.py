@@ -16,7 +16,7 @@ from table import Table, short, verdict, verdicts
 from torch import Tensor
 
 from align.core.estimator import ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
@@ -25,8 +25,8 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.isotropic import Form, Isotropic
-from align.modes.sampling.dynamics import guidance, limited
-from align.samplers.dps import PointMass
+from align.modes.sampling.dynamics import guidance, normalise_guidance
+from align.samplers.dps import DPS
 from align.samplers.gaussian import posterior_moments
 from align.samplers.mfm import MetaFlowMap
 from align.testing.worlds import line
@@ -90,26 +90,26 @@ class World:
     law: Law = "p_t"
 
     @property
-    def at(self) -> At:
+    def noisy(self) -> NoisyState:
         """The states, (repeats · states, 1)."""
         model, reward = line()
-        rows = Streams(0, tuple(range(self.states))).at("V5", str(self.t))
-        t, noise = torch.full((self.states,), self.t).double(), rows.at("noise").normal((1,))
+        rows = Streams(0, tuple(range(self.states))).fold_in("V5", str(self.t))
+        t, noise = torch.full((self.states,), self.t).double(), rows.fold_in("noise").normal((1,))
         if self.law == "N(0, 1)":
             x = noise
         elif self.law == "U(−3, 3)":
-            x = 6 * rows.at("place").uniform((1,)) - 3
+            x = 6 * rows.fold_in("place").uniform((1,)) - 3
         else:
             x1 = model.draw(rows) if self.law == "p_t" else model.draw_tilted(reward, rows)
             x = model.path.interpolate(noise, x1, t)
-        return At(x, t, model.encode([""] * self.states)).tile(self.repeats)
+        return NoisyState(x, t, model.encode([""] * self.states)).tile(self.repeats)
 
     def shift(self, estimator: ValueEstimator, sampler: PosteriorSampler) -> Tensor:
         """Shifts (repeats, states), every row with draws of its own."""
-        (model, reward), at = line(), self.at
-        problem = Problem(model, reward, sampler, estimator, at.cond, chunk=PIECE)
-        rows = Streams(1, tuple(range(len(at.x)))).at("V5", str(self.t))
-        shift = estimator.estimate(problem, at, streams=rows).shift
+        (model, reward), noisy = line(), self.noisy
+        problem = Problem(model, reward, sampler, estimator, noisy.cond, chunk=PIECE)
+        rows = Streams(1, tuple(range(len(noisy.x)))).fold_in("V5", str(self.t))
+        shift = estimator.estimate(problem, noisy, streams=rows).shift
         return shift.reshape(self.repeats, self.states)
 
     def error(self, found: Tensor, exact: Tensor) -> Error:
@@ -118,14 +118,16 @@ class World:
 
     def clipped(self, shift: Tensor) -> Tensor:
         """Shifts (repeats, states) whose guidance is at most as long as the velocity."""
-        model, at = line()[0], self.at
-        path, drift = model.path, model.velocity(at.x, at.t, at.cond)
-        added = guidance(path, shift.reshape(-1, 1), at.t, "ode", math.inf)
-        bounded = limited(added, drift, "clip", 1.0) / expand(path.pull(at.t), added)
+        model, noisy = line()[0], self.noisy
+        path, drift = model.path, model.velocity(noisy.x, noisy.t, noisy.cond)
+        added = guidance(path, shift.reshape(-1, 1), noisy.t, "ode", math.inf)
+        bounded = normalise_guidance(added, drift, "clip", 1.0) / expand(
+            path.denoiser_to_velocity(noisy.t), added
+        )
         return bounded.reshape(shift.shape)
 
 
-def gaussian(at: At) -> tuple[Tensor, Tensor]:
+def gaussian(noisy: NoisyState) -> tuple[Tensor, Tensor]:
     """Shifts by a Gaussian with the posterior's mean and covariance, (B,).
 
     The first differentiates its value through the mean and the covariance, by central
@@ -135,14 +137,14 @@ def gaussian(at: At) -> tuple[Tensor, Tensor]:
     (form,) = (Form.of(*term.reward.quadratic()) for term in reward.terms)  # type: ignore[attr-defined]
 
     def value(x: Tensor) -> Tensor:
-        mean, covariance = posterior_moments(model, At(x, at.t, at.cond))
+        mean, covariance = posterior_moments(model, NoisyState(x, noisy.t, noisy.cond))
         law = Isotropic(torch.zeros_like(mean), mean[:, None], covariance[:, 0])
         return law.log_tilts(form)[:, 0]
 
-    h, leaf = 1e-5, at.x.clone().requires_grad_()
-    through = (value(at.x + h) - value(at.x - h)) / (2 * h)
+    h, leaf = 1e-5, noisy.x.clone().requires_grad_()
+    through = (value(noisy.x + h) - value(noisy.x - h)) / (2 * h)
     (fixed,) = torch.autograd.grad(value(leaf).sum(), leaf)
-    scale = model.path.alpha(at.t) ** 2 / model.path.beta(at.t)
+    scale = model.path.alpha(noisy.t) ** 2 / model.path.beta(noisy.t)
     return scale * through, scale * fixed[:, 0]
 
 
@@ -171,10 +173,11 @@ class Errors:
             for law in get_args(Law):
                 world = World(t, 10 * self.states, 1, law)
                 exact = world.shift(Exact(), MetaFlowMap())[0]
-                cells.append(str(world.error(world.shift(Gradient(draws=1), PointMass()), exact)))
+                cells.append(str(world.error(world.shift(Gradient(draws=1), DPS()), exact)))
             lines.append((str(t), *cells, stated))
-        return Table("V5. DPS, by the law of the states", ("t", *get_args(Law), "reference"),
-                     tuple(lines))  # fmt: skip
+        return Table(
+            "V5. DPS, by the law of the states", ("t", *get_args(Law), "reference"), tuple(lines)
+        )
 
     def _first(self) -> Table:
         lines, kinds = [], {"G": Gradient, "GF": Stein}
@@ -195,13 +198,22 @@ class Errors:
         for t, (*_, dps, normal) in FIRST.items():
             world = World(t, 10 * self.states, 1)
             exact = world.shift(Exact(), MetaFlowMap())[0]
-            point = world.error(world.shift(Gradient(draws=1), PointMass()), exact)
+            point = world.error(world.shift(Gradient(draws=1), DPS()), exact)
             through, fixed = (world.error(each[None], exact) for each in gaussian(world.at))
-            far = {"DPS": (point.size, dps, point.beside(200)),
-                   "Gaussian": (through.size, normal, through.beside(200))}  # fmt: skip
+            far = {
+                "DPS": (point.size, dps, point.beside(200)),
+                "Gaussian": (through.size, normal, through.beside(200)),
+            }
             lines.append((str(t), str(point), dps, str(through), normal, verdicts(far), str(fixed)))
-        head = ("t", "DPS", "reference", "Gaussian, exact covariance", "reference",
-                "verdict, in noises", "Gaussian, covariance held fixed")  # fmt: skip
+        head = (
+            "t",
+            "DPS",
+            "reference",
+            "Gaussian, exact covariance",
+            "reference",
+            "verdict, in noises",
+            "Gaussian, covariance held fixed",
+        )
         return Table("V5. Relative error of ∇V, without draws", head, tuple(lines))
 
     def _second(self) -> Iterator[Table]:
@@ -227,8 +239,11 @@ class Errors:
             )
             lines.append((f"{t}, {draws}", *pairs, verdicts(far)))
             shares[t] = share
-        head = ("t, N", *(each for name in COLUMNS for each in (name, "reference")),
-                "verdict, in noises")  # fmt: skip
+        head = (
+            "t, N",
+            *(each for name in COLUMNS for each in (name, "reference")),
+            "verdict, in noises",
+        )
         yield Table("V5. Relative error of ∇V, clipped and mixed", head, tuple(lines))
         yield Table(
             "V5. Mean weight of G in the oracle mix",

@@ -14,7 +14,7 @@ from table import Table, order, short, verdict, verdicts
 from torch import Tensor, nn
 
 from align.core.draws import Draws, averaged, drawn
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -43,35 +43,51 @@ class FixedPoints:
         """The fixed points, then the identities."""
         yield Table(
             f"V7. Fixed points: steered velocity, {self.draws} draws",
-            ("t, x", "exact", "reference", "FT-G", "reference", "FT-GF", "Tilt", "verdict",
-             "two-draw plug-in", "reference", "verdict"),
+            (
+                "t, x",
+                "exact",
+                "reference",
+                "FT-G",
+                "reference",
+                "FT-GF",
+                "Tilt",
+                "verdict",
+                "two-draw plug-in",
+                "reference",
+                "verdict",
+            ),
             tuple(self._row(t, x, *stated) for (t, x), stated in REFERENCE.items()),
-        )  # fmt: skip
+        )
         yield identities()
 
     def _row(self, t: float, x: float, *stated: str) -> tuple[str, ...]:
         model, reward = line()
         path = model.path
-        at = At(torch.tensor([[x]]).double(), torch.tensor([t]).double(), model.encode([""]))
-        base, half = model.velocity(at.x, at.t, at.cond), expand(path.half_variance(at.t), at.x)
-        streams = Streams(0, (0,)).at("V7", str(t))
+        noisy = NoisyState(
+            torch.tensor([[x]]).double(), torch.tensor([t]).double(), model.encode([""])
+        )
+        base, half = (
+            model.velocity(noisy.x, noisy.t, noisy.cond),
+            expand(path.half_variance(noisy.t), noisy.x),
+        )
+        streams = Streams(0, (0,)).fold_in("V7", str(t))
 
         def draws(sampler: MetaFlowMap | ExactPosterior, purpose: str, gradient: bool) -> Draws:
-            problem = Problem(model, reward, sampler, None, at.cond, chunk=PIECE)
-            own = streams.at(purpose)
-            return drawn(problem, at, draws=self.draws, budget=4, gradient=gradient, streams=own)
+            problem = Problem(model, reward, sampler, None, noisy.cond, chunk=PIECE)
+            own = streams.fold_in(purpose)
+            return drawn(problem, noisy, draws=self.draws, budget=4, gradient=gradient, streams=own)
 
-        problem = Problem(model, reward, cond=at.cond)
-        shift = Exact().estimate(problem, at, streams=streams).shift
-        exact = float(base + expand(path.pull(at.t), shift) * shift)
+        problem = Problem(model, reward, cond=noisy.cond)
+        shift = Exact().estimate(problem, noisy, streams=streams).shift
+        exact = float(base + expand(path.denoiser_to_velocity(noisy.t), shift) * shift)
         steep = draws(MetaFlowMap(), "steep", True)
-        assert steep.pulls is not None
-        found = [ratio(base + half * steep.pulls, steep)]
+        assert steep.reward_grads is not None
+        found = [ratio(base + half * steep.reward_grads, steep)]
         plain = draws(MetaFlowMap(), "plain", False)
-        found.append(ratio((plain.x1 - at.x) / (1 - t), plain))
+        found.append(ratio((plain.x1 - noisy.x) / (1 - t), plain))
         true = draws(ExactPosterior(), "true", False)
-        noise = path.noise_from_denoiser(true.x1, at.x, at.t)
-        found.append(ratio(path.rate(noise, true.x1, at.t), true))
+        noise = path.noise_from_denoiser(true.x1, noisy.x, noisy.t)
+        found.append(ratio(path.rate(noise, true.x1, noisy.t), true))
         pairs = base + half * gradient_of(paired(steep))[:, :1]
         guess, error = float(pairs.mean()), float(pairs.std()) / math.sqrt(len(pairs))
         far = {
@@ -79,9 +95,18 @@ class FixedPoints:
             for name, (mean, error) in zip(("FT-G", "FT-GF", "Tilt"), found, strict=True)
         }
         cells = [f"{short(mean, 4)} ± {short(error, 4)}" for mean, error in found]
-        return (f"{t}, {x}", short(exact, 4), stated[0], cells[0], stated[1], *cells[1:],
-                verdicts(far), f"{short(guess)} ± {short(error)}", stated[2],
-                verdict(guess, stated[2], math.sqrt(2) * error))  # fmt: skip
+        return (
+            f"{t}, {x}",
+            short(exact, 4),
+            stated[0],
+            cells[0],
+            stated[1],
+            *cells[1:],
+            verdicts(far),
+            f"{short(guess)} ± {short(error)}",
+            stated[2],
+            verdict(guess, stated[2], math.sqrt(2) * error),
+        )
 
 
 def ratio(terms: Tensor, draws: Draws) -> tuple[float, float]:
@@ -94,26 +119,26 @@ def ratio(terms: Tensor, draws: Draws) -> tuple[float, float]:
 def paired(draws: Draws) -> Draws:
     """The draws of one state as two draws at each of half as many."""
     half = len(draws.x1) // 2
-    assert draws.pulls is not None
-    x1, rewards, pulls = (
+    assert draws.reward_grads is not None
+    x1, rewards, reward_grads = (
         each[: 2 * half].reshape(2, half, *each.shape[2:])
-        for each in (draws.x1, draws.rewards, draws.pulls)
+        for each in (draws.x1, draws.rewards, draws.reward_grads)
     )
-    return Draws(x1, rewards, pulls, torch.full((half,), 2), draws.point)
+    return Draws(x1, rewards, reward_grads, torch.full((half,), 2), draws.point)
 
 
 def identities(rows: int = 64) -> Table:
     """V7b: by autograd in float64, on a small network and posterior draws of the line."""
     model, reward = line()
     streams = Streams(0, tuple(range(rows)))
-    x1, t = model.draw(streams), 0.1 + 0.8 * streams.at("t").uniform(())
-    x = model.path.interpolate(streams.at("noise").normal((1,)), x1, t)
-    at = At(x, t, model.encode([""] * rows))
-    problem = Problem(model, reward, MetaFlowMap(), None, at.cond)
-    draws = drawn(problem, at, draws=1, budget=4, gradient=True, streams=streams)
-    assert draws.pulls is not None
-    score, pull = draws.rewards[0][:, None], draws.pulls[0]
-    base, half = model.velocity(x, t, at.cond), expand(model.path.half_variance(t), x)
+    x1, t = model.draw(streams), 0.1 + 0.8 * streams.fold_in("t").uniform(())
+    x = model.path.interpolate(streams.fold_in("noise").normal((1,)), x1, t)
+    noisy = NoisyState(x, t, model.encode([""] * rows))
+    problem = Problem(model, reward, MetaFlowMap(), None, noisy.cond)
+    draws = drawn(problem, noisy, draws=1, budget=4, gradient=True, streams=streams)
+    assert draws.reward_grads is not None
+    score, pull = draws.rewards[0][:, None], draws.reward_grads[0]
+    base, half = model.velocity(x, t, noisy.cond), expand(model.path.half_variance(t), x)
     layers = nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 1)
     net = nn.Sequential(*layers).double()
 
@@ -130,16 +155,19 @@ def identities(rows: int = 64) -> Table:
     velocity = net(torch.cat((x, t[:, None]), 1))
     weighted = slope((score.exp() * (velocity - base - half * pull).square()).mean())
     leaf = x.clone().requires_grad_()
-    four = MetaFlowMap().sample(model, At(leaf, t, at.cond), draws=4, streams=streams)
-    value = torch.logsumexp(problem.reward_of(four, at.cond), 0) - math.log(4)
+    four = MetaFlowMap().sample(model, NoisyState(leaf, t, noisy.cond), draws=4, streams=streams)
+    value = torch.logsumexp(problem.reward_of(four, noisy.cond), 0) - math.log(4)
     (whole,) = torch.autograd.grad(value.sum(), leaf)
-    parts = gradient_of(drawn(problem, at, draws=4, budget=4, gradient=True, streams=streams))
+    parts = gradient_of(drawn(problem, noisy, draws=4, budget=4, gradient=True, streams=streams))
     found = (
         ("loss = regression weighted by e^r", relative(fine(0.0), weighted), 1e-16),
-        ("r − 3 multiplies the gradient by e⁻³", relative(fine(3.0) * math.exp(3.0), fine(0.0)),
-         4e-16),
+        (
+            "r − 3 multiplies the gradient by e⁻³",
+            relative(fine(3.0) * math.exp(3.0), fine(0.0)),
+            4e-16,
+        ),
         ("∇ log mean e^r = `gradient`'s Σ w Jᵀ∇r", relative(parts, whole), 7e-16),
-    )  # fmt: skip
+    )
     lines = tuple((n, short(e), short(ref), order(e, ref)) for n, e, ref in found)
     return Table("V7b. Gradients", ("what", "relative error", "reference", "verdict"), lines)
 

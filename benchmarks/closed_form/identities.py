@@ -12,7 +12,7 @@ import torch
 from table import Table, order, short
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -33,12 +33,12 @@ def worst(found: Tensor, wanted: Tensor) -> float:
     return float(((found - wanted).abs() / (1 + wanted.abs())).max())
 
 
-def grid(model: GaussianMixture) -> At:
+def grid(model: GaussianMixture) -> NoisyState:
     """41 points from −4 to 4 at each of 19 times from .05 to .95."""
     times = torch.arange(1, 20).double() * 0.05
     points = torch.linspace(-4, 4, 41).double()
     t, x = (each.flatten() for each in torch.meshgrid(times, points, indexing="ij"))
-    return At(x[:, None], t, model.encode([""] * len(t)))
+    return NoisyState(x[:, None], t, model.encode([""] * len(t)))
 
 
 def slope(f: Callable[[Tensor], Tensor], x: Tensor, h: float) -> Tensor:
@@ -51,9 +51,9 @@ def conversions() -> Table:
     rows: dict[str, list[float]] = {}
     for kind in PATHS:
         model, _ = line(kind)
-        path, at = model.path, grid(model)
-        x, t = at.x, at.t
-        velocity, denoiser = model.velocity(x, t, at.cond), model.denoiser(at)
+        path, noisy = model.path, grid(model)
+        x, t = noisy.x, noisy.t
+        velocity, denoiser = model.velocity(x, t, noisy.cond), model.denoiser(noisy)
         leaf = x.clone().requires_grad_()
         (score,) = torch.autograd.grad(model.log_prob(leaf, t).sum(), leaf)
         noise = path.noise_from_denoiser(denoiser, x, t)
@@ -84,9 +84,9 @@ def tilted(kind: Literal["linear", "trigonometric"]) -> GaussianMixture:
     """The mixture p*(x) ∝ p(x) e^{r(x)} of the line, as a model of its own."""
     model, reward = line(kind)
     (form,) = (Form.of(*term.reward.quadratic()) for term in reward.terms)  # type: ignore[attr-defined]
-    prior, bend = model.prior, form.bend[0]
+    prior, quadratic = model.prior, form.quadratic[0]
     logits = torch.log_softmax(prior.log_weights + prior.log_tilts(form), -1)
-    variances = prior.variances / (1 + prior.variances * bend)
+    variances = prior.variances / (1 + prior.variances * quadratic)
     push = (form.pull @ form.axes.T)[0]
     means = variances * (prior.means[..., 0] / prior.variances + push)
     return GaussianMixture(Isotropic(logits, means[..., None], variances), model.path, model.axes)
@@ -97,18 +97,18 @@ def doob() -> Table:
     lines = []
     for kind, reference in zip(PATHS, (1.5e-9, 2.8e-9), strict=True):
         (model, reward), other = line(kind), tilted(kind)
-        at = grid(model)
-        x, t, cond = at.x, at.t, at.cond
+        noisy = grid(model)
+        x, t, cond = noisy.x, noisy.t, noisy.cond
         added = other.velocity(x, t, cond) - model.velocity(x, t, cond)
 
         def value(x: Tensor, t: Tensor = t) -> Tensor:
-            at = At(x, t, cond)  # noqa: B023
-            return model.value(at, reward)[:, None]  # noqa: B023
+            noisy = NoisyState(x, t, cond)  # noqa: B023
+            return model.value(noisy, reward)[:, None]  # noqa: B023
 
         steep = expand(model.path.half_variance(t), x) * slope(value, x, 1e-5)
         problem, streams = Problem(model, reward, cond=cond), Streams(0, tuple(range(len(t))))
-        shift = Exact().estimate(problem, at, streams=streams).shift
-        pulled = expand(model.path.pull(t), x) * shift
+        shift = Exact().estimate(problem, noisy, streams=streams).shift
+        pulled = expand(model.path.denoiser_to_velocity(t), x) * shift
         ratio = value(x)[:, 0] - other.log_prob(x, t) + model.log_prob(x, t)
         spread = float((ratio - ratio.mean()).abs().max())
         for name, error, stated in (
@@ -124,19 +124,19 @@ def flow_map() -> Table:
     """V8: the exact posterior map of the line, by central differences and by align's losses."""
     model, _ = line()
     streams = Streams(0, tuple(range(ROWS)))
-    x1, t = model.draw(streams), 0.9 * streams.at("t").uniform(())
-    context = model.path.interpolate(streams.at("context").normal((1,)), x1, t)
-    at = At(context, t, model.encode([""] * ROWS))
-    s = 0.05 + 0.6 * streams.at("s").uniform(())
-    u = s + 0.05 + (0.9 - s) * streams.at("u").uniform(())
-    y = model.path.interpolate(streams.at("inner").normal((1,)), x1, s)
+    x1, t = model.draw(streams), 0.9 * streams.fold_in("t").uniform(())
+    context = model.path.interpolate(streams.fold_in("context").normal((1,)), x1, t)
+    noisy = NoisyState(context, t, model.encode([""] * ROWS))
+    s = 0.05 + 0.6 * streams.fold_in("s").uniform(())
+    u = s + 0.05 + (0.9 - s) * streams.fold_in("u").uniform(())
+    y = model.path.interpolate(streams.fold_in("inner").normal((1,)), x1, s)
     gap = expand(u - s, y)
 
     def jump(y: Tensor, s: Tensor, u: Tensor) -> Tensor:
-        return model.posterior_jump(y, s, u, at)
+        return model.posterior_jump(y, s, u, noisy)
 
     def inner(y: Tensor, s: Tensor) -> Tensor:
-        return glass_velocity(model, y, s, at)
+        return glass_velocity(model, y, s, noisy)
 
     def average(y: Tensor, s: Tensor, u: Tensor) -> Tensor:
         wide = expand(u - s, y)
@@ -162,7 +162,7 @@ def flow_map() -> Table:
         ("`eulerian`, teacher", float(eulerian["teacher"].abs().max()), "5e-8"),
         ("`eulerian`, self", float(eulerian["self"].abs().max()), "5e-8"),
         ("`semigroup`, times u − s", float((gap * halves).abs().max()), "4e-16"),
-    )  # fmt: skip
+    )
     lines = tuple((n, short(e), ref, order(e, float(ref))) for n, e, ref in found)
     return Table("V8. Flow-map identities", ("what", "error", "reference", "verdict"), lines)
 

@@ -26,7 +26,7 @@ from align.estimators.stein import Stein
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.dynamics import Dynamics, Normalise
 from align.modes.sampling.steer import Steer
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2
 from align.testing.worlds import plane, sampled
@@ -69,7 +69,7 @@ def parts(row: str) -> tuple[PosteriorSampler | None, ValueEstimator | None]:
     if name == "exact":
         return None, Exact()
     if name == "dps":
-        return PointMass(), Gradient(draws=1)
+        return DPS(), Gradient(draws=1)
     kinds = {"stein": Stein, "gradient": Gradient}
     return MetaFlowMap(), kinds[name](draws=int(draws))
 
@@ -110,7 +110,7 @@ class Plane:
         mode: AlignmentMode[Any] = (
             BestOfN(flow_steps=self.steps, dynamics=dynamics)
             if estimator is None
-            else Steer(steps=self.steps, dynamics=dynamics, normalise=normalise)
+            else Steer(steps=self.steps, dynamics=dynamics, guidance_norm=normalise)
         )
         world = plane(diagonal=self.axes == "diagonal")
         began = time.perf_counter()
@@ -177,10 +177,28 @@ class Plane:
             near, good, where = stated.get(row, ("", "", ""))
             # The reference's mean is of a sample of its own.
             far = {"SW2": (distance, near, noise), "reward": (mean, good, 2 * error)}
-            lines.append((row, short(distance), near, f"{short(mean, 2)} ± {short(error, 2)}", good,
-                          shares(x1), where, verdicts(far, LIMIT)))  # fmt: skip
-        head = ("gradient", "SW2", "reference", "mean reward", "reference", "mode masses",
-                "reference", f"verdict, in floors of {noise:.2f}")  # fmt: skip
+            lines.append(
+                (
+                    row,
+                    short(distance),
+                    near,
+                    f"{short(mean, 2)} ± {short(error, 2)}",
+                    good,
+                    shares(x1),
+                    where,
+                    verdicts(far, LIMIT),
+                )
+            )
+        head = (
+            "gradient",
+            "SW2",
+            "reference",
+            "mean reward",
+            "reference",
+            "mode masses",
+            "reference",
+            f"verdict, in floors of {noise:.2f}",
+        )
         return Table(f"V11. ODE, normalise {kind}, {self._all}", head, tuple(lines))
 
 

@@ -9,7 +9,7 @@ from identities import PATHS, worst
 from table import Table, order, short, verdict
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.models.mixture import GaussianMixture
 from align.samplers.exact import ExactPosterior
@@ -20,33 +20,33 @@ from align.testing.distances import w1
 from align.testing.worlds import line
 
 
-def states(model: GaussianMixture) -> tuple[Tensor, Tensor, At]:
+def states(model: GaussianMixture) -> tuple[Tensor, Tensor, NoisyState]:
     """41 inner states y at each of 60 (t, s, x): rows y (R, 1), s (R,) and the contexts."""
     times = (0.05, 0.3, 0.6, 0.9), (0.05, 0.3, 0.6, 0.8, 0.95), (-1.5, 0.2, 1.8)
     axes = [torch.tensor(each).double() for each in times] + [torch.linspace(-3, 3, 41).double()]
     t, s, x, y = (each.flatten() for each in torch.meshgrid(*axes, indexing="ij"))
-    return y[:, None], s, At(x[:, None], t, model.encode([""] * len(t)))
+    return y[:, None], s, NoisyState(x[:, None], t, model.encode([""] * len(t)))
 
 
-def conditioned(model: GaussianMixture, y: Tensor, s: Tensor, at: At) -> Tensor:
+def conditioned(model: GaussianMixture, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """The inner velocity by conditioning the mixture on both observations, one after the other."""
     path = model.path
-    law = model.posterior(at).given(y, path.alpha(s), path.beta(s))
+    law = model.posterior(noisy).given(y, path.alpha(s), path.beta(s))
     return path.velocity_from_denoiser(law.mean(), y, s)
 
 
-def published(model: GaussianMixture, y: Tensor, s: Tensor, at: At) -> Tensor:
+def published(model: GaussianMixture, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """The inner velocity in the algebra of the published code, for the linear path alone."""
-    t, x = at.t[:, None], at.x
+    t, x = noisy.t[:, None], noisy.x
     s_ = s[:, None]
     q = (t * (1 - s_)) ** 2 + (s_ * (1 - t)) ** 2
     p = (1 - t) ** 2 / q.clamp(min=1e-6)
     root = p.sqrt()
     later = 1 / (1 + (1 - s_) * root)
     seen = later * ((1 - s_) ** 2 * (t / q) * x + s_ * p * y)
-    velocity = model.velocity(seen, later[:, 0], at.cond)
-    bend = ((1 - t) ** 2 * (1 + s_) - t**2 * (1 - s_)) / q - (p + root)
-    return later * (1 - s_) * (t / q) * x + bend * later * y + later * root * velocity
+    velocity = model.velocity(seen, later[:, 0], noisy.cond)
+    quadratic = ((1 - t) ** 2 * (1 + s_) - t**2 * (1 - s_)) / q - (p + root)
+    return later * (1 - s_) * (t / q) * x + quadratic * later * y + later * root * velocity
 
 
 def drift() -> Table:
@@ -58,23 +58,29 @@ def drift() -> Table:
 
     for kind, reference in zip(PATHS, (2e-11, 2.8e-12), strict=True):
         model, _ = line(kind)
-        y, s, at = states(model)
-        wanted = conditioned(model, y, s, at)
-        add("against conditioning on both", kind, worst(glass_velocity(model, y, s, at), wanted),
-            reference)  # fmt: skip
+        y, s, noisy = states(model)
+        wanted = conditioned(model, y, s, noisy)
+        add(
+            "against conditioning on both",
+            kind,
+            worst(glass_velocity(model, y, s, noisy), wanted),
+            reference,
+        )
         if kind == "linear":
-            error = worst(published(model, y, s, at), wanted)
+            error = worst(published(model, y, s, noisy), wanted)
             add("the published code's algebra", kind, error, reference)
         zero = torch.zeros_like(s)
-        start = At(at.x, zero, at.cond)
-        plain = worst(glass_velocity(model, y, s, start), model.velocity(y, s, at.cond))
+        start = NoisyState(noisy.x, zero, noisy.cond)
+        plain = worst(glass_velocity(model, y, s, start), model.velocity(y, s, noisy.cond))
         add("t → 0: the flow's velocity", kind, plain, reference)
-        ahead = model.path.velocity_from_denoiser(model.denoiser(at), y, zero)
-        add("s → 0: towards D", kind, worst(glass_velocity(model, y, zero, at), ahead), reference)
-        one = inner_flow(model, y, zero + 1, at, steps=1, method="euler")
+        ahead = model.path.velocity_from_denoiser(model.denoiser(noisy), y, zero)
+        add(
+            "s → 0: towards D", kind, worst(glass_velocity(model, y, zero, noisy), ahead), reference
+        )
+        one = inner_flow(model, y, zero + 1, noisy, steps=1, method="euler")
         rate = model.path.beta_rate(zero)[:, None]  # one step leaves β'(0) D, which is D if linear
         stretch = model.path.alpha_rate(zero)[:, None] + 1
-        error = worst(one, stretch * y + rate * model.denoiser(at))
+        error = worst(one, stretch * y + rate * model.denoiser(noisy))
         add("one Euler step: D, scaled by β'(0)", kind, error, reference)
     head = ("what", "path", "relative error", "reference", "verdict")
     return Table("V4. GLASS's inner velocity", head, tuple(lines))
@@ -87,15 +93,15 @@ def convergence(count: int = 20_000) -> Table:
     """
     model, _ = line()
     noise = torch.special.ndtri((torch.arange(count).double() + 0.5) / count)[:, None]
-    at = At(
+    noisy = NoisyState(
         torch.full_like(noise, 0.2), torch.full_like(noise[:, 0], 0.35), model.encode([""] * count)
     )
-    one = torch.ones_like(at.t)
-    exact = model.posterior_jump(noise, 0 * one, one, at)
+    one = torch.ones_like(noisy.t)
+    exact = model.posterior_jump(noise, 0 * one, one, noisy)
     lines = []
     references = {1: "1.143", 2: ".604", 4: ".329", 16: ".080", 64: ".022", 256: ".007"}
     for steps, reference in references.items():
-        found = inner_flow(model, noise, one, at, steps=steps, method="euler")
+        found = inner_flow(model, noise, one, noisy, steps=steps, method="euler")
         distance = float((found - exact).abs().mean())
         lines.append(
             (str(steps), short(distance, 4), reference, verdict(distance, reference, 0.007))
@@ -116,7 +122,7 @@ def refinement(count: int = 40_000) -> Table:
     floors = [w1(draws(seed), exact) for seed in range(2, 6)]
     lines = []
     for steps in (1, 2, 4, 8):
-        rows = Streams(0, tuple(range(count))).at("V9", steps)
+        rows = Streams(0, tuple(range(count))).fold_in("V9", steps)
         found = refine(model, ExactPosterior(), cond, steps=steps, streams=rows)[:, 0]
         distance = w1(found, exact)
         within = "agrees" if distance <= 1.5 * max(floors) else "differs"
@@ -133,21 +139,29 @@ def transition(count: int = 50_000) -> Table:
     model, _ = line()
     path = model.path
     for before, after, x in ((0.35, 0.6, 0.2), (0.1, 0.2, 0.2), (0.6, 0.9, 1.0)):
-        rows = Streams(0, tuple(range(count))).at("V10")
+        rows = Streams(0, tuple(range(count))).fold_in("V10")
         t, u = (torch.full((count,), time).double() for time in (before, after))
-        at = At(torch.full((count, 1), x).double(), t, model.encode([""] * count))
+        noisy = NoisyState(torch.full((count, 1), x).double(), t, model.encode([""] * count))
         end = stopping_time(path, t, u)
         told = sum((path.beta(each) / path.alpha(each)) ** 2 for each in (t, end))
         error = float((path.time_at(1 / torch.as_tensor(told)) - u).abs().max())
-        found = glass_transition(model, at, u, steps=40, method="heun", noise=rows.normal((1,)))
+        found = glass_transition(model, noisy, u, steps=40, method="heun", noise=rows.normal((1,)))
         scale = path.beta(t) / path.beta(u)
         missing = (path.alpha(t) ** 2 - (scale * path.alpha(u)) ** 2).sqrt()
-        law = model.prior.seen(path.alpha(u), path.beta(u)).given(at.x, missing, scale)
+        law = model.prior.seen(path.alpha(u), path.beta(u)).given(noisy.x, missing, scale)
         exact, other = (law.draw(Streams(seed, tuple(range(count))), 1)[0, :, 0] for seed in (1, 2))
         distance, floor = w1(found[:, 0], exact), w1(other, exact)
         within = "agrees" if distance <= 2 * floor else "differs"
-        lines.append((f"{before} → {after} from {x}", short(error), short(distance, 4),
-                      short(floor, 4), ".0037 (floor .0078)", within))  # fmt: skip
+        lines.append(
+            (
+                f"{before} → {after} from {x}",
+                short(error),
+                short(distance, 4),
+                short(floor, 4),
+                ".0037 (floor .0078)",
+                within,
+            )
+        )
     head = ("step", "error of the time reached", "W1", "floor", "reference", "verdict")
     return Table(f"V10. Early stopping, {count} draws", head, tuple(lines))
 

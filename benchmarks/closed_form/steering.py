@@ -64,9 +64,10 @@ def between() -> float:
     """W1 of the mixture and the tilted mixture, ∫ |F − F*| dx by a sum."""
     places = torch.linspace(-6, 6, 100_001).double()
     below = [
-        (law.log_weights.exp() * torch.special.ndtr(
-            (places[:, None] - law.means[..., 0]) / law.variances.sqrt()
-        )).sum(1)
+        (
+            law.log_weights.exp()
+            * torch.special.ndtr((places[:, None] - law.means[..., 0]) / law.variances.sqrt())
+        ).sum(1)
         for law in (line()[0].prior, tilted("linear").prior)
-    ]  # fmt: skip
+    ]
     return float((below[0] - below[1]).abs().sum() * (places[1] - places[0]))

@@ -9,7 +9,7 @@ from PIL import Image
 from align.catalog.registry import load_catalog
 from align.cli.main import main, verify
 from align.core.option import option
-from align.core.reward import Judged, Reward, RewardSpec
+from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 from align.errors import ContractError, PartError
 from align.rewards.compressibility import Compressibility
 
@@ -62,7 +62,7 @@ def test_mistakes_are_one_line(arguments, said):
 
 
 @attrs.frozen(kw_only=True)
-class Mean(RewardSpec, Judged):
+class Mean(RewardSpec, HasReferenceImplementation):
     """The mean, and a package that says twice as much."""
 
     kind = "mean"

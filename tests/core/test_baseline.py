@@ -6,8 +6,8 @@ import attrs
 import pytest
 import torch
 
-from align.core.baseline import Baseline, Divergence
-from align.core.model import At
+from align.core.baseline import BaseRewardStats, Divergence
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.testing.worlds import line, plane
 
@@ -20,7 +20,7 @@ def exact(world):
     """V_0 in closed form."""
     model, reward = world
     zero = torch.zeros(1, *model.shape, dtype=torch.float64)
-    return float(model.value(At(zero, zero[:, 0], model.encode([""])), reward))
+    return float(model.value(NoisyState(zero, zero[:, 0], model.encode([""])), reward))
 
 
 def drawn(world, count, *, tilted):
@@ -35,7 +35,7 @@ def drawn(world, count, *, tilted):
 def test_the_divergence_of_the_tilted_law(world):
     r = drawn(world, 20_000, tilted=True)
     kl = float(r.mean()) - exact(world)  # KL(p* | p) = E*[r] − V_0
-    baseline = Baseline(drawn(world, 2000, tilted=False))
+    baseline = BaseRewardStats(drawn(world, 2000, tilted=False))
     assert baseline.value == pytest.approx(exact(world), abs=3 * baseline.error)
     found = Divergence.of(r[:500], baseline, None)
     assert found.at_least == pytest.approx(kl, abs=3 * found.at_least_error)
@@ -47,7 +47,7 @@ def test_the_divergence_of_the_tilted_law(world):
 @pytest.mark.parametrize("shift", [0.3, -0.7])
 def test_another_law_falls_short_by_its_distance_from_the_tilted_one(shift):
     # r = x on N(0, 1): p* = N(1, 1), V_0 = ½; q = N(1 + s, 1) has KL(q|p) − KL(q|p*) = ½ + s.
-    baseline = Baseline(normal(200_000))
+    baseline = BaseRewardStats(normal(200_000))
     found = Divergence.of(normal(200_000, 1) + 1 + shift, baseline, None)
     assert found.at_least == pytest.approx(0.5 + shift, abs=4 * found.at_least_error)
     kl = (1 + shift) ** 2 / 2
@@ -59,8 +59,8 @@ def test_standard_errors_are_what_repetitions_have():
     world, values, apart = line(), [], []
     base, tilted = (drawn(world, 64 * 200, tilted=one).view(200, 64) for one in (False, True))
     for p, q in zip(base, tilted, strict=True):
-        found = Divergence.of(q[:8], Baseline(p), None)
-        values.append((Baseline(p).value, Baseline(p).error))
+        found = Divergence.of(q[:8], BaseRewardStats(p), None)
+        values.append((BaseRewardStats(p).value, BaseRewardStats(p).error))
         apart.append((found.at_least, found.at_least_error))
     for pairs in (values, apart):
         seen, said = torch.tensor(pairs).T
@@ -72,16 +72,16 @@ def test_standard_errors_are_what_repetitions_have():
 
 
 def test_effective_size():
-    assert Baseline(torch.zeros(7)).ess == pytest.approx(7)
-    assert Baseline(torch.tensor([0.0, 0.0, -1000.0])).ess == pytest.approx(2)
-    assert Baseline(torch.zeros(7)).error == pytest.approx(0, abs=1e-7)
-    assert Baseline(torch.zeros(1)).error == math.inf
-    assert Baseline(torch.tensor([1000.0, 1000.0])).value == pytest.approx(1000)
+    assert BaseRewardStats(torch.zeros(7)).ess == pytest.approx(7)
+    assert BaseRewardStats(torch.tensor([0.0, 0.0, -1000.0])).ess == pytest.approx(2)
+    assert BaseRewardStats(torch.zeros(7)).error == pytest.approx(0, abs=1e-7)
+    assert BaseRewardStats(torch.zeros(1)).error == math.inf
+    assert BaseRewardStats(torch.tensor([1000.0, 1000.0])).value == pytest.approx(1000)
 
 
 def test_the_tilted_family_of_a_normal_reward():
     # r = x on N(0, 1): mean λ at KL λ²/2.
-    family = Baseline(normal(20_000)).tilted()
+    family = BaseRewardStats(normal(20_000)).tilted()
     assert family[0] == pytest.approx((0, float(normal(20_000).mean()), 0), abs=1e-9)
     assert [tilt for tilt, *_ in family] == sorted(tilt for tilt, *_ in family)
     near = [(mean, kl) for tilt, mean, kl in family if tilt < 1.5]
@@ -94,21 +94,23 @@ def test_the_tilted_family_of_a_normal_reward():
 
 
 def test_the_family_is_no_longer_than_its_samples_allow():
-    assert Baseline(normal(4)).tilted() == []
-    assert Baseline(torch.zeros(100)).tilted() == []
-    assert Baseline(torch.zeros(1)).tilted() == []
-    half = Baseline(torch.tensor([0.0, 1.0]).repeat(50)).tilted()
+    assert BaseRewardStats(normal(4)).tilted() == []
+    assert BaseRewardStats(torch.zeros(100)).tilted() == []
+    assert BaseRewardStats(torch.zeros(1)).tilted() == []
+    half = BaseRewardStats(torch.tensor([0.0, 1.0]).repeat(50)).tilted()
     assert half[-1][1:] == pytest.approx((1, math.log(2)))
 
 
 def test_unsteered_samples_and_single_ones():
     r = torch.tensor([-3.0, -1.0])
-    same = Divergence.of(r, Baseline(normal(9)), 0.0)
+    same = Divergence.of(r, BaseRewardStats(normal(9)), 0.0)
     assert (same.at_least, same.at_least_error, same.at_most, same.ess) == (0, 0, 0, None)
     assert (same.reward, same.reward_error) == (-2, pytest.approx(1))
-    alone = Divergence.of(r[:1], Baseline(normal(9)), 0.5)
+    alone = Divergence.of(r[:1], BaseRewardStats(normal(9)), 0.5)
     assert (alone.reward_error, alone.at_least_error, alone.at_most) == (None, None, 0.5)
     unknown = Divergence.of(r, None, None)
     assert attrs.asdict(unknown) == attrs.asdict(same) | {
-        "at_least": None, "at_least_error": None, "at_most": None,
-    }  # fmt: skip
+        "at_least": None,
+        "at_least_error": None,
+        "at_most": None,
+    }

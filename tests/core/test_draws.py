@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from align.core.draws import Draws, averaged, drawn, variance
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
@@ -15,7 +15,7 @@ from align.estimators.blend import Blend
 from align.estimators.gradient import Gradient, gradient_of
 from align.estimators.search import Search
 from align.estimators.stein import Stein
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.worlds import line, plane
@@ -38,14 +38,14 @@ def states(world, rows, t=0.5, sampler=None, chunk=1 << 20):
     model, reward = world
     streams = Streams(3, tuple(range(rows)))
     t = torch.full((rows,), t, dtype=torch.float64)
-    x = model.path.interpolate(streams.at("x").normal(model.shape), model.draw(streams), t)
+    x = model.path.interpolate(streams.fold_in("x").normal(model.shape), model.draw(streams), t)
     cond = model.encode([""] * rows)
     problem = Problem(model, reward, sampler or MetaFlowMap(), None, cond, chunk)
-    return problem, At(x, t, cond), streams
+    return problem, NoisyState(x, t, cond), streams
 
 
-def make(problem, at, streams, draws=5, budget=32, gradient=True):
-    return drawn(problem, at, draws=draws, budget=budget, gradient=gradient, streams=streams)
+def make(problem, noisy, streams, draws=5, budget=32, gradient=True):
+    return drawn(problem, noisy, draws=draws, budget=budget, gradient=gradient, streams=streams)
 
 
 def same(one, other):
@@ -53,15 +53,20 @@ def same(one, other):
         a, b = getattr(one, name), getattr(other, name)
         assert a.shape == b.shape
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), name
-    if one.pulls is not None:
-        assert float((one.pulls - other.pulls).abs().max() / other.pulls.abs().max()) < 1e-12
+    if one.reward_grads is not None:
+        assert (
+            float(
+                (one.reward_grads - other.reward_grads).abs().max() / other.reward_grads.abs().max()
+            )
+            < 1e-12
+        )
 
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("draws", [5, "auto"])
 def test_chunks_change_nothing(draws, gradient):
     whole = make(*states(line(), 6), draws=draws, gradient=gradient)
-    assert (whole.pulls is not None) == gradient
+    assert (whole.reward_grads is not None) == gradient
     for chunk in (1, 3, 7, 30):
         same(make(*states(line(), 6, chunk=chunk), draws=draws, gradient=gradient), whole)
 
@@ -76,10 +81,10 @@ class Recording(PosteriorSampler):
     needs = None
     seen = attrs.field(factory=list)
 
-    def sample(self, model, at, *, draws, streams):
+    def sample(self, model, noisy, *, draws, streams):
         if torch.is_grad_enabled():
-            self.seen.append(draws * len(at.x))
-        return MetaFlowMap().sample(model, at, draws=draws, streams=streams)
+            self.seen.append(draws * len(noisy.x))
+        return MetaFlowMap().sample(model, noisy, draws=draws, streams=streams)
 
 
 @attrs.frozen
@@ -108,23 +113,25 @@ def test_a_gradient_s_graph_holds_at_most_a_chunk(chunk):
 
 
 def test_draws_are_the_sampler_s():
-    problem, at, streams = states(plane(), 4)
-    found = make(problem, at, streams)
-    x1 = MetaFlowMap().sample(problem.model, at, draws=5, streams=streams)
+    problem, noisy, streams = states(plane(), 4)
+    found = make(problem, noisy, streams)
+    x1 = MetaFlowMap().sample(problem.model, noisy, draws=5, streams=streams)
     assert torch.allclose(found.x1, x1, atol=1e-12)
-    assert torch.allclose(found.rewards, problem.reward_of(x1, at.cond), atol=1e-11)
+    assert torch.allclose(found.rewards, problem.reward_of(x1, noisy.cond), atol=1e-11)
     assert found.counts.tolist() == [5] * 4
     assert not found.x1.requires_grad
-    assert not found.pulls.requires_grad
+    assert not found.reward_grads.requires_grad
 
 
 def test_weighted_pulls_are_the_gradient_of_the_value():
-    problem, at, streams = states(plane(), 6)
-    x = at.x.clone().requires_grad_()
-    x1 = MetaFlowMap().sample(problem.model, At(x, at.t, at.cond), draws=5, streams=streams)
-    value = torch.logsumexp(problem.reward_of(x1, at.cond), 0)
+    problem, noisy, streams = states(plane(), 6)
+    x = noisy.x.clone().requires_grad_()
+    x1 = MetaFlowMap().sample(
+        problem.model, NoisyState(x, noisy.t, noisy.cond), draws=5, streams=streams
+    )
+    value = torch.logsumexp(problem.reward_of(x1, noisy.cond), 0)
     (gradient,) = torch.autograd.grad(value.sum(), x)
-    found = gradient_of(make(problem, at, streams))
+    found = gradient_of(make(problem, noisy, streams))
     assert float((found - gradient).abs().max() / gradient.abs().max()) < 1e-14
 
 
@@ -153,7 +160,7 @@ def test_more_draws_where_few_carry_the_weight(budget):
             full, some = getattr(many, part)[:, row], getattr(found, part)[:, row]
             assert torch.allclose(some[:count], full[:count], rtol=1e-11, atol=1e-11), part
         assert (found.rewards[count:, row] == -torch.inf).all()
-        assert not found.pulls[count:, row].any()
+        assert not found.reward_grads[count:, row].any()
 
 
 def test_no_reward_is_computed_that_is_not_counted():
@@ -166,14 +173,14 @@ def test_no_reward_is_computed_that_is_not_counted():
 
 @pytest.mark.parametrize("estimator", EACH, ids=repr)
 def test_auto_is_a_fixed_number_for_each_state(estimator):
-    problem, at, streams = states(line(), 16)
-    found = estimator.estimate(problem, at, streams=streams)
+    problem, noisy, streams = states(line(), 16)
+    found = estimator.estimate(problem, noisy, streams=streams)
     counts = sorted(set(found.draws.tolist()))
     assert len(counts) > 2
     for count in counts:
         rows = torch.nonzero(found.draws == count)[:, 0]
         fixed = attrs.evolve(estimator, draws=count).estimate(
-            problem, at.rows(rows), streams=streams.rows(rows)
+            problem, noisy.rows(rows), streams=streams.rows(rows)
         )
         for name in FIELDS:
             some, other = getattr(found, name)[rows], getattr(fixed, name)
@@ -182,11 +189,11 @@ def test_auto_is_a_fixed_number_for_each_state(estimator):
 
 @pytest.mark.parametrize("estimator", EACH, ids=repr)
 def test_auto_does_not_see_other_states(estimator):
-    problem, at, streams = states(line(), 16)
-    found = estimator.estimate(problem, at, streams=streams)
+    problem, noisy, streams = states(line(), 16)
+    found = estimator.estimate(problem, noisy, streams=streams)
     for rows in ([3], [9, 0, 4]):
         rows = torch.tensor(rows)
-        few = estimator.estimate(problem, at.rows(rows), streams=streams.rows(rows))
+        few = estimator.estimate(problem, noisy.rows(rows), streams=streams.rows(rows))
         for name in FIELDS:
             some, other = getattr(found, name)[rows], getattr(few, name)
             assert torch.allclose(some, other, rtol=1e-10, atol=1e-11), name
@@ -194,13 +201,13 @@ def test_auto_does_not_see_other_states(estimator):
 
 @pytest.mark.parametrize("draws", [5, "auto"])
 def test_a_point_is_drawn_once(draws):
-    problem, at, streams = states(line(), 3, sampler=PointMass())
-    found = make(problem, at, streams, draws=draws)
+    problem, noisy, streams = states(line(), 3, sampler=DPS())
+    found = make(problem, noisy, streams, draws=draws)
     assert found.point
     assert found.counts.tolist() == [1, 1, 1]
-    estimate = found.estimate(at.x)
+    estimate = found.estimate(noisy.x)
     assert estimate.error.tolist() == [0, 0, 0]
-    assert torch.allclose(estimate.denoiser, problem.model.denoiser(at))
+    assert torch.allclose(estimate.denoiser, problem.model.denoiser(noisy))
 
 
 def test_one_draw_says_nothing_of_the_error():
@@ -212,16 +219,16 @@ def test_one_draw_says_nothing_of_the_error():
 @pytest.mark.parametrize("t", [0.1, 0.9])
 @pytest.mark.parametrize("draws", [16, 64])
 def test_errors_are_standard_deviations(draws, t):
-    problem, at, streams = states(line(), 12, t, ExactPosterior())
+    problem, noisy, streams = states(line(), 12, t, ExactPosterior())
     repeats = 600
     streams = Streams(4, tuple(range(12 * repeats)))
-    found = make(problem, at.tile(repeats), streams, draws=draws, gradient=False)
-    estimate = found.estimate(at.x)
+    found = make(problem, noisy.tile(repeats), streams, draws=draws, gradient=False)
+    estimate = found.estimate(noisy.x)
     value, error = (part.unflatten(0, (repeats, -1)) for part in (estimate.value, estimate.error))
     ratio = (error.mean(0) / value.std(0)).median()
     assert 0.85 < ratio < 1.1
     # e^V̂ is unbiased at any number of draws, V̂ is too low by half its squared error.
-    gap = value - problem.model.value(at, problem.reward)
+    gap = value - problem.model.value(noisy, problem.reward)
     grown = gap.exp()
     noise = grown.std(0).square().sum().sqrt() / 12 / repeats**0.5
     assert abs(grown.mean() - 1) < 4 * noise < 0.02
@@ -254,9 +261,9 @@ def test_missing_draws_do_not_count():
 
 
 def test_what_cannot_be():
-    problem, at, streams = states(line(), 2)
+    problem, noisy, streams = states(line(), 2)
     with pytest.raises(PartError, match="needs a sampler"):
-        make(attrs.evolve(problem, sampler=None), at, streams)
+        make(attrs.evolve(problem, sampler=None), noisy, streams)
     with pytest.raises(ValueError, match="'draws' must be at least 1 or 'auto', got 0"):
         Stein(draws=0)
     with pytest.raises(ValueError, match="'budget' must be at least 4, got 3"):

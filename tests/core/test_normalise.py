@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.normalise import fitted, folded
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
@@ -18,11 +18,11 @@ from align.testing.worlds import line, measured
 SCORES = torch.tensor([3.0, -1.0, 2.0, 2.0, 10.0])
 
 
-def applied(normalise, clip, scores, at):
+def applied(normalise, clip, scores, noisy):
     """f and its slope at some scores."""
-    at = torch.as_tensor(at).clone().requires_grad_()
-    found = fitted("a", normalise, clip, scores).of(at)
-    (slope,) = torch.autograd.grad(found.sum(), at)
+    noisy = torch.as_tensor(noisy).clone().requires_grad_()
+    found = fitted("a", normalise, clip, scores).of(noisy)
+    (slope,) = torch.autograd.grad(found.sum(), noisy)
     return found.detach(), slope
 
 
@@ -58,12 +58,12 @@ def test_rank_is_constant_outside():
 def test_rank_keeps_the_type_and_never_falls():
     scores = Streams(0, (0,)).normal((200,))[0]
     for kind in (torch.float32, torch.float64):
-        at = torch.linspace(-4, 4, 1001, dtype=kind)
-        made = fitted("a", "rank", None, scores.to(kind)).of(at)
+        noisy = torch.linspace(-4, 4, 1001, dtype=kind)
+        made = fitted("a", "rank", None, scores.to(kind)).of(noisy)
         assert made.dtype == kind
         assert (made.diff() >= 0).all()
         # Uniform on the base model: the empirical law is within 1/sqrt(200) or so of the normal.
-        assert (made - torch.special.ndtr(at)).abs().max() < 0.1
+        assert (made - torch.special.ndtr(noisy)).abs().max() < 0.1
 
 
 def test_clip_holds_the_normalised_score():
@@ -115,7 +115,7 @@ def test_a_normalised_quadratic_reward_is_known_exactly():
     by_hand = 0.7 * (term.reward.score(data, ()) - scores.mean()) / scores.std()
     assert torch.allclose(bare.total(data, ()), by_hand)
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    value = model.value(At(zero, zero[:, 0], model.encode([""])), bare)
+    value = model.value(NoisyState(zero, zero[:, 0], model.encode([""])), bare)
     r = 0.7 * (scores - scores.mean()) / scores.std()
     weights = r.exp()
     error = float(weights.std() / weights.mean()) / math.sqrt(5000)
@@ -128,9 +128,9 @@ def test_a_ranked_reward_is_no_longer_quadratic():
         name="r", reward=reward.terms[0].reward, transform=fitted("r", "rank", None, SCORES)
     )
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    at = At(zero, zero[:, 0], model.encode([""]))
+    noisy = NoisyState(zero, zero[:, 0], model.encode([""]))
     with pytest.raises(PartError, match="exact value is known for quadratic rewards; 'r' is none"):
-        model.value(at, WeightedReward((folded(ranked),)))
+        model.value(noisy, WeightedReward((folded(ranked),)))
     data = torch.zeros(2, 1, dtype=torch.float64)
     assert torch.equal(
         folded(ranked).reward.score(data, ()), ranked.share(ranked.reward.score(data, ()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import LinearPath, TrigonometricPath
 from align.testing.worlds import line
 
@@ -16,7 +16,7 @@ def _grid(model):
     times = torch.tensor([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95], dtype=torch.float64)
     t, x = torch.meshgrid(times, torch.linspace(-4, 4, 41, dtype=torch.float64), indexing="ij")
     t, x = t.flatten(), x.flatten()[:, None]
-    return At(x, t, model.encode([""] * len(t)))
+    return NoisyState(x, t, model.encode([""] * len(t)))
 
 
 def _near(a, b, tolerance):
@@ -26,11 +26,11 @@ def _near(a, b, tolerance):
 @pytest.mark.parametrize("kind", PATHS)
 def test_conversions_agree(kind):
     model, _ = line(kind)
-    path, at = model.path, _grid(model)
-    x, t = at.x.clone().requires_grad_(), at.t
+    path, noisy = model.path, _grid(model)
+    x, t = noisy.x.clone().requires_grad_(), noisy.t
     (score,) = torch.autograd.grad(model.log_prob(x, t).sum(), x)
     x = x.detach()
-    velocity, denoiser = model.velocity(x, t, at.cond), model.denoiser(at)
+    velocity, denoiser = model.velocity(x, t, noisy.cond), model.denoiser(noisy)
     _near(path.velocity_from_denoiser(denoiser, x, t), velocity, 2e-12)
     _near(path.denoiser_from_velocity(velocity, x, t), denoiser, 2e-12)
     _near(path.score_from_denoiser(denoiser, x, t), score, 2e-12)
@@ -45,10 +45,10 @@ def test_conversions_agree(kind):
 @pytest.mark.parametrize("kind", PATHS)
 def test_score_is_the_slope_of_the_log_density(kind):
     model, _ = line(kind)
-    at, h = _grid(model), 1e-5
-    slope = (model.log_prob(at.x + h, at.t) - model.log_prob(at.x - h, at.t)) / (2 * h)
-    velocity = model.velocity(at.x, at.t, at.cond)
-    _near(model.path.score_from_velocity(velocity, at.x, at.t)[:, 0], slope, 1e-8)
+    noisy, h = _grid(model), 1e-5
+    slope = (model.log_prob(noisy.x + h, noisy.t) - model.log_prob(noisy.x - h, noisy.t)) / (2 * h)
+    velocity = model.velocity(noisy.x, noisy.t, noisy.cond)
+    _near(model.path.score_from_velocity(velocity, noisy.x, noisy.t)[:, 0], slope, 1e-8)
 
 
 @pytest.mark.parametrize("kind", PATHS)
@@ -66,9 +66,9 @@ def test_denoiser_by_quadrature(kind):
 
     mass = integrate.quad(joint, -8, 8, limit=200, epsabs=1e-13)[0]
     first = integrate.quad(lambda x1: x1 * joint(x1), -8, 8, limit=200, epsabs=1e-13)[0]
-    at = At(torch.tensor([[x]], dtype=torch.float64), t, model.encode([""]))
-    assert float(model.denoiser(at)) == pytest.approx(first / mass, abs=1e-10)
-    assert float(model.log_prob(at.x, t)) == pytest.approx(np.log(mass), abs=1e-10)
+    noisy = NoisyState(torch.tensor([[x]], dtype=torch.float64), t, model.encode([""]))
+    assert float(model.denoiser(noisy)) == pytest.approx(first / mass, abs=1e-10)
+    assert float(model.log_prob(noisy.x, t)) == pytest.approx(np.log(mass), abs=1e-10)
 
 
 @pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()])
@@ -81,10 +81,14 @@ def test_path_ends_rates_and_inverse(path):
     _near((path.beta(t + h) - path.beta(t - h)) / (2 * h), path.beta_rate(t), 1e-9)
     _near(path.time_at((path.alpha(t) / path.beta(t)) ** 2), t, 1e-14)
     # (σ²/2) ∇V = c_t (α²/β) ∇V, so the two ways to write guidance agree.
-    _near(path.pull(t) * path.alpha(t) ** 2 / path.beta(t), path.half_variance(t), 1e-13)
+    _near(
+        path.denoiser_to_velocity(t) * path.alpha(t) ** 2 / path.beta(t),
+        path.half_variance(t),
+        1e-13,
+    )
 
 
 def test_linear_path_is_the_one_of_the_paper():
     path, t = LinearPath(), torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     _near(path.half_variance(t), (1 - t) / t, 1e-14)
-    _near(path.pull(t), 1 / (1 - t), 1e-14)
+    _near(path.denoiser_to_velocity(t), 1 / (1 - t), 1e-14)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from align.core.model import ModelSpec
-from align.core.prompts import named_in, spelled
+from align.core.prompts import expand_prompt, match_class
 from align.engine.meter import Meter
 from align.errors import PromptError
 from align.models.network_model import NetworkModel
@@ -15,27 +15,27 @@ from align.runner.build import Rewards, build
 
 
 def test_a_plain_prompt_is_itself():
-    assert spelled("a cat") == ("a cat",)
-    assert spelled("") == ("",)
+    assert expand_prompt("a cat") == ("a cat",)
+    assert expand_prompt("") == ("",)
 
 
 def test_classes_and_words_in_turn():
-    assert spelled("A {class}.", ("cat", "dog")) == ("A cat.", "A dog.")
-    both = spelled("{A|One} {class}", ("cat", "dog"))
+    assert expand_prompt("A {class}.", ("cat", "dog")) == ("A cat.", "A dog.")
+    both = expand_prompt("{A|One} {class}", ("cat", "dog"))
     assert both == ("A cat", "A dog", "One cat", "One dog")
 
 
 @pytest.mark.parametrize("prompt", ["A {class}.", "A {cat}.", "A {}."])
 def test_braces_that_hold_nothing(prompt):
     with pytest.raises(PromptError, match=r"stands for|is neither"):
-        spelled(prompt)
+        expand_prompt(prompt)
 
 
 def test_the_longest_name_counts_in_any_case():
-    assert named_in("A Tabby CAT on a mat", ("cat", "tabby cat", "dog")) == 1
-    assert named_in("Two red foxes, two oxen and a dog's cats.", ("ox", "fox", "cat")) == 2
+    assert match_class("A Tabby CAT on a mat", ("cat", "tabby cat", "dog")) == 1
+    assert match_class("Two red foxes, two oxen and a dog's cats.", ("ox", "fox", "cat")) == 2
     with pytest.raises(PromptError, match="'a horse' names none of the classes: cat, dog"):
-        named_in("a horse", ("cat", "dog"))
+        match_class("a horse", ("cat", "dog"))
 
 
 @attrs.frozen

@@ -31,16 +31,16 @@ def test_known_answers(counter, key, words):
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (3,), (4, 5, 3)])
 def test_a_sample_has_its_own_numbers(make, shape):
     samples = (0, 7, 3, 2**40 + 1, 3)
-    many = getattr(Streams(5, samples).at("x", 2), make)(shape, draws=9)
+    many = getattr(Streams(5, samples).fold_in("x", 2), make)(shape, draws=9)
     assert many.shape == (9, 5, *shape)
     assert many.dtype == torch.float64
     for row, sample in enumerate(samples):
-        alone = Streams(5, (sample,)).at("x", 2)
+        alone = Streams(5, (sample,)).fold_in("x", 2)
         assert torch.equal(getattr(alone, make)(shape, draws=9)[:, 0], many[:, row])
         assert torch.equal(getattr(alone, make)(shape, draws=2)[:, 0], many[:2, row])
         assert torch.equal(getattr(alone, make)(shape)[0], many[0, row])
     assert torch.equal(
-        getattr(Streams(5, samples).rows(slice(1, 4)).at("x", 2), make)(shape), many[0, 1:4]
+        getattr(Streams(5, samples).rows(slice(1, 4)).fold_in("x", 2), make)(shape), many[0, 1:4]
     )
 
 
@@ -54,10 +54,17 @@ def test_large_batches_agree_with_small_ones_bit_for_bit():
 
 def test_purposes_and_seeds_differ():
     base = Streams(0, (0,))
-    kinds = [base, base.at("a"), base.at("a", 1), base.at("a", "1"), base.at("b"), Streams(1, (0,))]
+    kinds = [
+        base,
+        base.fold_in("a"),
+        base.fold_in("a", 1),
+        base.fold_in("a", "1"),
+        base.fold_in("b"),
+        Streams(1, (0,)),
+    ]
     numbers = {float(kind.uniform(())) for kind in kinds}
     assert len(numbers) == len(kinds)
-    assert torch.equal(base.at("a").at(1).normal((4,)), base.at("a", 1).normal((4,)))
+    assert torch.equal(base.fold_in("a").fold_in(1).normal((4,)), base.fold_in("a", 1).normal((4,)))
 
 
 def test_moments():

@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At, Condition, FlowMap, FlowModel, PosteriorMap
+from align.core.model import Condition, FlowMap, FlowModel, NoisyState, PosteriorMap
 from align.core.path import LinearPath
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
@@ -40,8 +40,8 @@ class Toy(FlowModel, FlowMap, PosteriorMap):
     def jump(self, x, s, u, cond):
         return self._out(x * (u - s)[:, None] - cond.tensors["label"][:, None] / 7)
 
-    def posterior_jump(self, y, s, u, at):
-        return self._out(y * (u - s)[:, None] + at.x * at.t[:, None])
+    def posterior_jump(self, y, s, u, noisy):
+        return self._out(y * (u - s)[:, None] + noisy.x * noisy.t[:, None])
 
     def decode(self, x1):
         data = x1[..., None, None].expand(-1, -1, 2, 2) if self.domain == "image" else x1
@@ -81,7 +81,7 @@ def calls(model, inputs):
     return {
         "velocity": lambda: model.velocity(x, s, cond),
         "jump": lambda: model.jump(x, s, u, cond),
-        "posterior_jump": lambda: model.posterior_jump(x + 1, s, u, At(x, s, cond)),
+        "posterior_jump": lambda: model.posterior_jump(x + 1, s, u, NoisyState(x, s, cond)),
         "decode": lambda: model.decode(x),
     }
 
@@ -285,6 +285,7 @@ def test_unguarded_gives_back_the_parts_themselves():
     assert free.model is model
     assert [t.reward for t in free.reward.terms] == [toll, toll]
     assert [(t.name, t.weight, t.held_out) for t in free.reward.terms] == [
-        ("a", 2.0, False), ("b", 1.0, True),
-    ]  # fmt: skip
+        ("a", 2.0, False),
+        ("b", 1.0, True),
+    ]
     assert unguarded(free).model is model

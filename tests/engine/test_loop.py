@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.mode import AlignmentMode, Export, Info, Trains
+from align.core.mode import AlignmentMode, Export, Info, Trainable
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -17,7 +17,7 @@ from align.errors import ContractError, PartError
 STREAMS = Streams(0, (0, 1))
 
 
-class Watch(Observer):
+class RunObserver(Observer):
     """Writes down all it is told."""
 
     def __init__(self, log, stop_after=None, every=None):
@@ -66,7 +66,7 @@ class Sums(AlignmentMode[Any]):
 
 
 @attrs.frozen(kw_only=True)
-class Trained(AlignmentMode[Any], Trains[Any]):
+class Trained(AlignmentMode[Any], Trainable[Any]):
     """The same, as a mode that trains: the state is a list that `restore` fills."""
 
     kind: ClassVar[str] = "trained"
@@ -107,14 +107,17 @@ def go(mode, watch, saved=None, meter=None):
 
 def test_order_of_calls():
     mode = Sums()
-    outcome = go(mode, Watch(mode.log, every=1))
+    outcome = go(mode, RunObserver(mode.log, every=1))
     assert mode.log == [
         "init",
-        "step 0", "told 0 of 3: 2",
-        "step 1", "told 1 of 3: 5",
-        "step 2", "told 2 of 3: 12",
+        "step 0",
+        "told 0 of 3: 2",
+        "step 1",
+        "told 1 of 3: 5",
+        "step 2",
+        "told 2 of 3: 12",
         "finish, gradients False",
-    ]  # fmt: skip
+    ]
     assert outcome.x1.tolist() == [12, 12]
     assert outcome.state is outcome.x1
 
@@ -122,13 +125,13 @@ def test_order_of_calls():
 def test_a_run_that_samples_is_stopped_without_a_checkpoint():
     mode = Sums()
     with pytest.raises(KeyboardInterrupt):
-        go(mode, Watch(mode.log, stop_after=2))
+        go(mode, RunObserver(mode.log, stop_after=2))
     assert mode.log[-1] == "told 1 of 3: 5"
 
 
 def test_checkpoints_when_due_and_at_the_end():
     mode = Trained(steps=5)
-    watch = Watch(mode.log, every=2)
+    watch = RunObserver(mode.log, every=2)
     outcome = go(mode, watch)
     assert [saved["done"] for saved in watch.saved] == [2, 4, 5]
     assert watch.saved[-1]["state"] == {"x": outcome.state[0]}
@@ -138,14 +141,14 @@ def test_checkpoints_when_due_and_at_the_end():
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_stopping_and_going_on_is_as_not_stopping(stop):
-    whole = go(Trained(), Watch([]))
+    whole = go(Trained(), RunObserver([]))
     mode = Trained()
-    watch = Watch(mode.log, stop_after=stop)
+    watch = RunObserver(mode.log, stop_after=stop)
     with pytest.raises(KeyboardInterrupt):
         go(mode, watch)
     assert [saved["done"] for saved in watch.saved] == [stop]
     later = Trained()
-    rest = Watch(later.log)
+    rest = RunObserver(later.log)
     outcome = go(later, rest, saved=watch.saved[-1])
     steps = [line for line in later.log if line.startswith("step")]
     assert steps == [f"step {index}" for index in range(stop, 4)]
@@ -153,14 +156,14 @@ def test_stopping_and_going_on_is_as_not_stopping(stop):
 
 
 def test_costs_are_those_of_all_sessions():
-    first, meter = Watch([], stop_after=3), Meter()
+    first, meter = RunObserver([], stop_after=3), Meter()
     meter.count("network", torch.ones(5))
     meter.began -= 100
     with pytest.raises(KeyboardInterrupt):
         go(Trained(), first, meter=meter)
     meter = Meter()
     meter.count("network", torch.ones(2))
-    cost = go(Trained(), Watch([]), first.saved[-1], meter).cost
+    cost = go(Trained(), RunObserver([]), first.saved[-1], meter).cost
     assert cost.flops == 60 * 4
     assert cost.calls == {"network": 7}
     assert 100 <= cost.seconds < 150
@@ -168,11 +171,11 @@ def test_costs_are_those_of_all_sessions():
 
 def test_an_error_says_in_which_step():
     with pytest.raises(ContractError, match=r"^model 'x' returned nothing; in step 2 of 3$"):
-        go(Sums(fails=ContractError("model 'x' returned nothing")), Watch([]))
+        go(Sums(fails=ContractError("model 'x' returned nothing")), RunObserver([]))
     with pytest.raises(PartError, match=r"^no memory; in step 2 of 3$"):
-        go(Sums(fails=PartError("no memory")), Watch([]))
+        go(Sums(fails=PartError("no memory")), RunObserver([]))
     with pytest.raises(ZeroDivisionError) as caught:
-        go(Sums(fails=ZeroDivisionError("oh")), Watch([]))
+        go(Sums(fails=ZeroDivisionError("oh")), RunObserver([]))
     assert str(caught.value) == "oh"
     assert caught.value.__notes__ == ["in step 2 of 3 of mode 'sums'"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
@@ -30,15 +30,15 @@ def states(world, rows, t):
     t = torch.full((rows,), float(t), dtype=torch.float64)
     x = Streams(2, tuple(range(rows))).normal(model.shape)
     cond = model.encode([""] * rows)
-    return Problem(model, reward, None, None, cond), At(x, t, cond)
+    return Problem(model, reward, None, None, cond), NoisyState(x, t, cond)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("path", ["linear", "trigonometric"])
 def test_it_is_exact_for_gaussian_data(path, t):
-    problem, at = states(blob(path), 5, t)
-    got = GaussianValue(data_std=0.6).estimate(problem, at, streams=Streams(0, tuple(range(5))))
-    wanted = Exact().estimate(problem, at, streams=Streams(0, tuple(range(5))))
+    problem, noisy = states(blob(path), 5, t)
+    got = GaussianValue(data_std=0.6).estimate(problem, noisy, streams=Streams(0, tuple(range(5))))
+    wanted = Exact().estimate(problem, noisy, streams=Streams(0, tuple(range(5))))
     for name in ("value", "shift", "reward", "denoiser"):
         assert torch.allclose(getattr(got, name), getattr(wanted, name), rtol=1e-9, atol=1e-9)
 
@@ -46,14 +46,14 @@ def test_it_is_exact_for_gaussian_data(path, t):
 def test_the_formula_by_matrices():
     """V̂ and ∂V̂/∂D = Aᵀ S⁻¹ u on a mixture, where v is not the posterior's variance."""
     world = plane()[0], measured(A, Y, 0.3)
-    problem, at = states(world, 4, 0.4)
-    got = GaussianValue(data_std=2.0).estimate(problem, at, streams=Streams(0, (0, 1, 2, 3)))
+    problem, noisy = states(world, 4, 0.4)
+    got = GaussianValue(data_std=2.0).estimate(problem, noisy, streams=Streams(0, (0, 1, 2, 3)))
     a, y = torch.tensor(A, dtype=torch.float64), torch.tensor(Y, dtype=torch.float64)
     v = 0.36 * 4 / (0.36 + 0.16 * 4)
     s = 0.09 * torch.eye(3).double() + v * a @ a.T
     for row in range(4):
-        x = at.x[row : row + 1].clone().requires_grad_()
-        denoiser = world[0].denoiser(At(x, at.t[:1], at.cond.rows(slice(1))))
+        x = noisy.x[row : row + 1].clone().requires_grad_()
+        denoiser = world[0].denoiser(NoisyState(x, noisy.t[:1], noisy.cond.rows(slice(1))))
         u = y - a @ denoiser[0]
         value = -0.5 * u @ torch.linalg.solve(s, u) - 0.5 * torch.logdet(s / 0.09)
         (pull,) = torch.autograd.grad(denoiser[0] @ (a.T @ torch.linalg.solve(s, u)).detach(), x)
@@ -62,11 +62,11 @@ def test_the_formula_by_matrices():
 
 
 def test_it_is_the_limit_of_gaussian_draws():
-    problem, at = states((plane()[0], measured(A, Y, 2.0)), 3, 0.6)
+    problem, noisy = states((plane()[0], measured(A, Y, 2.0)), 3, 0.6)
     streams = Streams(1, (0, 1, 2))
-    x1 = GaussianPosterior().sample(problem.model, at, draws=100_000, streams=streams)
-    drawn = problem.reward_of(x1, at.cond).exp().mean(0).log()
-    got = GaussianValue().estimate(problem, at, streams=streams)
+    x1 = GaussianPosterior().sample(problem.model, noisy, draws=100_000, streams=streams)
+    drawn = problem.reward_of(x1, noisy.cond).exp().mean(0).log()
+    got = GaussianValue().estimate(problem, noisy, streams=streams)
     assert torch.allclose(got.value, drawn, atol=0.01)
 
 
@@ -94,14 +94,16 @@ def test_particles_make_up_for_what_it_does_not_know():
 
 def test_what_it_cannot_do_it_says():
     world = blob()
-    problem, at = states(world, 1, 0.5)
+    problem, noisy = states(world, 1, 0.5)
     streams = Streams(0, (0,))
     grows = WeightedReward((Term(name="up", reward=world[1].terms[0].reward, weight=-1.0),))
     with pytest.raises(PartError, match="outgrows the Gaussian"):
-        GaussianValue().estimate(Problem(world[0], grows, cond=problem.cond), at, streams=streams)
+        GaussianValue().estimate(
+            Problem(world[0], grows, cond=problem.cond), noisy, streams=streams
+        )
     flat = WeightedReward((Term(name="flat", reward=Constant(0.5, 2)),))
     found = GaussianValue().estimate(
-        Problem(world[0], flat, cond=problem.cond), at, streams=streams
+        Problem(world[0], flat, cond=problem.cond), noisy, streams=streams
     )
     assert torch.allclose(found.value, torch.tensor(0.5).double())
     assert torch.equal(found.shift, torch.zeros(1, 2).double())

@@ -108,8 +108,10 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", SHA)
         if not found:
             code = "GatedRepo" if "gated" in self.path else "EntryNotFound"
-            self.send_header("X-Error-Code", code if REPO in self.path or "gated" in self.path
-                             else "RepoNotFound")  # fmt: skip
+            self.send_header(
+                "X-Error-Code",
+                code if REPO in self.path or "gated" in self.path else "RepoNotFound",
+            )
         self.end_headers()
         if body:
             self.wfile.write(content)

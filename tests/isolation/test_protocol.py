@@ -10,8 +10,17 @@ import torch
 from align.isolation.protocol import LARGEST, Message, packed, receive
 
 TYPES = (
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-)  # fmt: skip
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 SHAPES = ((), (0,), (3,), (2, 0, 4), (2, 3, 4), (1, 1, 1, 1, 2))
 
 
@@ -29,7 +38,7 @@ def test_tensors_of_every_type_and_shape(dtype):
         count = math.prod(shape)
         sent[str(number)] = (torch.arange(count) - 2).reshape(shape).to(getattr(torch, dtype))
     (found,) = crossed(Message("some", sent))
-    assert found.word == "some" and found.tensors.keys() == sent.keys()
+    assert found.type == "some" and found.tensors.keys() == sent.keys()
     for name, x in sent.items():
         assert found.tensors[name].dtype == x.dtype and torch.equal(found.tensors[name], x)
 
@@ -56,7 +65,7 @@ def test_words_survive():
     }
     found, empty = crossed(Message("words", said=said), Message(""))
     assert found.said == said and not found.tensors
-    assert (empty.word, dict(empty.said)) == ("", {})
+    assert (empty.type, dict(empty.said)) == ("", {})
 
 
 def test_the_end_within_a_message():

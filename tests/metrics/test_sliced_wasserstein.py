@@ -15,7 +15,7 @@ def points(seed, count):
 
 def test_it_is_the_distance():
     a, b = points(0, 50), points(1, 70) + 2
-    (name, found), = SlicedWasserstein(projections=16).compute(a, b).items()  # fmt: skip
+    ((name, found),) = SlicedWasserstein(projections=16).compute(a, b).items()
     assert name == "sliced_wasserstein"
     assert found == sliced_w2(a, b, 16)
     shift = torch.tensor([1.0, -2.0, 2.0]).double()

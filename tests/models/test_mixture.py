@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.errors import PartError, PromptError
@@ -17,24 +17,26 @@ from align.testing.worlds import line, measured, plane
 
 def _at(model, x, t):
     x = torch.as_tensor(x, dtype=torch.float64)
-    return At(x, torch.full((len(x),), float(t), dtype=torch.float64), model.encode([""] * len(x)))
+    return NoisyState(
+        x, torch.full((len(x),), float(t), dtype=torch.float64), model.encode([""] * len(x))
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
 @pytest.mark.parametrize("t", [0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])
 def test_everything_is_finite_at_both_ends(kind, t):
     model, reward = line(kind)
-    at = _at(model, [[-1.0], [0.3], [2.0]], t)
-    x = at.x.clone().requires_grad_()
-    at = At(x, at.t, at.cond)
-    zero, one = torch.zeros_like(at.t), torch.ones_like(at.t)
+    noisy = _at(model, [[-1.0], [0.3], [2.0]], t)
+    x = noisy.x.clone().requires_grad_()
+    noisy = NoisyState(x, noisy.t, noisy.cond)
+    zero, one = torch.zeros_like(noisy.t), torch.ones_like(noisy.t)
     y = Streams(0, (0, 1, 2)).normal((1,))
     parts = (
-        model.velocity(x, at.t, at.cond),
-        model.denoiser(at),
-        model.value(at, reward),
-        model.draw_posterior(at, 2, Streams(0, (0, 1, 2))),
-        model.posterior_jump(y, zero, one, at),
+        model.velocity(x, noisy.t, noisy.cond),
+        model.denoiser(noisy),
+        model.value(noisy, reward),
+        model.draw_posterior(noisy, 2, Streams(0, (0, 1, 2))),
+        model.posterior_jump(y, zero, one, noisy),
     )
     for part in parts:
         assert part.isfinite().all()
@@ -45,11 +47,11 @@ def test_everything_is_finite_at_both_ends(kind, t):
 def test_velocity_at_the_ends():
     model, _ = line()
     mean = 0.3 * -2 + 0.45 * 0.5 + 0.25 * 2.5
-    at = _at(model, [[0.7]], 0)
-    assert float(model.velocity(at.x, at.t, at.cond)) == pytest.approx(mean - 0.7)
-    at = _at(model, [[0.7]], 1)
-    assert float(model.velocity(at.x, at.t, at.cond)) == pytest.approx(0.7)
-    assert float(model.denoiser(at)) == pytest.approx(0.7)
+    noisy = _at(model, [[0.7]], 0)
+    assert float(model.velocity(noisy.x, noisy.t, noisy.cond)) == pytest.approx(mean - 0.7)
+    noisy = _at(model, [[0.7]], 1)
+    assert float(model.velocity(noisy.x, noisy.t, noisy.cond)) == pytest.approx(0.7)
+    assert float(model.denoiser(noisy)) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("t", [0.2, 0.6])
@@ -86,12 +88,12 @@ def test_value_and_tilted_law_in_three_dimensions_by_weighted_draws():
             Term(name="c", reward=bystander.reward, held_out=True),
         )
     )
-    at = _at(model, [[0.2, -0.4, 0.9]], 0.4)
+    noisy = _at(model, [[0.2, -0.4, 0.9]], 0.4)
     count = 400_000
-    draws = model.draw_posterior(at, count, Streams(0, (0,)))[:, 0]
+    draws = model.draw_posterior(noisy, count, Streams(0, (0,)))[:, 0]
     weights = reward.total(draws, [""] * count).exp()
     error = float(weights.std() / weights.mean()) / count**0.5
-    value = float(model.value(at, reward))
+    value = float(model.value(noisy, reward))
     assert abs(float(weights.mean().log()) - value) < 5 * error
     many = Streams(1, tuple(range(200_000)))
     prior, tilted = model.draw(many), model.draw_tilted(reward, many)
@@ -104,21 +106,25 @@ def test_value_and_tilted_law_in_three_dimensions_by_weighted_draws():
 
 def test_value_slope_by_finite_differences():
     model, reward = plane()
-    at = _at(model, [[0.3, -0.8], [1.0, 2.0]], 0.45)
-    x = at.x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.value(At(x, at.t, at.cond), reward).sum(), x)
+    noisy = _at(model, [[0.3, -0.8], [1.0, 2.0]], 0.45)
+    x = noisy.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        model.value(NoisyState(x, noisy.t, noisy.cond), reward).sum(), x
+    )
     for d in range(2):
         h = torch.zeros(2, dtype=torch.float64)
         h[d] = 1e-5
-        up, down = (model.value(At(at.x + s * h, at.t, at.cond), reward) for s in (1, -1))
+        up, down = (
+            model.value(NoisyState(noisy.x + s * h, noisy.t, noisy.cond), reward) for s in (1, -1)
+        )
         assert torch.allclose(gradient[:, d], (up - down) / 2e-5, atol=1e-7)
 
 
 def test_posterior_draws_have_the_posterior_s_moments():
     model, _ = line()
-    at = _at(model, [[0.3]], 0.3)
-    law = model.posterior(at)
-    draws = model.draw_posterior(at, 200_000, Streams(0, (0,))).flatten()
+    noisy = _at(model, [[0.3]], 0.3)
+    law = model.posterior(noisy)
+    draws = model.draw_posterior(noisy, 200_000, Streams(0, (0,))).flatten()
     mean = float(law.mean())
     weights = law.log_weights.exp()
     variance = float((weights * (law.variances + law.means[..., 0] ** 2)).sum()) - mean**2
@@ -143,8 +149,8 @@ def test_joint_draws_follow_the_posterior_of_their_state():
     streams = Streams(4, tuple(range(20_000)))
     t = torch.full((20_000,), 0.35, dtype=torch.float64)
     x1 = model.draw(streams)
-    x = model.path.interpolate(streams.at("noise").normal((1,)), x1, t)
-    again = model.draw_posterior(At(x, t, model.encode([""] * 20_000)), 1, streams)[0]
+    x = model.path.interpolate(streams.fold_in("noise").normal((1,)), x1, t)
+    again = model.draw_posterior(NoisyState(x, t, model.encode([""] * 20_000)), 1, streams)[0]
     assert w1(x1[:, 0], again[:, 0]) < 0.05
 
 
@@ -161,27 +167,27 @@ def test_what_a_mixture_refuses():
     model = Mixture(**good).build(torch.device("cpu"))
     with pytest.raises(PromptError):
         model.encode(["a cat"])
-    at = _at(model, [[0.0, 0.0]], 0.5)
+    noisy = _at(model, [[0.0, 0.0]], 0.5)
 
     class Odd(Reward):
         def score(self, data, prompts):
             return data.sum(-1)
 
     with pytest.raises(PartError, match="quadratic"):
-        model.value(at, WeightedReward((Term(name="odd", reward=Odd()),)))
+        model.value(noisy, WeightedReward((Term(name="odd", reward=Odd()),)))
     term = measured(((1.0, 0.0),), (0.0,), 0.5).terms[0]
     with pytest.raises(PartError, match="outgrows"):
-        model.value(at, WeightedReward((Term(name="up", reward=term.reward, weight=-1.0),)))
+        model.value(noisy, WeightedReward((Term(name="up", reward=term.reward, weight=-1.0),)))
 
 
 def test_sensible_negative_weights_are_fine():
     model, _ = line()
     term = measured(((1.0,),), (0.0,), 2.0).terms[0]
     reward = WeightedReward((Term(name="spread", reward=term.reward, weight=-1.0),))
-    at = _at(model, [[0.2]], 0.3)
-    draws = model.draw_posterior(at, 100_000, Streams(0, (0,)))[:, 0]
+    noisy = _at(model, [[0.2]], 0.3)
+    draws = model.draw_posterior(noisy, 100_000, Streams(0, (0,)))[:, 0]
     estimate = reward.total(draws, [""] * len(draws)).exp().mean().log()
-    assert float(model.value(at, reward)) == pytest.approx(float(estimate), abs=0.02)
+    assert float(model.value(noisy, reward)) == pytest.approx(float(estimate), abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])

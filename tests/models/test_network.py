@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At, Condition, FlowMap, PosteriorMap
+from align.core.model import Condition, FlowMap, NoisyState, PosteriorMap
 from align.core.problem import Problem
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
@@ -58,7 +58,7 @@ def _state(model, rows=3):
     y, x = torch.randn((2, rows, *model.shape), generator=g)
     s, u, t = torch.rand((3, rows), generator=g)
     cond = model.encode([CLASSES[row % 3] for row in range(rows)])
-    return y, s, u, At(x, t, cond)
+    return y, s, u, NoisyState(x, t, cond)
 
 
 def _labels(model, *prompts):
@@ -73,77 +73,79 @@ def test_prompts_name_the_longest_class_that_fits():
     expected = "'a bird' names none of the classes: cat, Tabby cat, dog"
     assert str(caught.value) == expected
     assert _labels(_vectors(classes=()), "anything", "") == [0, 0]
-    assert model.showcase(5).tensors["label"].tolist() == [0, 1, 2, 0, 1]
+    assert model.class_grid(5).tensors["label"].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_velocity_is_the_flow_s():
     model = _vectors()
-    y, s, _, at = _state(model)
-    zero, label = torch.zeros_like(y), at.cond.tensors["label"]
-    found = model.velocity(y, s, at.cond)
+    y, s, _, noisy = _state(model)
+    zero, label = torch.zeros_like(y), noisy.cond.tensors["label"]
+    found = model.velocity(y, s, noisy.cond)
     assert torch.equal(found, model.flow(y, s, s, torch.zeros_like(s), zero, label))
     assert not torch.allclose(found, model.flow(y, s, s, s, zero, label + 1))
 
 
 def test_without_a_flow_velocity_is_the_map_s_diagonal():
     model = _vectors(flow=None)
-    y, s, _, at = _state(model)
-    zero, label = torch.zeros_like(y), at.cond.tensors["label"]
+    y, s, _, noisy = _state(model)
+    zero, label = torch.zeros_like(y), noisy.cond.tensors["label"]
     expected = model.posterior(y, s, s, torch.zeros_like(s), zero, label)
-    assert torch.equal(model.velocity(y, s, at.cond), expected)
+    assert torch.equal(model.velocity(y, s, noisy.cond), expected)
     with pytest.raises(PartError, match="hold no flow"):
         model.require_flow()
     with pytest.raises(PartError, match="hold no flow"):
-        _vectors(flow=None, posterior=None).velocity(y, s, at.cond)
+        _vectors(flow=None, posterior=None).velocity(y, s, noisy.cond)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_guidance(scale):
     model = _vectors()
-    y, s, _, at = _state(model)
+    y, s, _, noisy = _state(model)
     plain = model.velocity(y, s, model.encode([""] * 3))
-    named = model.velocity(y, s, at.cond)
-    found = attrs.evolve(model, guidance=scale).velocity(y, s, at.cond)
+    named = model.velocity(y, s, noisy.cond)
+    found = attrs.evolve(model, guidance=scale).velocity(y, s, noisy.cond)
     assert torch.allclose(found, plain + scale * (named - plain), atol=1e-6)
     assert float((named - plain).abs().min()) > 1e-3
 
 
 def test_jump_moves_by_its_average_velocity():
     model = _vectors()
-    y, s, u, at = _state(model)
-    average = model.posterior_velocity(y, s, u, at)
-    assert torch.equal(average, model.posterior(y, s, u, at.t, at.x, at.cond.tensors["label"]))
-    assert torch.allclose(model.posterior_jump(y, s, u, at), y + (u - s)[:, None] * average)
-    assert torch.equal(model.posterior_jump(y, s, s, at), y)
+    y, s, u, noisy = _state(model)
+    average = model.posterior_velocity(y, s, u, noisy)
+    assert torch.equal(
+        average, model.posterior(y, s, u, noisy.t, noisy.x, noisy.cond.tensors["label"])
+    )
+    assert torch.allclose(model.posterior_jump(y, s, u, noisy), y + (u - s)[:, None] * average)
+    assert torch.equal(model.posterior_jump(y, s, s, noisy), y)
     with pytest.raises(PartError, match="hold no meta flow map"):
-        attrs.evolve(model, posterior=None).posterior_jump(y, s, u, at)
+        attrs.evolve(model, posterior=None).posterior_jump(y, s, u, noisy)
 
 
 def test_flow_map_is_the_posterior_map_without_a_context():
     model = _vectors()
-    x, s, u, at = _state(model)
-    nothing = At(torch.zeros_like(x), torch.zeros_like(s), at.cond)
-    found = model.jump(x, s, u, at.cond)
+    x, s, u, noisy = _state(model)
+    nothing = NoisyState(torch.zeros_like(x), torch.zeros_like(s), noisy.cond)
+    found = model.jump(x, s, u, noisy.cond)
     assert torch.equal(found, model.posterior_jump(x, s, u, nothing))
-    assert not torch.allclose(found, model.posterior_jump(x, s, u, at), atol=1e-2)
-    assert torch.equal(model.jump(x, s, s, at.cond), x)
+    assert not torch.allclose(found, model.posterior_jump(x, s, u, noisy), atol=1e-2)
+    assert torch.equal(model.jump(x, s, s, noisy.cond), x)
     with pytest.raises(PartError, match="hold no flow map"):
-        attrs.evolve(model, posterior=None).jump(x, s, u, at.cond)
+        attrs.evolve(model, posterior=None).jump(x, s, u, noisy.cond)
     flow_map = _randomised(make_net(MLPConfig(width=16), (2,), 3, "flow_map"), 4)
     both = attrs.evolve(model, flow_map=flow_map)
-    average = flow_map(x, s, u, s, x, at.cond.tensors["label"])
-    assert torch.allclose(both.jump(x, s, u, at.cond), x + (u - s)[:, None] * average)
+    average = flow_map(x, s, u, s, x, noisy.cond.tensors["label"])
+    assert torch.allclose(both.jump(x, s, u, noisy.cond), x + (u - s)[:, None] * average)
     alone = attrs.evolve(both, flow=None, posterior=None)
     assert torch.equal(
-        alone.velocity(x, s, at.cond), flow_map(x, s, s, s, x, at.cond.tensors["label"])
+        alone.velocity(x, s, noisy.cond), flow_map(x, s, s, s, x, noisy.cond.tensors["label"])
     )
 
 
 def test_at_time_0_the_context_is_ignored_row_by_row():
     model = _vectors()
-    y, s, u, at = _state(model)
-    first = At(at.x, at.t * torch.tensor([0.0, 1.0, 0.0]), at.cond)
-    second = At(at.x + 5, first.t, at.cond)
+    y, s, u, noisy = _state(model)
+    first = NoisyState(noisy.x, noisy.t * torch.tensor([0.0, 1.0, 0.0]), noisy.cond)
+    second = NoisyState(noisy.x + 5, first.t, noisy.cond)
     one, two = (model.posterior_jump(y, s, u, each) for each in (first, second))
     assert torch.equal(one[[0, 2]], two[[0, 2]])
     assert not torch.allclose(one[1], two[1], atol=1e-2)
@@ -177,12 +179,12 @@ def test_grey_pictures_become_rgb_and_vectors_stay():
 def test_half_precision_is_that_of_products_alone():
     model = _latents()
     half = attrs.evolve(model, precision="bfloat16")
-    y, s, u, at = _state(model)
-    x, t, cond = at.x.requires_grad_(), at.t, at.cond
+    y, s, u, noisy = _state(model)
+    x, t, cond = noisy.x.requires_grad_(), noisy.t, noisy.cond
     for call in (
         lambda m: m.velocity(x, t, cond),
         lambda m: attrs.evolve(m, guidance=2.0).velocity(x, t, cond),
-        lambda m: m.posterior_jump(y, s, u, At(x, t, cond)),
+        lambda m: m.posterior_jump(y, s, u, NoisyState(x, t, cond)),
         lambda m: m.decode(x),
     ):
         exact, found = call(model), call(half)
@@ -196,11 +198,11 @@ def test_half_precision_is_that_of_products_alone():
 def test_a_flow_may_be_the_diagonal_of_a_map(tmp_path):
     model = _latents()
     model = attrs.evolve(model, flow=model.posterior, posterior=None)
-    y, s, _, at = _state(model)
+    y, s, _, noisy = _state(model)
     weights.write(tmp_path / "m.safetensors", modules_of(model), about_of(model), torch.float32)
     again = load(tmp_path / "m.safetensors", CPU)
     assert again.flow.role == "meta_flow_map" and again.posterior is None
-    assert torch.equal(again.velocity(y, s, at.cond), model.velocity(y, s, at.cond))
+    assert torch.equal(again.velocity(y, s, noisy.cond), model.velocity(y, s, noisy.cond))
 
 
 @pytest.mark.parametrize("make", [_vectors, _latents])
@@ -217,10 +219,10 @@ def test_exported_weights_make_the_same_model(tmp_path, make):
         assert not module.training
         assert not any(p.requires_grad for p in module.parameters())
         assert module.config == getattr(model, name).config
-    y, s, u, at = _state(model)
+    y, s, u, noisy = _state(model)
     guided = attrs.evolve(model, guidance=1.5)
-    assert torch.equal(again.posterior_jump(y, s, u, at), model.posterior_jump(y, s, u, at))
-    assert torch.equal(again.velocity(y, s, at.cond), guided.velocity(y, s, at.cond))
+    assert torch.equal(again.posterior_jump(y, s, u, noisy), model.posterior_jump(y, s, u, noisy))
+    assert torch.equal(again.velocity(y, s, noisy.cond), guided.velocity(y, s, noisy.cond))
     assert torch.equal(again.decode(y), model.decode(y))
     spec = Network(weights=str(path))
     assert spec.domain == model.domain

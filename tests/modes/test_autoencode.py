@@ -34,10 +34,10 @@ def mode(tmp_path):
     return Autoencode(
         data=Pictures(path=str(tmp_path)),
         net=AutoencoderConfig(width=8, levels=1, latents=4),
-        optimisation=Optimisation(batch=16, rate=1e-2, warmup=5, average=0.8),
+        optimisation=Optimisation(batch=16, learning_rate=1e-2, warmup=5, ema_decay=0.8),
         steps=80,
         noise=0.05,
-        look=30,
+        sample_every=30,
     )
 
 
@@ -66,7 +66,7 @@ def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
     export = mode.export(PROBLEM, state)
     assert list(export.modules) == ["autoencoder"]
     net = export.modules["autoencoder"]
-    assert net is state.training.average
+    assert net is state.training.ema
     assert export.about == {"autoencoder": attrs.asdict(mode.net), "shape": (4, 4, 4)}
     with torch.no_grad():
         latents = net.encode(pictures)
@@ -110,7 +110,7 @@ def test_a_restored_state_goes_on_alike(mode):
 
 
 def test_workers_make_no_difference_even_to_a_resumed_run(mode, monkeypatch):
-    mode = attrs.evolve(mode, steps=4, optimisation=Optimisation(batch=8, accumulate=2))
+    mode = attrs.evolve(mode, steps=4, optimisation=Optimisation(batch=8, grad_accumulation=2))
     state, infos = _run(mode)
     whole = mode.export(PROBLEM, state).modules["autoencoder"].state_dict()
     monkeypatch.setattr(reader, "KEPT", 0)

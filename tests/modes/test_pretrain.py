@@ -49,10 +49,10 @@ def mode(tmp_path):
         Image.fromarray(picture).save(tmp_path / "train" / name / "0.png")
     return Pretrain(
         data=Pictures(path=str(tmp_path), mirror=False),
-        optimisation=Optimisation(batch=16, rate=1e-2, warmup=10, average=0.9),
+        optimisation=Optimisation(batch=16, learning_rate=1e-2, warmup=10, ema_decay=0.9),
         steps=200,
         dropout=0.1,
-        look=80,
+        sample_every=80,
     )
 
 
@@ -77,11 +77,11 @@ def test_learns_where_each_class_lies(mode, tmp_path):
     path = tmp_path / "model.safetensors"
     weights.write(path, export.modules, export.about, torch.float32)
     model = load(path, torch.device("cpu"))
-    average = state.training.average.state_dict()
+    average = state.training.ema.state_dict()
     assert all(torch.equal(v, average[k]) for k, v in model.flow.state_dict().items())
     assert model.classes == CLASSES
     # At the start, velocities of two classes differ as their pictures do.
-    noise = STREAMS.numbered(0, 16).at("test").normal(SHAPE).float()
+    noise = STREAMS.numbered(0, 16).fold_in("test").normal(SHAPE).float()
     black, white = (model.velocity(noise, torch.zeros(16), model.encode([n] * 16)) for n in CLASSES)
     apart = state.examples.states[0, 1] - state.examples.states[0, 0]
     found = (white - black).mean(0)
@@ -96,7 +96,7 @@ def test_target_is_the_path_s_rate(mode):
     state = mode.init(problem, STREAMS)
     fresh = STREAMS.numbered(0, 16)
     x1, _ = state.examples.rows(fresh, 0.1)
-    noise = fresh.at("noise").normal(SHAPE).float()
+    noise = fresh.fold_in("noise").normal(SHAPE).float()
     _, info = mode.step(problem, state, 0, STREAMS)
     assert info.numbers["loss"] == pytest.approx(float((x1 - noise).square().mean()), rel=1e-5)
 

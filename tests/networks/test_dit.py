@@ -71,8 +71,7 @@ def test_layout_is_that_of_the_released_map():
 
 def test_layout_of_a_flow_has_one_time_embedder_and_no_context():
     with torch.device("meta"):
-        net = DiT(DiTConfig(width=1152, depth=1, heads=16, patch=2), (4, 32, 32), 1000,
-                  "flow")  # fmt: skip
+        net = DiT(DiTConfig(width=1152, depth=1, heads=16, patch=2), (4, 32, 32), 1000, "flow")
     gone = ("x_cond", "s_embedder", "t_cond", "t_embedder_second")
     expected = {k: v for k, v in _released(1152, 1).items() if not k.startswith(gone)}
     assert {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()} == expected
@@ -146,19 +145,19 @@ def _plain_forward(net, y, s, u, t, x, label):
         early = time("t_embedder", s) + named
         late = time("t_embedder", u) + named if net.role == "flow_map" else early
     for k in range(config.depth):
-        at = f"blocks.{k}."
+        noisy = f"blocks.{k}."
         cond = early if k < config.encoder_depth else late
         shift, scale, gate, shift2, scale2, gate2 = six(
-            linear(at + "adaLN_modulation.1", silu(cond)), 6
+            linear(noisy + "adaLN_modulation.1", silu(cond)), 6
         )
-        qkv = linear(at + "attn.qkv", normal(tokens) * (1 + scale) + shift)
+        qkv = linear(noisy + "attn.qkv", normal(tokens) * (1 + scale) + shift)
         q, k_, v = qkv.reshape(b, -1, 3, heads, wide // heads).permute(2, 0, 3, 1, 4)
         weights = torch.softmax(q @ k_.transpose(-1, -2) / math.sqrt(wide / heads), -1)
         mixed = (weights @ v).permute(0, 2, 1, 3).reshape(b, -1, wide)
-        tokens = tokens + gate * linear(at + "attn.proj", mixed)
-        hidden = linear(at + "mlp.fc1", normal(tokens) * (1 + scale2) + shift2)
+        tokens = tokens + gate * linear(noisy + "attn.proj", mixed)
+        hidden = linear(noisy + "mlp.fc1", normal(tokens) * (1 + scale2) + shift2)
         bent = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
-        tokens = tokens + gate2 * linear(at + "mlp.fc2", hidden / 2 * (1 + torch.tanh(bent)))
+        tokens = tokens + gate2 * linear(noisy + "mlp.fc2", hidden / 2 * (1 + torch.tanh(bent)))
     shift, scale = six(linear("final_layer.adaLN_modulation.1", silu(late)), 2)
     out = linear("final_layer.linear", normal(tokens) * (1 + scale) + shift)
     out = out.reshape(b, h // side, w // side, side, side, c)

@@ -98,8 +98,12 @@ def test_a_meta_flow_map_can_learn_its_context(kind):
     if kind == "mlp":
         assert (made.enter.weight.grad.abs().amax(0) > 0).all()
         return
-    for name in ("x_cond_adaLN.1.bias", "t_cond_embedder.mlp.2.weight",
-                 "t_embedder.mlp.2.weight", "s_embedder_second.mlp.2.weight"):  # fmt: skip
+    for name in (
+        "x_cond_adaLN.1.bias",
+        "t_cond_embedder.mlp.2.weight",
+        "t_embedder.mlp.2.weight",
+        "s_embedder_second.mlp.2.weight",
+    ):
         assert made.get_parameter(name).grad.abs().max() > 0
     assert torch.equal(made.x_cond_embedder.proj.weight, made.x_embedder.proj.weight)
 
@@ -109,7 +113,10 @@ def test_growing_depends_on_the_streams_alone():
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     first, second = (
-        Streams(0, ()).at("weights").initialise(lambda: grown(flow, "meta_flow_map")).state_dict()
+        Streams(0, ())
+        .fold_in("weights")
+        .initialise(lambda: grown(flow, "meta_flow_map"))
+        .state_dict()
         for _ in range(2)
     )
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -67,9 +67,18 @@ def image_reward_files(folder: Path) -> None:
     from align_image_reward.package import config
 
     sizes = Sizes(
-        side=224, patch=16, width=128, hidden=512, depth=2, words=len(VOCABULARY) + 2,
-        positions=64, text_width=128, text_hidden=256, text_depth=2, head=(),
-    )  # fmt: skip
+        side=224,
+        patch=16,
+        width=128,
+        hidden=512,
+        depth=2,
+        words=len(VOCABULARY) + 2,
+        positions=64,
+        text_width=128,
+        text_hidden=256,
+        text_depth=2,
+        head=(),
+    )
     (folder / "med_config.json").write_text(json.dumps(config(sizes)))
     model = sys.modules["ImageReward.ImageReward"].ImageReward(
         device="cpu", med_config=str(folder / "med_config.json")
@@ -80,12 +89,14 @@ def image_reward_files(folder: Path) -> None:
 VIT_H = {
     "embed_dim": 64,
     "vision_cfg": {
-        "image_size": 224, "layers": 2, "width": 128, "head_width": 64, "patch_size": 32
+        "image_size": 224,
+        "layers": 2,
+        "width": 128,
+        "head_width": 64,
+        "patch_size": 32,
     },
-    "text_cfg": {
-        "context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2
-    },
-}  # fmt: skip
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
+}
 
 
 @contextmanager
@@ -125,11 +136,18 @@ def clip_file(folder: Path) -> Path:
 
     model = shaken(
         CLIP(
-            embed_dim=64, image_resolution=96, vision_layers=2, vision_width=128,
-            vision_patch_size=16, context_length=77, vocab_size=49408, transformer_width=64,
-            transformer_heads=1, transformer_layers=2,
+            embed_dim=64,
+            image_resolution=96,
+            vision_layers=2,
+            vision_width=128,
+            vision_patch_size=16,
+            context_length=77,
+            vocab_size=49408,
+            transformer_width=64,
+            transformer_heads=1,
+            transformer_layers=2,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         model.logit_scale.fill_(math.log(100))
     torch.save({n: x.half() for n, x in model.state_dict().items()}, folder / "clip.pt")
@@ -155,8 +173,11 @@ def clip_folder(folder: Path) -> Path:
     end, start = "<|endoftext|>", "<|startoftext|>"
     CLIPTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),
-        bos_token=start, eos_token=end, unk_token=end, pad_token=end,
-    ).save_pretrained(folder)  # fmt: skip
+        bos_token=start,
+        eos_token=end,
+        unk_token=end,
+        pad_token=end,
+    ).save_pretrained(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from align.recipe import Arm, to_toml
 from align.recipe.assemble import merged
-from align.recipe.locate import line_of
+from align.recipe.source_map import line_of
 
 ARMS = """
 [[compare]]

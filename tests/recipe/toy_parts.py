@@ -62,7 +62,7 @@ class Exact(PosteriorSampler):
     exact_for: ClassVar[str] = "all"
     needs: ClassVar[type | None] = PosteriorMap
 
-    def sample(self, model, at, *, draws, streams):
+    def sample(self, model, noisy, *, draws, streams):
         raise NotImplementedError
 
 
@@ -76,7 +76,7 @@ class Stiff(PosteriorSampler):
     exact_for: ClassVar[str] = "none"
     needs: ClassVar[type | None] = None
 
-    def sample(self, model, at, *, draws, streams):
+    def sample(self, model, noisy, *, draws, streams):
         raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ class Slope(ValueEstimator):
     needs_model: ClassVar[type | None] = None
     draws: int = option("posterior draws", default=4, check=at_least(1))
 
-    def estimate(self, problem, at, *, streams):
+    def estimate(self, problem, noisy, *, streams):
         raise NotImplementedError
 
 
@@ -106,7 +106,7 @@ class Flat(ValueEstimator):
     needs_model: ClassVar[type | None] = FlowMap
     draws: int = option("posterior draws", default=4, check=at_least(1))
 
-    def estimate(self, problem, at, *, streams):
+    def estimate(self, problem, noisy, *, streams):
         raise NotImplementedError
 
 

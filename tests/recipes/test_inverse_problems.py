@@ -69,6 +69,8 @@ def test_two_measurements_are_shown_by_name(go):
     sets = [f"reward=[{term.format('left', 0, 14)}, {term.format('right', 14, 28)}]"]
     done = go(INVERSE[0], *PLAIN, *sets, "run.samples=1")
     assert sorted(p.name for p in (done.folder / "given").iterdir()) == [
-        "0_known_picture.png", "1_measurement.png",
-        "2_known_picture_right.png", "3_measurement_right.png",
-    ]  # fmt: skip
+        "0_known_picture.png",
+        "1_measurement.png",
+        "2_known_picture_right.png",
+        "3_measurement_right.png",
+    ]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from align.catalog.registry import load_catalog
-from align.core.mode import Trains
-from align.core.study import Studies
+from align.core.mode import Trainable
+from align.core.study import Study
 from align.modes.finetune.mode import FineTune
 from align.recipe import load, to_toml
 from align.runner.session import run
@@ -46,7 +46,7 @@ def sampling():
         if any(made in path.read_text() for made in MADE):
             continue
         mode = load(path, catalog=catalog).recipe.mode
-        if isinstance(mode, FineTune) or not isinstance(mode, Trains):
+        if isinstance(mode, FineTune) or not isinstance(mode, Trainable):
             yield pytest.param(path, id=str(path.relative_to(ROOT / "recipes")))
 
 
@@ -70,7 +70,7 @@ def test_recipe_runs(path, catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe, result = ran(path, catalog, tmp_path)
     assert [side.name for side in result.sides] == [arm.name for arm in recipe.arms()]
-    studies = isinstance(recipe.mode, Studies)
+    studies = isinstance(recipe.mode, Study)
     for side in result.sides:
         assert (side.findings.points and not side.x1) if studies else len(side.data) == 2
         assert all(score.isfinite().all() for score in side.scores.values())

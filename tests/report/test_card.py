@@ -26,7 +26,7 @@ weight = 2.0
 [mode]
 kind = "finetune"
 net = {{ kind = "mlp", width = 8, depth = 1 }}
-objective = {{ kind = "stein", by = "data" }}
+objective = {{ kind = "stein", draws_from = "data" }}
 steps = 2
 optimisation = {{ batch = 8 }}
 evaluation = {{ samples = 4, flow_steps = 2 }}

@@ -49,8 +49,9 @@ def test_a_row_has_an_arm_and_its_calls(arms):
     assert len(cells) == 6
     alone = [{**arms[0], "findings": finding(("", 2.0, 0.5))}]
     assert study_rows(alone) == (
-        ["arm", "network calls a draw", "distance_of_sets"], [["exact", "2", "0.5"]]
-    )  # fmt: skip
+        ["arm", "network calls a draw", "distance_of_sets"],
+        [["exact", "2", "0.5"]],
+    )
 
 
 def test_a_study_has_a_table_and_a_plot(arms, folder_of):
@@ -89,8 +90,10 @@ def test_the_plot_shows_what_was_found(arms, monkeypatch):
     assert first.get_xscale() == "log"
     assert first.get_ylim() == second.get_ylim()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "exact, no calls", "MFM", "GLASS"
-    ]  # fmt: skip
+        "exact, no calls",
+        "MFM",
+        "GLASS",
+    ]
     colours = {line.get_color() for line in (mfm, glass)}
     assert colours == {"C0", "C1"}
 

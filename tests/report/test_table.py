@@ -26,8 +26,16 @@ def results(arm_of):
 
 def test_heads_and_cells(results):
     heads, (first, second) = rows(results)
-    assert heads == ["arm", "cat", "dog (held out)", "edges", "network calls", "reward calls",
-                     "GFLOP", "seconds"]  # fmt: skip
+    assert heads == [
+        "arm",
+        "cat",
+        "dog (held out)",
+        "edges",
+        "network calls",
+        "reward calls",
+        "GFLOP",
+        "seconds",
+    ]
     # Mean 3, deviation sqrt(14 / 3), standard error sqrt(14 / 3 / 4) = 1.08.
     assert first == ["plain", "3 ± 1.1", "0.5 ± 0", "", "100", "25", "2", "12.3"]
     assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]

@@ -14,8 +14,9 @@ CPU = torch.device("cpu")
 def test_a_picture_in_colour(picture_of, colour_levels):
     read = known(picture_of(colour_levels), CPU).picture
     assert (read.shape, read.dtype) == ((3, 8, 6), torch.float32)
-    assert torch.equal((read * 255).round().byte(), torch.from_numpy(colour_levels).permute(2, 0, 1)
-                       .byte())  # fmt: skip
+    assert torch.equal(
+        (read * 255).round().byte(), torch.from_numpy(colour_levels).permute(2, 0, 1).byte()
+    )
 
 
 def test_grey_is_one_channel_however_it_is_stored(picture_of, grey_levels):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from align.core.reward import Pictured
+from align.core.reward import HasReferenceImages
 from align.errors import PartError
 from align.rewards.measurement import Measurement
 from align.rewards.operators import Blur, Downsample, Inpaint
@@ -97,7 +97,7 @@ def test_rows_are_independent_and_the_score_is_float32(operator, made, noise):
 @each
 def test_pictures_to_look_at(operator, made):
     reward, x0 = made(operator, colour=True, std=1e-4)
-    assert isinstance(reward, Pictured)
+    assert isinstance(reward, HasReferenceImages)
     shown = reward.pictures()
     assert list(shown) == ["known picture", "measurement"]
     wanted = operator.show(operator.apply(x0[None])[0], 8, 6)

@@ -6,7 +6,7 @@ import torch
 
 import align
 from align.core.baseline import FEW, Divergence
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
@@ -18,9 +18,9 @@ from align.models.mixture import Mixture
 from align.modes.distill.mode import Distill
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
-from align.recipe import Arm, Recipe, RewardTerm, Run, named
+from align.recipe import Arm, Recipe, RewardTerm, Run, with_unique_names
 from align.rewards.linear import Likelihood
-from align.runner.base_samples import Baselines, draw, notes
+from align.runner.base_samples import BaseSampleStore, draw, notes
 from align.testing.worlds import sampled
 
 MODEL = Mixture(weights=(0.3, 0.45, 0.25), means=((-2.0,), (0.5,), (2.5,)), stds=(0.4, 0.7, 0.3))
@@ -44,7 +44,7 @@ def problem(spec=MODEL, meter=None, chunk=1 << 20, terms=(("near", NEAR),), rows
 def recipe(*arms, unsteered=16, rewards=ONLY):
     return Recipe(
         run=Run(unsteered=unsteered),
-        reward=named(rewards),
+        reward=with_unique_names(rewards),
         mode=arms[0].mode,
         compare=arms,
     )
@@ -62,7 +62,7 @@ def test_they_are_plain_samples_with_noise_of_their_own():
     found = drawn(problem(terms=(("near", NEAR), ("far", FAR))))
     mode = BestOfN(n=1, flow_steps=4)
     base = problem()
-    streams = Streams(0, tuple(range(6))).at("unsteered")
+    streams = Streams(0, tuple(range(6))).fold_in("unsteered")
     cond = base.model.encode([""] * 6)
     state = mode.init(base, streams)
     state, _ = mode.step(attrs.evolve(base, cond=cond), state, 0, streams)
@@ -97,7 +97,7 @@ def test_each_model_has_its_own_and_they_are_drawn_once():
     b = arm(BestOfN(n=2, flow_steps=7), name="b")
     c = arm(BestOfN(n=2), model=OTHER, name="c")
     shorter = arm(BestOfN(n=2, flow_steps=5), name="d")
-    bases = Baselines(recipe(a, b, c, shorter))
+    bases = BaseSampleStore(recipe(a, b, c, shorter))
     scores = {"near": torch.tensor([-1.0, -2.0])}
     first = bases.divergence(a, problem(), scores, Steer().init(problem(), Streams(0, (0,))))
     best = b.mode.init(problem(), Streams(0, (0,)))
@@ -116,7 +116,7 @@ def test_nothing_is_drawn_for_nothing():
     scores = {"near": torch.tensor([-1.0, -2.0])}
     plain, training = arm(BestOfN(n=1)), arm(Distill())
     for unsteered in (0, 16):
-        bases = Baselines(recipe(plain, training, unsteered=unsteered))
+        bases = BaseSampleStore(recipe(plain, training, unsteered=unsteered))
         base = plain.mode.init(problem(), Streams(0, (0,)))
         found = bases.divergence(plain, problem(), scores, base)
         assert (found.at_least, found.at_most, found.reward) == (0, 0, -1.5)
@@ -124,7 +124,7 @@ def test_nothing_is_drawn_for_nothing():
         assert bases.normalised(training, problem()).reward.terms[0].transform is None
         assert bases.drawn == []
     steered = arm(Steer(steps=3))
-    found = Baselines(recipe(steered, unsteered=0)).divergence(
+    found = BaseSampleStore(recipe(steered, unsteered=0)).divergence(
         steered, problem(), scores, Steer().init(problem(), Streams(0, (0,)))
     )
     assert (found.reward, found.at_least, found.ess) == (-1.5, None, None)
@@ -138,7 +138,7 @@ def test_statistics_are_those_of_the_first_model_for_every_arm():
     )
     terms = tuple((term.name, term.part) for term in rewards)
     a, b = arm(Steer(steps=3)), arm(Steer(steps=3), model=OTHER, name="b")
-    bases = Baselines(recipe(a, b, rewards=rewards))
+    bases = BaseSampleStore(recipe(a, b, rewards=rewards))
     one = bases.normalised(a, problem(terms=terms)).reward
     two = bases.normalised(b, problem(OTHER, terms=terms)).reward
     assert len(bases.drawn) == 1
@@ -153,7 +153,7 @@ def test_statistics_are_those_of_the_first_model_for_every_arm():
 def test_a_divergence_is_that_of_the_normalised_reward():
     rewards = (RewardTerm(part=NEAR, name="near", normalise="zscore", weight=3.0),)
     steered = arm(Steer(steps=3))
-    bases = Baselines(recipe(steered, rewards=rewards))
+    bases = BaseSampleStore(recipe(steered, rewards=rewards))
     asked = problem()
     asked = attrs.evolve(
         asked, reward=WeightedReward(tuple(attrs.evolve(t, weight=3.0) for t in asked.reward.terms))
@@ -171,7 +171,7 @@ def test_a_divergence_is_that_of_the_normalised_reward():
 
 
 def test_notes():
-    renorm, plain = arm(Steer(normalise="renorm")), arm(Steer(), name="b")
+    renorm, plain = arm(Steer(guidance_norm="renorm")), arm(Steer(), name="b")
     assert notes(recipe(plain), {"b": None}) == []
     said = notes(recipe(renorm, plain), {"a": Divergence(reward=0.0, ess=FEW), "b": None})
     assert len(said) == 1
@@ -194,7 +194,7 @@ def test_steering_exactly_is_as_far_as_the_closed_form_says(dynamics):
     model = MODEL.build(torch.device("cpu"))
     reward = WeightedReward((Term(name="near", reward=NEAR.build(model.device)),))
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    value = float(model.value(At(zero, zero[:, 0], model.encode([""])), reward))
+    value = float(model.value(NoisyState(zero, zero[:, 0], model.encode([""])), reward))
     tilted = model.draw_tilted(reward, Streams(9, tuple(range(50_000))))
     exact = float(reward.total(tilted, [""] * 50_000).mean()) - value
     found = side.divergence

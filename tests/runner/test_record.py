@@ -16,8 +16,8 @@ from align.io.files import write
 from align.recipe import RewardTerm
 from align.rewards.compressibility import Compressibility
 from align.runner.record import (
+    ArmResult,
     Record,
-    Side,
     folder_for,
     mosaic,
     save_picture,
@@ -154,8 +154,12 @@ def test_metrics_and_what_is_forgotten(record):
     assert lines(record)[1] == {"arm": "one", "step": 1, "reward": 0.5}
     record.forget_metrics("one", 2)
     assert [(v["arm"], v["step"]) for v in lines(record)] == [
-        ("one", 0), ("one", 1), ("two", 0), ("two", 1), ("two", 2),
-    ]  # fmt: skip
+        ("one", 0),
+        ("one", 1),
+        ("two", 0),
+        ("two", 1),
+        ("two", 2),
+    ]
     record.forget_metrics("two", 0)
     assert [v["arm"] for v in lines(record)] == ["one", "one"]
 
@@ -218,7 +222,7 @@ def test_mosaic():
 
 def side(name, x1=None, **more):
     cost = Cost({"network": 4}, {"reward a": 2}, 10, 1.5, 100)
-    return Side(name, x1, x1, more.get("scores", {}), more.get("metrics", {}), cost)
+    return ArmResult(name, x1, x1, more.get("scores", {}), more.get("metrics", {}), cost)
 
 
 def test_results(record):
@@ -239,9 +243,12 @@ def test_results(record):
     assert (first["name"], first["samples"], first["folder"]) == ("one", 2, "samples/one")
     assert (first["metrics"], second["samples"]) == ({"edges": 0.5}, 0)
     assert first["cost"] == {
-        "calls": {"network": 4}, "backward": {"reward a": 2}, "flops": 10, "seconds": 1.5,
+        "calls": {"network": 4},
+        "backward": {"reward a": 2},
+        "flops": 10,
+        "seconds": 1.5,
         "memory": 100,
-    }  # fmt: skip
+    }
     assert (said["unsteered"], said["notes"]) == ([], [])
     assert (first["divergence"], second["divergence"]) == (None, None)
     far = attrs.evolve(one, divergence=Divergence(reward=1.5, at_least=0.5))
@@ -249,6 +256,10 @@ def test_results(record):
     said = json.loads((record.folder / "results.json").read_text())
     assert (said["unsteered"], said["notes"]) == ([{"arms": ["one"], "r": [0.5]}], ["a note"])
     assert said["arms"][0]["divergence"] == {
-        "reward": 1.5, "reward_error": None, "at_least": 0.5, "at_least_error": None, "ess": None,
+        "reward": 1.5,
+        "reward_error": None,
+        "at_least": 0.5,
+        "at_least_error": None,
+        "ess": None,
         "at_most": None,
-    }  # fmt: skip
+    }

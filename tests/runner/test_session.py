@@ -171,16 +171,30 @@ def results(folder):
 def test_the_folder_of_a_run(done):
     names = {path.name for path in done.folder.iterdir()}
     assert names == {
-        "about.json", "curves.png", "log.txt", "metrics.jsonl", "recipe.toml", "results.json",
-        "samples", "scatter.png", "table.md", "tradeoff.png",
-    }  # fmt: skip
+        "about.json",
+        "curves.png",
+        "log.txt",
+        "metrics.jsonl",
+        "recipe.toml",
+        "results.json",
+        "samples",
+        "scatter.png",
+        "table.md",
+        "tradeoff.png",
+    }
     assert set(states(done.folder)) == set(FOLDERS)
     assert all(x1.shape == (4, 2) for x1 in states(done.folder).values())
     assert about(done.folder)["status"] == "done"
     origins = about(done.folder)["origins"]
     assert {name.rpartition(".")[2] for name in origins} == {
-        "Mixture", "MetaFlowMap", "Stein", "Gradient", "Likelihood", "Steer", "BestOfN",
-    }  # fmt: skip
+        "Mixture",
+        "MetaFlowMap",
+        "Stein",
+        "Gradient",
+        "Likelihood",
+        "Steer",
+        "BestOfN",
+    }
     assert all(origin.startswith("align-core ") for origin in origins.values())
     log = (done.folder / "log.txt").read_text()
     assert "Stein: 5 steps, from step 0" in log
@@ -319,7 +333,7 @@ def test_rewards_are_normalised_for_every_arm(done, go):
 
 
 def test_what_must_be_said_is_said(go):
-    noted = go(LONG, "mode.steps=2", 'mode.normalise="renorm"', "reward[0].weight=80")
+    noted = go(LONG, "mode.steps=2", 'mode.guidance_norm="renorm"', "reward[0].weight=80")
     first, second = results(noted.folder)["notes"]
     assert first.startswith("steer: normalise = 'renorm'")
     assert second.startswith("* V_0 rests on ")

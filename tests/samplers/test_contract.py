@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from align.catalog.builtins import align_samplers
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel, make_net
 from align.networks.mlp import MLPConfig
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
@@ -17,7 +17,7 @@ from align.samplers.renoise import Renoise
 from align.testing.worlds import plane
 
 SAMPLERS = (
-    PointMass(),
+    DPS(),
     ExactPosterior(),
     MetaFlowMap(steps=2),
     Glass(steps=4),
@@ -44,9 +44,9 @@ def sampler(request):
 
 def _state(model, samples=SAMPLES):
     streams = Streams(2, samples)
-    x = streams.at("x").normal(model.shape).to(model.dtype)
-    t = streams.at("t").uniform(()).to(model.dtype)
-    return At(x, t, model.encode([""] * len(samples))), streams
+    x = streams.fold_in("x").normal(model.shape).to(model.dtype)
+    t = streams.fold_in("t").uniform(()).to(model.dtype)
+    return NoisyState(x, t, model.encode([""] * len(samples))), streams
 
 
 def _network():
@@ -66,11 +66,11 @@ def test_every_sampler_is_checked():
 
 def test_draw_n_does_not_depend_on_the_number_of_draws(sampler):
     model, _ = plane()
-    at, streams = _state(model)
-    five = sampler.sample(model, at, draws=5, streams=streams)
+    noisy, streams = _state(model)
+    five = sampler.sample(model, noisy, draws=5, streams=streams)
     assert five.shape == (5, 5, 2)
     for n in range(5):
-        one = sampler.sample(model, at, draws=1, streams=streams.after(n))
+        one = sampler.sample(model, noisy, draws=1, streams=streams.after(n))
         torch.testing.assert_close(one[0], five[n], rtol=0, atol=1e-9)
     if not sampler.point:
         assert float((five[0] - five[1]).abs().min()) > 1e-6
@@ -78,19 +78,19 @@ def test_draw_n_does_not_depend_on_the_number_of_draws(sampler):
 
 def test_a_row_does_not_depend_on_the_batch(sampler):
     model, _ = plane()
-    at, streams = _state(model)
-    whole = sampler.sample(model, at, draws=2, streams=streams)
+    noisy, streams = _state(model)
+    whole = sampler.sample(model, noisy, draws=2, streams=streams)
     for cut in (slice(0, 1), slice(1, 4), slice(4, 5)):
-        part = sampler.sample(model, at.rows(cut), draws=2, streams=streams.rows(cut))
+        part = sampler.sample(model, noisy.rows(cut), draws=2, streams=streams.rows(cut))
         torch.testing.assert_close(part, whole[:, cut], rtol=0, atol=1e-9)
 
 
 def test_a_row_for_each_draw_is_the_same_as_draws_for_each_row(sampler):
     """How gradients are taken: every draw on a row of its own."""
     model, _ = plane()
-    at, streams = _state(model)
-    whole = sampler.sample(model, at, draws=3, streams=streams)
-    spread = sampler.sample(model, at.tile(3), draws=1, streams=streams.spread(3))
+    noisy, streams = _state(model)
+    whole = sampler.sample(model, noisy, draws=3, streams=streams)
+    spread = sampler.sample(model, noisy.tile(3), draws=1, streams=streams.spread(3))
     torch.testing.assert_close(spread[0], whole.flatten(0, 1), rtol=0, atol=1e-9)
 
 
@@ -98,19 +98,19 @@ def test_single_precision_stays(sampler):
     if isinstance(sampler, ExactPosterior):
         pytest.skip("needs a closed form, which is in double precision")
     model = _network()
-    at, streams = _state(model)
-    draws = sampler.sample(model, at, draws=2, streams=streams)
+    noisy, streams = _state(model)
+    draws = sampler.sample(model, noisy, draws=2, streams=streams)
     assert (draws.dtype, draws.device) == (torch.float32, model.device)
     assert draws.isfinite().all()
-    at = At(at.x, torch.zeros_like(at.t), at.cond)
-    assert sampler.sample(model, at, draws=2, streams=streams).isfinite().all()
+    noisy = NoisyState(noisy.x, torch.zeros_like(noisy.t), noisy.cond)
+    assert sampler.sample(model, noisy, draws=2, streams=streams).isfinite().all()
 
 
 def test_gradients_are_as_declared(sampler):
     model, _ = plane()
-    at, streams = _state(model)
-    x = at.x.clone().requires_grad_()
-    draws = sampler.sample(model, At(x, at.t, at.cond), draws=2, streams=streams)
+    noisy, streams = _state(model)
+    x = noisy.x.clone().requires_grad_()
+    draws = sampler.sample(model, NoisyState(x, noisy.t, noisy.cond), draws=2, streams=streams)
     assert draws.requires_grad == sampler.differentiable
     if sampler.differentiable:
         (gradient,) = torch.autograd.grad(draws.square().sum(), x)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
@@ -19,7 +19,7 @@ EXACT = GaussianPosterior(covariance="exact")
 def _at(model, x, *t):
     t = torch.tensor(t, dtype=torch.float64)
     x = torch.tensor(x, dtype=torch.float64).expand(len(t), *model.shape)
-    return At(x, t, model.encode([""] * len(t)))
+    return NoisyState(x, t, model.encode([""] * len(t)))
 
 
 def _moments(law):
@@ -37,9 +37,9 @@ def _one(path, std=0.7):
 @pytest.mark.parametrize("path", PATHS)
 def test_covariance_of_three_components(path):
     model, _ = line(path)
-    at = _at(model, [0.3], 0.01, 0.1, 0.35, 0.7, 0.95, 1.0)
-    mean, covariance = posterior_moments(model, at)
-    exact_mean, exact = _moments(model.posterior(at))
+    noisy = _at(model, [0.3], 0.01, 0.1, 0.35, 0.7, 0.95, 1.0)
+    mean, covariance = posterior_moments(model, noisy)
+    exact_mean, exact = _moments(model.posterior(noisy))
     assert torch.allclose(mean, exact_mean, atol=1e-12)
     assert torch.allclose(covariance, exact, atol=1e-11)
     assert float(covariance[2]) > 0.5
@@ -47,9 +47,9 @@ def test_covariance_of_three_components(path):
 
 def test_covariance_in_the_plane():
     model, _ = plane()
-    at = _at(model, [0.8, -0.1], 0.05, 0.35, 0.7)
-    mean, covariance = posterior_moments(model, at)
-    exact_mean, exact = _moments(model.posterior(at))
+    noisy = _at(model, [0.8, -0.1], 0.05, 0.35, 0.7)
+    mean, covariance = posterior_moments(model, noisy)
+    exact_mean, exact = _moments(model.posterior(noisy))
     assert torch.allclose(mean, exact_mean, atol=1e-12)
     assert torch.allclose(covariance, exact, atol=1e-11)
     assert float(exact[1, 0, 1]) > 0.5  # not a multiple of the identity
@@ -58,9 +58,9 @@ def test_covariance_in_the_plane():
 @pytest.mark.parametrize("path", PATHS)
 def test_at_time_0_the_covariance_is_the_data_s(path):
     model, _ = line(path)
-    at = _at(model, [-1.3], 0.0, 1e-12)
-    mean, covariance = posterior_moments(model, at)
-    exact_mean, exact = _moments(model.posterior(at))
+    noisy = _at(model, [-1.3], 0.0, 1e-12)
+    mean, covariance = posterior_moments(model, noisy)
+    exact_mean, exact = _moments(model.posterior(noisy))
     assert torch.allclose(mean, exact_mean, atol=1e-6)
     assert torch.allclose(covariance, exact, atol=1e-6)
 
@@ -69,22 +69,22 @@ def test_at_time_0_the_covariance_is_the_data_s(path):
 def test_draws_of_gaussian_data_are_exact(path):
     """D + C^½ ε with the very noise of the streams."""
     model, streams = _one(path), Streams(0, (0, 1, 2, 3))
-    at = _at(model, [0.4, 1.1, -0.2], 0.0, 0.3, 0.8, 0.99)
-    noise = streams.at("posterior").normal((3,), draws=5)
-    law = model.posterior(at)
+    noisy = _at(model, [0.4, 1.1, -0.2], 0.0, 0.3, 0.8, 0.99)
+    noise = streams.fold_in("posterior").normal((3,), draws=5)
+    law = model.posterior(noisy)
     expected = law.means[:, 0] + law.variances[:, :1].sqrt() * noise
-    assert torch.allclose(EXACT.sample(model, at, draws=5, streams=streams), expected, atol=1e-6)
+    assert torch.allclose(EXACT.sample(model, noisy, draws=5, streams=streams), expected, atol=1e-6)
     isotropic = GaussianPosterior(data_std=0.7)
-    found = isotropic.sample(model, at, draws=5, streams=streams)
+    found = isotropic.sample(model, noisy, draws=5, streams=streams)
     assert torch.allclose(found, expected, atol=1e-12)
 
 
 def test_draws_have_the_covariance_of_the_plane():
     model, _ = plane()
-    at, streams = _at(model, [0.8, -0.1], 0.35), Streams(1, (0,))
-    draws = EXACT.sample(model, at, draws=20_000, streams=streams)[:, 0]
-    noise = streams.at("posterior").normal((2,), draws=20_000)[:, 0]
-    mean, covariance = posterior_moments(model, at)
+    noisy, streams = _at(model, [0.8, -0.1], 0.35), Streams(1, (0,))
+    draws = EXACT.sample(model, noisy, draws=20_000, streams=streams)[:, 0]
+    noise = streams.fold_in("posterior").normal((2,), draws=20_000)[:, 0]
+    mean, covariance = posterior_moments(model, noisy)
     root = torch.linalg.lstsq(noise, draws - mean).solution
     assert torch.allclose(root, root.T, atol=1e-12)
     assert torch.allclose(root @ root, covariance[0], atol=1e-12)
@@ -94,27 +94,28 @@ def test_draws_have_the_covariance_of_the_plane():
 def test_isotropic_variance_is_that_of_the_standard_choice():
     """r² = σ²/(1 + σ²) with σ = α/β for unit data."""
     model, streams = line()[0], Streams(0, (0, 1, 2))
-    at = _at(model, [0.3], 0.0, 0.4, 1.0)
-    draws = GaussianPosterior().sample(model, at, draws=2, streams=streams)
-    noise = streams.at("posterior").normal((1,), draws=2)
-    ratio = (draws - model.denoiser(at)) / noise
+    noisy = _at(model, [0.3], 0.0, 0.4, 1.0)
+    draws = GaussianPosterior().sample(model, noisy, draws=2, streams=streams)
+    noise = streams.fold_in("posterior").normal((1,), draws=2)
+    ratio = (draws - model.denoiser(noisy)) / noise
     expected = torch.tensor([1, (1.5**2 / (1 + 1.5**2)) ** 0.5, 0], dtype=torch.float64)
     assert torch.allclose(ratio[..., 0], expected.expand(2, 3), atol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [EXACT, GaussianPosterior(data_std=0.7)],
-                         ids=lambda s: s.covariance)  # fmt: skip
+@pytest.mark.parametrize(
+    "sampler", [EXACT, GaussianPosterior(data_std=0.7)], ids=lambda s: s.covariance
+)
 def test_gradient_goes_through_the_denoiser(sampler):
     """For Gaussian data it is the whole gradient, β v / (α² + β² v)."""
     model, streams = _one("linear"), Streams(0, (0, 1))
-    at = _at(model, [0.4, 1.1, -0.2], 0.3, 0.8)
-    x = at.x.clone().requires_grad_()
-    draws = sampler.sample(model, At(x, at.t, at.cond), draws=4, streams=streams)
+    noisy = _at(model, [0.4, 1.1, -0.2], 0.3, 0.8)
+    x = noisy.x.clone().requires_grad_()
+    draws = sampler.sample(model, NoisyState(x, noisy.t, noisy.cond), draws=4, streams=streams)
     (gradient,) = torch.autograd.grad(draws.sum(), x)
-    gain = at.t * 0.49 / ((1 - at.t) ** 2 + at.t**2 * 0.49)
+    gain = noisy.t * 0.49 / ((1 - noisy.t) ** 2 + noisy.t**2 * 0.49)
     assert torch.allclose(gradient, 4 * gain[:, None].expand(2, 3), atol=1e-12)
     with torch.no_grad():
-        again = sampler.sample(model, At(x, at.t, at.cond), draws=4, streams=streams)
+        again = sampler.sample(model, NoisyState(x, noisy.t, noisy.cond), draws=4, streams=streams)
     assert not again.requires_grad
     assert torch.equal(again, draws)
 
@@ -137,12 +138,12 @@ def test_negative_eigenvalues_count_as_none():
             turn = torch.tensor([[0.3, 0.4, 0], [-0.4, -0.2, 0], [0, 0, 0]]).to(x)
             return (x @ turn.T - x) / (1 - t)[:, None]
 
-    at, streams = _at(model, [1.0, 1.0, 1.0], 0.5), Streams(0, (0,))
-    _, covariance = posterior_moments(Bent(), at)
+    noisy, streams = _at(model, [1.0, 1.0, 1.0], 0.5), Streams(0, (0,))
+    _, covariance = posterior_moments(Bent(), noisy)
     expected = 0.5 * torch.diag(torch.tensor([0.3, -0.2, 0.0], dtype=torch.float64))
     assert torch.allclose(covariance[0], expected, atol=1e-12)
-    draws = EXACT.sample(Bent(), at, draws=50, streams=streams)
-    noise = streams.at("posterior").normal((3,), draws=50)
+    draws = EXACT.sample(Bent(), noisy, draws=50, streams=streams)
+    noise = streams.fold_in("posterior").normal((3,), draws=50)
     away = draws - torch.tensor([0.7, -0.6, 0], dtype=torch.float64)
     expected = noise * torch.tensor([0.15**0.5, 0, 0], dtype=torch.float64)
     assert torch.allclose(away, expected, atol=1e-7)
@@ -150,8 +151,8 @@ def test_negative_eigenvalues_count_as_none():
 
 def test_cost_is_one_call_and_a_backward_pass_an_element():
     model, meter = _one("linear"), Meter()
-    at = _at(model, [0.4, 1.1, -0.2], 0.3, 0.8)
+    noisy = _at(model, [0.4, 1.1, -0.2], 0.3, 0.8)
     guarded = GuardedModel(model, "mixture", meter, 8)
-    EXACT.sample(guarded, at, draws=7, streams=Streams(0, (0, 1)))
+    EXACT.sample(guarded, noisy, draws=7, streams=Streams(0, (0, 1)))
     assert meter.calls == {"network": 2}
     assert meter.backward == {"network": 6}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.errors import PartError
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
@@ -17,20 +17,20 @@ def test_more_jumps_of_an_exact_map_change_nothing():
     model, _ = plane()
     streams = Streams(0, (4, 2))
     t = torch.tensor([0.3, 0.6], dtype=torch.float64)
-    at = At(streams.at("x").normal((2,)), t, model.encode([""] * 2))
-    one = MetaFlowMap(steps=1).sample(model, at, draws=50, streams=streams)
+    noisy = NoisyState(streams.fold_in("x").normal((2,)), t, model.encode([""] * 2))
+    one = MetaFlowMap(steps=1).sample(model, noisy, draws=50, streams=streams)
     assert one.shape == (50, 2, 2)
-    four = MetaFlowMap(steps=4).sample(model, at, draws=50, streams=streams)
+    four = MetaFlowMap(steps=4).sample(model, noisy, draws=50, streams=streams)
     assert torch.allclose(one, four, atol=1e-8)
-    assert torch.equal(one[:3], MetaFlowMap().sample(model, at, draws=3, streams=streams))
+    assert torch.equal(one[:3], MetaFlowMap().sample(model, noisy, draws=3, streams=streams))
 
 
 def test_draws_follow_the_posterior():
     model, _ = line()
     x, t = torch.tensor([[0.2]]).double(), torch.tensor([0.35]).double()
-    at, streams = At(x, t, model.encode([""])), Streams(0, (0,))
-    draws = MetaFlowMap().sample(model, at, draws=20_000, streams=streams).flatten()
-    assert w1(draws, model.draw_posterior(at, 20_000, streams).flatten()) < 0.03
+    noisy, streams = NoisyState(x, t, model.encode([""])), Streams(0, (0,))
+    draws = MetaFlowMap().sample(model, noisy, draws=20_000, streams=streams).flatten()
+    assert w1(draws, model.draw_posterior(noisy, 20_000, streams).flatten()) < 0.03
 
 
 def test_a_sampler_says_what_it_needs():
@@ -39,5 +39,5 @@ def test_a_sampler_says_what_it_needs():
 
     with pytest.raises(PartError, match="glass"):
         MetaFlowMap().sample(Plain(), None, draws=1, streams=Streams(0, (0,)))
-    assert PointMass().needs is None
+    assert DPS().needs is None
     assert Glass().needs is None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.mixture import Mixture
@@ -18,7 +18,7 @@ PATHS = ("linear", "trigonometric")
 def _at(model, x, *t):
     t = torch.tensor(t, dtype=torch.float64)
     x = torch.tensor(x, dtype=torch.float64).expand(len(t), *model.shape)
-    return At(x, t, model.encode([""] * len(t)))
+    return NoisyState(x, t, model.encode([""] * len(t)))
 
 
 def _gaussian(path, std):
@@ -30,11 +30,11 @@ def _gaussian(path, std):
 def test_proposal_is_the_posterior_of_gaussian_data(path, candidates):
     """Every draw is the posterior's mean and deviation, with one of the noises in between."""
     model, streams = _gaussian(path, 0.7), Streams(0, (0, 1, 2, 3, 4))
-    at = _at(model, [0.4, 1.1], 0.0, 1e-4, 0.3, 0.8, 0.99)
+    noisy = _at(model, [0.4, 1.1], 0.0, 1e-4, 0.3, 0.8, 0.99)
     sampler = Renoise(candidates=candidates, data_std=0.7)
-    draws = sampler.sample(model, at, draws=3, streams=streams)
-    law = model.posterior(at)
-    noise = streams.at("posterior").normal((candidates, 2), draws=3)
+    draws = sampler.sample(model, noisy, draws=3, streams=streams)
+    law = model.posterior(noisy)
+    noise = streams.fold_in("posterior").normal((candidates, 2), draws=3)
     every = law.means[:, 0, None] + law.variances[:, 0, None, None].sqrt() * noise
     assert every.shape == (3, 5, candidates, 2)
     gap = (every - draws[:, :, None]).abs().amax(-1).amin(-1)
@@ -44,10 +44,10 @@ def test_proposal_is_the_posterior_of_gaussian_data(path, candidates):
 def test_all_candidates_of_gaussian_data_are_equally_likely():
     model, count = _gaussian("linear", 0.7), 8000
     streams = Streams(0, tuple(range(count)))
-    at = _at(model, [0.4, 1.1], *[0.4] * count)
-    draws = Renoise(candidates=4, data_std=0.7).sample(model, at, draws=1, streams=streams)
-    noise = streams.at("posterior").normal((4, 2))
-    law = model.posterior(at)
+    noisy = _at(model, [0.4, 1.1], *[0.4] * count)
+    draws = Renoise(candidates=4, data_std=0.7).sample(model, noisy, draws=1, streams=streams)
+    noise = streams.fold_in("posterior").normal((4, 2))
+    law = model.posterior(noisy)
     every = law.means[:, 0, None] + law.variances[:, 0, None, None].sqrt() * noise
     chosen = (every - draws[0][:, None]).abs().amax(-1).argmin(-1)
     shares = torch.bincount(chosen, minlength=4) / count
@@ -59,11 +59,11 @@ def test_all_candidates_of_gaussian_data_are_equally_likely():
 def test_weights_make_up_for_a_wrong_proposal(path, std):
     """Data of another deviation: wrong with one candidate, right with many."""
     model, count = _gaussian(path, 1.0), 1500
-    at = _at(model, [1.0, 0.6], *[0.45] * count)
+    noisy = _at(model, [1.0, 0.6], *[0.45] * count)
     streams = Streams(0, tuple(range(count)))
-    exact = model.draw_posterior(at.rows(slice(0, 1)), 40_000, streams.rows(slice(0, 1)))[:, 0]
+    exact = model.draw_posterior(noisy.rows(slice(0, 1)), 40_000, streams.rows(slice(0, 1)))[:, 0]
     one, many = (
-        Renoise(candidates=k, data_std=std).sample(model, at, draws=1, streams=streams)[0]
+        Renoise(candidates=k, data_std=std).sample(model, noisy, draws=1, streams=streams)[0]
         for k in (1, 32)
     )
     for d in range(2):
@@ -77,22 +77,22 @@ def test_weights_make_up_for_a_wrong_proposal(path, std):
 def test_draws_of_three_components_are_near_the_posterior(path, t):
     """In deviations of the posterior; two sets of exact draws are .01 to .04 apart."""
     model, count = line(path)[0], 2000
-    at = _at(model, [0.6 * t - 0.2], *[t] * count)
+    noisy = _at(model, [0.6 * t - 0.2], *[t] * count)
     streams = Streams(0, tuple(range(count)))
-    exact = model.draw_posterior(at.rows(slice(0, 1)), 40_000, Streams(3, (0,)))[:, 0, 0]
+    exact = model.draw_posterior(noisy.rows(slice(0, 1)), 40_000, Streams(3, (0,)))[:, 0, 0]
     for candidates, most in ((4, 0.09), (16, 0.05)):
-        draws = Renoise(candidates=candidates).sample(model, at, draws=1, streams=streams)
+        draws = Renoise(candidates=candidates).sample(model, noisy, draws=1, streams=streams)
         assert w1(draws[0, :, 0], exact) / float(exact.std()) < most
 
 
 def test_draws_in_the_plane_are_near_the_posterior():
     """The triangular map is not the flow's: that it carries the laws is enough."""
     model, count = plane()[0], 1000
-    at = _at(model, [0.5, 0.3], *[0.5] * count)
+    noisy = _at(model, [0.5, 0.3], *[0.5] * count)
     streams = Streams(0, tuple(range(count)))
-    exact = model.draw_posterior(at.rows(slice(0, 1)), 20_000, Streams(3, (0,)))[:, 0]
+    exact = model.draw_posterior(noisy.rows(slice(0, 1)), 20_000, Streams(3, (0,)))[:, 0]
     one, many = (
-        sliced_w2(Renoise(candidates=k).sample(model, at, draws=1, streams=streams)[0], exact)
+        sliced_w2(Renoise(candidates=k).sample(model, noisy, draws=1, streams=streams)[0], exact)
         for k in (1, 16)
     )
     assert one > 0.4

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.samplers.glass import Glass
 from align.samplers.transition import glass_transition, stopping_time
@@ -30,8 +30,10 @@ def _kernel(model, x, t, u):
 @pytest.mark.parametrize("kind", PATHS)
 def test_stopping_time_makes_up_for_what_is_missing(kind):
     path = line(kind)[0].path
-    t, u = (v.flatten() for v in torch.meshgrid(_times(0.05, 0.4, 0.9), _times(0.05, 0.5, 0.99, 1),
-                                                indexing="ij"))  # fmt: skip
+    t, u = (
+        v.flatten()
+        for v in torch.meshgrid(_times(0.05, 0.4, 0.9), _times(0.05, 0.5, 0.99, 1), indexing="ij")
+    )
     t, u = t[u > t], u[u > t]
     r = stopping_time(path, t, u)
     told = path.beta(r) ** 2 / path.alpha(r) ** 2 + path.beta(t) ** 2 / path.alpha(t) ** 2
@@ -52,8 +54,8 @@ def test_noise_becomes_the_same_quantile_of_the_kernel(kind, t, u):
     noise = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]
     t, u = _times(t).expand(61), _times(u).expand(61)
     x = torch.full((61, 1), 0.4 * float(t[0]) - 0.1, dtype=torch.float64)
-    at = At(x, t, model.encode([""] * 61))
-    found = glass_transition(model, at, u, steps=100, method="heun", noise=noise)
+    noisy = NoisyState(x, t, model.encode([""] * 61))
+    found = glass_transition(model, noisy, u, steps=100, method="heun", noise=noise)
     law = _kernel(model, x, t, u)
     reach = (found - law.means[..., 0]) / law.variances.sqrt()
     below = (law.log_weights.exp() * torch.special.ndtr(reach)).sum(-1)
@@ -67,11 +69,15 @@ def test_kernel_by_draws(kind):
     rows = Streams(0, tuple(range(count)))
     t, u = _times(0.35).expand(count), _times(0.6).expand(count)
     x = torch.full((count, 1), 0.1, dtype=torch.float64)
-    at = At(x, t, model.encode([""] * count))
-    found = glass_transition(model, at, u, steps=20, method="heun", noise=rows.normal((1,)))[:, 0]
+    noisy = NoisyState(x, t, model.encode([""] * count))
+    found = glass_transition(model, noisy, u, steps=20, method="heun", noise=rows.normal((1,)))[
+        :, 0
+    ]
     exact = _kernel(model, x[:1], t[:1], u[:1]).draw(rows.rows(slice(0, 1)), count)[:, 0, 0]
     assert w1(found, exact) < 0.03  # two sets of exact draws: 0.006 to 0.014
-    wrong = glass_transition(model, at, u - 0.05, steps=20, method="heun", noise=rows.normal((1,)))
+    wrong = glass_transition(
+        model, noisy, u - 0.05, steps=20, method="heun", noise=rows.normal((1,))
+    )
     assert w1(wrong[:, 0], exact) > 0.05
 
 
@@ -81,8 +87,8 @@ def test_moments_in_the_plane():
     rows = Streams(1, tuple(range(count)))
     t, u = _times(0.4).expand(count), _times(0.7).expand(count)
     x = torch.tensor([[0.8, 0.1]], dtype=torch.float64).expand(count, 2)
-    at = At(x, t, model.encode([""] * count))
-    found = glass_transition(model, at, u, steps=12, method="heun", noise=rows.normal((2,)))
+    noisy = NoisyState(x, t, model.encode([""] * count))
+    found = glass_transition(model, noisy, u, steps=12, method="heun", noise=rows.normal((2,)))
     law = _kernel(model, x[:1], t[:1], u[:1])
     gap = law.means[0] - law.mean()
     weights = law.log_weights.exp()[0]
@@ -97,20 +103,20 @@ def test_moments_in_the_plane():
 def test_to_the_end_it_is_a_posterior_draw(method):
     model, _ = line()
     streams = Streams(2, (5, 6))
-    at = At(_times(0.3, -1)[:, None], _times(0.2, 0.6), model.encode([""] * 2))
-    draw = Glass(steps=7, method=method).sample(model, at, draws=1, streams=streams)[0]
-    noise = streams.at("posterior").normal((1,))
-    found = glass_transition(model, at, _times(1, 1), steps=7, method=method, noise=noise)
+    noisy = NoisyState(_times(0.3, -1)[:, None], _times(0.2, 0.6), model.encode([""] * 2))
+    draw = Glass(steps=7, method=method).sample(model, noisy, draws=1, streams=streams)[0]
+    noise = streams.fold_in("posterior").normal((1,))
+    found = glass_transition(model, noisy, _times(1, 1), steps=7, method=method, noise=noise)
     assert torch.allclose(found, draw, atol=1e-13)
 
 
 def test_rows_have_their_own_times_and_keep_their_type():
     model, _ = line()
     x, t, u = torch.tensor([[0.2], [0.5]]), torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.7])
-    at, noise = At(x, t, model.encode([""] * 2)), torch.tensor([[0.4], [-1.0]])
-    both = glass_transition(model, at, u, steps=5, method="euler", noise=noise)
+    noisy, noise = NoisyState(x, t, model.encode([""] * 2)), torch.tensor([[0.4], [-1.0]])
+    both = glass_transition(model, noisy, u, steps=5, method="euler", noise=noise)
     alone = glass_transition(
-        model, at.rows(slice(1, 2)), u[1:], steps=5, method="euler", noise=noise[1:]
+        model, noisy.rows(slice(1, 2)), u[1:], steps=5, method="euler", noise=noise[1:]
     )
     assert both.shape == (2, 1)
     assert torch.allclose(both[1:], alone, atol=1e-6)

@@ -15,14 +15,22 @@ import torch
 from align.core.draws import draws_option
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.metric import Metric
-from align.core.mode import AlignmentMode, Info, Trains
-from align.core.model import At, Condition, FlowMap, FlowModel, ModelSpec, Population, PosteriorMap
+from align.core.mode import AlignmentMode, Info, Trainable
+from align.core.model import (
+    Condition,
+    DataSampler,
+    FlowMap,
+    FlowModel,
+    ModelSpec,
+    NoisyState,
+    PosteriorMap,
+)
 from align.core.option import option
 from align.core.path import LinearPath
 from align.core.problem import Problem
 from align.core.reward import Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
-from align.core.study import Findings, Studies
+from align.core.study import Findings, Study
 from align.core.study import Point as Found
 from align.errors import PartError, PromptError
 from align.estimators.exact import Exact
@@ -65,26 +73,26 @@ class Draws(PosteriorSampler):
 
     fault: str = option("what is wrong", default="")
 
-    def sample(self, model, at, *, draws, streams):
+    def sample(self, model, noisy, *, draws, streams):
         if self.fault == "forgetful of needs" and not isinstance(model, PosteriorMap):
-            return Glass(steps=3).sample(model, at, draws=draws, streams=streams)
+            return Glass(steps=3).sample(model, noisy, draws=draws, streams=streams)
         if self.fault == "changes its input":
-            at.t.add_(1e-12)
-        inner = at
+            noisy.t.add_(1e-12)
+        inner = noisy
         if self.fault == "another batch":
-            inner = At(at.x + 0.01 * at.x.mean(0), at.t, at.cond)
+            inner = NoisyState(noisy.x + 0.01 * noisy.x.mean(0), noisy.t, noisy.cond)
         if self.fault == "no gradient":
-            inner = At(at.x.detach(), at.t, at.cond)
+            inner = NoisyState(noisy.x.detach(), noisy.t, noisy.cond)
         x1 = MetaFlowMap().sample(model, inner, draws=draws, streams=streams)
         mean = x1.mean(0, keepdim=True)
         return {
             "global": lambda: x1 + 0 * torch.rand(()),
             "centred": lambda: x1 - 0.01 * mean * (draws > 1),
             "single": lambda: x1.float(),
-            "biased": lambda: x1 + 0.1 * (1 - at.t)[:, None],
+            "biased": lambda: x1 + 0.1 * (1 - noisy.t)[:, None],
             "half a gradient": lambda: x1.detach() + 0.5 * (x1 - x1.detach()),
-            "late": lambda: x1 + 0.1 * (at.t > 0.99)[:, None],
-            "early": lambda: x1 / (at.t > 0)[:, None],
+            "late": lambda: x1 + 0.1 * (noisy.t > 0.99)[:, None],
+            "early": lambda: x1 / (noisy.t > 0)[:, None],
         }.get(self.fault, lambda: x1)()
 
 
@@ -136,12 +144,12 @@ class Estimator(ValueEstimator):
     draws: int = draws_option()
     fault: str = option("what is wrong", default="")
 
-    def estimate(self, problem, at, *, streams):
+    def estimate(self, problem, noisy, *, streams):
         draws = self.draws
         if self.fault == "fewer draws" and draws > 1:
             draws -= 1
         if self.fault == "chunked":
-            at = At(at.x * (1 + 1e-3 * (problem.chunk < 10)), at.t, at.cond)
+            noisy = NoisyState(noisy.x * (1 + 1e-3 * (problem.chunk < 10)), noisy.t, noisy.cond)
         inner = Gradient(draws=draws) if self.fault == "gradient" else Stein(draws=draws)
         if self.fault == "forgetful of sampler" and problem.sampler is None:
             problem = attrs.evolve(problem, sampler=ExactPosterior())
@@ -149,7 +157,7 @@ class Estimator(ValueEstimator):
             raise PartError("needs more than it says")
         if self.fault == "global":
             torch.rand(())
-        found = inner.estimate(problem, at, streams=streams)
+        found = inner.estimate(problem, noisy, streams=streams)
         changes = {
             "factor": lambda: {"shift": 2 * found.shift},
             "sum": lambda: {"value": found.value + math.log(draws)},
@@ -277,7 +285,7 @@ class World(ModelSpec):
 
     @property
     def provides(self):
-        all_of = {FlowMap, PosteriorMap, Population, ClosedForm}
+        all_of = {FlowMap, PosteriorMap, DataSampler, ClosedForm}
         return frozenset(all_of - {FlowMap} if self.fault == "modest" else all_of)
 
     @property
@@ -295,7 +303,7 @@ class _Doubled(LinearPath):
         return 2 * torch.ones_like(t)
 
 
-class _World(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
+class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
     domain = "vector"
 
     def __init__(self, inner, fault):
@@ -330,21 +338,21 @@ class _World(FlowModel, FlowMap, PosteriorMap, Population, ClosedForm):
             return x + (u - s)[:, None] * self.inner.velocity(x, s, cond)
         return x + 1.1 * (found - x) if self.fault == "far" else found
 
-    def posterior_jump(self, y, s, u, at):
+    def posterior_jump(self, y, s, u, noisy):
         if self.fault == "no context":
-            at = At(at.x, 0 * at.t, at.cond)
-        found = self.inner.posterior_jump(y, s, u, at)
+            noisy = NoisyState(noisy.x, 0 * noisy.t, noisy.cond)
+        found = self.inner.posterior_jump(y, s, u, noisy)
         return found + (u - s)[:, None] ** 2 if self.fault == "bent" else found
 
     def draw(self, streams):
         found = self.inner.draw(streams)
         return found - 0.01 * found.mean(0) if self.fault == "centred" else found
 
-    def value(self, at, reward):
-        return self.inner.value(at, reward)
+    def value(self, noisy, reward):
+        return self.inner.value(noisy, reward)
 
-    def draw_posterior(self, at, draws, streams):
-        found = self.inner.draw_posterior(at, draws, streams)
+    def draw_posterior(self, noisy, draws, streams):
+        found = self.inner.draw_posterior(noisy, draws, streams)
         return found + 0.1 if self.fault == "biased" else found
 
     def draw_tilted(self, reward, streams):
@@ -470,7 +478,7 @@ def test_broken_modes(fault, expected):
 
 
 @attrs.frozen(kw_only=True)
-class Counts(AlignmentMode, Trains):
+class Counts(AlignmentMode, Trainable):
     """Training, of one number; it forgets to save it when `forgetful`."""
 
     kind: ClassVar[str] = "counts"
@@ -487,7 +495,7 @@ class Counts(AlignmentMode, Trains):
         return torch.zeros(())
 
     def step(self, problem, state, index, streams):
-        state += streams.at(index).normal(())[0]
+        state += streams.fold_in(index).normal(())[0]
         return state, Info({"total": float(state)})
 
     def finish(self, problem, state):
@@ -509,7 +517,7 @@ def test_a_training_mode_that_forgets():
 
 
 @attrs.frozen(kw_only=True)
-class Looks(AlignmentMode, Studies):
+class Looks(AlignmentMode, Study):
     """A study of the model's noise, spoilt by `fault`."""
 
     kind: ClassVar[str] = "looks"
@@ -623,9 +631,13 @@ def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
     elsewhere = {"form", "point", "path", "velocity", "resumes", "findings"}
     tables = (
-        test_broken_samplers, test_broken_estimators, test_broken_rewards, test_broken_models,
-        test_broken_modes, test_broken_metrics,
-    )  # fmt: skip
+        test_broken_samplers,
+        test_broken_estimators,
+        test_broken_rewards,
+        test_broken_models,
+        test_broken_modes,
+        test_broken_metrics,
+    )
     for table in tables:
         contract = table.__name__.removeprefix("test_broken_").removesuffix("s")
         (rows,) = [mark.args[1] for mark in table.pytestmark if mark.name == "parametrize"]

@@ -143,7 +143,7 @@ def places(first, count):
 
 
 def test_order_visits_every_row_once_an_epoch():
-    streams = Streams(3, (0, 1)).at("order")
+    streams = Streams(3, (0, 1)).fold_in("order")
     seen = torch.cat([order(streams, 10, places(4 * step, 4)) for step in range(10)])
     epochs = seen.reshape(4, 10)
     assert (epochs.sort(1).values == torch.arange(10)).all()
@@ -157,7 +157,7 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     assert torch.equal(order(streams, 10, places(20, 20)), whole[20:40])
     assert torch.equal(order(Streams(3, (9,)), 10, places(0, 40)), whole)
     assert not torch.equal(order(Streams(4, (0, 1)), 10, places(0, 40)), whole)
-    assert not torch.equal(order(streams.at("other"), 10, places(0, 40)), whole)
+    assert not torch.equal(order(streams.fold_in("other"), 10, places(0, 40)), whole)
 
 
 def test_every_order_is_as_likely():

@@ -43,7 +43,7 @@ def test_states_are_latents_of_the_pictures_and_of_their_mirror_images(tmp_path)
     assert torch.allclose(found.states[1], model.autoencoder.encode(pictures.flip(3)), atol=1e-5)
     assert not torch.allclose(found.states[0], found.states[1], atol=1e-2)
     assert found.labels.tolist() == [1, 1, 1, 0, 0, 0]
-    assert found.unnamed == 2
+    assert found.null_label == 2
     assert not found.states.requires_grad
     plain = encoded(Pictures(path=path, mirror=False), model)
     assert torch.equal(plain.states, found.states[:1])
@@ -52,7 +52,7 @@ def test_states_are_latents_of_the_pictures_and_of_their_mirror_images(tmp_path)
 def test_a_model_without_classes_sees_none(tmp_path):
     found = encoded(Pictures(path=_pictures(tmp_path)), _model(classes=()))
     assert found.labels.tolist() == [0] * 6
-    assert found.unnamed == 0
+    assert found.null_label == 0
 
 
 def test_a_model_without_autoencoder_is_refused(tmp_path):
@@ -257,9 +257,11 @@ def test_latents_without_pictures_must_be_there(tmp_path):
 
 
 def test_the_log_says_how_far_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "chunks", lambda found, workers: (
-        (first, found.rows([first])) for first in range(len(found))
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        latents,
+        "chunks",
+        lambda found, workers: ((first, found.rows([first])) for first in range(len(found))),
+    )
     lines = []
     logger.enable("align")
     sink = logger.add(lambda message: lines.append(message.record["message"]))

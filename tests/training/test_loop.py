@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from align.core.mode import AlignmentMode, Export, Info, Trains
+from align.core.mode import AlignmentMode, Export, Info, Trainable
 from align.core.model import NoModel
 from align.core.option import option
 from align.core.problem import Problem
@@ -22,7 +22,7 @@ from align.training.loop import Optimisation, Training, advance, rate_at
 
 
 def test_rate_grows_then_falls():
-    options = Optimisation(rate=2.0, warmup=4)
+    options = Optimisation(learning_rate=2.0, warmup=4)
     rates = [rate_at(options, index, 12) for index in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
@@ -31,10 +31,10 @@ def test_rate_grows_then_falls():
     assert rates[8] == pytest.approx(expected)
     assert 0.04 < rates[11] < 0.12
     assert rate_at(options, 12, 12) == pytest.approx(0.04)
-    flat = Optimisation(rate=2.0, warmup=2, decay="none")
+    flat = Optimisation(learning_rate=2.0, warmup=2, decay="none")
     assert [rate_at(flat, index, 5) for index in range(5)] == [1.0, 2.0, 2.0, 2.0, 2.0]
-    assert rate_at(Optimisation(rate=2.0, warmup=0), 0, 5) == 2.0
-    assert rate_at(Optimisation(rate=2.0, warmup=9), 4, 5) == pytest.approx(10 / 9)
+    assert rate_at(Optimisation(learning_rate=2.0, warmup=0), 0, 5) == 2.0
+    assert rate_at(Optimisation(learning_rate=2.0, warmup=9), 4, 5) == pytest.approx(10 / 9)
 
 
 def step(training, loss, options, index, steps):
@@ -52,7 +52,7 @@ class _Scalar(nn.Module):
 
 def test_step_is_adam_s_and_says_what_it_did():
     module = _Scalar()
-    options = Optimisation(rate=0.1, warmup=2, clip=0.5)
+    options = Optimisation(learning_rate=0.1, warmup=2, max_grad_norm=0.5)
     training = Training.of(module, options)
     numbers = step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
     assert numbers == pytest.approx({"loss": 3.0 - 8.0, "norm": 5.0, "rate": 0.05})
@@ -62,7 +62,7 @@ def test_step_is_adam_s_and_says_what_it_did():
 
 def test_gradient_is_clipped():
     module = _Scalar()
-    options = Optimisation(rate=0.1, clip=0.5)
+    options = Optimisation(learning_rate=0.1, max_grad_norm=0.5)
     training = Training.of(module, options)
     step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
     assert module.w.grad.tolist() == pytest.approx([0.3, -0.4], abs=1e-5)
@@ -72,16 +72,25 @@ def test_gradient_is_clipped():
     ("name", "reference"),
     [
         ("adamw", lambda w: torch.optim.AdamW([w], 0.1, (0.8, 0.95), weight_decay=0.3)),
-        ("radam", lambda w: torch.optim.RAdam(
-            [w], 0.1, (0.8, 0.95), weight_decay=0.3, decoupled_weight_decay=True)),
+        (
+            "radam",
+            lambda w: torch.optim.RAdam(
+                [w], 0.1, (0.8, 0.95), weight_decay=0.3, decoupled_weight_decay=True
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_optimisers_are_torch_s(name, reference):
     module, w = _Scalar(), nn.Parameter(torch.tensor([1.0, 2.0]))
     options = Optimisation(
-        rate=0.1, warmup=0, decay="none", clip=1e9, optimiser=name, betas=(0.8, 0.95),
+        learning_rate=0.1,
+        warmup=0,
+        decay="none",
+        max_grad_norm=1e9,
+        optimiser=name,
+        betas=(0.8, 0.95),
         weight_decay=0.3,
-    )  # fmt: skip
+    )
     training, other = Training.of(module, options), reference(w)
     scale = torch.tensor([3.0, -4.0])
     for index in range(12):
@@ -95,7 +104,7 @@ def test_optimisers_are_torch_s(name, reference):
 
 def test_several_running_means():
     module = _Scalar()
-    options = Optimisation(rate=0.1, warmup=0, average=0.25, averages=(0.0, 0.1))
+    options = Optimisation(learning_rate=0.1, warmup=0, ema_decay=0.25, ema_decays=(0.0, 0.1))
     training = Training.of(module, options)
     means = {rate: module.w.detach().clone() for rate in (0.25, 0.0, 0.1)}
     for index in range(8):
@@ -103,9 +112,9 @@ def test_several_running_means():
         for rate, mean in means.items():
             keep = min(rate, (1 + index) / (10 + index))
             means[rate] = keep * mean + (1 - keep) * module.w.detach()
-    assert torch.allclose(training.average.w, means[0.25])
+    assert torch.allclose(training.ema.w, means[0.25])
     export = training.exported(lambda module: Export({"net": module}, {}))
-    assert torch.equal(export.modules["net"].w, training.average.w)
+    assert torch.equal(export.modules["net"].w, training.ema.w)
     assert list(export.others) == ["0", "0.1"]
     for name, other in export.others.items():
         assert torch.allclose(other().modules["net"].w, means[float(name)])
@@ -134,18 +143,18 @@ def test_a_checkpoint_of_another_network_is_refused():
 
 def test_average_follows_the_weights():
     module = _Scalar()
-    options = Optimisation(rate=0.1, warmup=0, average=0.25)
+    options = Optimisation(learning_rate=0.1, warmup=0, ema_decay=0.25)
     training = Training.of(module, options)
-    assert not any(p.requires_grad for p in training.average.parameters())
-    assert not training.average.training
+    assert not any(p.requires_grad for p in training.ema.parameters())
+    assert not training.ema.training
     mean = module.w.detach().clone()
     for index in range(5):
         module.count += 1
         step(training, lambda: module.w.square().sum(), options, index, 5)
         keep = min(0.25, (1 + index) / (10 + index))
         mean = keep * mean + (1 - keep) * module.w.detach()
-        assert torch.allclose(training.average.w, mean)
-        assert int(training.average.count) == index + 1
+        assert torch.allclose(training.ema.w, mean)
+        assert int(training.ema.count) == index + 1
     assert not torch.allclose(mean, module.w, atol=1e-4)
 
 
@@ -154,7 +163,7 @@ def test_begins_to_train_a_frozen_module():
     training = Training.of(module, Optimisation(weight_decay=0.3))
     assert module.w.requires_grad
     assert module.training
-    assert training.average.w is not module.w
+    assert training.ema.w is not module.w
     assert training.optimiser.param_groups[0]["weight_decay"] == 0.3
 
 
@@ -177,11 +186,15 @@ def test_precision_is_that_of_forward_passes_only(precision):
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_a_batch_in_pieces_is_the_same_step(accumulate):
-    def trained(accumulate):
+def test_a_batch_in_pieces_is_the_same_step(grad_accumulation):
+    def trained(grad_accumulation):
         training = Training.of(
             Streams(0, ()).initialise(lambda: nn.Linear(2, 1)),
-            options := (Optimisation(batch=6, accumulate=accumulate, rate=0.1, warmup=0)),
+            options := (
+                Optimisation(
+                    batch=6, grad_accumulation=grad_accumulation, learning_rate=0.1, warmup=0
+                )
+            ),
         )
 
         def loss(rows):
@@ -195,24 +208,24 @@ def test_a_batch_in_pieces_is_the_same_step(accumulate):
         return said, training.module.weight.detach(), seen
 
     whole, weight, _ = trained(1)
-    parts, again, seen = trained(accumulate)
+    parts, again, seen = trained(grad_accumulation)
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, rel=1e-5)
     assert torch.allclose(weight, again, rtol=1e-5)
     assert sum(seen, ()) == tuple(range(18))
-    assert len(seen) == 3 * accumulate
+    assert len(seen) == 3 * grad_accumulation
     with pytest.raises(ValueError, match="'accumulate' must divide 'batch', 6"):
-        Optimisation(batch=6, accumulate=4)
+        Optimisation(batch=6, grad_accumulation=4)
 
 
 @attrs.frozen(kw_only=True)
-class _Fit(AlignmentMode[Training], Trains[Training]):
+class _Fit(AlignmentMode[Training], Trainable[Training]):
     """Fits a small net to the sine of numbers from its streams."""
 
     kind: ClassVar[str] = "toy_fit"
     needs = frozenset()
     steps: int = option("steps", default=6)
-    options: Optimisation = Optimisation(batch=8, warmup=2, average=0.9, weight_decay=0.1)
+    options: Optimisation = Optimisation(batch=8, warmup=2, ema_decay=0.9, weight_decay=0.1)
 
     @property
     def batch(self):

@@ -34,11 +34,17 @@ def seen(net):
 
 def trained(net):
     adapted = LORA.adapted(net, STREAMS)
-    options = Optimisation(batch=3, rate=0.1, warmup=0, average=0.5)
+    options = Optimisation(batch=3, learning_rate=0.1, warmup=0, ema_decay=0.5)
     training = Training.of(adapted, options, whole=False)
     for index in range(3):
-        advance(training, lambda rows: (seen(adapted).square().mean((1, 2, 3)), {}),
-                options, STREAMS, index, 3)  # fmt: skip
+        advance(
+            training,
+            lambda rows: (seen(adapted).square().mean((1, 2, 3)), {}),
+            options,
+            STREAMS,
+            index,
+            3,
+        )
     return training
 
 
@@ -60,9 +66,9 @@ def test_they_alone_are_trained_and_merge(net):
         if "lora_" not in name:
             assert torch.equal(weight, kept[name.replace(".base_layer", "")])
     assert not torch.allclose(seen(training.module), seen(net), atol=1e-3)
-    merged = LORA.merged(training.average)
+    merged = LORA.merged(training.ema)
     assert merged.state_dict().keys() == net.state_dict().keys()
-    torch.testing.assert_close(seen(merged), seen(training.average), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen(merged), seen(training.ema), rtol=1e-4, atol=1e-5)
 
 
 def test_the_optimiser_of_adapters_is_saved_and_restored(net):

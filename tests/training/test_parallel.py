@@ -39,7 +39,7 @@ stds = [0.5, 0.7]
 kind = "distill"
 net = {{ kind = "mlp", width = 8, depth = 2 }}
 steps = {STEPS}
-optimisation = {{ batch = 16, accumulate = 2, warmup = 5, averages = [0.5], clip = 0.5 }}
+optimisation = {{ batch = 16, grad_accumulation = 2, warmup = 5, ema_decays = [0.5], clip = 0.5 }}
 """
 STEERING = """
 [mode]
@@ -70,9 +70,13 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 def started(*arguments):
     """Two processes under torchrun, in a process group of their own."""
     with subprocess.Popen(
-        [*TORCHRUN, *map(str, arguments)], env=ENVIRONMENT, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as child:  # fmt: skip
+        [*TORCHRUN, *map(str, arguments)],
+        env=ENVIRONMENT,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         try:
             yield child
         finally:
@@ -203,14 +207,14 @@ def test_what_several_processes_cannot_do(tmp_path, monkeypatch):
     )
     assert not out.exists()
     with pytest.raises(PartError, match=r"2 processes with 3 pieces .* use a multiple of 6"):
-        Training.of(nn.Linear(2, 1), Optimisation(batch=9, accumulate=3))
+        Training.of(nn.Linear(2, 1), Optimisation(batch=9, grad_accumulation=3))
 
 
 def trained(how, steps=2, saved=None):
     """A small transformer with a loss that calls it often, also with forward-mode derivatives."""
     net = DiT(DiTConfig(width=16, depth=2, heads=2, encoder_depth=1), (2, 4, 4), 3, "meta_flow_map")
     Streams(0, ()).initialise(lambda: [nn.init.normal_(p, std=0.2) for p in net.parameters()])
-    options = Optimisation(batch=8, accumulate=2, warmup=0, rate=RATE, parallel=how)
+    options = Optimisation(batch=8, grad_accumulation=2, warmup=0, learning_rate=RATE, parallel=how)
     training = Training.of(net, options)
     if saved:
         training.restore(saved)
@@ -285,7 +289,7 @@ def worker(folder):
     found = {"anyone": [parallel.anyone(parallel.rank() == 1), parallel.anyone(False)]}
     for how in ("ddp", "fsdp"):
         training, said = trained(how)
-        average = training.average.state_dict()
+        average = training.ema.state_dict()
         found[how] = {"said": said, "average": average, "shares": shares(training)}
     kept = {"done": 2, "meter": {"calls": {"network": 7}, "backward": {}}}
     checkpoint.write(folder / "two" / "checkpoint.pt", {**kept, "state": training.save()})

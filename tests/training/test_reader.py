@@ -16,7 +16,7 @@ from align.training.data import Pictures, find, load
 from align.training.loop import Optimisation, pieces
 from align.training.reader import Reader
 
-OPTIONS, STREAMS, STEPS = Optimisation(batch=8, accumulate=2), Streams(0, (0,)), 4
+OPTIONS, STREAMS, STEPS = Optimisation(batch=8, grad_accumulation=2), Streams(0, (0,)), 4
 
 
 @pytest.fixture

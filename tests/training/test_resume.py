@@ -161,8 +161,9 @@ def test_each_running_mean_has_a_file_that_is_a_model(whole):
         assert {f"net.{key}" for key in model.posterior.state_dict()} == set(kept)
         for key, tensor in model.posterior.state_dict().items():
             assert torch.equal(tensor, kept[f"net.{key}"])
-    assert not torch.equal(saved["means"]["0.5"]["net.leave.weight"],
-                           saved["means"]["0.99"]["net.leave.weight"])  # fmt: skip
+    assert not torch.equal(
+        saved["means"]["0.5"]["net.leave.weight"], saved["means"]["0.99"]["net.leave.weight"]
+    )
 
 
 def test_the_same_run_may_be_kept_more_often(whole, go):

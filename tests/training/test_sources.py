@@ -83,10 +83,18 @@ def test_numbers_without_names_name_themselves(tmp_path):
 
 def test_cls_goes_before_json_and_other_members_are_left_alone(tmp_path):
     members = {
-        ".hidden.png": b"x", "__meta__": b"x", "a.txt": b"x", "a.seg.png": b"x",
-        "a.json": b'{"label": 0}', "a.cls": b"1", "a.JPG": _png(7),
-        "b.c.json": b"x", "b.cls": b"0", "b.json": b'{"label": 1}', "b.png": _png(8),
-    }  # fmt: skip
+        ".hidden.png": b"x",
+        "__meta__": b"x",
+        "a.txt": b"x",
+        "a.seg.png": b"x",
+        "a.json": b'{"label": 0}',
+        "a.cls": b"1",
+        "a.JPG": _png(7),
+        "b.c.json": b"x",
+        "b.cls": b"0",
+        "b.json": b'{"label": 1}',
+        "b.png": _png(8),
+    }
     _tar(tmp_path / "x-0.tar", members)
     found = index(str(tmp_path / "x-*.tar"), "train", ("cat", "dog"))
     assert found.names == ("a.JPG", "b.png")

@@ -9,13 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.model import At, Condition, FlowModel, Population
+from align.core.model import Condition, DataSampler, FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import unguarded
 from align.models.network_model import NetworkModel
 from align.modes.distill.inner import Average, InnerFlow
-from align.modes.distill.weighting import LossLevel
+from align.modes.distill.weighting import LogLossNet
 from align.networks.role import Role
 from align.samplers.glass import glass_velocity
 from align.training.latents import Examples
@@ -25,7 +25,7 @@ from align.training.latents import Examples
 class Student(nn.Module):
     """All that is trained: a map, and the level of its loss if that is learnt."""
 
-    def __init__(self, net: nn.Module, level: LossLevel | None) -> None:
+    def __init__(self, net: nn.Module, level: LogLossNet | None) -> None:
         super().__init__()
         self.net, self.level = net, level
 
@@ -57,60 +57,70 @@ class Coupling:
             x1, label = self.examples.rows(rows, self.dropout)
         else:
             teacher = unguarded(self.problem).model
-            assert isinstance(teacher, Population)
-            x1 = teacher.draw(rows.at("data")).to(self.model.dtype)
+            assert isinstance(teacher, DataSampler)
+            x1 = teacher.draw(rows.fold_in("data")).to(self.model.dtype)
             label = torch.zeros(len(x1), dtype=torch.int64, device=x1.device)
         return x1, Condition(("",) * len(x1), {"label": label})
 
     def inner(
         self, student: nn.Module, rows: Streams, t: Tensor
-    ) -> tuple[At, Callable[[Tensor], InnerFlow]]:
+    ) -> tuple[NoisyState, Callable[[Tensor], InnerFlow]]:
         """Contexts at times t (b,), and the inner flow of some of the rows, given by number."""
         x1, cond = self.clean(rows)
         t = torch.zeros_like(t) if self.role == "flow_map" else t
         t, shape = t.to(x1), self.model.shape
-        at = At(
-            self.model.path.interpolate(rows.at("context").normal(shape).to(x1), x1, t), t, cond
+        noisy = NoisyState(
+            self.model.path.interpolate(rows.fold_in("context").normal(shape).to(x1), x1, t),
+            t,
+            cond,
         )
-        noise, model = rows.at("inner").normal(shape).to(x1), self.model.having(self.role, student)
+        noise, model = (
+            rows.fold_in("inner").normal(shape).to(x1),
+            self.model.with_net(self.role, student),
+        )
 
         def inner(chosen: Tensor) -> InnerFlow:
-            one = at.rows(chosen)
+            one = noisy.rows(chosen)
             return InnerFlow(
-                path=model.path, noise=noise[chosen], x1=x1[chosen], guidance=self.guidance,
+                path=model.path,
+                noise=noise[chosen],
+                x1=x1[chosen],
+                guidance=self.guidance,
                 average=self._average(model, one),
-                unnamed=self._average(model, attrs.evolve(one, cond=model.unnamed(len(chosen)))),
+                unconditional=self._average(
+                    model, attrs.evolve(one, cond=model.null_condition(len(chosen)))
+                ),
                 teacher=lambda y, s: _taught(self.problem.model, y, s, one),
                 streams=rows.rows(chosen),
-            )  # fmt: skip
+            )
 
-        return at, inner
+        return noisy, inner
 
-    def _average(self, model: NetworkModel, at: At) -> Average:
+    def _average(self, model: NetworkModel, noisy: NoisyState) -> Average:
         if self.role == "flow_map":
-            return lambda y, s, u: model.average_velocity(y, s, u, at.cond)
-        return lambda y, s, u: model.posterior_velocity(y, s, u, at)
+            return lambda y, s, u: model.average_velocity(y, s, u, noisy.cond)
+        return lambda y, s, u: model.posterior_velocity(y, s, u, noisy)
 
     @torch.no_grad()
     def pictures(self, student: nn.Module, rows: Streams) -> Tensor:
         """Clean pictures, and one-step draws: by the flow map, or given their states at some t."""
         x1, cond = self.clean(rows)
-        model, shown = self.model.having(self.role, student), [x1]
+        model, shown = self.model.with_net(self.role, student), [x1]
         noise = Streams(0, tuple(range(len(x1)))).normal(model.shape, draws=2).to(x1)
         zero = torch.zeros(len(x1)).to(x1)
         if self.role == "flow_map":
             return model.decode(torch.cat((x1, model.jump(noise[1], zero, zero + 1, cond))))
         for time in (0.0, 0.2, 0.5):
-            at = At(model.path.interpolate(noise[0], x1, zero + time), zero + time, cond)
-            shown.append(model.posterior_jump(noise[1], zero, zero + 1, at))
+            noisy = NoisyState(model.path.interpolate(noise[0], x1, zero + time), zero + time, cond)
+            shown.append(model.posterior_jump(noise[1], zero, zero + 1, noisy))
         return model.decode(torch.cat(shown))
 
 
 @torch.no_grad()
-def _taught(teacher: FlowModel, y: Tensor, s: Tensor, at: At) -> Tensor:
+def _taught(teacher: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """The teacher's GLASS velocity in its own precision, and back in the student's; (B, *S)."""
     if len(y) == 0:
         return y
     s = s.clamp(max=1 - 1e-4)
-    exact = At(at.x.to(teacher.dtype), at.t.to(teacher.dtype), at.cond)
+    exact = NoisyState(noisy.x.to(teacher.dtype), noisy.t.to(teacher.dtype), noisy.cond)
     return glass_velocity(teacher, y.to(teacher.dtype), s.to(teacher.dtype), exact).to(y)

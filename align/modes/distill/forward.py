@@ -10,13 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def derivative(
-    call: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
+    call: Callable[..., Tensor], noisy: tuple[Tensor, ...], along: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """A function's value, and its derivative along a direction: both (B, *S).
 
     In float32, and by attention that is written out: the fused kernels know no forward mode.
     """
-    full = torch.autocast(at[0].device.type, enabled=False)
+    full = torch.autocast(noisy[0].device.type, enabled=False)
     with full, sdpa_kernel(SDPBackend.MATH):
-        value, change, *_ = torch.func.jvp(call, at, along)
+        value, change, *_ = torch.func.jvp(call, noisy, along)
     return value, change

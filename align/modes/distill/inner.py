@@ -32,7 +32,7 @@ class InnerFlow:
         noise: I₀, (B, *S).
         x1: I₁, (B, *S).
         average: the map under training.
-        unnamed: the map under training for the same rows without their class.
+        unconditional: the map under training for the same rows without their class.
         teacher: the inner velocity by a frozen model; no gradient.
         guidance: scale w of the guidance that is baked into targets made from data.
         streams: of the rows.
@@ -42,7 +42,7 @@ class InnerFlow:
     noise: Tensor
     x1: Tensor
     average: Average
-    unnamed: Average
+    unconditional: Average
     teacher: Velocity
     guidance: float
     streams: Streams
@@ -67,5 +67,5 @@ class InnerFlow:
         if self.guidance == 1.0:
             return rate
         y = self.state(s)
-        apart = self.average(y, s, s) - self.unnamed(y, s, s)
+        apart = self.average(y, s, s) - self.unconditional(y, s, s)
         return rate + (1 - 1 / self.guidance) * apart

@@ -8,8 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.mode import AlignmentMode, Export, Info, Need, Trains
-from align.core.model import Population
+from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
+from align.core.model import DataSampler
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -25,7 +25,7 @@ from align.modes.distill.mean_flow import MeanFlow
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
 from align.modes.distill.times import Times
-from align.modes.distill.weighting import LossLevel, Weighting
+from align.modes.distill.weighting import LogLossNet, Weighting
 from align.networks.surgery import grown
 from align.training.data import Pictures
 from align.training.latents import encoded
@@ -45,7 +45,7 @@ class MapState:
 
 @final
 @attrs.frozen(kw_only=True)
-class Distill(AlignmentMode[MapState], Trains[MapState]):
+class Distill(AlignmentMode[MapState], Trainable[MapState]):
     """Teaches a map its inner velocity on the diagonal, and its jumps to be consistent with it.
 
         L = E ‖v_{s,s}(I_s; t, x_t) − target‖² + E ‖residual of the consistency‖²
@@ -60,7 +60,7 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
     kind: ClassVar[str] = "distill"
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    into: Literal["meta_flow_map", "flow_map"] = option("what is trained", default="meta_flow_map")
+    role: Literal["meta_flow_map", "flow_map"] = option("what is trained", default="meta_flow_map")
     data: Pictures | None = option(
         "the pictures; without them x1 is drawn from the teacher, if it can", default=None
     )
@@ -71,15 +71,19 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
     consistency: AnyConsistency = option("what makes jumps consistent", default=Semigroup())
     guidance: float = option(
         "classifier-free guidance baked into targets from data; a teacher has `model.guidance`",
-        default=1.0, check=at_least(1),
-    )  # fmt: skip
+        default=1.0,
+        check=at_least(1),
+    )
     times: Times = option("the times that are trained", default=Times())
     weighting: Weighting = option("how much rows count", default=Weighting())
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=4000, check=at_least(1))
-    dropout: float = option("share of rows trained without their class", default=0.1,
-                            check=between(0, 1))  # fmt: skip
-    look: int = option("steps between pictures in the record", default=500, check=at_least(1))
+    dropout: float = option(
+        "share of rows trained without their class", default=0.1, check=between(0, 1)
+    )
+    sample_every: int = option(
+        "steps between pictures in the record", default=500, check=at_least(1)
+    )
 
     @property
     def batch(self) -> int:
@@ -93,13 +97,13 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
             model = network_of(problem)
         else:
             model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=teacher.device)
-        if self.data is None and not isinstance(teacher, Population):
+        if self.data is None and not isinstance(teacher, DataSampler):
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
-        student = streams.at("weights").initialise(lambda: self._untrained(model))
+        student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
         examples = encoded(self.data, model) if self.data else None
         return MapState(
             Training.of(student.to(model.device), self.optimisation),
-            Coupling(problem, model, self.into, examples, self.dropout, self.guidance),
+            Coupling(problem, model, self.role, examples, self.dropout, self.guidance),
         )
 
     def step(
@@ -110,9 +114,9 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
         assert isinstance(student, Student)
 
         def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
-            at, inner = state.coupling.inner(student.net, rows, self.times.context(rows, done))
+            noisy, inner = state.coupling.inner(student.net, rows, self.times.context(rows, done))
             s, u, alone = self.times.jumps(rows, done)
-            s, u, alone = s.to(at.t), u.to(at.t), alone.to(at.t.device)
+            s, u, alone = s.to(noisy.t), u.to(noisy.t), alone.to(noisy.t.device)
             near, far = torch.nonzero(alone)[:, 0], torch.nonzero(~alone)[:, 0]
             on = inner(near)
             y, here = on.state(s[near]), s[near]
@@ -121,15 +125,17 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
             squares = [each.float().flatten(1).square() for each in (straight, residual)]
             chosen = torch.cat((near, far))
             losses = self.weighting.losses(
-                torch.cat([each.sum(1) for each in squares]), alone[chosen],
-                torch.stack((s, u, at.t), 1)[chosen], student.level,
-            )  # fmt: skip
+                torch.cat([each.sum(1) for each in squares]),
+                alone[chosen],
+                torch.stack((s, u, noisy.t), 1)[chosen],
+                student.level,
+            )
             said = dict(zip(("diagonal", "consistency"), squares, strict=True))
             return losses, {name: each.mean(1) for name, each in said.items()}
 
         numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
-        look = (index + 1) % self.look == 0 or index + 1 == self.steps
-        if not look or state.coupling.model.domain != "image":
+        due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
+        if not due or state.coupling.model.domain != "image":
             return state, Info(numbers)
         shown = streams.numbered(index * self.optimisation.batch, 8)
         return state, Info(numbers, state.coupling.pictures(self._averaged(state), shown))
@@ -150,20 +156,20 @@ class Distill(AlignmentMode[MapState], Trains[MapState]):
 
         def export(student: nn.Module) -> Export:
             assert isinstance(student, Student)
-            model = state.coupling.model.having(self.into, student.net)
+            model = state.coupling.model.with_net(self.role, student.net)
             return Export(modules_of(model), about_of(model))
 
         return state.training.exported(export)
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:
-            net = make_net(self.net, model.shape, len(model.classes), self.into)
+            net = make_net(self.net, model.shape, len(model.classes), self.role)
         else:
-            net = grown(model.highest(self.into), self.into)
-        return Student(net, LossLevel() if self.weighting.learned else None)
+            net = grown(model.highest_rung(self.role), self.role)
+        return Student(net, LogLossNet() if self.weighting.learned else None)
 
     def _averaged(self, state: MapState) -> nn.Module:
         """The map with the running mean of its weights."""
-        student = state.training.average
+        student = state.training.ema
         assert isinstance(student, Student)
         return student.net

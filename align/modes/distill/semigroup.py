@@ -29,7 +29,7 @@ class Semigroup(Consistency):
 
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,u}(I_s) minus the mean velocity of the two jumps, (B, *S)."""
-        y, part = inner.state(s), inner.streams.at("part").uniform(()).to(s)
+        y, part = inner.state(s), inner.streams.fold_in("part").uniform(()).to(s)
         with torch.no_grad():
             w = s + part * (u - s)
             first = inner.average(y, s, w)

@@ -33,7 +33,7 @@ class Shortcut(Consistency):
 
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,s+2d}(I_s) minus the mean velocity of the two halves, (B, *S)."""
-        drawn = inner.streams.at("shortcut").uniform((2,)).to(s)
+        drawn = inner.streams.fold_in("shortcut").uniform((2,)).to(s)
         level = 1 + (drawn[:, 0] * self.levels).floor()
         half = 2.0**-level
         s = (drawn[:, 1] / (2 * half)).floor() * 2 * half

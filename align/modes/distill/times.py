@@ -25,49 +25,62 @@ class Times:
     logit-normal pairs as in Decoupled MeanFlow, Lee et al., 2025, arXiv:2510.24474.
     """
 
-    diagonal: float = option("share of rows on the diagonal", default=0.5, check=between(0, 1))
-    law: Literal["uniform", "logit_normal"] = option("of a jump's two times", default="uniform")
+    diagonal_share: float = option(
+        "share of rows on the diagonal", default=0.5, check=between(0, 1)
+    )
+    time_distribution: Literal["uniform", "logit_normal"] = option(
+        "of a jump's two times", default="uniform"
+    )
     means: tuple[float, float] = option(
         "means of the two times' logits, if they are logit-normal", default=(-0.4, 1.2)
     )
     deviation: float = option("deviation of those logits", default=1.0, check=above(0))
-    whole: float = option("share of jumps that go all the way from 0 to 1", default=0.0,
-                          check=between(0, 1))  # fmt: skip
+    full_jump_share: float = option(
+        "share of jumps that go all the way from 0 to 1", default=0.0, check=between(0, 1)
+    )
     context_power: float = option("context times are t = U^power", default=2.0, check=at_least(0))
-    context_zero: float = option("share of rows without a context", default=0.1,
-                                 check=between(0, 1))  # fmt: skip
-    straight: float = option("share of steps with no jumps at all", default=0.0,
-                             check=between(0, 1))  # fmt: skip
-    grown: float = option("share of steps after which jumps have any length", default=0.0,
-                          check=between(0, 1))  # fmt: skip
-    context_from: float = option("share of steps without any context", default=0.0,
-                                 check=between(0, 1))  # fmt: skip
+    context_zero: float = option(
+        "share of rows without a context", default=0.1, check=between(0, 1)
+    )
+    diagonal_until: float = option(
+        "share of steps with no jumps at all", default=0.0, check=between(0, 1)
+    )
+    full_length_at: float = option(
+        "share of steps after which jumps have any length", default=0.0, check=between(0, 1)
+    )
+    context_start: float = option(
+        "share of steps without any context", default=0.0, check=between(0, 1)
+    )
 
     def context(self, rows: Streams, done: float) -> Tensor:
         """Context times t (B,) when a share `done` of all steps is done."""
-        t = rows.at("t").uniform(()) ** self.context_power
-        empty = rows.at("zero").uniform(()) < self.context_zero
+        t = rows.fold_in("t").uniform(()) ** self.context_power
+        empty = rows.fold_in("zero").uniform(()) < self.context_zero
         # Times of exactly 1 leave nothing to learn and divide by zero.
-        return torch.where(empty | (done < self.context_from), 0.0, t).clamp(max=1 - 1e-3)
+        return torch.where(empty | (done < self.context_start), 0.0, t).clamp(max=1 - 1e-3)
 
     def jumps(self, rows: Streams, done: float) -> tuple[Tensor, Tensor, Tensor]:
         """Inner times s (B,) and u (B,), and which rows are on the diagonal (B,): there s = u."""
         # Spread evenly over all rows of training, so that every piece of a batch has its share.
         numbers = torch.tensor(rows.samples, dtype=torch.float64, device=rows.device)
-        alone = ((numbers + 1) * self.diagonal).floor() > (numbers * self.diagonal).floor()
-        longest = (done - self.straight) / max(self.grown - self.straight, 1e-9)
-        alone = alone | (longest <= 0 and self.straight > 0)
+        alone = ((numbers + 1) * self.diagonal_share).floor() > (
+            numbers * self.diagonal_share
+        ).floor()
+        longest = (done - self.diagonal_until) / max(
+            self.full_length_at - self.diagonal_until, 1e-9
+        )
+        alone = alone | (longest <= 0 and self.diagonal_until > 0)
         s, u = self._pair(rows).sort(1).values.T
-        whole = rows.at("whole").uniform(()) < self.whole
+        whole = rows.fold_in("whole").uniform(()) < self.full_jump_share
         s, u = torch.where(whole, 0.0, s), torch.where(whole, 1.0, u)
-        if self.grown > 0:
+        if self.full_length_at > 0:
             u = torch.minimum(u, s + max(longest, 0.0))
-        s = torch.where(alone, rows.at("s").uniform(()), s)
+        s = torch.where(alone, rows.fold_in("s").uniform(()), s)
         return s, torch.where(alone, s, u), alone
 
     def _pair(self, rows: Streams) -> Tensor:
-        if self.law == "uniform":
-            return rows.at("inner times").uniform((2,))
-        logits = rows.at("inner times").normal((2,))
+        if self.time_distribution == "uniform":
+            return rows.fold_in("inner times").uniform((2,))
+        logits = rows.fold_in("inner times").normal((2,))
         means = torch.tensor(self.means, dtype=logits.dtype, device=logits.device)
         return torch.sigmoid(means + self.deviation * logits)

@@ -43,7 +43,7 @@ class Weighting:
 
 
 @final
-class LossLevel(nn.Module):
+class LogLossNet(nn.Module):
     """ω(s, u, t), the logarithm of the loss to be expected at these times; from −10 to 10."""
 
     def __init__(self, width: int = 128) -> None:

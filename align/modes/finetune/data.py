@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Condition, Population
+from align.core.model import Condition, DataSampler
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import bare
@@ -39,9 +39,14 @@ class CleanData:
 
     @classmethod
     def of(
-        cls, data: Pictures | None, problem: Problem, model: NetworkModel, pool: int, steps: int,
+        cls,
+        data: Pictures | None,
+        problem: Problem,
+        model: NetworkModel,
+        pool: int,
+        steps: int,
         seed: int,
-    ) -> CleanData:  # fmt: skip
+    ) -> CleanData:
         """Encode the pictures, or make a `pool` of samples of a model that cannot draw.
 
         Raises:
@@ -51,7 +56,7 @@ class CleanData:
         plain = cls(problem, model, dict(zip(labels, problem.prompts, strict=True)))
         if data is not None:
             return attrs.evolve(plain, examples=plain._asked(encoded(data, model)))
-        if isinstance(bare(problem.model), Population):
+        if isinstance(bare(problem.model), DataSampler):
             return plain
         return attrs.evolve(plain, examples=plain.sampled(model, pool, steps, seed))
 
@@ -71,8 +76,8 @@ class CleanData:
             x1, label = self.examples.rows(rows, 0.0)
             return x1.to(self.problem.model.dtype), self._named(label)
         base = bare(self.problem.model)
-        assert isinstance(base, Population)
-        return base.draw(rows.at("data")), self.conditions(len(rows.samples))
+        assert isinstance(base, DataSampler)
+        return base.draw(rows.fold_in("data")), self.conditions(len(rows.samples))
 
     def conditions(self, count: int) -> Condition:
         """The prompts in turn, as the model encodes them."""
@@ -81,8 +86,8 @@ class CleanData:
 
     def _asked(self, found: Examples) -> Examples:
         """The rows that the prompts are about; all of them, as of no class, if one names none."""
-        if found.unnamed in self.prompts:
-            return attrs.evolve(found, labels=torch.full_like(found.labels, found.unnamed))
+        if found.null_label in self.prompts:
+            return attrs.evolve(found, labels=torch.full_like(found.labels, found.null_label))
         kept = torch.isin(found.labels, torch.tensor(list(self.prompts)).to(found.labels))
         if not kept.any():
             raise PartError("mode.data: no picture is of a class that model.prompt names")

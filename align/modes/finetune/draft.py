@@ -13,7 +13,7 @@ from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.streams import Streams
 from align.modes.finetune.objective import FineTuning
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 
 
 @final
@@ -41,11 +41,11 @@ class Draft(FineTuning):
         """Never."""
         return False
 
-    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def losses(self, tilt: TiltedTarget, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """−r (b,), and r."""
         _, cond = tilt.clean(rows)
         student = tilt.student
-        x = rows.at("start").normal(student.shape).to(student.device, student.dtype)
+        x = rows.fold_in("start").normal(student.shape).to(student.device, student.dtype)
         for step in range(self.flow_steps):
             t = torch.full((len(x),), step / self.flow_steps).to(x)
             with torch.set_grad_enabled(step >= self.flow_steps - self.last):

@@ -43,8 +43,9 @@ class Evaluation:
     )
     errors: float = option(
         "standard errors by which a held-out reward must fall below its best to be a warning",
-        default=3.0, check=above(0),
-    )  # fmt: skip
+        default=3.0,
+        check=above(0),
+    )
     stop: bool = option("whether training ends at such a warning", default=False)
 
     def due(self, index: int, steps: int) -> bool:
@@ -95,7 +96,7 @@ def error_of(name: str) -> str:
     return f"error of {name}"
 
 
-def fallen(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: float) -> str:
+def detect_hacking(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: float) -> str:
     """What scores (n,) say of a hacked reward; "" where they do not.
 
     That is: since the evaluation that a held-out reward liked best, it has fallen by more than so
@@ -152,7 +153,7 @@ def girsanov(
     """
     path, clamp, total = student.path, 25.0, 0.0
     times = law.grid(steps, 0.01, 1.0)
-    x = streams.at("start").normal(student.shape).to(student.device, student.dtype)
+    x = streams.fold_in("start").normal(student.shape).to(student.device, student.dtype)
     for index, (now, then) in enumerate(pairwise(times)):
         t, u = (torch.full((len(x),), time).to(x) for time in (now, then))
         wide = x.to(base.dtype)
@@ -161,9 +162,9 @@ def girsanov(
             law.base_drift(path, velocity, x, t, "sde", clamp)
             for velocity in (student.velocity(x, t, cond), other)
         )
-        level = law.noise_level(path, t, clamp)
+        level = law.clamped_half_variance(path, t, clamp)
         square = (drift - plain).flatten(1).double().square().sum(1)
         total += float((square * (u - t) / (4 * level)).mean())
-        noise = streams.at("step", index).normal(student.shape).to(x)
+        noise = streams.fold_in("step", index).normal(student.shape).to(x)
         x = x + expand(u - t, x) * drift + expand(torch.sqrt(2 * level * (u - t)), x) * noise
     return total

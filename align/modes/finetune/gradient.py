@@ -14,7 +14,7 @@ from align.core.option import at_least, between, option
 from align.core.path import expand
 from align.core.streams import Streams
 from align.modes.finetune.objective import FineTuning, regressed
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 
 RELEASED: Final = 100.0
 """σ²/2 in the published code."""
@@ -34,8 +34,8 @@ class TiltGradient(FineTuning):
     states count alike, which is much less noise, and the minimum is that of E log Σ_n e^{r_n}: of
     the mean reward E r with one draw, and nearer to V the more there are.
 
-    `release` does as the published code does, not as the paper derives: σ²/2 = 100 at all times,
-    which has its minimum at b + 100 ∇V, and the velocity without guidance is trained.
+    `as_released` does as the published code does, not as the paper derives: σ²/2 = 100 at all
+    times, which has its minimum at b + 100 ∇V, and the velocity without guidance is trained.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 43.
     """
@@ -50,7 +50,9 @@ class TiltGradient(FineTuning):
         " with their number",
         default=False,
     )
-    release: bool = option("whether σ and guidance are those of the published code", default=False)
+    as_released: bool = option(
+        "whether σ and guidance are those of the published code", default=False
+    )
 
     @property
     def weighs(self) -> bool:  # type: ignore[override]
@@ -60,25 +62,25 @@ class TiltGradient(FineTuning):
     @property
     def unguided(self) -> bool:  # type: ignore[override]
         """As the published code."""
-        return self.release
+        return self.as_released
 
     @property
     def needs_sampler(self) -> bool:
         """Always."""
         return True
 
-    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def losses(self, tilt: TiltedTarget, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Losses (b,), and the means of r and of e^{r − c} over the draws."""
-        at, _ = tilt.noisy(rows, self.start)
-        draws = tilt.draws(at, self.draws, True, rows.at("draws"))
-        assert draws.pulls is not None
-        half = tilt.student.path.half_variance(at.t)
-        if self.release:
+        noisy, _ = tilt.noisy(rows, self.start)
+        draws = tilt.draws(noisy, self.draws, True, rows.fold_in("draws"))
+        assert draws.reward_grads is not None
+        half = tilt.student.path.half_variance(noisy.t)
+        if self.as_released:
             half = torch.full_like(half, RELEASED)
-        pulls = draws.pulls
+        reward_grads = draws.reward_grads
         if self.plug_in:
-            pulls = averaged(pulls, draws.weights)[None]
-        targets = tilt.base(at) + expand(half, at.x) * pulls
+            reward_grads = averaged(reward_grads, draws.weights)[None]
+        targets = tilt.base(noisy) + expand(half, noisy.x) * reward_grads
         share = 1 / (1 + half.square())
-        losses, _, said = regressed(tilt, at, draws, targets, share, weighs=self.weighs)
+        losses, _, said = regressed(tilt, noisy, draws, targets, share, weighs=self.weighs)
         return losses, said

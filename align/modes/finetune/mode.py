@@ -10,7 +10,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.mode import AlignmentMode, Export, Follows, Info, Need, Trains, Warns
+from align.core.mode import (
+    AlignmentMode,
+    Export,
+    HasWarnings,
+    Info,
+    Need,
+    Trainable,
+    UsesRewardGradient,
+)
 from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -21,9 +29,9 @@ from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation, samples
 from align.modes.finetune.gradient import TiltGradient
-from align.modes.finetune.state import Tuning, strengthened, trained, unguided
+from align.modes.finetune.state import FinetuneState, strengthened, trained, unguided
 from align.modes.finetune.stein import TiltStein
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 from align.training import checkpoint
 from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance
@@ -34,7 +42,12 @@ Objective: TypeAlias = TiltGradient | TiltStein | Draft
 
 @final
 @attrs.frozen(kw_only=True)
-class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
+class FineTune(
+    AlignmentMode[FinetuneState],
+    Trainable[FinetuneState],
+    HasWarnings[FinetuneState],
+    UsesRewardGradient,
+):
     """Trains a flow until its own samples have the law p*(x1) ∝ p(x1) e^{r(x1)}.
 
     With path "tilt" the weight of the reward comes in stages, each with the flow so far as its base
@@ -59,8 +72,11 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     data: Pictures | None = option(
         "clean pictures; none: what the model draws, or a pool of its samples", default=None
     )
-    pool: int = option("samples of the base model, where there are no other clean data",
-                       default=512, check=at_least(1))  # fmt: skip
+    pool: int = option(
+        "samples of the base model, where there are no other clean data",
+        default=512,
+        check=at_least(1),
+    )
     flow_steps: int = option("Euler steps of samples", default=50, check=at_least(1))
     path: Literal["direct", "tilt"] = option(
         "'direct', in one go; 'tilt', a little of the reward's weight in each stage",
@@ -74,7 +90,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
     )
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=1000, check=at_least(1))
-    memory: float = option("share of c that a step keeps", default=0.98, check=between(0, 1))
+    c_decay: float = option("share of c that a step keeps", default=0.98, check=between(0, 1))
     evaluation: Evaluation = option("what is measured on the way", default=Evaluation())
 
     def __attrs_post_init__(self) -> None:
@@ -99,7 +115,7 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
             return ""
         return "draws" if self.objective.needs_sampler else "reward"
 
-    def init(self, problem: Problem, streams: Streams) -> Tuning:
+    def init(self, problem: Problem, streams: Streams) -> FinetuneState:
         """Copy the flow, have clean data ready, find the first c, and evaluate the base model.
 
         Raises:
@@ -107,78 +123,88 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
         """
         model = trained(problem, self.net, streams)
         if self.lora:
-            model = model.having("flow", self.lora.adapted(model.require_flow(), streams))
+            model = model.with_net("flow", self.lora.adapted(model.require_flow(), streams))
         training = Training.of(model.require_flow(), self.optimisation, whole=not self.lora)
         level = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
         problem = strengthened(problem, factor)
         clean = CleanData.of(self.data, problem, model, self.pool, self.flow_steps, streams.seed)
         student = attrs.evolve(model, flow=training.module)
-        tilt = Tilt(problem=problem, student=student, clean=clean.rows, level=level)
+        tilt = TiltedTarget(
+            problem=problem, student=student, clean=clean.rows, log_normalizer=level
+        )
         tilt = attrs.evolve(tilt, seen=unguided) if self.objective.unguided else tilt
-        self._find_level(tilt, streams)
+        self._fit_log_normalizer(tilt, streams)
         shown, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, shown, seed)
         told, _, scores = self.evaluation.of(problem, problem.model, shown, references, seed)
         held = [term.name for term in problem.reward.terms if term.held_out]
         best = {name: {key: value.clone() for key, value in scores.items()} for name in held}
         worst = {name: torch.full_like(value, torch.nan) for name, value in scores.items()}
-        state = Tuning(training, model, tilt, clean, shown, references, best, worst, told, streams)
+        state = FinetuneState(
+            training, model, tilt, clean, shown, references, best, worst, told, streams
+        )
         return attrs.evolve(state, anchor=self._anchor(problem, state))
 
     def step(
-        self, problem: Problem, state: Tuning, index: int, streams: Streams
-    ) -> tuple[Tuning, Info]:
+        self, problem: Problem, state: FinetuneState, index: int, streams: Streams
+    ) -> tuple[FinetuneState, Info]:
         """One step of regression, and sometimes a look at what has come of it."""
         if self.evaluation.stop and self.warnings(state):
             return state, Info({})
         if self.path == "tilt" and index and index % (self.steps // self.stages) == 0:
-            state.climb(self.pool, self.flow_steps)
-            self._find_level(state.tilt, streams)
+            state.next_stage(self.pool, self.flow_steps)
+            self._fit_log_normalizer(state.tilt, streams)
         tilt = state.tilt
-        found = advance(state.training, lambda rows: self.objective.losses(tilt, rows),
-                        self.optimisation, streams, index, self.steps)  # fmt: skip
+        found = advance(
+            state.training,
+            lambda rows: self.objective.losses(tilt, rows),
+            self.optimisation,
+            streams,
+            index,
+            self.steps,
+        )
         for name in [name for name in found if name.startswith("tilt ")]:
             mean = max(found.pop(name), 1e-30)
-            moved = math.log(self.memory + (1 - self.memory) * mean)
-            tilt.level[int(name.removeprefix("tilt "))] += moved
-            found["c"] = float(tilt.level.mean())
+            moved = math.log(self.c_decay + (1 - self.c_decay) * mean)
+            tilt.log_normalizer[int(name.removeprefix("tilt "))] += moved
+            found["c"] = float(tilt.log_normalizer.mean())
         if not self.evaluation.due(index, self.steps):
             return state, Info(found if index else {**found, **state.told})
-        tuned = attrs.evolve(state.model, flow=state.training.average)
+        tuned = attrs.evolve(state.model, flow=state.training.ema)
         told, data, scores = self.evaluation.of(
             problem, tuned, state.shown, state.references, streams.seed
         )
-        state.judge(scores, self.evaluation.errors, index + 1)
+        state.track_held_out(scores, self.evaluation.errors, index + 1)
         return state, Info(found | told, data if state.model.domain == "image" else None)
 
     @torch.no_grad()
-    def finish(self, problem: Problem, state: Tuning) -> Tensor | None:
+    def finish(self, problem: Problem, state: FinetuneState) -> Tensor | None:
         """Unsteered samples of the flow, (B, *S), from the noise of other modes."""
-        flow = copy.deepcopy(state.training.average).to(problem.model.dtype)
+        flow = copy.deepcopy(state.training.ema).to(problem.model.dtype)
         tuned = attrs.evolve(state.model, flow=flow, dtype=problem.model.dtype)
         cond = tuned.encode(problem.cond.prompts)
-        return samples(tuned, cond, state.streams.at("start"), self.flow_steps)
+        return samples(tuned, cond, state.streams.fold_in("start"), self.flow_steps)
 
-    def warnings(self, state: Tuning) -> tuple[str, ...]:
+    def warnings(self, state: FinetuneState) -> tuple[str, ...]:
         """That the reward was hacked, if it was."""
         said = state.warning(self.evaluation.errors)
         return (said,) if said else ()
 
-    def save(self, state: Tuning) -> dict[str, Any]:
+    def save(self, state: FinetuneState) -> dict[str, Any]:
         """Weights, their running mean, the optimiser, c, and the best and worst so far."""
-        kept = {"level": state.tilt.level, "best": state.best, "worst": state.worst}
+        kept = {"level": state.tilt.log_normalizer, "best": state.best, "worst": state.at_hacking}
         counts = {"stage": state.stage, "hacked": state.hacked}
         anchor = {"anchor": state.anchor.state_dict()} if state.anchor else {}
         return kept | counts | anchor | state.training.save()
 
-    def restore(self, state: Tuning, saved: dict[str, Any]) -> None:
+    def restore(self, state: FinetuneState, saved: dict[str, Any]) -> None:
         """Take up where `saved` was."""
         checkpoint.fill(self.save(state), saved)
         if state.stage:
-            state.stand(self.pool, self.flow_steps)
+            state.rebuild_stage(self.pool, self.flow_steps)
 
-    def export(self, problem: Problem, state: Tuning) -> Export:
+    def export(self, problem: Problem, state: FinetuneState) -> Export:
         """The running mean of the flow's weights, adapters merged into them; its autoencoder."""
 
         def export(flow: nn.Module) -> Export:
@@ -189,13 +215,13 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
 
         return state.training.exported(export)
 
-    def _find_level(self, tilt: Tilt, streams: Streams) -> None:
+    def _fit_log_normalizer(self, tilt: TiltedTarget, streams: Streams) -> None:
         """Find the first c, where rows count e^{r − c}."""
         if self.objective.weighs:
-            rows = streams.at("level").numbered(0, 256)
-            tilt.level.copy_(self.objective.first_level(tilt, rows))
+            rows = streams.fold_in("level").numbered(0, 256)
+            tilt.log_normalizer.copy_(self.objective.first_log_normalizer(tilt, rows))
 
-    def _anchor(self, problem: Problem, state: Tuning) -> nn.Module | None:
+    def _anchor(self, problem: Problem, state: FinetuneState) -> nn.Module | None:
         """What a later stage starts from, once there is one.
 
         Raises:
@@ -209,4 +235,4 @@ class FineTune(AlignmentMode[Tuning], Trains[Tuning], Warns[Tuning], Follows):
                 f"mode.path: sampler '{sampler.kind}' draws from the base model's posterior alone,"
                 " which a later stage has left; use sampler 'glass', or objective 'stein' by 'data'"
             )
-        return copy.deepcopy(state.training.average).to(problem.model.dtype)
+        return copy.deepcopy(state.training.ema).to(problem.model.dtype)

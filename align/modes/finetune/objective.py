@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from align.core.draws import Draws
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 
 
 @attrs.frozen(kw_only=True)
@@ -38,20 +38,20 @@ class FineTuning(ABC):
         """Whether it draws from the posterior."""
 
     @abstractmethod
-    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def losses(self, tilt: TiltedTarget, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Losses (b,) of rows of training, and numbers (b,) for the record, by name.
 
         "reward" is the mean of r over a row's draws; "tilt k" is the mean of e^{r − c} over those
         of rows that have prompt k, by which its c is moved.
         """
 
-    def first_level(self, tilt: Tilt, rows: Streams) -> Tensor:
+    def first_log_normalizer(self, tilt: TiltedTarget, rows: Streams) -> Tensor:
         """log E e^r over draws that these rows of training would see, for each prompt (P,)."""
-        at, x1 = tilt.noisy(rows, 0.01)
-        own = rows.at("draws")
-        draws = tilt.draws(at, 1, False, own) if self.needs_sampler else tilt.own(at, x1)
-        rewards, numbers = draws.rewards.double()[0], tilt.numbers(at)
-        found = torch.empty_like(tilt.level)
+        noisy, x1 = tilt.noisy(rows, 0.01)
+        own = rows.fold_in("draws")
+        draws = tilt.draws(noisy, 1, False, own) if self.needs_sampler else tilt.own(noisy, x1)
+        rewards, numbers = draws.rewards.double()[0], tilt.numbers(noisy)
+        found = torch.empty_like(tilt.log_normalizer)
         for number in range(len(found)):
             asked = rewards[numbers == number]
             asked = asked if len(asked) else rewards
@@ -60,7 +60,13 @@ class FineTuning(ABC):
 
 
 def regressed(
-    tilt: Tilt, at: At, draws: Draws, targets: Tensor, share: Tensor, *, weighs: bool = True
+    tilt: TiltedTarget,
+    noisy: NoisyState,
+    draws: Draws,
+    targets: Tensor,
+    share: Tensor,
+    *,
+    weighs: bool = True,
 ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Losses w_t E_n e^{r_n − c} ‖b̂_t(x_t) − target_n‖², (b,); the velocity b̂; and what is told.
 
@@ -68,11 +74,11 @@ def regressed(
     gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is. Where rows
     do not count e^{r − c}, `weighs` is false.
     """
-    velocity = tilt.velocity(at)
+    velocity = tilt.velocity(noisy)
     apart = (velocity - targets).flatten(2).double().square().mean(2)
     said = {"reward": draws.rewards.mean(0)}
     if weighs:
-        numbers = tilt.numbers(at)
+        numbers = tilt.numbers(noisy)
         weights = tilt.weights(draws, numbers)
         apart, each = weights * apart, weights.mean(0)
         said |= {f"tilt {k}": each[numbers == k] for k in numbers.unique().tolist()}

@@ -17,15 +17,15 @@ from align.core.streams import Streams
 from align.engine.guard import GuardedModel, unguarded
 from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.finetune.data import CleanData
-from align.modes.finetune.evaluation import Scores, fallen
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.evaluation import Scores, detect_hacking
+from align.modes.finetune.target import TiltedTarget
 from align.training import checkpoint, parallel
 from align.training.loop import Training
 
 
 @final
 @attrs.define(eq=False)
-class Tuning:
+class FinetuneState:
     """Weights under way, what they are trained on, and what is known of them so far.
 
     Attributes:
@@ -45,12 +45,12 @@ class Tuning:
 
     training: Training
     model: NetworkModel
-    tilt: Tilt
+    tilt: TiltedTarget
     clean: CleanData
     shown: Condition
     references: Tensor
     best: dict[str, dict[str, Tensor]]
-    worst: dict[str, Tensor]
+    at_hacking: dict[str, Tensor]
     told: Mapping[str, float]
     streams: Streams
     anchor: nn.Module | None = None
@@ -59,28 +59,28 @@ class Tuning:
 
     def warning(self, errors: float) -> str:
         """That the reward was hacked; "" while nothing says so."""
-        said = fallen(self.tilt.problem, self.best, self.worst, errors)
+        said = detect_hacking(self.tilt.problem, self.best, self.at_hacking, errors)
         return said and f"{said}, after {int(self.hacked)} steps"
 
-    def judge(self, now: Scores, errors: float, steps: int) -> None:
+    def track_held_out(self, now: Scores, errors: float, steps: int) -> None:
         """Keep the best scores so far, and the first that say the reward was hacked."""
         if self.warning(errors):
             return
-        if fallen(self.tilt.problem, self.best, now, errors):
-            checkpoint.fill(self.worst, now)
+        if detect_hacking(self.tilt.problem, self.best, now, errors):
+            checkpoint.fill(self.at_hacking, now)
             self.hacked.fill_(steps)
         for name, best in self.best.items():
             if now[name].mean() > best[name].mean():
                 checkpoint.fill(best, now)
 
-    def climb(self, pool: int, flow_steps: int) -> None:
+    def next_stage(self, pool: int, flow_steps: int) -> None:
         """Make the flow as it is now the base model of the next stage."""
         assert self.anchor is not None
         self.anchor.load_state_dict(parallel.whole_module(self.training.module).state_dict())
         self.stage.add_(1)
-        self.stand(pool, flow_steps)
+        self.rebuild_stage(pool, flow_steps)
 
-    def stand(self, pool: int, flow_steps: int) -> None:
+    def rebuild_stage(self, pool: int, flow_steps: int) -> None:
         """Have the base model of the stage in place, and a pool of its samples as clean data."""
         problem = self.tilt.problem
         model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
@@ -102,12 +102,12 @@ def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel
     """
     base = unguarded(problem).model
     if isinstance(base, NetworkModel):
-        return base.having("flow", copy.deepcopy(base.require_velocity()))
+        return base.with_net("flow", copy.deepcopy(base.require_velocity()))
     if net is None:
         return network_of(problem)
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
-    made = streams.at("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
-    return model.having("flow", made.to(model.device))
+    made = streams.fold_in("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
+    return model.with_net("flow", made.to(model.device))
 
 
 def unguided(model: FlowModel) -> FlowModel:

@@ -12,7 +12,7 @@ from torch import Tensor
 from align.core.option import at_least, between, option
 from align.core.streams import Streams
 from align.modes.finetune.objective import FineTuning, regressed
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 
 
 @final
@@ -34,7 +34,7 @@ class TiltStein(FineTuning):
     needs_gradient: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
 
-    by: Literal["sampler", "data"] = option(
+    draws_from: Literal["sampler", "data"] = option(
         "whose draws: a posterior sampler's, or the one clean state that was made noisy",
         default="sampler",
     )
@@ -44,26 +44,28 @@ class TiltStein(FineTuning):
     centred: bool = option("whether the base model's own noise is taken off", default=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.by == "data" and self.draws > 1:
+        if self.draws_from == "data" and self.draws > 1:
             raise ValueError("'draws' must be 1 where 'by' is \"data\": there is one clean state")
 
     @property
     def needs_sampler(self) -> bool:
         """As `by` says."""
-        return self.by == "sampler"
+        return self.draws_from == "sampler"
 
-    def losses(self, tilt: Tilt, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def losses(self, tilt: TiltedTarget, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Losses (b,), and the means of r and of e^{r − c} over the draws."""
-        (at, x1), path = tilt.noisy(rows, self.start), tilt.student.path
-        if self.by == "data":
-            draws = tilt.own(at, x1)
+        (noisy, x1), path = tilt.noisy(rows, self.start), tilt.student.path
+        if self.draws_from == "data":
+            draws = tilt.own(noisy, x1)
         else:
-            draws = tilt.draws(at, self.draws, False, rows.at("draws"))
-        targets = torch.stack([path.velocity_from_denoiser(one, at.x, at.t) for one in draws.x1])
-        share = 1 / (1 + path.pull(at.t).square())
-        losses, velocity, said = regressed(tilt, at, draws, targets, share)
+            draws = tilt.draws(noisy, self.draws, False, rows.fold_in("draws"))
+        targets = torch.stack(
+            [path.velocity_from_denoiser(one, noisy.x, noisy.t) for one in draws.x1]
+        )
+        share = 1 / (1 + path.denoiser_to_velocity(noisy.t).square())
+        losses, velocity, said = regressed(tilt, noisy, draws, targets, share)
         if self.centred:
             # Its slope in b̂ is 2 (v − b), less the mean of 2 e^{r − c} (v − b) where r is flat.
-            noise = (targets - tilt.base(at)).mean(0)
+            noise = (targets - tilt.base(noisy)).mean(0)
             losses = losses + share.double() * 2 * (velocity * noise).flatten(1).double().mean(1)
         return losses, said

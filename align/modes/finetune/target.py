@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from align.core.draws import Draws, drawn
-from align.core.model import At, Condition, FlowModel
+from align.core.model import Condition, FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 
 
 @final
 @attrs.frozen(eq=False, kw_only=True)
-class Tilt:
+class TiltedTarget:
     """A model under training that is to have the law p*(x1) ∝ p(x1) e^{r(x1)}.
 
     Attributes:
@@ -25,52 +25,56 @@ class Tilt:
         student: the model under training; its velocity carries the gradient.
         clean: clean states (b, *S) of rows of training, from anywhere, with their conditions, in
             the precision of the base model.
-        level: a constant c for each of the problem's prompts that is taken off r, so that e^{r − c}
-            is about 1; (P,), float64.
+        log_normalizer: a constant c for each of the problem's prompts that is taken off r, so
+            that e^{r − c} is about 1; (P,), float64.
         seen: what of a model is trained, and what of the base model it starts from.
     """
 
     problem: Problem
     student: FlowModel
     clean: Callable[[Streams], tuple[Tensor, Condition]]
-    level: Tensor
+    log_normalizer: Tensor
     seen: Callable[[FlowModel], FlowModel] = lambda model: model
 
-    def noisy(self, rows: Streams, start: float) -> tuple[At, Tensor]:
+    def noisy(self, rows: Streams, start: float) -> tuple[NoisyState, Tensor]:
         """States x_t (b, *S) at times uniform between `start` and nearly 1, and their clean x1."""
         x1, cond = self.clean(rows)
-        t = start + (1 - 1e-3 - start) * rows.at("time").uniform(())
-        noise = rows.at("noise").normal(self.student.shape).to(x1)
-        return At(self.student.path.interpolate(noise, x1, t.to(x1)), t.to(x1), cond), x1
+        t = start + (1 - 1e-3 - start) * rows.fold_in("time").uniform(())
+        noise = rows.fold_in("noise").normal(self.student.shape).to(x1)
+        return NoisyState(self.student.path.interpolate(noise, x1, t.to(x1)), t.to(x1), cond), x1
 
-    def draws(self, at: At, count: int, gradient: bool, rows: Streams) -> Draws:
+    def draws(self, noisy: NoisyState, count: int, gradient: bool, rows: Streams) -> Draws:
         """Posterior draws at noisy states with their rewards, in full precision."""
-        with torch.autocast(at.x.device.type, enabled=False):
-            return drawn(self.problem, at, draws=count, budget=4, gradient=gradient, streams=rows)
+        with torch.autocast(noisy.x.device.type, enabled=False):
+            return drawn(
+                self.problem, noisy, draws=count, budget=4, gradient=gradient, streams=rows
+            )
 
     @torch.no_grad()
-    def own(self, at: At, x1: Tensor) -> Draws:
+    def own(self, noisy: NoisyState, x1: Tensor) -> Draws:
         """The clean x1 that noisy states were made of, as the one draw from there: it is one."""
-        with torch.autocast(at.x.device.type, enabled=False):
-            rewards = self.problem.reward_of(x1[None], at.cond)
+        with torch.autocast(noisy.x.device.type, enabled=False):
+            rewards = self.problem.reward_of(x1[None], noisy.cond)
         counts = torch.ones(len(x1), dtype=torch.int64, device=x1.device)
         return Draws(x1[None], rewards, None, counts, point=False)
 
-    def velocity(self, at: At) -> Tensor:
+    def velocity(self, noisy: NoisyState) -> Tensor:
         """The student's velocity (b, *S), in its own precision."""
-        x = at.x.to(self.student.dtype)
-        return self.seen(self.student).velocity(x, at.t.to(x), at.cond)
+        x = noisy.x.to(self.student.dtype)
+        return self.seen(self.student).velocity(x, noisy.t.to(x), noisy.cond)
 
     @torch.no_grad()
-    def base(self, at: At) -> Tensor:
+    def base(self, noisy: NoisyState) -> Tensor:
         """The base model's velocity (b, *S)."""
-        return self.seen(self.problem.model).velocity(at.x, at.t, at.cond)
+        return self.seen(self.problem.model).velocity(noisy.x, noisy.t, noisy.cond)
 
     def weights(self, draws: Draws, numbers: Tensor) -> Tensor:
         """e^{r − c}, (N, b), for prompts of these numbers (b,)."""
-        return (draws.rewards.double() - self.level[numbers]).exp()
+        return (draws.rewards.double() - self.log_normalizer[numbers]).exp()
 
-    def numbers(self, at: At) -> Tensor:
+    def numbers(self, noisy: NoisyState) -> Tensor:
         """Which of the problem's prompts each row has, (b,)."""
         known = {prompt: number for number, prompt in enumerate(self.problem.prompts)}
-        return torch.tensor([known[one] for one in at.cond.prompts], device=self.level.device)
+        return torch.tensor(
+            [known[one] for one in noisy.cond.prompts], device=self.log_normalizer.device
+        )

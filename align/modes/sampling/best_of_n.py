@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.mode import AlignmentMode, Diverges, Info, Need
+from align.core.mode import AlignmentMode, Info, Need, ReportsKL
 from align.core.option import above, at_least, between, option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -28,7 +28,7 @@ class Best:
 
 @final
 @attrs.frozen(kw_only=True)
-class BestOfN(AlignmentMode[Best], Diverges[Best]):
+class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
     """x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
 
     With `pool = "shared"` the B samples are the B best, in order, of all N · B candidates (top-k
@@ -70,7 +70,7 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
         self, problem: Problem, state: Best, index: int, streams: Streams
     ) -> tuple[Best, Info]:
         """Candidate number `index`; costs `flow_steps` network calls and a reward a sample."""
-        own = streams if index == 0 else streams.at("candidate", index)
+        own = streams if index == 0 else streams.fold_in("candidate", index)
         x1 = self._sample(problem, own)
         reward = problem.reward_of(x1[None], problem.cond)[0]
         best = self._better(state, Best(x1, reward)) if index else Best(x1, reward)
@@ -81,7 +81,7 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
         """The best candidate of each sample, (B, *S)."""
         return state.x1
 
-    def divergence(self, state: Best) -> float | None:
+    def path_kl(self, state: Best) -> float | None:
         """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
         alone = self.pool == "own" or self.n == 1
         return math.log(self.n) - (self.n - 1) / self.n if alone else None
@@ -98,7 +98,7 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
 
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model
-        x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+        x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
         times = law.grid(self.flow_steps, self.start, self.power)
         for j in range(self.flow_steps):
             t, u = (x.new_full((len(x),), time) for time in times[j : j + 2])
@@ -109,6 +109,6 @@ class BestOfN(AlignmentMode[Best], Diverges[Best]):
             )
             x = mean
             if (std > 0).any():
-                noise = streams.at("step", j).normal(model.shape).to(x)
+                noise = streams.fold_in("step", j).normal(model.shape).to(x)
                 x = mean + expand(std, x) * noise
         return x

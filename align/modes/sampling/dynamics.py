@@ -33,7 +33,7 @@ def flow(model: FlowModel, x: Tensor, cond: Condition, *, steps: int, end: float
     return x
 
 
-def noise_level(path: Path, t: Tensor, clamp: float) -> Tensor:
+def clamped_half_variance(path: Path, t: Tensor, clamp: float) -> Tensor:
     """σ_c²/2 = min(σ_t²/2, clamp), (B,); finite at t = 0."""
     return path.half_variance(t).clamp(max=clamp)
 
@@ -48,7 +48,7 @@ def base_drift(
     if dynamics != "sde":
         return velocity
     score = path.score_from_velocity(velocity, x, t)
-    return velocity + expand(noise_level(path, t, clamp), x) * score
+    return velocity + expand(clamped_half_variance(path, t, clamp), x) * score
 
 
 def guidance(path: Path, shift: Tensor, t: Tensor, dynamics: Dynamics, clamp: float) -> Tensor:
@@ -57,7 +57,7 @@ def guidance(path: Path, shift: Tensor, t: Tensor, dynamics: Dynamics, clamp: fl
     b moves by (σ²/2) ∇V = c_t shift, and the score of the SDE's drift by ∇V, so that the SDE has
     (1 + σ_c²/σ²) c_t shift: the tilted law stays the target whatever the noise is clamped to.
     """
-    factor = path.pull(t)
+    factor = path.denoiser_to_velocity(t)
     if dynamics == "sde":
         factor = factor * (1 + (clamp / path.half_variance(t)).clamp(max=1.0))
     return expand(factor, shift) * shift
@@ -68,7 +68,7 @@ def clamped(path: Path, t: Tensor, clamp: float) -> Tensor:
     return (clamp / path.half_variance(t)).clamp(max=1.0)
 
 
-def limited(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) -> Tensor:
+def normalise_guidance(added: Tensor, drift: Tensor, normalise: Normalise, scale: float) -> Tensor:
     """Guidance g (B, *S) measured against the drift b (B, *S) that it is added to, row by row.
 
     "none": λ g.   "clip": λ g min(1, ‖b‖/‖g‖).   "renorm": λ g ‖b‖/‖g‖ (Eq. 136): the reward's
@@ -127,14 +127,14 @@ def transition(
     """
     if dynamics in ("ode", "sde"):
         gap = u - t
-        level = noise_level(path, t, clamp) if dynamics == "sde" else torch.zeros_like(t)
+        level = clamped_half_variance(path, t, clamp) if dynamics == "sde" else torch.zeros_like(t)
         return x + expand(gap, x) * drift, expand(gap, x) * added, torch.sqrt(2 * level * gap)
     share = kept(path, t, u, dynamics)
     clean = path.denoiser_from_velocity(drift, x, t)
     noise = path.noise_from_denoiser(clean, x, t)
     own = path.alpha(u) * share
     mean = expand(path.beta(u), x) * clean + expand(own, x) * noise
-    gain = (path.beta(u) - own * path.beta(t) / path.alpha(t)) / path.pull(t)
+    gain = (path.beta(u) - own * path.beta(t) / path.alpha(t)) / path.denoiser_to_velocity(t)
     return mean, expand(gain, x) * added, path.alpha(u) * torch.sqrt((1 - share**2).clamp(min=0))
 
 

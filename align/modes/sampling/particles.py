@@ -111,7 +111,7 @@ class Selection:
 
     resample: Resample
     potential: Potential
-    trigger: float
+    ess_threshold: float
 
     def survivors(
         self, weights: Weights, value: Tensor, index: int, streams: Streams
@@ -127,7 +127,7 @@ class Selection:
         weights = weights.weighed(value, self.potential, index == 0)
         ess = weights.ess
         numbers = {"particles": float(ess.mean())}
-        poor = ess < self.trigger * len(value)
+        poor = ess < self.ess_threshold * len(value)
         if self.resample == "none" or not poor.any():
             return weights, None, numbers
         own = torch.arange(len(value), device=value.device)[:, None]

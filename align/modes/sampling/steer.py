@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import Estimate
-from align.core.mode import AlignmentMode, Diverges, Info, Need
-from align.core.model import At
+from align.core.mode import AlignmentMode, Info, Need, ReportsKL
+from align.core.model import NoisyState
 from align.core.option import above, at_least, between, option, rising_to
 from align.core.path import expand
 from align.core.problem import Problem
@@ -40,13 +40,13 @@ class Steered:
 
     x: Tensor
     weights: Weights
-    effort: Tensor
+    path_kl: Tensor
     winner: Tensor
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Steer(AlignmentMode[Steered], Diverges[Steered]):
+class Steer(AlignmentMode[Steered], ReportsKL[Steered]):
     """Samples p*(x) ∝ p(x) e^{r(x)} by Doob's transform of the flow.
 
         ode:      dx = (b + (σ²/2) ∇V) dt
@@ -90,7 +90,7 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         "also multiply the guidance by min(1, clamp / (σ²/2)), as published code does",
         default=False,
     )
-    normalise: Literal["none", "clip", "renorm"] = option(
+    guidance_norm: Literal["none", "clip", "renorm"] = option(
         "compare guidance with the flow: not at all, as an upper bound, always", default="none"
     )
     scale: float = option("factor of the guidance", default=1.0, check=at_least(0))
@@ -103,11 +103,14 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         "what weighs a particle: its value over that before, the best so far, their sum",
         default="diff",
     )
-    trigger: float = option(
-        "resample where the effective share of particles is below this", default=0.5,
+    ess_threshold: float = option(
+        "resample where the effective share of particles is below this",
+        default=0.5,
         check=between(0, 1),
-    )  # fmt: skip
-    every: int = option("steps from one weighing to the next", default=1, check=at_least(1))
+    )
+    resample_every: int = option(
+        "steps from one weighing to the next", default=1, check=at_least(1)
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.resample in ("none", "systematic") and self.particles > 1:
@@ -122,7 +125,7 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
     def init(self, problem: Problem, streams: Streams) -> Steered:
         """Noise from N(0, I), unscaled."""
         model, rows = problem.model, streams.particles(self.particles)
-        x = rows.at("start").normal(model.shape).to(model.device, model.dtype)
+        x = rows.fold_in("start").normal(model.shape).to(model.device, model.dtype)
         weights = Weights.equal(self.particles, len(streams.samples), x.device)
         return Steered(x, weights, weights.log.new_zeros(len(x)), weights.log.new_zeros(0).long())
 
@@ -136,62 +139,71 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         rows, x = streams.particles(self.particles), state.x
         times = self.times or law.grid(self.steps, self.start, self.power)
         t, u = (x.new_full((len(x),), time) for time in times[index : index + 2])
-        at = At(x, t, problem.cond.tile(self.particles))
-        estimate = problem.estimator.estimate(problem, at, streams=rows.at("estimate", index))
+        noisy = NoisyState(x, t, problem.cond.tile(self.particles))
+        estimate = problem.estimator.estimate(
+            problem, noisy, streams=rows.fold_in("estimate", index)
+        )
         told = estimate.numbers()
         state, estimate, weighed = self._selected(state, estimate, index, streams)
-        at = attrs.evolve(at, x=state.x)
-        state, guided = self._moved(problem, state, at, u, estimate, rows.at("step", index))
+        noisy = attrs.evolve(noisy, x=state.x)
+        state, guided = self._moved(problem, state, noisy, u, estimate, rows.fold_in("step", index))
         law.check(state.x, guided)
         if index + 1 == self.steps:
-            state = self._ended(problem, state, at, streams)
+            state = self._ended(problem, state, noisy, streams)
         return state, Info(told | weighed | {"guidance": guided})
 
     def finish(self, problem: Problem, state: Steered) -> Tensor:
         """The chosen particle of each sample at t = 1, (B, *S)."""
         return state.x[rows_of(state.winner[None])]
 
-    def divergence(self, state: Steered) -> float | None:
+    def path_kl(self, state: Steered) -> float | None:
         """Girsanov: KL of the guided paths from the base's, which bounds that of x1."""
         alone = self.dynamics in ("sde", "ddpm") and self.particles == 1
-        return float(state.effort.mean()) if alone else None
+        return float(state.path_kl.mean()) if alone else None
 
     @property
     def _selection(self) -> Selection:
-        return Selection(resample=self.resample, potential=self.potential, trigger=self.trigger)
+        return Selection(
+            resample=self.resample, potential=self.potential, ess_threshold=self.ess_threshold
+        )
 
     def _selected(
         self, state: Steered, estimate: Estimate, index: int, streams: Streams
     ) -> tuple[Steered, Estimate, dict[str, float]]:
         """Weigh the particles by what the estimate says, and replace the poor ones."""
-        if self.particles == 1 or index % self.every:
+        if self.particles == 1 or index % self.resample_every:
             return state, estimate, {}
         value = estimate.value.double().unflatten(0, (self.particles, -1))
         weights, source, numbers = self._selection.survivors(
-            state.weights, value, index, streams.at("resample", index)
+            state.weights, value, index, streams.fold_in("resample", index)
         )
         state = attrs.evolve(state, weights=weights)
         if source is None:
             return state, estimate, numbers
         rows = rows_of(source)
-        state = attrs.evolve(state, x=state.x[rows], effort=state.effort[rows])
+        state = attrs.evolve(state, x=state.x[rows], path_kl=state.path_kl[rows])
         return state, estimate.rows(rows), numbers
 
     def _moved(
-        self, problem: Problem, state: Steered, at: At, u: Tensor, estimate: Estimate,
+        self,
+        problem: Problem,
+        state: Steered,
+        noisy: NoisyState,
+        u: Tensor,
+        estimate: Estimate,
         streams: Streams,
-    ) -> tuple[Steered, float]:  # fmt: skip
+    ) -> tuple[Steered, float]:
         """Take the step to times `u`; also the length of the guidance over that of the drift."""
-        model, path, x, t = problem.model, problem.model.path, at.x, at.t
+        model, path, x, t = problem.model, problem.model.path, noisy.x, noisy.t
         if estimate.denoiser is None:
-            velocity = model.velocity(x, t, at.cond)
+            velocity = model.velocity(x, t, noisy.cond)
         else:  # what an estimator found on its way is not asked for again
             velocity = path.velocity_from_denoiser(estimate.denoiser, x, t)
         drift = law.base_drift(path, velocity, x, t, self.dynamics, self.clamp)
         added = law.guidance(path, estimate.shift, t, self.dynamics, self.clamp)
         if self.clamp_guidance:
             added = expand(law.clamped(path, t, self.clamp), x) * added
-        added = law.limited(added, drift, self.normalise, self.scale)
+        added = law.normalise_guidance(added, drift, self.guidance_norm, self.scale)
         guided = law.norms(added) / law.norms(drift).clamp(min=torch.finfo(x.dtype).tiny)
         mean, push, std = law.transition(path, drift, added, x, t, u, self.dynamics, self.clamp)
         if self.particles > 1 and self.dynamics == "ddpm":
@@ -206,14 +218,16 @@ class Steer(AlignmentMode[Steered], Diverges[Steered]):
         half = 0.5 * apart.square().flatten(1).sum(1)
         lost = half + (apart * noise).flatten(1).sum(1)
         weights = state.weights.moved(-lost.unflatten(0, (self.particles, -1)))
-        state = attrs.evolve(state, weights=weights, effort=state.effort + half)
+        state = attrs.evolve(state, weights=weights, path_kl=state.path_kl + half)
         return state, float(guided.mean())
 
-    def _ended(self, problem: Problem, state: Steered, at: At, streams: Streams) -> Steered:
+    def _ended(
+        self, problem: Problem, state: Steered, noisy: NoisyState, streams: Streams
+    ) -> Steered:
         """Choose the particle of each sample; with more than one that costs a reward each."""
         count = self.particles
         if count == 1:
-            return attrs.evolve(state, winner=torch.zeros_like(at.t).long())
-        reward = problem.reward_of(state.x[None], at.cond)[0].double().unflatten(0, (count, -1))
-        weights, winner = self._selection.winner(state.weights, reward, streams.at("chosen"))
+            return attrs.evolve(state, winner=torch.zeros_like(noisy.t).long())
+        reward = problem.reward_of(state.x[None], noisy.cond)[0].double().unflatten(0, (count, -1))
+        weights, winner = self._selection.winner(state.weights, reward, streams.fold_in("chosen"))
         return attrs.evolve(state, weights=weights, winner=winner)

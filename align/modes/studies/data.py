@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from align.core.metric import Metric
-from align.core.model import Condition, ModelSpec, Population
+from align.core.model import Condition, DataSampler, ModelSpec
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import bare
@@ -18,13 +18,13 @@ from align.training.latents import encoded
 
 
 def clean(
-    data: Pictures | None, law: ModelSpec | None, problem: Problem, streams: Streams
+    data: Pictures | None, data_model: ModelSpec | None, problem: Problem, streams: Streams
 ) -> tuple[Tensor, Condition]:
     """Clean states x1 (B, *S), one for each row of `streams`, and what they are conditioned on.
 
     Args:
         data: pictures, which the model's autoencoder makes states of; each has its class.
-        law: a model that draws them, where they are no pictures; None is the problem's own.
+        data_model: a model that draws them, where they are no pictures; None is the problem's own.
         problem: its condition is that of states which have no class of their own.
         streams: say which of the pictures, or which draws.
 
@@ -41,12 +41,12 @@ def clean(
         there, asked = found.states.shape[1], len(streams.samples)
         if asked > there:
             raise PartError(f"run.samples: {asked}, but mode.data has {there} pictures")
-        x1, label = found.rows(streams.at("data"), 0.0)
+        x1, label = found.rows(streams.fold_in("data"), 0.0)
         return x1, model.encode([model.classes[k] if model.classes else "" for k in label.tolist()])
-    source = law.build(problem.model.device) if law else model
-    if not isinstance(source, Population):
-        raise PartError("mode.data: the model cannot draw data; name pictures, or mode.law")
-    return source.draw(streams.at("data")).to(problem.model.dtype), problem.cond
+    source = data_model.build(problem.model.device) if data_model else model
+    if not isinstance(source, DataSampler):
+        raise PartError("mode.data: the model cannot draw data; name pictures, or mode.data_model")
+    return source.draw(streams.fold_in("data")).to(problem.model.dtype), problem.cond
 
 
 def measured(metric: Metric, problem: Problem, x1: Tensor, references: Tensor) -> tuple[str, float]:

@@ -14,7 +14,7 @@ from align.core.model import Condition, ModelSpec
 from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.core.study import Findings, Point, Studies
+from align.core.study import Findings, Point, Study
 from align.modes.sampling.dynamics import flow
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
@@ -35,7 +35,7 @@ class Fidelities:
 
 @final
 @attrs.frozen(kw_only=True)
-class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
+class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
     """How far are samples of K steps from data?
 
     "refinement" makes K posterior draws, each but the last made noisy again, and calls the network
@@ -51,8 +51,10 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
 
     metric: Metric = option("how far samples are from data, in one number")
     data: Pictures | None = option("pictures; none: what the model's own law has", default=None)
-    law: ModelSpec | None = option("model of the data, if they are no pictures", default=None)
-    by: Literal["refinement", "flow"] = option("how samples are made", default="refinement")
+    data_model: ModelSpec | None = option(
+        "model of the data, if they are no pictures", default=None
+    )
+    method: Literal["refinement", "flow"] = option("how samples are made", default="refinement")
     by_class: bool = option("whether samples have the classes of the data, or none", default=False)
     outer_steps: tuple[int, ...] = setting.counts_option(
         "steps K from noise to a sample", default=(1, 2, 4, 8)
@@ -67,7 +69,7 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
         """The data."""
         if isinstance(problem.earlier, Fidelities):
             return attrs.evolve(problem.earlier, points=())
-        x1, cond = clean(self.data, self.law, problem, streams)
+        x1, cond = clean(self.data, self.data_model, problem, streams)
         cond = cond if self.by_class else problem.cond
         return Fidelities(decoded(problem, x1), cond, self.metric.kind)
 
@@ -80,11 +82,14 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
 
         def made() -> Tensor:
             cuts = setting.cuts(problem, count)
-            return torch.cat([
-                self._samples(problem, state.cond.rows(cut), self.outer_steps[index],
-                              streams.rows(cut))
-                for cut in cuts
-            ])  # fmt: skip
+            return torch.cat(
+                [
+                    self._samples(
+                        problem, state.cond.rows(cut), self.outer_steps[index], streams.rows(cut)
+                    )
+                    for cut in cuts
+                ]
+            )
 
         problem = attrs.evolve(problem, model=model)
         x1, calls = setting.counted(model, made)
@@ -103,8 +108,8 @@ class Fidelity(AlignmentMode[Fidelities], Studies[Fidelities]):
     def _samples(self, problem: Problem, cond: Condition, steps: int, streams: Streams) -> Tensor:
         """x1 (b, *S)."""
         model = problem.model
-        if self.by == "flow":
-            x = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+        if self.method == "flow":
+            x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
             return flow(model, x, cond, steps=steps)
         assert problem.sampler is not None
         return refine(model, problem.sampler, cond, steps=steps, streams=streams)

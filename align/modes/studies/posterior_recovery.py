@@ -10,11 +10,11 @@ from torch import Tensor
 
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Need
-from align.core.model import At, Condition, ModelSpec
+from align.core.model import Condition, ModelSpec, NoisyState
 from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.core.study import Findings, Point, Studies
+from align.core.study import Findings, Point, Study
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
 from align.training.data import Pictures
@@ -34,7 +34,7 @@ class Recovery:
 
 @final
 @attrs.frozen(kw_only=True)
-class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
+class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
     """Do posterior draws have the law of the data?
 
         x1 ~ p,   x_t = α_t ε + β_t x1,   x̂ ~ p(x1 | x_t):   then x̂ ~ p, whatever t is.
@@ -51,7 +51,9 @@ class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
 
     metric: Metric = option("how far draws are from data, in one number")
     data: Pictures | None = option("pictures; none: what the model's own law has", default=None)
-    law: ModelSpec | None = option("model of the data, if they are no pictures", default=None)
+    data_model: ModelSpec | None = option(
+        "model of the data, if they are no pictures", default=None
+    )
     times: tuple[float, ...] = option(
         "times t of the noisy states",
         default=(0.1, 0.2, 0.5),
@@ -68,7 +70,7 @@ class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
         """The data."""
         if isinstance(problem.earlier, Recovery):
             return attrs.evolve(problem.earlier, points=())
-        x1, cond = clean(self.data, self.law, problem, streams)
+        x1, cond = clean(self.data, self.data_model, problem, streams)
         return Recovery(x1, cond, decoded(problem, x1), self.metric.kind)
 
     @torch.no_grad()
@@ -82,14 +84,19 @@ class PosteriorRecovery(AlignmentMode[Recovery], Studies[Recovery]):
             return state, Info({})
         model, path, time = setting.counting(problem.model), problem.model.path, self.times[place]
         t = torch.full((len(state.x1),), time).to(state.x1)
-        noise = streams.at("noise").normal(model.shape).to(state.x1)
-        at, own = At(path.interpolate(noise, state.x1, t), t, state.cond), streams.at("draw")
+        noise = streams.fold_in("noise").normal(model.shape).to(state.x1)
+        noisy, own = (
+            NoisyState(path.interpolate(noise, state.x1, t), t, state.cond),
+            streams.fold_in("draw"),
+        )
 
         def drawn() -> Tensor:
-            return torch.cat([
-                sampler.sample(model, at.rows(cut), draws=1, streams=own.rows(cut))[0]
-                for cut in setting.cuts(problem, len(t))
-            ])  # fmt: skip
+            return torch.cat(
+                [
+                    sampler.sample(model, noisy.rows(cut), draws=1, streams=own.rows(cut))[0]
+                    for cut in setting.cuts(problem, len(t))
+                ]
+            )
 
         draws, calls = setting.counted(model, drawn)
         name, value = measured(self.metric, problem, draws, state.references)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from align.core.draws import drawn
 from align.core.mode import AlignmentMode, Info, Need
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.core.study import Findings, Point, Studies
+from align.core.study import Findings, Point, Study
 from align.modes.studies import setting
 from align.modes.studies.values import advanced, noise, pearson, scored, states, value
 
@@ -28,7 +28,7 @@ class Values:
     `rewards` are those of the rollouts' ends, (M, B), for each time whose rollouts are done.
     """
 
-    at: tuple[At, ...]
+    noisy: tuple[NoisyState, ...]
     x: Tensor
     rewards: tuple[Tensor, ...] = ()
     points: tuple[Point, ...] = ()
@@ -36,7 +36,7 @@ class Values:
 
 @final
 @attrs.frozen(kw_only=True)
-class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
+class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     """Do values by a sampler's draws rank states as those by long rollouts do?
 
         V = log (1/N) Σ_n e^{r(x1_n)}: the draws against the ends of M rollouts from the same x_t.
@@ -73,8 +73,8 @@ class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
         """The states."""
         if isinstance(problem.earlier, Values):
             return attrs.evolve(problem.earlier, points=())
-        at = states(problem, self.times, self.flow_steps, streams)
-        return Values(at, at[0].x[:0])
+        noisy = states(problem, self.times, self.flow_steps, streams)
+        return Values(noisy, noisy[0].x[:0])
 
     @torch.no_grad()
     def step(
@@ -86,9 +86,9 @@ class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
             return self._compared(problem, state, place, step - self.rollout_steps, streams)
         if len(state.rewards) > place:
             return state, Info({})  # an arm before ran these rollouts
-        at, own = state.at[place].tile(self.particles), streams.at("rollout", place)
-        x, own = state.x if step else at.x, own.particles(self.particles)
-        x = advanced(problem, at, x, step, self.rollout_steps, own)
+        noisy, own = state.noisy[place].tile(self.particles), streams.fold_in("rollout", place)
+        x, own = state.x if step else noisy.x, own.particles(self.particles)
+        x = advanced(problem, noisy, x, step, self.rollout_steps, own)
         if step + 1 < self.rollout_steps:
             return attrs.evolve(state, x=x), Info({})
         rewards = scored(problem, x.unflatten(0, (self.particles, -1)))
@@ -109,9 +109,17 @@ class ValueCorrelation(AlignmentMode[Values], Studies[Values]):
         sampler = setting.varied(problem.sampler, self.inner_steps, which)
         if sampler is None:
             return state, Info({})
-        model, time, own = setting.counting(problem.model), self.times[place], streams.at("draw")
-        asked, most, at = attrs.evolve(problem, model=model, sampler=sampler), self.draws, state.at
-        make = partial(drawn, asked, at[place], draws=most, budget=most, gradient=False)
+        model, time, own = (
+            setting.counting(problem.model),
+            self.times[place],
+            streams.fold_in("draw"),
+        )
+        asked, most, noisy = (
+            attrs.evolve(problem, model=model, sampler=sampler),
+            self.draws,
+            state.noisy,
+        )
+        make = partial(drawn, asked, noisy[place], draws=most, budget=most, gradient=False)
         found, calls = setting.counted(model, lambda: make(streams=own))
         r = pearson(value(found.rewards), value(state.rewards[place]))
         each = calls / found.rewards.numel()

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -21,7 +21,7 @@ DYNAMICS: Final[Dynamics] = "sde"
 
 def states(
     problem: Problem, times: Sequence[float], steps: int, streams: Streams
-) -> tuple[At, ...]:
+) -> tuple[NoisyState, ...]:
     """States of B samples at each of the times, by the flow in Euler steps from the same noise.
 
     Raises:
@@ -30,18 +30,18 @@ def states(
     if len(streams.samples) < 2:
         raise PartError("run.samples: a correlation is over states; make at least 2")
     model = problem.model
-    start = streams.at("start").normal(model.shape).to(model.device, model.dtype)
+    start = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
     found = []
     for time in times:
         x = flow(model, start, problem.cond, end=time, steps=steps)
-        found.append(At(x, x.new_full((len(x),), time), problem.cond))
+        found.append(NoisyState(x, x.new_full((len(x),), time), problem.cond))
     return tuple(found)
 
 
 def advanced(
-    problem: Problem, at: At, x: Tensor, step: int, steps: int, streams: Streams
+    problem: Problem, noisy: NoisyState, x: Tensor, step: int, steps: int, streams: Streams
 ) -> Tensor:
-    """Step number `step` of `steps` equal ones from the states of `at` to t = 1.
+    """Step number `step` of `steps` equal ones from the states of `noisy` to t = 1.
 
     The dynamics are the memoryless ones, dx = (b + σ_t²/2 s) dt + σ_t dW, under which x_1 is a
     draw from p(x1 | x_t). A step is Euler's; with 100 of them the bias of V is far below the error
@@ -49,7 +49,7 @@ def advanced(
 
     Args:
         problem: with the model.
-        at: where the rollouts begin, (B, *S).
+        noisy: where the rollouts begin, (B, *S).
         x: where they are, (B, *S).
         step: from 0.
         steps: of the whole way.
@@ -61,11 +61,11 @@ def advanced(
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 14 and 39.
     """
     model = problem.model
-    t, u = (at.t + (1 - at.t) * (step + ahead) / steps for ahead in (0, 1))
-    drift = base_drift(model.path, model.velocity(x, t, at.cond), x, t, DYNAMICS, math.inf)
+    t, u = (noisy.t + (1 - noisy.t) * (step + ahead) / steps for ahead in (0, 1))
+    drift = base_drift(model.path, model.velocity(x, t, noisy.cond), x, t, DYNAMICS, math.inf)
     none = torch.zeros_like(x)
     mean, _, std = transition(model.path, drift, none, x, t, u, DYNAMICS, math.inf)
-    return mean + expand(std, x) * streams.at("step", step).normal(model.shape).to(x)
+    return mean + expand(std, x) * streams.fold_in("step", step).normal(model.shape).to(x)
 
 
 def scored(problem: Problem, ends: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.model import At, FlowMap, FlowModel, ModelSpec, Population, PosteriorMap
+from align.core.model import DataSampler, FlowMap, FlowModel, ModelSpec, NoisyState, PosteriorMap
 from align.core.reward import Term, WeightedReward
 from align.errors import PartError
 from align.samplers.glass import glass_velocity
@@ -28,7 +28,7 @@ class Modelling:
     part: ModelSpec
     model: FlowModel
 
-    def at(self, times: Sequence[float] = TIMES) -> At:
+    def noisy(self, times: Sequence[float] = TIMES) -> NoisyState:
         """Noisy states at these times, under the recipe's prompt."""
         return states(self.model, times, self.part.prompt)
 
@@ -46,12 +46,12 @@ class Modelling:
 def provides(modelling: Modelling) -> None:
     """It can do what its specification promises; what is not promised is absent or refused."""
     model, promised = modelling.model, modelling.part.provides
-    at = modelling.at()
+    noisy = modelling.noisy()
     uses: dict[type, Callable[[], object]] = {
-        FlowMap: lambda: model.jump(at.x, at.t, at.t, at.cond),  # type: ignore[attr-defined]
-        PosteriorMap: lambda: model.posterior_jump(at.x, at.t, at.t, at),  # type: ignore[attr-defined]
-        Population: lambda: model.draw(streams_of(model, (0,))),  # type: ignore[attr-defined]
-        ClosedForm: lambda: model.draw_posterior(at, 1, streams_of(model, range(5))),  # type: ignore[attr-defined]
+        FlowMap: lambda: model.jump(noisy.x, noisy.t, noisy.t, noisy.cond),  # type: ignore[attr-defined]
+        PosteriorMap: lambda: model.posterior_jump(noisy.x, noisy.t, noisy.t, noisy),  # type: ignore[attr-defined]
+        DataSampler: lambda: model.draw(streams_of(model, (0,))),  # type: ignore[attr-defined]
+        ClosedForm: lambda: model.draw_posterior(noisy, 1, streams_of(model, range(5))),  # type: ignore[attr-defined]
     }
     for capability, use in uses.items():
         name, there = capability.__name__, isinstance(model, capability)
@@ -68,26 +68,28 @@ def provides(modelling: Modelling) -> None:
 
 def jump_semigroup(modelling: Modelling) -> None:
     """Two jumps are one: X_{w,u} ∘ X_{s,w} = X_{s,u}, and X_{s,s} leaves the state."""
-    model, at = _able(modelling, FlowMap), modelling.at()
+    model, noisy = _able(modelling, FlowMap), modelling.noisy()
     assert isinstance(model, FlowMap)
-    _semigroup(lambda x, s, u: model.jump(x, s, u, at.cond), at, modelling.digits)
+    _semigroup(lambda x, s, u: model.jump(x, s, u, noisy.cond), noisy, modelling.digits)
 
 
 def jump_tangent(modelling: Modelling) -> None:
     """Short jumps follow the flow: ∂X_{s,u}/∂u at u = s is the velocity."""
-    model, at = _able(modelling, FlowMap), modelling.at()
+    model, noisy = _able(modelling, FlowMap), modelling.noisy()
     assert isinstance(model, FlowMap)
-    rate = (model.jump(at.x, at.t, at.t + modelling.step, at.cond) - at.x) / modelling.step
-    wanted = modelling.model.velocity(at.x, at.t, at.cond)
+    rate = (
+        model.jump(noisy.x, noisy.t, noisy.t + modelling.step, noisy.cond) - noisy.x
+    ) / modelling.step
+    wanted = modelling.model.velocity(noisy.x, noisy.t, noisy.cond)
     close(rate, wanted, "rate of a short jump, and velocity", digits=modelling.digits)
 
 
 def posterior_semigroup(modelling: Modelling) -> None:
     """Two inner jumps are one: X_{w,u}(X_{s,w}(y; t, x); t, x) = X_{s,u}(y; t, x)."""
-    model, at = _able(modelling, PosteriorMap), modelling.at()
+    model, noisy = _able(modelling, PosteriorMap), modelling.noisy()
     assert isinstance(model, PosteriorMap)
     _semigroup(
-        lambda y, s, u: model.posterior_jump(y, s, u, at), _inner(modelling), modelling.digits
+        lambda y, s, u: model.posterior_jump(y, s, u, noisy), _inner(modelling), modelling.digits
     )
 
 
@@ -96,17 +98,17 @@ def posterior_tangent(modelling: Modelling) -> None:
     model, inner = _able(modelling, PosteriorMap), _inner(modelling)
     assert isinstance(model, PosteriorMap)
     for times in (TIMES, (0.0,) * len(TIMES)):
-        at = modelling.at(times)
-        jumped = model.posterior_jump(inner.x, inner.t, inner.t + modelling.step, at)
-        wanted = glass_velocity(modelling.model, inner.x, inner.t, at)
+        noisy = modelling.noisy(times)
+        jumped = model.posterior_jump(inner.x, inner.t, inner.t + modelling.step, noisy)
+        wanted = glass_velocity(modelling.model, inner.x, inner.t, noisy)
         name = f"rate of a short inner jump at t = {times[0]:g}, and GLASS velocity"
         close((jumped - inner.x) / modelling.step, wanted, name, digits=modelling.digits)
 
 
 def population(modelling: Modelling) -> None:
     """Its own data are like states, and row i is the same whatever the other rows."""
-    model = _able(modelling, Population)
-    assert isinstance(model, Population)
+    model = _able(modelling, DataSampler)
+    assert isinstance(model, DataSampler)
     together = model.draw(streams_of(modelling.model, range(6)))
     assert together.shape == (6, *modelling.model.shape), f"data are {tuple(together.shape)}"
     finite(together, "data")
@@ -116,14 +118,14 @@ def population(modelling: Modelling) -> None:
 
 def closed_form(modelling: Modelling) -> None:
     """Its posterior has the denoiser for a mean, and a constant reward has itself for a value."""
-    model, at = _able(modelling, ClosedForm), modelling.at()
+    model, noisy = _able(modelling, ClosedForm), modelling.noisy()
     assert isinstance(model, ClosedForm)
-    draws = model.draw_posterior(at, 4000, streams_of(modelling.model, range(len(at.x))))
-    gap = (draws.mean(0) - denoiser_of(modelling.model, at)).abs()
+    draws = model.draw_posterior(noisy, 4000, streams_of(modelling.model, range(len(noisy.x))))
+    gap = (draws.mean(0) - denoiser_of(modelling.model, noisy)).abs()
     allowed = 5 * draws.std(0) / len(draws) ** 0.5 + 1e-6
     assert (gap < allowed).all(), "the mean of posterior draws is not the denoiser"
     term = Term(name="constant", reward=Constant(0.7, modelling.model.shape[0]))
-    value = model.value(at, WeightedReward((term,)))
+    value = model.value(noisy, WeightedReward((term,)))
     close(value, torch.full_like(value, 0.7), "value of a constant reward of 0.7")
 
 
@@ -134,15 +136,17 @@ def _able(modelling: Modelling, capability: type) -> FlowModel:
     return modelling.model
 
 
-def _inner(modelling: Modelling) -> At:
+def _inner(modelling: Modelling) -> NoisyState:
     """Inner states and their inner times, in another order than the outer ones."""
-    return modelling.at(tuple(reversed(TIMES)))
+    return modelling.noisy(tuple(reversed(TIMES)))
 
 
-def _semigroup(jump: Callable[[Tensor, Tensor, Tensor], Tensor], at: At, digits: float) -> None:
-    s, w, u = at.t, at.t + 0.4 * (1 - at.t), torch.ones_like(at.t)
+def _semigroup(
+    jump: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: NoisyState, digits: float
+) -> None:
+    s, w, u = noisy.t, noisy.t + 0.4 * (1 - noisy.t), torch.ones_like(noisy.t)
     with torch.no_grad():
-        close(jump(at.x, s, s), at.x, "a jump of no length, and its state", digits=digits)
-        for end in (u, at.t + 0.7 * (1 - at.t)):
-            twice, once = jump(jump(at.x, s, w), w, end), jump(at.x, s, end)
+        close(jump(noisy.x, s, s), noisy.x, "a jump of no length, and its state", digits=digits)
+        for end in (u, noisy.t + 0.7 * (1 - noisy.t)):
+            twice, once = jump(jump(noisy.x, s, w), w, end), jump(noisy.x, s, end)
             close(twice, once, "two jumps, and one", digits=digits)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm, Estimate, ValueEstimator
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
@@ -63,35 +63,39 @@ class Estimating:
         """The same on another problem."""
         return attrs.evolve(self, problem=problem)
 
-    def at(self, repeats: int = 1) -> At:
+    def noisy(self, repeats: int = 1) -> NoisyState:
         """Noisy states at three times, each `repeats` times, repeat-major."""
         return states(self.problem.model, TIMES).tile(repeats)
 
-    def estimate(self, at: At, samples: tuple[int, ...] = ()) -> Estimate:
+    def estimate(self, noisy: NoisyState, samples: tuple[int, ...] = ()) -> Estimate:
         """The estimate for samples 0 .. B − 1, or those named."""
-        streams = streams_of(self.problem.model, samples or range(len(at.x)))
-        return self.part.estimate(self.problem, at, streams=streams)
+        streams = streams_of(self.problem.model, samples or range(len(noisy.x)))
+        return self.part.estimate(self.problem, noisy, streams=streams)
 
     def repeated(self, repeats: int) -> Estimate:
         """Independent estimates at the three states, with all fields (repeats, 3, ...)."""
-        found = self.estimate(self.at(repeats))
+        found = self.estimate(self.noisy(repeats))
         split = {n: getattr(found, n).detach().unflatten(0, (repeats, -1)) for n in FIELDS}
         return attrs.evolve(found, **split)
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """V_t(x) and (α²/β) ∇V_t(x) at the three states, by finite differences of the value."""
-        at, model = self.at(), self.problem.model
+        noisy, model = self.noisy(), self.problem.model
         if not isinstance(model, ClosedForm):
             raise SkipTest("the model does not know its value")
-        value, slopes, step = model.value(at, self.problem.reward), torch.zeros_like(at.x), 1e-5
-        for place in range(at.x.flatten(1).shape[1]):
-            way = torch.zeros_like(at.x)
+        value, slopes, step = (
+            model.value(noisy, self.problem.reward),
+            torch.zeros_like(noisy.x),
+            1e-5,
+        )
+        for place in range(noisy.x.flatten(1).shape[1]):
+            way = torch.zeros_like(noisy.x)
             way.flatten(1)[:, place] = step
-            moved = [At(at.x + sign * way, at.t, at.cond) for sign in (1, -1)]
+            moved = [NoisyState(noisy.x + sign * way, noisy.t, noisy.cond) for sign in (1, -1)]
             up, down = (model.value(one, self.problem.reward) for one in moved)
             slopes.flatten(1)[:, place] = (up - down) / (2 * step)
         path = model.path
-        return value, expand(path.alpha(at.t) ** 2 / path.beta(at.t), slopes) * slopes
+        return value, expand(path.alpha(noisy.t) ** 2 / path.beta(noisy.t), slopes) * slopes
 
 
 def subject(part: ValueEstimator, on: Callable[[], Problem] | None) -> Estimating:
@@ -101,10 +105,10 @@ def subject(part: ValueEstimator, on: Callable[[], Problem] | None) -> Estimatin
 
 def shape(estimating: Estimating) -> None:
     """Value, error, ess, reward and draws are (B,), the shift (B, *S), without a graph."""
-    at = estimating.at()
-    found = estimating.estimate(at)
+    noisy = estimating.noisy()
+    found = estimating.estimate(noisy)
     for name in (*FIELDS, "draws"):
-        tensor, wanted = getattr(found, name), at.x.shape if name == "shift" else at.t.shape
+        tensor, wanted = getattr(found, name), noisy.x.shape if name == "shift" else noisy.t.shape
         assert tensor.shape == wanted, f"{name} is {tuple(tensor.shape)}, not {tuple(wanted)}"
         assert not tensor.requires_grad, f"{name} has a graph"
         if name != "error":
@@ -112,16 +116,18 @@ def shape(estimating: Estimating) -> None:
     assert not (found.error.isnan() | (found.error < 0)).any(), "an error is negative, or no number"
     if found.denoiser is not None:
         close(
-            found.denoiser, denoiser_of(estimating.problem.model, at), "denoiser, and the model's"
+            found.denoiser,
+            denoiser_of(estimating.problem.model, noisy),
+            "denoiser, and the model's",
         )
 
 
 def rows_are_independent(estimating: Estimating) -> None:
     """A state's estimate is the same alone, among others and in another order."""
-    at = estimating.at(2)
-    together = estimating.estimate(at)
+    noisy = estimating.noisy(2)
+    together = estimating.estimate(noisy)
     for rows in ((4,), (5, 0)):
-        few = estimating.estimate(at.rows(torch.tensor(rows)), samples=rows)
+        few = estimating.estimate(noisy.rows(torch.tensor(rows)), samples=rows)
         for name in FIELDS:
             wanted = getattr(together, name)[list(rows)]
             close(getattr(few, name), wanted, f"{name} at states {rows}, and among others")
@@ -129,10 +135,10 @@ def rows_are_independent(estimating: Estimating) -> None:
 
 def chunks_change_nothing(estimating: Estimating) -> None:
     """The estimate is the same whatever `Problem.chunk`."""
-    at = estimating.at()
-    whole = estimating.estimate(at)
+    noisy = estimating.noisy()
+    whole = estimating.estimate(noisy)
     for chunk in (1, 5):
-        cut = estimating.on(attrs.evolve(estimating.problem, chunk=chunk)).estimate(at)
+        cut = estimating.on(attrs.evolve(estimating.problem, chunk=chunk)).estimate(noisy)
         for name in FIELDS:
             close(getattr(cut, name), getattr(whole, name), f"{name} in chunks of {chunk} rows")
 
@@ -140,7 +146,7 @@ def chunks_change_nothing(estimating: Estimating) -> None:
 def random_state(estimating: Estimating) -> None:
     """Torch's global random state is left as it was."""
     with unmoved(estimating.problem.model.device, "estimate"):
-        estimating.estimate(estimating.at())
+        estimating.estimate(estimating.noisy())
 
 
 def value(estimating: Estimating) -> None:
@@ -196,22 +202,22 @@ def error(estimating: Estimating) -> None:
 
 def ess(estimating: Estimating) -> None:
     """The effective size is from 1 to the number of draws, which it is where all weights agree."""
-    found = estimating.of(8).estimate(estimating.at())
+    found = estimating.of(8).estimate(estimating.noisy())
     most = found.draws.clamp(min=1).to(found.ess)
     inside = (found.ess > 1 - 1e-4) & (found.ess < most * (1 + 1e-4))
     assert inside.all(), f"ess is {_listed(found.ess)} of {_listed(most)} draws"
     equal = attrs.evolve(estimating.problem, reward=scaled(estimating.problem.reward, 0.0))
-    found = estimating.on(equal).of(8).estimate(estimating.at())
+    found = estimating.on(equal).of(8).estimate(estimating.noisy())
     close(found.ess, found.draws.clamp(min=1).to(found.ess), "ess without a reward, and draws")
 
 
 def constant(estimating: Estimating) -> None:
     """A constant added to the reward is added to the value, and changes nothing else."""
-    problem, at = estimating.problem, estimating.at()
+    problem, noisy = estimating.problem, estimating.noisy()
     level = Constant(-1.5, problem.model.shape[0])
     more = WeightedReward((*problem.reward.terms, Term(name="constant", reward=level)))
-    plain = estimating.estimate(at)
-    lifted = estimating.on(attrs.evolve(problem, reward=more)).estimate(at)
+    plain = estimating.estimate(noisy)
+    lifted = estimating.on(attrs.evolve(problem, reward=more)).estimate(noisy)
     close(lifted.value, plain.value - 1.5, "value of a reward less 1.5, and value less 1.5")
     close(lifted.shift, plain.shift, "shift of a reward less 1.5, and shift")
     close(lifted.ess, plain.ess, "ess of a reward less 1.5, and ess")
@@ -225,7 +231,7 @@ def needs_gradient(estimating: Estimating) -> None:
     if not estimating.part.needs_gradient and isinstance(problem.model, ClosedForm):
         problem = attrs.evolve(problem, sampler=ExactPosterior())
     try:
-        estimating.on(problem).estimate(estimating.at())
+        estimating.on(problem).estimate(estimating.noisy())
     except GradientAsked:
         told = estimating.part.needs_gradient
         assert told, "asks for a reward's gradient, but `needs_gradient` is false"
@@ -255,7 +261,7 @@ def _weak(problem: Problem) -> Problem:
 
 def _refuses(estimating: Estimating, needed: bool, what: str) -> None:
     try:
-        estimating.estimate(estimating.at())
+        estimating.estimate(estimating.noisy())
     except PartError:
         assert needed, "raises PartError where all that it says it needs is there"
         return
@@ -272,6 +278,18 @@ def _listed(numbers: Tensor) -> str:
 
 
 CHECKS: Final = (
-    form, shape, rows_are_independent, chunks_change_nothing, random_state, value, shift, bias,
-    error, ess, constant, needs_gradient, needs_sampler, needs_model,
-)  # fmt: skip
+    form,
+    shape,
+    rows_are_independent,
+    chunks_change_nothing,
+    random_state,
+    value,
+    shift,
+    bias,
+    error,
+    ess,
+    constant,
+    needs_gradient,
+    needs_sampler,
+    needs_model,
+)

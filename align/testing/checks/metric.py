@@ -97,5 +97,11 @@ def inputs_untouched(measuring: Measuring) -> None:
 
 
 CHECKS: Final = (
-    form, numbers, order, repeatable, needs_references, random_state, inputs_untouched,
-)  # fmt: skip
+    form,
+    numbers,
+    order,
+    repeatable,
+    needs_references,
+    random_state,
+    inputs_untouched,
+)

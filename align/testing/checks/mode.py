@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.mode import AlignmentMode, Diverges, Info, Trains
-from align.core.model import NoModel, Population
+from align.core.mode import AlignmentMode, Info, ReportsKL, Trainable
+from align.core.model import DataSampler, NoModel
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
-from align.core.study import Studies
+from align.core.study import Study
 from align.estimators.exact import Exact
 from align.estimators.stein import Stein
 from align.samplers.exact import ExactPosterior
@@ -77,7 +77,7 @@ class Running:
 
     def samples(self, samples: Sequence[int] = range(ROWS), seed: int = 0) -> Tensor:
         """Clean states (B, *S)."""
-        if isinstance(self.part, Studies):
+        if isinstance(self.part, Study):
             raise SkipTest("it makes no samples")
         x1 = self.run(samples, seed).x1
         if x1 is None:
@@ -119,8 +119,8 @@ def numbers(running: Running) -> None:
             found = info.pictures
             assert found.dim() == 4, f"pictures are {tuple(found.shape)}, expected (B, C, H, W)"
             finite(found, "pictures")
-    if isinstance(running.part, Diverges):
-        apart = running.part.divergence(ran.state)
+    if isinstance(running.part, ReportsKL):
+        apart = running.part.path_kl(ran.state)
         fine = apart is None or (type(apart) is float and math.isfinite(apart) and apart >= 0)
         assert fine, f"divergence is {apart!r}, expected None or nats"
 
@@ -172,7 +172,7 @@ def needs(running: Running) -> None:
 def resumes(running: Running) -> None:
     """A training run that is interrupted and restored ends as if nothing had happened."""
     mode = running.part
-    if not isinstance(mode, Trains):
+    if not isinstance(mode, Trainable):
         raise SkipTest("it does not train")
     half, told = mode.steps // 2, []
     assert half, "give the mode at least two steps, so that it can be interrupted"
@@ -194,7 +194,7 @@ def resumes(running: Running) -> None:
 def findings(running: Running) -> None:
     """A study finds finite numbers, the same in any chunk, and the same after its equal."""
     mode = running.part
-    if not isinstance(mode, Studies):
+    if not isinstance(mode, Study):
         raise SkipTest("it is no study")
     ran = running.run()
     found = mode.findings(ran.state)
@@ -217,7 +217,7 @@ def findings(running: Running) -> None:
 def base_law(running: Running) -> None:
     """Without a reward the samples follow the model's own law."""
     model = running.make().model
-    if not isinstance(model, Population):
+    if not isinstance(model, DataSampler):
         raise SkipTest("the model cannot draw from its own law")
     plain = running.on(lambda p: _exactly(attrs.evolve(p, reward=scaled(p.reward, 0.0))))
     sets = [model.draw(streams_of(model, range(n), s)) for s, n in ((8, 10 * MANY), (9, MANY))]
@@ -255,6 +255,15 @@ def _follows(found: Tensor, sets: list[Tensor], name: str) -> None:
 
 
 CHECKS: Final = (
-    form, shape, numbers, repeatable, rows_are_independent, random_state, needs, resumes,
-    findings, base_law, tilted_law,
-)  # fmt: skip
+    form,
+    shape,
+    numbers,
+    repeatable,
+    rows_are_independent,
+    random_state,
+    needs,
+    resumes,
+    findings,
+    base_law,
+    tilted_law,
+)

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from align.core.model import At, Condition, FlowMap, ModelSpec, PosteriorMap
+from align.core.model import Condition, FlowMap, ModelSpec, NoisyState, PosteriorMap
 from align.errors import PromptError
 from align.testing.checks.capabilities import (
     Modelling,
@@ -62,42 +62,45 @@ def path(modelling: Modelling) -> None:
 
 def velocity(modelling: Modelling) -> None:
     """Velocities are like the states in shape, type and device, and finite from end to end."""
-    at = modelling.at((0.0, 1e-3, 0.5, 0.999))
-    for some in (at, at.rows(slice(0, 1))):
+    noisy = modelling.noisy((0.0, 1e-3, 0.5, 0.999))
+    for some in (noisy, noisy.rows(slice(0, 1))):
         found = modelling.model.velocity(some.x, some.t, some.cond)
         assert found.shape == some.x.shape, f"{tuple(found.shape)}, not {tuple(some.x.shape)}"
         assert found.dtype == some.x.dtype, f"velocities are {found.dtype}, states {some.x.dtype}"
         assert found.device == some.x.device, f"velocities are on {found.device}"
         finite(found, "velocities")
-    finite(denoiser_of(modelling.model, at), "denoisers")
+    finite(denoiser_of(modelling.model, noisy), "denoisers")
 
 
 def rows_are_independent(modelling: Modelling) -> None:
     """A row's velocity, jumps and decoding are the same alone, among others and reordered."""
-    model, at = modelling.model, modelling.at()
+    model, noisy = modelling.model, modelling.noisy()
 
-    def all_of(at: At) -> dict[str, Tensor]:
-        end = torch.ones_like(at.t)
-        found = {"velocity": model.velocity(at.x, at.t, at.cond), "decode": model.decode(at.x)}
+    def all_of(noisy: NoisyState) -> dict[str, Tensor]:
+        end = torch.ones_like(noisy.t)
+        found = {
+            "velocity": model.velocity(noisy.x, noisy.t, noisy.cond),
+            "decode": model.decode(noisy.x),
+        }
         if FlowMap in modelling.part.provides and isinstance(model, FlowMap):
-            found["jump"] = model.jump(at.x, at.t, end, at.cond)
+            found["jump"] = model.jump(noisy.x, noisy.t, end, noisy.cond)
         if PosteriorMap in modelling.part.provides and isinstance(model, PosteriorMap):
-            found["posterior_jump"] = model.posterior_jump(at.x, at.t / 2, end, at)
+            found["posterior_jump"] = model.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
         return found
 
-    together = all_of(at)
+    together = all_of(noisy)
     for rows in ((0,), (3, 1)):
-        for name, few in all_of(at.rows(torch.tensor(rows))).items():
+        for name, few in all_of(noisy.rows(torch.tensor(rows))).items():
             close(few, together[name][list(rows)], f"{name} of rows {rows}, and among others")
 
 
 def differentiable(modelling: Modelling) -> None:
     """The velocity carries a gradient to the state, and none to the weights."""
-    model, at = modelling.model, modelling.at()
-    plain = model.velocity(at.x, at.t, at.cond)
+    model, noisy = modelling.model, modelling.noisy()
+    plain = model.velocity(noisy.x, noisy.t, noisy.cond)
     assert not plain.requires_grad, "a velocity has a graph of its own; freeze the weights"
-    x = at.x.clone().requires_grad_()
-    found = model.velocity(x, at.t, at.cond)
+    x = noisy.x.clone().requires_grad_()
+    found = model.velocity(x, noisy.t, noisy.cond)
     assert found.requires_grad, "the velocity carries no gradient to the state"
     (gradient,) = torch.autograd.grad(found.square().sum(), x)
     finite(gradient, "gradient of the velocity")
@@ -107,7 +110,7 @@ def differentiable(modelling: Modelling) -> None:
 def decode(modelling: Modelling) -> None:
     """Decoded states are of the declared domain, pictures about in [0, 1]; the graph is kept."""
     model = modelling.model
-    x1 = modelling.at((0.99,) * 3).x.requires_grad_()
+    x1 = modelling.noisy((0.99,) * 3).x.requires_grad_()
     data = model.decode(x1)
     dims = {"image": 4, "vector": 2}[model.domain]
     assert data.dim() == dims, f"decode makes {tuple(data.shape)}, which is no '{model.domain}'"
@@ -142,17 +145,17 @@ def random_state(modelling: Modelling) -> None:
     """Torch's global random state is left as it was."""
     model = modelling.model
     with unmoved(model.device, "the model"):
-        at = modelling.at()
-        model.velocity(at.x, at.t, at.cond), model.decode(at.x)
+        noisy = modelling.noisy()
+        model.velocity(noisy.x, noisy.t, noisy.cond), model.decode(noisy.x)
 
 
 def inputs_untouched(modelling: Modelling) -> None:
     """States and times are not changed in place."""
-    model, at = modelling.model, modelling.at()
-    x, t = at.x.clone(), at.t.clone()
-    model.velocity(at.x, at.t, at.cond), model.decode(at.x)
-    assert torch.equal(at.x, x), "the model changes its states in place"
-    assert torch.equal(at.t, t), "the model changes its times in place"
+    model, noisy = modelling.model, modelling.noisy()
+    x, t = noisy.x.clone(), noisy.t.clone()
+    model.velocity(noisy.x, noisy.t, noisy.cond), model.decode(noisy.x)
+    assert torch.equal(noisy.x, x), "the model changes its states in place"
+    assert torch.equal(noisy.t, t), "the model changes its times in place"
 
 
 def _rows_agree(cond: Condition, rows: int) -> None:
@@ -162,7 +165,21 @@ def _rows_agree(cond: Condition, rows: int) -> None:
 
 
 CHECKS: Final = (
-    form, described, provides, path, velocity, rows_are_independent, differentiable, decode,
-    prompts, random_state, inputs_untouched, jump_semigroup, jump_tangent, posterior_semigroup,
-    posterior_tangent, population, closed_form,
-)  # fmt: skip
+    form,
+    described,
+    provides,
+    path,
+    velocity,
+    rows_are_independent,
+    differentiable,
+    decode,
+    prompts,
+    random_state,
+    inputs_untouched,
+    jump_semigroup,
+    jump_tangent,
+    posterior_semigroup,
+    posterior_tangent,
+    population,
+    closed_form,
+)

@@ -49,7 +49,7 @@ def noise(domain: Domain | None, streams: Streams, side: int = 64) -> Tensor:
         return streams.normal((2,)).float()
     total = torch.zeros(len(streams.samples), 3, side, side)
     for cells in (2, 4, 8, 16):
-        coarse = streams.at(cells).normal((3, cells, cells)).float()
+        coarse = streams.fold_in(cells).normal((3, cells, cells)).float()
         total += F.interpolate(coarse, size=(side, side), mode="bilinear")
     return (0.5 + 0.15 * total).clamp(0, 1)
 
@@ -171,6 +171,15 @@ def slopes(scoring: Scoring, unit: Tensor) -> list[Tensor]:
 
 
 CHECKS: Final = (
-    form, shape, rows_are_independent, repeatable, random_state, inputs_untouched, prompts,
-    outside, within_range, differentiable, gradient,
-)  # fmt: skip
+    form,
+    shape,
+    rows_are_independent,
+    repeatable,
+    random_state,
+    inputs_untouched,
+    prompts,
+    outside,
+    within_range,
+    differentiable,
+    gradient,
+)

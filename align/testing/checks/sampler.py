@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
 from align.errors import PartError
 from align.testing.checks.form import form
@@ -31,15 +31,17 @@ class Sampling:
     part: PosteriorSampler
     model: FlowModel
 
-    def at(self) -> At:
+    def noisy(self) -> NoisyState:
         """Noisy states at five times."""
         return states(self.model, TIMES)
 
-    def draws(self, at: At, draws: int, samples: Sequence[int] = (), first: int = 0) -> Tensor:
+    def draws(
+        self, noisy: NoisyState, draws: int, samples: Sequence[int] = (), first: int = 0
+    ) -> Tensor:
         """Draws (N, B, *S) for samples 0 .. B − 1, or those named."""
-        streams = streams_of(self.model, samples or range(len(at.x)))
+        streams = streams_of(self.model, samples or range(len(noisy.x)))
         streams = streams.after(first) if first else streams
-        return self.part.sample(self.model, at, draws=draws, streams=streams)
+        return self.part.sample(self.model, noisy, draws=draws, streams=streams)
 
 
 def subject(part: PosteriorSampler, on: Callable[[], FlowModel] | None) -> Sampling:
@@ -49,78 +51,81 @@ def subject(part: PosteriorSampler, on: Callable[[], FlowModel] | None) -> Sampl
 
 def shape(sampling: Sampling) -> None:
     """Draws are (N, B, *S) of the states' type, on their device, and finite."""
-    at = sampling.at()
+    noisy = sampling.noisy()
     for draws in (1, 3):
-        found = sampling.draws(at, draws)
-        wanted = (draws, *at.x.shape)
+        found = sampling.draws(noisy, draws)
+        wanted = (draws, *noisy.x.shape)
         assert found.shape == wanted, f"{tuple(found.shape)}, expected (N, B, *S) = {wanted}"
-        assert found.dtype == at.x.dtype, f"draws are {found.dtype}, the states {at.x.dtype}"
-        assert found.device == at.x.device, f"draws are on {found.device}, not {at.x.device}"
+        assert found.dtype == noisy.x.dtype, f"draws are {found.dtype}, the states {noisy.x.dtype}"
+        assert found.device == noisy.x.device, f"draws are on {found.device}, not {noisy.x.device}"
         finite(found, "draws")
 
 
 def ends_of_time(sampling: Sampling) -> None:
     """Draws are finite at t = 0, and near t = 1 they are the state itself."""
-    at = states(sampling.model, (0.0, 0.0, 0.999, 0.999))
-    found = sampling.draws(at, 2)
+    noisy = states(sampling.model, (0.0, 0.0, 0.999, 0.999))
+    found = sampling.draws(noisy, 2)
     finite(found, "draws at t = 0 and t = 0.999")
-    gap = float((found[:, 2:] - at.x[2:]).abs().max())
-    assert gap < 0.02 * max(1.0, size(at.x)), f"draws at t = 0.999 are {gap:.3g} from the state"
+    gap = float((found[:, 2:] - noisy.x[2:]).abs().max())
+    assert gap < 0.02 * max(1.0, size(noisy.x)), f"draws at t = 0.999 are {gap:.3g} from the state"
 
 
 def draws_are_numbered(sampling: Sampling) -> None:
     """Draw n is the same whatever the number of draws, whenever it is made."""
-    at = sampling.at()
-    four = sampling.draws(at, 4)
-    close(sampling.draws(at, 4), four, "draws made twice from the same streams")
-    close(sampling.draws(at, 2), four[:2], "the first two of four draws")
+    noisy = sampling.noisy()
+    four = sampling.draws(noisy, 4)
+    close(sampling.draws(noisy, 4), four, "draws made twice from the same streams")
+    close(sampling.draws(noisy, 2), four[:2], "the first two of four draws")
     for first in (1, 3):
-        alone = sampling.draws(at, 1, first=first)[0]
+        alone = sampling.draws(noisy, 1, first=first)[0]
         close(alone, four[first], f"draw {first}, and draw 0 of streams.after({first})")
 
 
 def rows_are_independent(sampling: Sampling) -> None:
     """A state's draws are the same alone, among others and in another order."""
-    at = sampling.at()
-    together = sampling.draws(at, 3)
+    noisy = sampling.noisy()
+    together = sampling.draws(noisy, 3)
     for rows in ((0,), (3, 1)):
-        few = sampling.draws(at.rows(torch.tensor(rows)), 3, samples=rows)
+        few = sampling.draws(noisy.rows(torch.tensor(rows)), 3, samples=rows)
         close(few, together[:, list(rows)], f"draws at states {rows}, and among others")
 
 
 def random_state(sampling: Sampling) -> None:
     """Torch's global random state is left as it was."""
     with unmoved(sampling.model.device, "sample"):
-        sampling.draws(sampling.at(), 2)
+        sampling.draws(sampling.noisy(), 2)
 
 
 def inputs_untouched(sampling: Sampling) -> None:
     """The states and times it is given are not changed in place."""
-    at = sampling.at()
-    x, t = at.x.clone(), at.t.clone()
-    sampling.draws(at, 2)
-    assert torch.equal(at.x, x), "sample changes the states in place"
-    assert torch.equal(at.t, t), "sample changes the times in place"
+    noisy = sampling.noisy()
+    x, t = noisy.x.clone(), noisy.t.clone()
+    sampling.draws(noisy, 2)
+    assert torch.equal(noisy.x, x), "sample changes the states in place"
+    assert torch.equal(noisy.t, t), "sample changes the times in place"
 
 
 def differentiable(sampling: Sampling) -> None:
     """`differentiable` is true if and only if draws carry a gradient, and it is the right one."""
-    at = sampling.at()
-    x = at.x.clone().requires_grad_()
+    noisy = sampling.noisy()
+    x = noisy.x.clone().requires_grad_()
     with torch.enable_grad():
-        found = sampling.draws(At(x, at.t, at.cond), 2)
+        found = sampling.draws(NoisyState(x, noisy.t, noisy.cond), 2)
     if not sampling.part.differentiable:
         assert not found.requires_grad, "draws carry a gradient, but `differentiable` is false"
         return
     assert found.requires_grad, "draws carry no gradient, but `differentiable` is true"
     streams = streams_of(sampling.model, range(len(x)), seed=3)
-    factor = streams.at("factor").normal(sampling.model.shape, draws=2).to(x)
-    way = streams.at("way").normal(sampling.model.shape).to(x)
+    factor = streams.fold_in("factor").normal(sampling.model.shape, draws=2).to(x)
+    way = streams.fold_in("way").normal(sampling.model.shape).to(x)
     (gradient,) = torch.autograd.grad((found * factor).sum(), x)
     wide = x.dtype == torch.float64
     step = 1e-5 if wide else 1e-2
     with torch.no_grad():
-        ends = [sampling.draws(At(at.x + h * way, at.t, at.cond), 2) for h in (step, -step)]
+        ends = [
+            sampling.draws(NoisyState(noisy.x + h * way, noisy.t, noisy.cond), 2)
+            for h in (step, -step)
+        ]
     slope = ((ends[0] - ends[1]) / (2 * step) * factor).flatten(2).sum((0, 2))
     told = (gradient * way).flatten(1).sum(1)
     close(told, slope, "gradient, and finite differences", digits=1e-4 if wide else 0.05)
@@ -128,8 +133,8 @@ def differentiable(sampling: Sampling) -> None:
 
 def point(sampling: Sampling) -> None:
     """`point` is true if and only if every draw is the denoiser."""
-    at = sampling.at()
-    found, wanted = sampling.draws(at, 3), denoiser_of(sampling.model, at)
+    noisy = sampling.noisy()
+    found, wanted = sampling.draws(noisy, 3), denoiser_of(sampling.model, noisy)
     if sampling.part.point:
         close(found, wanted.expand_as(found), "draws of a point, and the denoiser")
         return
@@ -139,12 +144,12 @@ def point(sampling: Sampling) -> None:
 
 def needs(sampling: Sampling) -> None:
     """On a model without its capability it raises PartError; without `needs` it works there."""
-    plain, at = Sampling(sampling.part, Plain(sampling.model)), sampling.at()
+    plain, noisy = Sampling(sampling.part, Plain(sampling.model)), sampling.noisy()
     if sampling.part.needs is None:
-        finite(plain.draws(at, 1), "draws from a model without capabilities")
+        finite(plain.draws(noisy, 1), "draws from a model without capabilities")
         return
     try:
-        plain.draws(at, 1)
+        plain.draws(noisy, 1)
     except PartError:
         return
     raise AssertionError(f"works without {sampling.part.needs.__name__}, which it says it needs")
@@ -152,15 +157,17 @@ def needs(sampling: Sampling) -> None:
 
 def exact(sampling: Sampling, draws: int = 3000) -> None:
     """Draws follow the posterior: as near to exact draws as other exact draws are."""
-    model, at = sampling.model, states(sampling.model, TIMES * 3)
+    model, noisy = sampling.model, states(sampling.model, TIMES * 3)
     if not isinstance(model, ClosedForm):
         raise SkipTest("the model does not know its posterior")
 
     def drawn(seed: int, count: int = draws) -> Tensor:
-        return model.draw_posterior(at, count, streams_of(sampling.model, range(len(at.x)), seed))
+        return model.draw_posterior(
+            noisy, count, streams_of(sampling.model, range(len(noisy.x)), seed)
+        )
 
     with torch.no_grad():
-        found = sampling.draws(at, 1 if sampling.part.point else draws)
+        found = sampling.draws(noisy, 1 if sampling.part.point else draws)
     law = drawn(8, 4 * draws)
     floor, far = sum(apart(drawn(seed), law) for seed in range(9, 13)) / 4, apart(found, law)
     # Over 15 states the distance of exact draws varies by a tenth of itself.
@@ -176,6 +183,15 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 CHECKS: Final = (
-    form, shape, ends_of_time, draws_are_numbered, rows_are_independent, random_state,
-    inputs_untouched, differentiable, point, needs, exact,
-)  # fmt: skip
+    form,
+    shape,
+    ends_of_time,
+    draws_are_numbered,
+    rows_are_independent,
+    random_state,
+    inputs_untouched,
+    differentiable,
+    point,
+    needs,
+    exact,
+)

@@ -42,8 +42,9 @@ class Classifier(RewardSpec):
 
     model: str = option("a folder, or an id of the Hugging Face hub", check=_named)
     library: Literal["transformers", "timm"] = option("whose model it is", default="transformers")
-    label: str = option("a class: its name in the model's configuration, or its number",
-                        check=_named)  # fmt: skip
+    label: str = option(
+        "a class: its name in the model's configuration, or its number", check=_named
+    )
     score: Score = option("what is scored", default="log_probability")
     revision: str = option("branch, tag or commit of the model on the hub", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)

@@ -36,27 +36,40 @@ def _made(kind: Kind) -> tuple[Any, dict[str, Any]]:
     numbers = {name: number for number, name in LABELS.items()}
     ids: dict[str, Any] = {"id2label": dict(LABELS), "label2id": numbers}
     said: dict[str, Any] = {
-        "do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2,
-        "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.4, 0.6],
-    }  # fmt: skip
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "resample": 2,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 0.4, 0.6],
+    }
     match kind:
         case "vit":
-            network = there.ViTForImageClassification(there.ViTConfig(
-                hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-                image_size=32, patch_size=16, **ids,
-            ))  # fmt: skip
+            network = there.ViTForImageClassification(
+                there.ViTConfig(
+                    hidden_size=32,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    image_size=32,
+                    patch_size=16,
+                    **ids,
+                )
+            )
             said |= {"image_processor_type": "ViTImageProcessor"}
             said |= {"size": {"height": 32, "width": 32}}
         case "resnet":
-            network = there.ResNetForImageClassification(there.ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", **ids
-            ))  # fmt: skip
+            network = there.ResNetForImageClassification(
+                there.ResNetConfig(
+                    embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", **ids
+                )
+            )
             said |= {"image_processor_type": "ConvNextImageProcessor", "resample": 3}
             said |= {"size": {"shortest_edge": 32}, "crop_pct": 0.875}
         case "mobilenet":
-            network = there.MobileNetV2ForImageClassification(there.MobileNetV2Config(
-                depth_multiplier=0.25, min_depth=8, image_size=32, **ids
-            ))  # fmt: skip
+            network = there.MobileNetV2ForImageClassification(
+                there.MobileNetV2Config(depth_multiplier=0.25, min_depth=8, image_size=32, **ids)
+            )
             said |= {"image_processor_type": "MobileNetV2ImageProcessor", "do_center_crop": True}
             said |= {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
     for weight in network.parameters():

@@ -156,8 +156,14 @@ def test_other_data_is_refused(folders):
 
 
 def test_a_small_picture_is_seen_on_black():
-    bare = Preprocessing(resize=None, mode="bilinear", crop=(8, 8), floored=True,
-                         mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # fmt: skip
+    bare = Preprocessing(
+        resize=None,
+        mode="bilinear",
+        crop=(8, 8),
+        floored=True,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
     seen = bare.apply(torch.ones(1, 3, 4, 6))
     assert seen.shape == (1, 3, 8, 8)
     assert seen.sum() == 3 * 4 * 6
@@ -172,8 +178,14 @@ def test_timm_says_what_it_says(tmp_path):
         lambda: timm.create_model("test_vit", num_classes=3, pretrained=False)
     )
     save_file(network.state_dict(), tmp_path / "model.safetensors")
-    kept = {"input_size": [3, 160, 160], "interpolation": "bicubic", "crop_pct": 0.95,
-            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "num_classes": 3}  # fmt: skip
+    kept = {
+        "input_size": [3, 160, 160],
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "num_classes": 3,
+    }
     said = {"architecture": "test_vit", "num_classes": 3, "pretrained_cfg": kept}
     (tmp_path / "config.json").write_text(json.dumps(said))
     reward = Classifier(model=str(tmp_path), library="timm", label="1").build(CPU)

@@ -61,10 +61,15 @@ class Aesthetic(RewardSpec):
 
         head = loaded(self.head)
         spec = Clip(
-            weights=self.weights, activation=self.activation, tokenizer=self.tokenizer,
-            revision=self.revision, offline=self.offline, dtype=self.dtype,
-            recompute=self.recompute, match_pil=self.match_pil,
-        )  # fmt: skip
+            weights=self.weights,
+            activation=self.activation,
+            tokenizer=self.tokenizer,
+            revision=self.revision,
+            offline=self.offline,
+            dtype=self.dtype,
+            recompute=self.recompute,
+            match_pil=self.match_pil,
+        )
         seen: ClipReward = spec.build(device)
         has = seen.network.clip.config.projection_dim
         if head[0].in_features != has:

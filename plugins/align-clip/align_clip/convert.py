@@ -103,11 +103,14 @@ def sizes(state: Mapping[str, Tensor], activation: Activation) -> dict[str, Any]
             "patch_size": patch,
             "image_size": patch * grid,
             **_tower(
-                state, "visual.transformer.resblocks.", vision,
-                _HEADS.get(vision, vision // 64), activation,
+                state,
+                "visual.transformer.resblocks.",
+                vision,
+                _HEADS.get(vision, vision // 64),
+                activation,
             ),
         },
-    }  # fmt: skip
+    }
 
 
 def _tower(

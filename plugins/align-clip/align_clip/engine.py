@@ -149,9 +149,13 @@ class ClipReward(Reward):
         """
         pictures, view = checked(data, who), self.view
         seen = preprocess(
-            pictures, self.network.size, view.geometry, view.match_pil,
-            clamp=view.clamp, crop=view.crop,
-        )  # fmt: skip
+            pictures,
+            self.network.size,
+            view.geometry,
+            view.match_pil,
+            clamp=view.clamp,
+            crop=view.crop,
+        )
         return self.network.pictures(standardised(seen))
 
 

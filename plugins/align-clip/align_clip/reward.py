@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from align.core.option import option
-from align.core.reward import Judged
+from align.core.reward import HasReferenceImplementation
 from align.errors import PartError
 from align_clip.spec import ClipSpec, assembled
 
@@ -31,7 +31,7 @@ FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 @final
 @attrs.frozen(kw_only=True)
-class Clip(ClipSpec, Judged):
+class Clip(ClipSpec, HasReferenceImplementation):
     """R(x) = scale(cos(picture, prompt)) of a CLIP model by OpenAI or open_clip.
 
     Pictures: shortest side to the network's size, centre crop. Scales, which differ by package:

@@ -100,9 +100,13 @@ def _tokenizer(spec: ClipSpec, who: str) -> Tokenizer:
     from align_clip.tokens import from_file
 
     path = located(
-        spec.tokenizer, "", ("tokenizer.json",),
-        who=who, option="tokenizer", offline=spec.offline,
-    )  # fmt: skip
+        spec.tokenizer,
+        "",
+        ("tokenizer.json",),
+        who=who,
+        option="tokenizer",
+        offline=spec.offline,
+    )
     return from_file(path, who)
 
 

@@ -60,8 +60,12 @@ def small_state(
                 block + "mlp.c_proj.weight": (width, inner),
                 block + "mlp.c_proj.bias": (width,),
             }
-    norms = [f"{name.partition('attn')[0]}ln_{i}" for name in shapes for i in (1, 2)
-             if name.endswith("in_proj_bias")]  # fmt: skip
+    norms = [
+        f"{name.partition('attn')[0]}ln_{i}"
+        for name in shapes
+        for i in (1, 2)
+        if name.endswith("in_proj_bias")
+    ]
     wide = {
         name: (vision if name.startswith("visual.") else text,)
         for name in (*norms, "ln_final", "visual.ln_pre", "visual.ln_post")
@@ -122,9 +126,10 @@ def _blocks(
             part.unflatten(-1, (heads, -1)).transpose(1, 2)
             for part in _linear(
                 _norm(state, block + "ln_1", x),
-                state[block + "attn.in_proj_weight"], state[block + "attn.in_proj_bias"],
+                state[block + "attn.in_proj_weight"],
+                state[block + "attn.in_proj_bias"],
             ).chunk(3, -1)
-        )  # fmt: skip
+        )
         likeness = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         seen = (likeness if mask is None else likeness + mask).softmax(-1) @ v
         x = x + _named(state, block + "attn.out_proj", seen.transpose(1, 2).flatten(2))

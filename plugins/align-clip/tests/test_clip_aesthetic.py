@@ -15,7 +15,7 @@ WIDE = small_state()["visual.proj"].shape[1]
 
 
 def drawn(*shape, name="x"):
-    return 0.5 * Streams(0, (0,)).at(name).normal(shape)[0].float()
+    return 0.5 * Streams(0, (0,)).fold_in(name).normal(shape)[0].float()
 
 
 def linear():
@@ -35,9 +35,11 @@ def spec(folder, state):
     torch.save(small_state(), folder / "clip.pt")
     torch.save(state, folder / "head.pth")
     return Aesthetic(
-        head=str(folder / "head.pth"), weights=str(folder / "clip.pt"), activation="gelu",
+        head=str(folder / "head.pth"),
+        weights=str(folder / "clip.pt"),
+        activation="gelu",
         tokenizer=str(small_tokenizer(folder / "tokenizer.json")),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("head", [linear, layered])

@@ -8,9 +8,15 @@ from align_clip.tokens import END, START, cleaned, from_file, from_merges, shipp
 from align.errors import PartError
 
 ODD = [
-    "a photo of a cat", "A Tabby CAT's 12 hats!!", "“curly” naïve ﬁ ﾊﾝ ÿ 日本 emoji 😀",
-    "two  \n spaces\tdon't &amp; go", "", f"ends {END} early", "x" * 200, "e\u0301 \u00e9",
-]  # fmt: skip
+    "a photo of a cat",
+    "A Tabby CAT's 12 hats!!",
+    "“curly” naïve ﬁ ﾊﾝ ÿ 日本 emoji 😀",
+    "two  \n spaces\tdon't &amp; go",
+    "",
+    f"ends {END} early",
+    "x" * 200,
+    "e\u0301 \u00e9",
+]
 
 
 @pytest.fixture(scope="module")

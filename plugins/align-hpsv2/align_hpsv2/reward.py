@@ -14,7 +14,7 @@ from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
 from align.core.option import option
-from align.core.reward import Judged
+from align.core.reward import HasReferenceImplementation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +26,7 @@ FILES: Final = MappingProxyType({"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2
 
 @final
 @attrs.frozen(kw_only=True)
-class HPSv2(ClipSpec, Judged):
+class HPSv2(ClipSpec, HasReferenceImplementation):
     """R(x) = cos(picture, prompt) of a CLIP ViT-H/14 trained on people's choices.
 
     Pictures: longest side to 224, black bars. One file of 1.97 GB has everything; the package's
@@ -70,9 +70,13 @@ class HPSv2(ClipSpec, Judged):
         from align.io.hub import located
 
         return located(
-            self.weights, REPO, (FILES[self.version],),
-            who="reward 'hpsv2'", revision=self.revision, offline=self.offline,
-        )  # fmt: skip
+            self.weights,
+            REPO,
+            (FILES[self.version],),
+            who="reward 'hpsv2'",
+            revision=self.revision,
+            offline=self.offline,
+        )
 
 
 def _plain(cosine: Tensor, factor: float) -> Tensor:

@@ -20,9 +20,12 @@ WORDS: Final = 35
 _ADDED: Final = ("[DEC]", "[ENC]")
 """What BLIP added to BERT's vocabulary."""
 _UNUSED: Final = (
-    "blip.vision_proj.weight", "blip.vision_proj.bias", "blip.text_proj.weight",
-    "blip.text_proj.bias", "blip.text_encoder.embeddings.position_ids",
-)  # fmt: skip
+    "blip.vision_proj.weight",
+    "blip.vision_proj.bias",
+    "blip.text_proj.weight",
+    "blip.text_proj.bias",
+    "blip.text_encoder.embeddings.position_ids",
+)
 """What the checkpoint has from BLIP's training, and no score depends on."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import Judged, Reward, RewardSpec
+from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +28,7 @@ STD: Final = 1.0333394966054072
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageReward(RewardSpec, Judged):
+class ImageReward(RewardSpec, HasReferenceImplementation):
     """ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
 
     The shortest side is resized to 224 pixels and the middle is cut out, so pixels beyond it have
@@ -73,9 +73,13 @@ class ImageReward(RewardSpec, Judged):
 
         weights = self._located()
         words = located(
-            self.tokenizer, "bert-base-uncased", ("vocab.txt",),
-            who=WHO, option="tokenizer", offline=self.offline,
-        )  # fmt: skip
+            self.tokenizer,
+            "bert-base-uncased",
+            ("vocab.txt",),
+            who=WHO,
+            option="tokenizer",
+            offline=self.offline,
+        )
         made = network(weights, getattr(torch, self.dtype), device)
         return Scorer(
             network=made,
@@ -103,9 +107,12 @@ class ImageReward(RewardSpec, Judged):
         usual = not self.weights and self.revision == "main" and theirs.is_file()
         return located(
             str(theirs) if usual else self.weights,
-            "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors"),
-            who="reward 'image_reward'", revision=self.revision, offline=self.offline,
-        )  # fmt: skip
+            "THUDM/ImageReward",
+            ("ImageReward.pt", "ImageReward.safetensors"),
+            who="reward 'image_reward'",
+            revision=self.revision,
+            offline=self.offline,
+        )
 
 
 @final

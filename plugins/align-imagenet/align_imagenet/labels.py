@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from align.core.prompts import named_in
+from align.core.prompts import match_class
 from align.errors import PromptError
 
 CLASSES = 1000
@@ -72,6 +72,6 @@ def index_in(prompt: str) -> int:
     """
     known = tuple(owners())
     try:
-        return index_of(known[named_in(plain(prompt), known)])
+        return index_of(known[match_class(plain(prompt), known)])
     except ValueError as error:
         raise PromptError(f"'{prompt}': {error}") from error

@@ -214,7 +214,7 @@ def main() -> None:
             ("squeezenet", squeezenet, SQUEEZENET),
         )
     }
-    made["labels.json"] = labels(*(fetch(options.packages, at) for at in (SYNONYMS, CLEAN)))
+    made["labels.json"] = labels(*(fetch(options.packages, noisy) for noisy in (SYNONYMS, CLEAN)))
     for name, content in made.items():
         path = options.out / name
         path.parent.mkdir(parents=True, exist_ok=True)

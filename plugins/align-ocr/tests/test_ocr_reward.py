@@ -82,8 +82,16 @@ def test_grey_pictures_and_other_data(pictures):
 
 
 def test_edit_distance():
-    known = {("", ""): 0, ("", "abc"): 3, ("abc", ""): 3, ("abc", "abc"): 0, ("abc", "abd"): 1,
-             ("kitten", "sitting"): 3, ("flaw", "lawn"): 2, ("ab", "ba"): 2}  # fmt: skip
+    known = {
+        ("", ""): 0,
+        ("", "abc"): 3,
+        ("abc", ""): 3,
+        ("abc", "abc"): 0,
+        ("abc", "abd"): 1,
+        ("kitten", "sitting"): 3,
+        ("flaw", "lawn"): 2,
+        ("ab", "ba"): 2,
+    }
     for (one, other), apart in known.items():
         assert distance(one, other) == distance(other, one) == apart
 

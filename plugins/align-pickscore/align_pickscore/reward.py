@@ -15,7 +15,7 @@ from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
 from align.core.option import option
-from align.core.reward import Judged
+from align.core.reward import HasReferenceImplementation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +29,7 @@ FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 @final
 @attrs.frozen(kw_only=True)
-class PickScore(ClipSpec, Judged):
+class PickScore(ClipSpec, HasReferenceImplementation):
     """R(x) = e^s cos(picture, prompt) of a CLIP ViT-H/14 trained on people's picks, about 20.
 
     Pictures: shortest side to 224, centre crop. `weights` is a folder with 'config.json' and

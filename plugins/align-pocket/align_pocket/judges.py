@@ -19,8 +19,17 @@ from align.errors import PartError
 Name = Literal["conv", "patch"]
 
 CLASSES: Final = (
-    "bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra",
-)  # fmt: skip
+    "bear",
+    "bird",
+    "cat",
+    "cow",
+    "dog",
+    "elephant",
+    "giraffe",
+    "horse",
+    "sheep",
+    "zebra",
+)
 SIDE: Final = 28
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from align.core.model import Domain
 from align.core.option import option
-from align.core.prompts import named_in
+from align.core.prompts import match_class
 from align.core.reward import Reward, RewardSpec
 from align_pocket.judges import CLASSES, load, prepared
 
@@ -66,7 +66,7 @@ class _SilhouetteClass(Reward):
             PromptError: a prompt that should name an animal does not.
         """
         logits: Tensor = self.judge(prepared(data)).float()
-        numbers = [named_in(self.label or prompt, CLASSES) for prompt in prompts]
+        numbers = [match_class(self.label or prompt, CLASSES) for prompt in prompts]
         label = torch.tensor(numbers, device=logits.device)[:, None]
         if self.scale == "log_probability":
             return F.log_softmax(logits, 1).gather(1, label)[:, 0]

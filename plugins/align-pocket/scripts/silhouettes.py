@@ -24,8 +24,17 @@ from PIL import Image
 FOLDER = "animal_mnist/data/Animal_MNIST/"
 SHA256 = "68a30346781a0984"  # of the pictures' file; its first 16 digits
 CLASSES = (
-    "bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra",
-)  # fmt: skip
+    "bear",
+    "bird",
+    "cat",
+    "cow",
+    "dog",
+    "elephant",
+    "giraffe",
+    "horse",
+    "sheep",
+    "zebra",
+)
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -6,7 +6,7 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 
-from align.core.model import At, FlowMap, PosteriorMap
+from align.core.model import FlowMap, NoisyState, PosteriorMap
 from align.core.streams import Streams
 from align.errors import PromptError
 from align.estimators.gradient import Gradient
@@ -31,14 +31,14 @@ def model() -> NetworkModel:
 def states(model, t, rows=8):
     """Noisy states at time t on the way to samples of the flow, with those samples."""
     streams = Streams(7, tuple(range(rows)))
-    cond = model.showcase(rows)
-    x = streams.at("a").normal(model.shape).float()
+    cond = model.class_grid(rows)
+    x = streams.fold_in("a").normal(model.shape).float()
     for step in range(20):
         now = torch.full((rows,), step / 20)
         x = x + model.velocity(x, now, cond) / 20
-    noise = streams.at("b").normal(model.shape).float()
+    noise = streams.fold_in("b").normal(model.shape).float()
     time = torch.full((rows,), t)
-    return At(model.path.interpolate(noise, x, time), time, cond), x
+    return NoisyState(model.path.interpolate(noise, x, time), time, cond), x
 
 
 def test_model_is_what_its_spec_says(model):
@@ -60,20 +60,20 @@ def test_pictures_are_in_range(model):
 
 
 def test_diagonal_of_the_map_at_time_zero_is_the_flow(model):
-    at, _ = states(model, 0.5)
-    s, zero = at.t, torch.zeros_like(at.t)
-    flow = model.velocity(at.x, s, at.cond)
-    diagonal = model.posterior_velocity(at.x, s, s, At(at.x, zero, at.cond))
+    noisy, _ = states(model, 0.5)
+    s, zero = noisy.t, torch.zeros_like(noisy.t)
+    flow = model.velocity(noisy.x, s, noisy.cond)
+    diagonal = model.posterior_velocity(noisy.x, s, s, NoisyState(noisy.x, zero, noisy.cond))
     assert ((diagonal - flow).norm() / flow.norm()) < 0.25
 
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
 def test_one_step_draws_have_the_mean_and_spread_of_many_step_glass(model, t):
     """Means of 12 draws: nearer to GLASS's than to the mean of other states; spreads alike."""
-    at, _ = states(model, t)
+    noisy, _ = states(model, t)
     streams = Streams(3, tuple(range(8)))
-    ours = MetaFlowMap().sample(model, at, draws=12, streams=streams)
-    theirs = Glass(steps=12).sample(model, at, draws=12, streams=streams)
+    ours = MetaFlowMap().sample(model, noisy, draws=12, streams=streams)
+    theirs = Glass(steps=12).sample(model, noisy, draws=12, streams=streams)
     mine, yours = ours.mean(0), theirs.mean(0)
     near = (mine - yours).flatten(1).norm(dim=1)
     far = (mine - yours.roll(1, 0)).flatten(1).norm(dim=1)
@@ -92,7 +92,7 @@ def test_prompts_name_classes(model):
 def test_judges_know_the_samples_of_the_flow(model, network):
     _, x1 = states(model, 0.5, rows=60)
     judged = load(network, CPU)(prepared(model.decode(x1))).argmax(1)
-    right = (judged == model.showcase(60).tensors["label"]).float().mean()
+    right = (judged == model.class_grid(60).tensors["label"]).float().mean()
     assert right > 0.5  # chance is .1
 
 
@@ -143,9 +143,13 @@ def test_steering_raises_the_reward_from_the_same_noise():
     spec = Pocket(prompt="cat")
     plain = sample(spec, BestOfN(n=1, flow_steps=20), rewards=rewards, samples=12)
     steered = sample(
-        spec, Steer(steps=20), rewards=rewards, samples=12,
-        sampler=MetaFlowMap(), estimator=Gradient(draws=2),
-    )  # fmt: skip
+        spec,
+        Steer(steps=20),
+        rewards=rewards,
+        samples=12,
+        sampler=MetaFlowMap(),
+        estimator=Gradient(draws=2),
+    )
     assert steered.scores["cat"].mean() > plain.scores["cat"].mean()
     assert (steered.scores["cat"] >= plain.scores["cat"]).float().mean() > 0.6
 
@@ -162,19 +166,23 @@ def test_sample_does_not_depend_on_the_batch(rows):
 
     def made(samples):
         return sample(
-            Pocket(prompt="cat"), Steer(steps=10, start=0.05), rewards=rewards, samples=samples,
-            sampler=MetaFlowMap(), estimator=Gradient(draws=2),
-        ).x1  # fmt: skip
+            Pocket(prompt="cat"),
+            Steer(steps=10, start=0.05),
+            rewards=rewards,
+            samples=samples,
+            sampler=MetaFlowMap(),
+            estimator=Gradient(draws=2),
+        ).x1
 
     torch.testing.assert_close(made(rows), made(16)[:rows], rtol=0, atol=2e-3)
 
 
 def test_guidance_moves_the_velocity_away_from_no_class(model):
-    at, _ = states(model, 0.5, rows=4)
+    noisy, _ = states(model, 0.5, rows=4)
     nothing = model.encode([""] * 4)
-    named = model.velocity(at.x, at.t, at.cond)
-    plain = model.velocity(at.x, at.t, nothing)
-    guided = attrs.evolve(model, guidance=2.0).velocity(at.x, at.t, at.cond)
+    named = model.velocity(noisy.x, noisy.t, noisy.cond)
+    plain = model.velocity(noisy.x, noisy.t, nothing)
+    guided = attrs.evolve(model, guidance=2.0).velocity(noisy.x, noisy.t, noisy.cond)
     torch.testing.assert_close(guided, 2 * named - plain, rtol=1e-3, atol=1e-3)
 
 
@@ -189,7 +197,7 @@ def test_photographs_are_of_their_size_and_their_flow_is_the_diagonal_of_their_m
     x = Streams(0, (0, 1)).normal(model.shape).float()
     t, zero = torch.full((2,), 0.3), torch.zeros(2)
     plain = attrs.evolve(model, guidance=1.0).velocity(x, t, cond)
-    torch.testing.assert_close(plain, model.posterior_velocity(x, t, t, At(x, zero, cond)))
+    torch.testing.assert_close(plain, model.posterior_velocity(x, t, t, NoisyState(x, zero, cond)))
     pictures = model.decode(x)
     assert pictures.shape == (2, 3, 64, 64)
     assert not torch.equal(pictures[:, 0], pictures[:, 1])  # in colour
@@ -206,10 +214,10 @@ def test_photographs_of_bison_are_brown_and_of_albatrosses_blue():
 
 def test_one_step_draws_of_photographs_are_near_many_step_glass():
     model = Pocket(variant="photographs").build(CPU)
-    at, _ = states(model, 0.5, rows=6)
+    noisy, _ = states(model, 0.5, rows=6)
     streams = Streams(3, tuple(range(6)))
-    ours = MetaFlowMap().sample(model, at, draws=8, streams=streams).mean(0)
-    theirs = Glass(steps=8).sample(model, at, draws=8, streams=streams).mean(0)
+    ours = MetaFlowMap().sample(model, noisy, draws=8, streams=streams).mean(0)
+    theirs = Glass(steps=8).sample(model, noisy, draws=8, streams=streams).mean(0)
     near = (ours - theirs).flatten(1).norm(dim=1).mean()
     far = (ours - theirs.roll(1, 0)).flatten(1).norm(dim=1).mean()
     assert near < 0.5 * far

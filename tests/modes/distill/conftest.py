@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.modes.distill.inner import InnerFlow
 from align.samplers.glass import glass_velocity
@@ -18,13 +18,13 @@ class World:
     def __init__(self, kind="linear"):
         self.model, _ = line(kind)
         self.streams = Streams(0, tuple(range(ROWS)))
-        x1, t = self.model.draw(self.streams), 0.9 * self.streams.at("t").uniform(())
-        context = self.streams.at("context").normal((1,))
+        x1, t = self.model.draw(self.streams), 0.9 * self.streams.fold_in("t").uniform(())
+        context = self.streams.fold_in("context").normal((1,))
         cond = self.model.encode([""] * ROWS)
-        self.at = At(self.model.path.interpolate(context, x1, t), t, cond)
-        self.x1, self.noise = x1, self.streams.at("inner").normal((1,))
-        self.s = 0.05 + 0.6 * self.streams.at("s").uniform(())
-        self.u = self.s + 0.05 + (0.9 - self.s) * self.streams.at("u").uniform(())
+        self.at = NoisyState(self.model.path.interpolate(context, x1, t), t, cond)
+        self.x1, self.noise = x1, self.streams.fold_in("inner").normal((1,))
+        self.s = 0.05 + 0.6 * self.streams.fold_in("s").uniform(())
+        self.u = self.s + 0.05 + (0.9 - self.s) * self.streams.fold_in("u").uniform(())
 
     def velocity(self, y, s):
         """b̄_s(y), exactly."""
@@ -36,13 +36,18 @@ class World:
         jump = (self.model.posterior_jump(y, s, u, self.at) - y) / torch.where(gap > 0, gap, 1.0)
         return torch.where(gap > 0, jump, self.velocity(y, s))
 
-    def inner(self, average=None, teacher=None, unnamed=None, guidance=1.0, noise=None):
+    def inner(self, average=None, teacher=None, unconditional=None, guidance=1.0, noise=None):
         average = average or self.average
         return InnerFlow(
-            path=self.model.path, noise=self.noise if noise is None else noise, x1=self.x1,
-            average=average, unnamed=unnamed or average, teacher=teacher or self.velocity,
-            guidance=guidance, streams=self.streams,
-        )  # fmt: skip
+            path=self.model.path,
+            noise=self.noise if noise is None else noise,
+            x1=self.x1,
+            average=average,
+            unconditional=unconditional or average,
+            teacher=teacher or self.velocity,
+            guidance=guidance,
+            streams=self.streams,
+        )
 
     def residual(self, consistency, **replaced):
         return consistency.residual(self.inner(**replaced), self.s, self.u)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.modes.distill.diagonal import Data, Teacher
 from align.modes.distill.inner import InnerFlow
@@ -25,14 +25,20 @@ def test_the_rate_s_mean_is_the_inner_velocity(kind):
     """E[(rate − b̄) f(I_s, x_t)] = 0 for any f: here on 200,000 rows and several f."""
     model, rows = line(kind)[0], 200_000
     streams = Streams(3, tuple(range(rows)))
-    x1, t = model.draw(streams), 0.9 * streams.at("t").uniform(())
-    x = model.path.interpolate(streams.at("context").normal((1,)), x1, t)
-    at = At(x, t, model.encode([""] * rows))
-    s = 0.9 * streams.at("s").uniform(())
+    x1, t = model.draw(streams), 0.9 * streams.fold_in("t").uniform(())
+    x = model.path.interpolate(streams.fold_in("context").normal((1,)), x1, t)
+    noisy = NoisyState(x, t, model.encode([""] * rows))
+    s = 0.9 * streams.fold_in("s").uniform(())
     inner = InnerFlow(
-        path=model.path, noise=streams.at("inner").normal((1,)), x1=x1, average=None, unnamed=None,
-        teacher=lambda y, s: glass_velocity(model, y, s, at), guidance=1.0, streams=streams,
-    )  # fmt: skip
+        path=model.path,
+        noise=streams.fold_in("inner").normal((1,)),
+        x1=x1,
+        average=None,
+        unconditional=None,
+        teacher=lambda y, s: glass_velocity(model, y, s, noisy),
+        guidance=1.0,
+        streams=streams,
+    )
     apart = Data().target(inner, s) - Teacher().target(inner, s)
     y = inner.state(s)
     for f in (torch.ones_like(y), y, x, (2 * y).sin(), x * y, (3 * x).cos()):
@@ -42,11 +48,11 @@ def test_the_rate_s_mean_is_the_inner_velocity(kind):
 
 
 def test_guidance_adds_what_the_class_changes(world):
-    def named(y, s, u):
+    def conditional(y, s, u):
         assert torch.equal(s, u)
         return 3 * y
 
-    inner = world.inner(average=named, unnamed=lambda y, s, u: y, guidance=2.5)
+    inner = world.inner(average=conditional, unconditional=lambda y, s, u: y, guidance=2.5)
     plain = world.inner().rate(world.s)
     y = inner.state(world.s)
     # ω = 1 − 1/2.5
@@ -58,12 +64,14 @@ def test_a_map_taught_guided_rates_is_guided(world):
     s, y = world.s, world.inner().state(world.s)
     named, plain = y.sin(), y.cos()
     guided = plain + 2.5 * (named - plain)
-    inner = world.inner(average=lambda *_: guided, unnamed=lambda *_: plain, guidance=2.5)
+    inner = world.inner(average=lambda *_: guided, unconditional=lambda *_: plain, guidance=2.5)
     apart = inner.rate(s) - world.inner().rate(s)
     assert torch.allclose(named + apart, guided)
 
 
 def test_targets_carry_no_gradient(world):
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    inner = world.inner(average=lambda y, s, u: scale * y, unnamed=lambda y, s, u: y, guidance=2.0)
+    inner = world.inner(
+        average=lambda y, s, u: scale * y, unconditional=lambda y, s, u: y, guidance=2.0
+    )
     assert not Data().target(inner, world.s).requires_grad

@@ -46,8 +46,8 @@ def test_target_is_the_formula_s(world):
     along = (3 * y).cos() + s[:, None]
     residual = world.residual(Eulerian(), average=average, teacher=lambda y, s: along)
     slope = y.sin() * u[:, None] + 2 * s[:, None]
-    bend = y.cos() * (1 + s * u)[:, None] * along
-    target = along + (u - s)[:, None] * (slope + bend)
+    quadratic = y.cos() * (1 + s * u)[:, None] * along
+    target = along + (u - s)[:, None] * (slope + quadratic)
     assert torch.allclose(residual, average(y, s, u) - target, atol=1e-12)
 
 

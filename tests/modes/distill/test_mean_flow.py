@@ -19,14 +19,14 @@ def test_linear_in_the_rate_so_its_mean_is_the_eulerian_residual(world):
     """The identity of V8: with b̄ in place of the rate, the exact map has no residual."""
     y, s, u = world.inner().state(world.s), world.s, world.u
 
-    def at(rate):
+    def noisy(rate):
         return world.residual(Eulerian(), teacher=lambda y, s: rate)
 
     velocity = world.velocity(y, s)
     noise = torch.sin(torch.arange(64.0)).double()[:, None]
-    mean = (at(velocity + noise) + at(velocity - noise)) / 2
+    mean = (noisy(velocity + noise) + noisy(velocity - noise)) / 2
     assert float(mean.abs().max()) < 1e-6
-    assert float(at(velocity + noise).abs().max()) > 0.1
+    assert float(noisy(velocity + noise).abs().max()) > 0.1
     assert (u > s).all()
 
 

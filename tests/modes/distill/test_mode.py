@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from align.core.model import At, Condition, FlowMap
+from align.core.model import Condition, FlowMap, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
@@ -45,8 +45,8 @@ def _mixture():
 
 def _trained(state, average=False):
     """The model with the map under training in it."""
-    student = state.training.average if average else state.training.module
-    return state.coupling.model.having(state.coupling.role, student.net)
+    student = state.training.ema if average else state.training.module
+    return state.coupling.model.with_net(state.coupling.role, student.net)
 
 
 def _run(mode, problem, steps=None):
@@ -63,10 +63,12 @@ def _distances(model, draws=2000):
     exact, found = line()[0], []
     for t in (0.0, 0.3, 0.6):
         x = torch.tensor([[-0.8], [0.2], [1.0]], dtype=torch.float64)
-        at = At(x, torch.full((3,), t, dtype=torch.float64), exact.encode([""] * 3))
-        truth = exact.draw_posterior(at, draws, Streams(1, (0, 1, 2)))
+        noisy = NoisyState(x, torch.full((3,), t, dtype=torch.float64), exact.encode([""] * 3))
+        truth = exact.draw_posterior(noisy, draws, Streams(1, (0, 1, 2)))
         label = torch.zeros(3, dtype=torch.int64)
-        mine = At(x.float(), at.t.float(), Condition(("",) * 3, {"label": label})).tile(draws)
+        mine = NoisyState(x.float(), noisy.t.float(), Condition(("",) * 3, {"label": label})).tile(
+            draws
+        )
         noise = Streams(2, (0, 1, 2)).normal((1,), draws=draws).float().flatten(0, 1)
         ends = torch.zeros(3 * draws), torch.ones(3 * draws)
         jumped = model.posterior_jump(noise, *ends, mine).reshape(draws, 3)
@@ -75,10 +77,14 @@ def _distances(model, draws=2000):
 
 
 EVERY = [
-    Semigroup(), Shortcut(), MeanFlow(),
-    Eulerian(), Eulerian(velocity="self"),
-    Lagrangian(), Lagrangian(velocity="teacher"),
-]  # fmt: skip
+    Semigroup(),
+    Shortcut(),
+    MeanFlow(),
+    Eulerian(),
+    Eulerian(velocity="self"),
+    Lagrangian(),
+    Lagrangian(velocity="teacher"),
+]
 
 
 @pytest.mark.parametrize("consistency", EVERY, ids=str)
@@ -86,7 +92,7 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
     mode = Distill(
         net=SMALL,
         consistency=consistency,
-        optimisation=Optimisation(batch=192, rate=5e-3, warmup=20, average=0.98),
+        optimisation=Optimisation(batch=192, learning_rate=5e-3, warmup=20, ema_decay=0.98),
         steps=300,
     )
     problem = _mixture()
@@ -112,7 +118,7 @@ def test_diagonal_target_is_the_glass_velocity():
     """With all rows on the diagonal, the reported error is that to the teacher."""
     mode = Distill(
         net=SMALL,
-        times=Times(diagonal=1.0, context_zero=0.5),
+        times=Times(diagonal_share=1.0, context_zero=0.5),
         optimisation=Optimisation(batch=16),
     )
     problem, seen = _mixture(), []
@@ -127,15 +133,17 @@ def test_diagonal_target_is_the_glass_velocity():
     assert bool((t > 0).any())
     assert not x[t == 0].any()
     exact = line()[0]
-    at = At(x.double(), t.double(), exact.encode([""] * 16))
-    target = glass_velocity(exact, y.double(), s.double(), at)
+    noisy = NoisyState(x.double(), t.double(), exact.encode([""] * 16))
+    target = glass_velocity(exact, y.double(), s.double(), noisy)
     error = float((out.detach().double() - target).square().mean())
     assert info.numbers["diagonal"] == pytest.approx(error, rel=1e-4)
 
 
 def test_share_of_rows_on_the_diagonal_and_times():
     for share, expected in ((0.0, 0), (0.25, 50), (1.0, 200)):
-        mode = Distill(net=SMALL, times=Times(diagonal=share), optimisation=Optimisation(batch=200))
+        mode = Distill(
+            net=SMALL, times=Times(diagonal_share=share), optimisation=Optimisation(batch=200)
+        )
         problem, seen = _mixture(), []
         state = mode.init(problem, STREAMS)
         hook = lambda _, args, seen=seen: seen.append(args)  # noqa: E731
@@ -159,7 +167,7 @@ def test_weights(share, name):
         mode = Distill(
             net=MLPConfig(width=16, depth=1),
             consistency=Eulerian(),
-            times=Times(diagonal=share),
+            times=Times(diagonal_share=share),
             weighting=weighting,
             optimisation=Optimisation(batch=1),
         )
@@ -186,7 +194,7 @@ def test_targets_from_data_need_no_teacher_and_lead_to_the_same_map():
         net=SMALL,
         diagonal=Data(),
         consistency=MeanFlow(),
-        optimisation=Optimisation(batch=192, rate=5e-3, warmup=20, average=0.98),
+        optimisation=Optimisation(batch=192, learning_rate=5e-3, warmup=20, ema_decay=0.98),
         steps=300,
     )
     problem, asked = _mixture(), []
@@ -266,19 +274,19 @@ def test_a_transformer_starts_as_a_copy_and_trains(pictures, consistency):
     mode = Distill(
         data=pictures,
         consistency=consistency,
-        optimisation=Optimisation(batch=8, rate=1e-2, warmup=0, average=0.5),
+        optimisation=Optimisation(batch=8, learning_rate=1e-2, warmup=0, ema_decay=0.5),
         steps=2,
-        look=1,
+        sample_every=1,
     )
     problem = _pictured()
     state, teacher = mode.init(problem, STREAMS), problem.model.inner
     y, x = STREAMS.numbered(0, 5).normal(SHAPE, draws=2).float()
     s, t = STREAMS.numbered(0, 5).uniform((2,)).float().T
-    at = At(x, t, teacher.encode(["cat", "dog", "", "cat", "dog"]))
-    expected = teacher.velocity(y, s, at.cond)
+    noisy = NoisyState(x, t, teacher.encode(["cat", "dog", "", "cat", "dog"]))
+    expected = teacher.velocity(y, s, noisy.cond)
     assert float(expected.std()) > 0.05
     with torch.no_grad():
-        assert torch.equal(_trained(state).posterior_velocity(y, s, s, at), expected)
+        assert torch.equal(_trained(state).posterior_velocity(y, s, s, noisy), expected)
     watch = _Watch()
     outcome = execute(mode, problem, STREAMS, meter=problem.model.meter, observer=watch)
     assert all(np.isfinite(list(numbers.values())).all() for numbers in watch.numbers)
@@ -290,15 +298,19 @@ def test_a_transformer_starts_as_a_copy_and_trains(pictures, consistency):
     assert set(export.modules) == {"flow", "posterior", "autoencoder"}
     with torch.no_grad():
         # The teacher is left as it was, the map is not.
-        assert torch.equal(teacher.velocity(y, s, at.cond), expected)
-        moved = _trained(outcome.state).posterior_velocity(y, s, s, at) - expected
+        assert torch.equal(teacher.velocity(y, s, noisy.cond), expected)
+        moved = _trained(outcome.state).posterior_velocity(y, s, s, noisy) - expected
     assert float(moved.abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("consistency", [Semigroup(), Eulerian()])
 def test_a_resumed_run_ends_in_the_same_bits(pictures, consistency):
     mode = Distill(
-        data=pictures, consistency=consistency, optimisation=Optimisation(batch=8), steps=4, look=2
+        data=pictures,
+        consistency=consistency,
+        optimisation=Optimisation(batch=8),
+        steps=4,
+        sample_every=2,
     )
 
     def run(watch, saved=None):
@@ -329,9 +341,9 @@ def test_what_is_refused(pictures):
 def test_the_ladder(pictures, tmp_path):
     """Flow, flow map, meta flow map: each begins as the one before, and a file brings it back."""
     common = {"data": pictures, "steps": 2, "look": 1}
-    fast = Optimisation(batch=8, rate=1e-2, warmup=0, average=0.0)
+    fast = Optimisation(batch=8, learning_rate=1e-2, warmup=0, ema_decay=0.0)
     problem = _pictured()
-    first = Distill(into="flow_map", optimisation=fast, **common)
+    first = Distill(role="flow_map", optimisation=fast, **common)
     watch = _Watch()
     outcome = execute(first, problem, STREAMS, meter=problem.model.meter, observer=watch)
     assert watch.pictures[0].shape == (2 * 8, 3, 8, 8)
@@ -349,11 +361,11 @@ def test_the_ladder(pictures, tmp_path):
     assert not torch.allclose(jumped, straight, atol=1e-3)
     again = Problem(GuardedModel(model, "network", Meter(), 64))
     state = Distill(optimisation=fast, **common).init(again, STREAMS)
-    assert torch.equal(_trained(state).posterior_jump(y, s, u, At(x, u, cond)), jumped)
+    assert torch.equal(_trained(state).posterior_jump(y, s, u, NoisyState(x, u, cond)), jumped)
 
 
 def test_a_flow_map_has_no_context(pictures):
-    mode = Distill(into="flow_map", data=pictures, optimisation=Optimisation(batch=8))
+    mode = Distill(role="flow_map", data=pictures, optimisation=Optimisation(batch=8))
     problem, seen = _pictured(), []
     state = mode.init(problem, STREAMS)
     state.training.module.net.register_forward_pre_hook(lambda _, args: seen.append(args))
@@ -363,7 +375,7 @@ def test_a_flow_map_has_no_context(pictures):
 
 def test_training_goes_on_from_a_map_the_model_already_has(pictures):
     problem = _pictured()
-    mode = Distill(data=pictures, optimisation=Optimisation(batch=8, rate=1e-2, warmup=0))
+    mode = Distill(data=pictures, optimisation=Optimisation(batch=8, learning_rate=1e-2, warmup=0))
     state = mode.init(problem, STREAMS)
     state, _ = mode.step(problem, state, 0, STREAMS)
     moved = _trained(state)
@@ -377,9 +389,13 @@ def test_guidance_is_baked_into_rates(pictures):
     found = []
     for guidance in (1.0, 2.5):
         mode = Distill(
-            data=pictures, diagonal=Data(), guidance=guidance, dropout=0.0,
-            times=Times(diagonal=1.0), optimisation=Optimisation(batch=8),
-        )  # fmt: skip
+            data=pictures,
+            diagonal=Data(),
+            guidance=guidance,
+            dropout=0.0,
+            times=Times(diagonal_share=1.0),
+            optimisation=Optimisation(batch=8),
+        )
         problem = _pictured()
         state = mode.init(problem, STREAMS)
         rows = STREAMS.numbered(0, 8)
@@ -388,7 +404,7 @@ def test_guidance_is_baked_into_rates(pictures):
         one = inner(torch.arange(8))
         s = torch.full((8,), 0.5)
         y = one.state(s)
-        named, plain = (f(y, s, s).detach() for f in (one.average, one.unnamed))
+        named, plain = (f(y, s, s).detach() for f in (one.average, one.unconditional))
         assert float((named - plain).abs().max()) > 1e-2
         found.append((mode.diagonal.target(one, s), named - plain))
     (base, _), (guided, apart) = found

@@ -24,9 +24,9 @@ def _map(y, s, u):
 def test_two_jumps_meet_at_a_time_of_each_row_s_own(world):
     calls = []
 
-    def spy(*at):
-        calls.append(at)
-        return _map(*at)
+    def spy(*noisy):
+        calls.append(noisy)
+        return _map(*noisy)
 
     residual = world.residual(Semigroup(), average=spy)
     assert len(calls) == 3

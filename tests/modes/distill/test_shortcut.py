@@ -54,5 +54,5 @@ def test_only_the_prediction_carries_a_gradient(world):
     gradient, none = world.gradients(Shortcut())
     assert none is None
     seen = []
-    world.residual(Shortcut(), average=lambda *at: seen.append(at) or world.average(*at))
+    world.residual(Shortcut(), average=lambda *noisy: seen.append(noisy) or world.average(*noisy))
     assert float(gradient) == pytest.approx(float(world.average(*seen[-1]).sum()))

@@ -19,7 +19,7 @@ def test_context_times_are_a_power_and_sometimes_zero():
 
 
 def test_jumps_are_sorted_pairs_and_a_share_is_on_the_diagonal():
-    s, u, alone = Times(diagonal=0.25).jumps(ROWS, 0.5)
+    s, u, alone = Times(diagonal_share=0.25).jumps(ROWS, 0.5)
     assert float(alone.double().mean()) == pytest.approx(0.25)
     assert torch.equal(s[alone], u[alone])
     assert (s <= u).all()
@@ -32,12 +32,12 @@ def test_jumps_are_sorted_pairs_and_a_share_is_on_the_diagonal():
 def test_every_piece_of_a_batch_has_its_share_of_the_diagonal(share):
     streams = Streams(0, (0,))
     for first in (0, 10, 990):
-        alone = Times(diagonal=share).jumps(streams.numbered(first, 10), 0.0)[2]
+        alone = Times(diagonal_share=share).jumps(streams.numbered(first, 10), 0.0)[2]
         assert int(alone.sum()) == round(10 * share)
 
 
 def test_times_of_a_row_do_not_depend_on_its_batch():
-    times = Times(diagonal=0.3, whole=0.2)
+    times = Times(diagonal_share=0.3, full_jump_share=0.2)
     whole = (*times.jumps(ROWS, 0.5), times.context(ROWS, 0.5))
     few = ROWS.rows(slice(7, 12))
     for one, all_ in zip((*times.jumps(few, 0.5), times.context(few, 0.5)), whole, strict=True):
@@ -45,24 +45,26 @@ def test_times_of_a_row_do_not_depend_on_its_batch():
 
 
 def test_some_jumps_go_all_the_way():
-    s, u, alone = Times(diagonal=0.5, whole=0.3).jumps(ROWS, 0.5)
+    s, u, alone = Times(diagonal_share=0.5, full_jump_share=0.3).jumps(ROWS, 0.5)
     far = (s == 0) & (u == 1)
     assert not (far & alone).any()
     assert float(far[~alone].double().mean()) == pytest.approx(0.3, abs=0.02)
 
 
 def test_logit_normal_times():
-    s, u, _ = Times(diagonal=0.0, law="logit_normal", means=(-5.0, 5.0), deviation=0.1).jumps(
-        ROWS, 0.5
-    )
+    s, u, _ = Times(
+        diagonal_share=0.0, time_distribution="logit_normal", means=(-5.0, 5.0), deviation=0.1
+    ).jumps(ROWS, 0.5)
     assert torch.allclose(torch.logit(s).mean(), torch.tensor(-5.0).double(), atol=0.01)
     assert float(torch.logit(u).std()) == pytest.approx(0.1, abs=0.01)
-    swapped = Times(diagonal=0.0, law="logit_normal", means=(5.0, -5.0), deviation=0.1)
+    swapped = Times(
+        diagonal_share=0.0, time_distribution="logit_normal", means=(5.0, -5.0), deviation=0.1
+    )
     assert (swapped.jumps(ROWS, 0.5)[0] < 0.5).all()
 
 
 def test_curriculum():
-    times = Times(diagonal=0.5, straight=0.2, grown=0.6, context_from=0.1)
+    times = Times(diagonal_share=0.5, diagonal_until=0.2, full_length_at=0.6, context_start=0.1)
     assert not times.context(ROWS, 0.05).any()
     assert times.context(ROWS, 0.1).any()
     assert times.jumps(ROWS, 0.1)[2].all()

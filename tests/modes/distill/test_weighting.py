@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from align.core.streams import Streams
-from align.modes.distill.weighting import LossLevel, Weighting
+from align.modes.distill.weighting import LogLossNet, Weighting
 
 ALONE = torch.tensor([True, False, True, False])
 
@@ -32,7 +32,7 @@ def test_adaptive_weights_have_no_gradient():
 
 
 def test_a_learnt_level_starts_silent_and_is_least_at_the_logarithm_of_the_loss():
-    level = Streams(0, ()).initialise(LossLevel)
+    level = Streams(0, ()).initialise(LogLossNet)
     times, square = torch.rand(4, 3), torch.tensor([1.0, 2.0, 3.0, 4.0])
     weighting = Weighting(learned=True)
     assert torch.equal(weighting.losses(square, ALONE, times, level), square)

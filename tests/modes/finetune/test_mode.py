@@ -15,7 +15,7 @@ from align.models.network import load
 from align.models.network_model import NetworkModel
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
-from align.modes.finetune.evaluation import Evaluation, fallen, girsanov, samples, spread
+from align.modes.finetune.evaluation import Evaluation, detect_hacking, girsanov, samples, spread
 from align.modes.finetune.gradient import TiltGradient
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import TiltStein
@@ -32,7 +32,7 @@ from align.training.loop import Optimisation
 from align.training.lora import Lora
 
 STREAMS, CPU = Streams(0, tuple(range(2000))), torch.device("cpu")
-FAST = Optimisation(batch=256, rate=5e-3, warmup=20, average=0.98)
+FAST = Optimisation(batch=256, learning_rate=5e-3, warmup=20, ema_decay=0.98)
 QUICK = Evaluation(every=100, samples=256, flow_steps=25)
 
 
@@ -69,9 +69,12 @@ def truth():
 )
 def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
     mode = FineTune(
-        net=MLPConfig(width=64, depth=2), objective=objective, optimisation=FAST, steps=300,
+        net=MLPConfig(width=64, depth=2),
+        objective=objective,
+        optimisation=FAST,
+        steps=300,
         evaluation=QUICK,
-    )  # fmt: skip
+    )
     problem = _line(sampler)
     state, numbers = _run(mode, problem)
     tilted, plain = truth
@@ -91,21 +94,29 @@ def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
     cond, t = again.encode(["", ""]), torch.tensor([0.3, 0.6])
     torch.testing.assert_close(
         again.velocity(torch.ones(2, 1), t, cond),
-        attrs.evolve(state.model, flow=state.training.average)
-        .velocity(torch.ones(2, 1), t, cond).detach(),
-    )  # fmt: skip
+        attrs.evolve(state.model, flow=state.training.ema)
+        .velocity(torch.ones(2, 1), t, cond)
+        .detach(),
+    )
 
 
 @pytest.mark.parametrize(
     ("objective", "sampler"),
-    [(TiltStein(by="data"), None), (TiltGradient(), Glass(steps=4))],
+    [(TiltStein(draws_from="data"), None), (TiltGradient(), Glass(steps=4))],
     ids=str,
 )
 def test_a_path_of_tilts(objective, sampler, truth):
     mode = FineTune(
-        net=MLPConfig(width=64, depth=2), objective=objective, path="tilt", stages=4, pool=4000,
-        flow_steps=25, optimisation=attrs.evolve(FAST, decay="none"), steps=400, evaluation=QUICK,
-    )  # fmt: skip
+        net=MLPConfig(width=64, depth=2),
+        objective=objective,
+        path="tilt",
+        stages=4,
+        pool=4000,
+        flow_steps=25,
+        optimisation=attrs.evolve(FAST, decay="none"),
+        steps=400,
+        evaluation=QUICK,
+    )
     problem = _line(sampler)
     state, numbers = _run(mode, problem)
     tilted, _ = truth
@@ -128,9 +139,12 @@ def test_a_path_of_tilts_needs_draws_of_each_stage():
 
 def test_draft_climbs_and_forgets_the_law(truth):
     mode = FineTune(
-        net=MLPConfig(width=64, depth=2), objective=Draft(last=5, flow_steps=10),
-        optimisation=FAST, steps=100, evaluation=QUICK,
-    )  # fmt: skip
+        net=MLPConfig(width=64, depth=2),
+        objective=Draft(last=5, flow_steps=10),
+        optimisation=FAST,
+        steps=100,
+        evaluation=QUICK,
+    )
     problem = _line()
     state, numbers = _run(mode, problem)
     x1 = mode.finish(problem, state)[:, 0]
@@ -152,9 +166,12 @@ def test_a_hacked_reward_is_said_and_may_end_training():
     problem = _line(MetaFlowMap(), held)
     base = Evaluation(every=50, samples=128, flow_steps=10, errors=0.5)
     mode = FineTune(
-        net=MLPConfig(width=32), objective=Draft(last=5, flow_steps=5), optimisation=FAST,
-        steps=150, evaluation=base,
-    )  # fmt: skip
+        net=MLPConfig(width=32),
+        objective=Draft(last=5, flow_steps=5),
+        optimisation=FAST,
+        steps=150,
+        evaluation=base,
+    )
     state, numbers = _run(mode, problem)
     assert numbers[-1]["far"] < numbers[0]["far"]
     (said,) = mode.warnings(state)
@@ -169,12 +186,15 @@ def test_stopping_keeps_the_weights():
     held = Term(name="far", reward=Far(), held_out=True)
     problem = _line(MetaFlowMap(), held)
     mode = FineTune(
-        net=MLPConfig(width=16), objective=Draft(last=1, flow_steps=2), optimisation=FAST, steps=6,
+        net=MLPConfig(width=16),
+        objective=Draft(last=1, flow_steps=2),
+        optimisation=FAST,
+        steps=6,
         evaluation=Evaluation(every=2, samples=8, flow_steps=4, stop=True),
-    )  # fmt: skip
+    )
     state = mode.init(problem, STREAMS)
     for name, value in state.best["far"].items():
-        state.worst[name].copy_(value - (10 if name == "far" else 0))
+        state.at_hacking[name].copy_(value - (10 if name == "far" else 0))
     assert mode.warnings(state)
     before = {k: v.clone() for k, v in state.training.module.state_dict().items()}
     state, info = mode.step(problem, state, 1, STREAMS)
@@ -207,9 +227,12 @@ def _pictures(prompts):
         auto = Autoencoder(AutoencoderConfig(colours=1, width=8, levels=1, latents=2))
         flow, posterior = (DiT(net, shape, 2, role) for role in ("flow", "meta_flow_map"))
         return NetworkModel(
-            shape=shape, classes=("cat", "dog"), flow=flow, posterior=posterior,
+            shape=shape,
+            classes=("cat", "dog"),
+            flow=flow,
+            posterior=posterior,
             autoencoder=auto,
-        )  # fmt: skip
+        )
 
     model = Streams(0, ()).initialise(made)
     reward = WeightedReward((Term(name="bright", reward=Bright()),))
@@ -247,9 +270,12 @@ def test_pictures_are_fine_tuned_and_told():
     problem = _pictures(("a cat", "a dog"))
     streams = Streams(0, tuple(range(4)))
     mode = FineTune(
-        pool=8, flow_steps=2, steps=3, optimisation=attrs.evolve(FAST, batch=4),
+        pool=8,
+        flow_steps=2,
+        steps=3,
+        optimisation=attrs.evolve(FAST, batch=4),
         evaluation=Evaluation(every=3, samples=4, flow_steps=2),
-    )  # fmt: skip
+    )
     state, numbers = _run(mode, problem, streams)
     assert {"bright", "error of bright", "edges", "spread", "moved", "divergence"} <= {*numbers[-1]}
     assert numbers[0]["divergence"] == 0
@@ -264,9 +290,12 @@ def test_a_map_alone_is_fine_tuned_as_the_flow_it_has_on_its_diagonal(tmp_path):
     before = {k: v.clone() for k, v in problem.model.posterior.state_dict().items()}
     streams = Streams(0, tuple(range(4)))
     mode = FineTune(
-        pool=8, flow_steps=2, steps=3, optimisation=attrs.evolve(FAST, batch=4),
+        pool=8,
+        flow_steps=2,
+        steps=3,
+        optimisation=attrs.evolve(FAST, batch=4),
         evaluation=Evaluation(every=3, samples=4, flow_steps=2),
-    )  # fmt: skip
+    )
     state, numbers = _run(mode, problem, streams)
     assert numbers[0]["divergence"] == 0 < numbers[-1]["divergence"]
     assert all(torch.equal(before[k], v) for k, v in problem.model.posterior.state_dict().items())
@@ -274,7 +303,7 @@ def test_a_map_alone_is_fine_tuned_as_the_flow_it_has_on_its_diagonal(tmp_path):
     weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
     again = load(tmp_path / "m.safetensors", CPU)
     assert again.posterior is None and again.flow.role == "meta_flow_map"
-    moved = samples(again, problem.cond, streams.at("start"), 2)
+    moved = samples(again, problem.cond, streams.fold_in("start"), 2)
     torch.testing.assert_close(mode.finish(problem, state), moved, rtol=1e-4, atol=1e-5)
 
 
@@ -288,15 +317,17 @@ def test_the_published_code_trains_the_velocity_without_guidance():
     rows = Streams(0, tuple(range(6)))
     for release, wanted in ((False, model), (True, plain)):
         mode = FineTune(
-            objective=TiltGradient(release=release), pool=8, flow_steps=2,
+            objective=TiltGradient(as_released=release),
+            pool=8,
+            flow_steps=2,
             optimisation=attrs.evolve(FAST, batch=4),
             evaluation=Evaluation(samples=2, flow_steps=2),
-        )  # fmt: skip
+        )
         tilt = mode.init(problem, rows).tilt
-        at, _ = tilt.noisy(rows, 0.1)
-        wanted = wanted.velocity(at.x, at.t, at.cond)
-        torch.testing.assert_close(tilt.base(at), wanted)
-        torch.testing.assert_close(tilt.velocity(at), wanted)
+        noisy, _ = tilt.noisy(rows, 0.1)
+        wanted = wanted.velocity(noisy.x, noisy.t, noisy.cond)
+        torch.testing.assert_close(tilt.base(noisy), wanted)
+        torch.testing.assert_close(tilt.velocity(noisy), wanted)
         assert tilt.student.guidance == 3.0
 
 
@@ -319,16 +350,19 @@ def test_adapters_end_as_a_plain_model_and_as_files(tmp_path):
     problem = _pictures(("a cat", "a dog"))
     streams = Streams(0, tuple(range(4)))
     mode = FineTune(
-        pool=8, flow_steps=2, steps=3, lora=Lora(rank=2),
+        pool=8,
+        flow_steps=2,
+        steps=3,
+        lora=Lora(rank=2),
         optimisation=attrs.evolve(FAST, batch=4),
         evaluation=Evaluation(every=3, samples=4, flow_steps=2),
-    )  # fmt: skip
+    )
     state, _ = _run(mode, problem, streams)
     export = mode.export(problem, state)
     assert set(export.files) == {"adapter_model.safetensors", "adapter_config.json"}
     weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
     again, x1 = load(tmp_path / "m.safetensors", CPU), mode.finish(problem, state)
-    moved = samples(again, problem.cond, streams.at("start"), 2)
+    moved = samples(again, problem.cond, streams.fold_in("start"), 2)
     torch.testing.assert_close(x1, moved, rtol=1e-4, atol=1e-5)
 
 
@@ -340,18 +374,19 @@ def test_losses_are_judged_pair_by_pair():
     best = {"far": then}
     lower = then | {"far": noise - 3 + 0.1 * noise.flip(0)}
     # In every sample it is so, however much samples differ.
-    assert "fell from" in fallen(problem, best, lower, 2.0)
-    assert not fallen(problem, best, lower | {"likelihood": then["likelihood"] - 1}, 2.0)
-    assert not fallen(problem, best, then | {"far": noise.flip(0) - 3}, 2.0)
+    assert "fell from" in detect_hacking(problem, best, lower, 2.0)
+    assert not detect_hacking(problem, best, lower | {"likelihood": then["likelihood"] - 1}, 2.0)
+    assert not detect_hacking(problem, best, then | {"far": noise.flip(0) - 3}, 2.0)
     # It is so, and it is nothing.
-    assert not fallen(problem, best, then | {"far": noise - 1 + 0.01 * noise.flip(0)}, 2.0)
+    assert not detect_hacking(problem, best, then | {"far": noise - 1 + 0.01 * noise.flip(0)}, 2.0)
 
 
 def test_a_hacked_reward_need_not_be_at_its_highest():
     terms = (Term(name=name, reward=Far(), held_out=True) for name in ("first", "far"))
     problem = _line(MetaFlowMap(), *terms)
-    mode = FineTune(net=MLPConfig(width=8), optimisation=FAST,
-                    evaluation=Evaluation(samples=8, flow_steps=2))  # fmt: skip
+    mode = FineTune(
+        net=MLPConfig(width=8), optimisation=FAST, evaluation=Evaluation(samples=8, flow_steps=2)
+    )
     state = mode.init(problem, STREAMS)
     apart = Streams(0, (0,)).normal((8,))[0]
     apart -= apart.mean()
@@ -359,11 +394,15 @@ def test_a_hacked_reward_need_not_be_at_its_highest():
     for step, (trained, far) in enumerate(((100, 40.0), (120, 39.9), (110, 20.0), (130, 90.0))):
         noise = apart.roll(step)
         now = {"likelihood": noise + trained, "far": noise + far, "first": noise + 500 - step / 9}
-        state.judge(now, mode.evaluation.errors, step)
+        state.track_held_out(now, mode.evaluation.errors, step)
         said.append(mode.warnings(state))
     # Less than at its best, but more than where the held-out reward was at its own.
     assert said[:2] == [(), ()]
-    assert said[2] == said[3] == (
-        "the reward was hacked: 'likelihood', which is trained, went from 100 to 110 while"
-        " 'far', which is held out, fell from 40 to 20, after 2 steps",
-    )  # fmt: skip
+    assert (
+        said[2]
+        == said[3]
+        == (
+            "the reward was hacked: 'likelihood', which is trained, went from 100 to 110 while"
+            " 'far', which is held out, fell from 40 to 20, after 2 steps",
+        )
+    )

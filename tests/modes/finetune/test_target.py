@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At, FlowModel
+from align.core.model import FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
@@ -13,7 +13,7 @@ from align.estimators.gradient import Gradient
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.gradient import TiltGradient
 from align.modes.finetune.stein import TiltStein
-from align.modes.finetune.target import Tilt
+from align.modes.finetune.target import TiltedTarget
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.worlds import line
@@ -49,8 +49,10 @@ class Student(FlowModel):
         velocity, s = self.base.velocity(x, t, cond), t[:, None]
         if self.tilted:
             problem = Problem(self.base, line(self.kind)[1], cond=cond)
-            shift = Exact().estimate(problem, At(x, t, cond), streams=Streams(0, (0,))).shift
-            pull = self.path.pull(t)
+            shift = (
+                Exact().estimate(problem, NoisyState(x, t, cond), streams=Streams(0, (0,))).shift
+            )
+            pull = self.path.denoiser_to_velocity(t)
             if self.constant:
                 pull = pull * self.constant / self.path.half_variance(t)
             velocity = velocity + pull[:, None] * shift
@@ -70,12 +72,14 @@ def slopes(objective, *, tilted=True, kind="linear", level=0.0, weight=1.0, cons
     theta = torch.zeros(ROWS, 5, dtype=torch.float64, requires_grad=True)
 
     def clean(rows):
-        return model.draw(rows.at("data")), model.encode([""] * len(rows.samples))
+        return model.draw(rows.fold_in("data")), model.encode([""] * len(rows.samples))
 
-    tilt = Tilt(
-        problem=Problem(model, reward, sampler), student=Student(model, tilted, theta, constant),
-        clean=clean, level=torch.tensor([level], dtype=torch.float64),
-    )  # fmt: skip
+    tilt = TiltedTarget(
+        problem=Problem(model, reward, sampler),
+        student=Student(model, tilted, theta, constant),
+        clean=clean,
+        log_normalizer=torch.tensor([level], dtype=torch.float64),
+    )
     losses, said = objective.losses(tilt, Streams(3, tuple(range(ROWS))))
     assert losses.shape == said["reward"].shape == (ROWS,)
     (each,) = torch.autograd.grad(losses.sum(), theta)
@@ -88,8 +92,8 @@ OBJECTIVES = {
     "stein": TiltStein(),
     "stein, 3 draws": TiltStein(draws=3),
     "stein, plain": TiltStein(centred=False),
-    "stein, by the data": TiltStein(by="data"),
-    "reward-weighted flow matching": TiltStein(by="data", centred=False),
+    "stein, by the data": TiltStein(draws_from="data"),
+    "reward-weighted flow matching": TiltStein(draws_from="data", centred=False),
 }
 
 
@@ -102,7 +106,7 @@ def test_the_tilted_velocity_is_the_minimum(name, kind):
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
 def test_the_published_noise_has_its_minimum_elsewhere(kind):
-    released = TiltGradient(start=0.1, release=True)
+    released = TiltGradient(start=0.1, as_released=True)
     slope, error = slopes(released, kind=kind, constant=100.0)
     assert (slope.abs() < 4.5 * error).all(), slope / error
     slope, error = slopes(released, kind=kind)
@@ -119,14 +123,21 @@ def test_the_plug_in_regresses_on_what_steering_estimates(draws, kind):
     class Steered(Student):
         def velocity(self, x, t, cond):
             gradient = Gradient(draws=draws, budget=4)
-            found = gradient.estimate(problem, At(x, t, cond), streams=rows.at("draws"))
-            return model.velocity(x, t, cond) + self.path.pull(t)[:, None] * found.shift
+            found = gradient.estimate(
+                problem, NoisyState(x, t, cond), streams=rows.fold_in("draws")
+            )
+            return (
+                model.velocity(x, t, cond)
+                + self.path.denoiser_to_velocity(t)[:, None] * found.shift
+            )
 
     problem = Problem(model, reward, MetaFlowMap(), cond=cond)
-    tilt = Tilt(
-        problem=problem, student=Steered(model, False, None), level=torch.zeros(1).double(),
-        clean=lambda rows: (model.draw(rows.at("data")), cond),
-    )  # fmt: skip
+    tilt = TiltedTarget(
+        problem=problem,
+        student=Steered(model, False, None),
+        log_normalizer=torch.zeros(1).double(),
+        clean=lambda rows: (model.draw(rows.fold_in("data")), cond),
+    )
     losses, said = TiltGradient(start=0.1, draws=draws, plug_in=True).losses(tilt, rows)
     plain, _ = TiltGradient(start=0.1, draws=draws).losses(tilt, rows)
     assert losses.abs().max() < 1e-20
@@ -173,10 +184,12 @@ def test_draft_is_the_reward_of_own_samples():
     model, reward = line()
     theta = torch.zeros(64, 5, dtype=torch.float64, requires_grad=True)
     student = Student(model, False, theta)
-    tilt = Tilt(
-        problem=Problem(model, reward), student=student, level=torch.zeros(1).double(),
+    tilt = TiltedTarget(
+        problem=Problem(model, reward),
+        student=student,
+        log_normalizer=torch.zeros(1).double(),
         clean=lambda rows: (None, model.encode([""] * len(rows.samples))),
-    )  # fmt: skip
+    )
     whole, part = (
         torch.autograd.grad(
             Draft(last=last, flow_steps=10).losses(tilt, Streams(0, tuple(range(64))))[0].sum(),
@@ -187,7 +200,7 @@ def test_draft_is_the_reward_of_own_samples():
     assert not torch.allclose(whole, part)
     # The last step alone: x1 = x + v / 10, so that the slope is −r'(x1) features / 10.
     streams = Streams(0, tuple(range(64)))
-    x, cond = streams.at("start").normal((1,)), model.encode([""] * 64)
+    x, cond = streams.fold_in("start").normal((1,)), model.encode([""] * 64)
     for step in range(9):
         x = x + model.velocity(x, torch.full((64,), step / 10).double(), cond) / 10
     t = torch.full((64,), 0.9).double()

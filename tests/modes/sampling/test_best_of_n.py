@@ -53,7 +53,7 @@ def test_a_shared_pool_gives_the_best_of_all_candidates_in_order():
     mode, streams = BestOfN(n=3, flow_steps=10, pool="shared"), Streams(0, tuple(range(6)))
     state, own = mode.init(problem, streams), []
     for index in range(3):
-        own.append(mode._sample(problem, streams.at("candidate", index) if index else streams))
+        own.append(mode._sample(problem, streams.fold_in("candidate", index) if index else streams))
         state, _ = mode.step(problem, state, index, streams)
     everything = torch.cat(own)
     best = reward.total(everything, [""] * 18).topk(6)
@@ -69,5 +69,5 @@ def test_divergence_is_that_of_the_largest_of_n(n):
     exact = float(torch.special.xlogy(density, density).mean())
     mode = BestOfN(n=n)
     state = mode.init(Problem(line()[0]), Streams(0, (0,)))
-    assert mode.divergence(state) == pytest.approx(exact, abs=1e-4)
+    assert mode.path_kl(state) == pytest.approx(exact, abs=1e-4)
     assert (BestOfN(n=n, pool="shared").divergence(state) is None) == (n > 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.path import LinearPath
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -31,44 +31,46 @@ def _world(kind):
     model, reward = line(kind)
     times = torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
     t, x = torch.meshgrid(times, torch.linspace(-3, 3, 21, dtype=torch.float64), indexing="ij")
-    at = At(x.flatten()[:, None], t.flatten(), model.encode([""] * t.numel()))
-    return model, _tilted(model), reward, at
+    noisy = NoisyState(x.flatten()[:, None], t.flatten(), model.encode([""] * t.numel()))
+    return model, _tilted(model), reward, noisy
 
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_value_is_the_log_ratio_of_the_marginals(kind):
-    model, tilted, reward, at = _world(kind)
-    ratio = tilted.log_prob(at.x, at.t) - model.log_prob(at.x, at.t)
-    constant = model.value(at, reward) - ratio
+    model, tilted, reward, noisy = _world(kind)
+    ratio = tilted.log_prob(noisy.x, noisy.t) - model.log_prob(noisy.x, noisy.t)
+    constant = model.value(noisy, reward) - ratio
     assert float(constant.max() - constant.min()) < 1e-12
 
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_ode_guidance_is_what_the_tilted_flow_adds(kind):
-    model, tilted, reward, at = _world(kind)
-    added = tilted.velocity(at.x, at.t, at.cond) - model.velocity(at.x, at.t, at.cond)
-    shift = Exact().estimate(Problem(model, reward), at, streams=Streams(0, ())).shift
-    guided = law.guidance(model.path, shift, at.t, "ode", 1e9)
+    model, tilted, reward, noisy = _world(kind)
+    added = tilted.velocity(noisy.x, noisy.t, noisy.cond) - model.velocity(
+        noisy.x, noisy.t, noisy.cond
+    )
+    shift = Exact().estimate(Problem(model, reward), noisy, streams=Streams(0, ())).shift
+    guided = law.guidance(model.path, shift, noisy.t, "ode", 1e9)
     assert float((guided - added).abs().max()) < 1e-9
     h = 1e-5
-    up, down = (model.value(At(at.x + d, at.t, at.cond), reward) for d in (h, -h))
-    slope = (model.path.half_variance(at.t) * (up - down) / (2 * h))[:, None]
+    up, down = (model.value(NoisyState(noisy.x + d, noisy.t, noisy.cond), reward) for d in (h, -h))
+    slope = (model.path.half_variance(noisy.t) * (up - down) / (2 * h))[:, None]
     assert float((slope - added).abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("kind", PATHS)
 @pytest.mark.parametrize("clamp", [1e9, 0.5])
 def test_sde_drift_is_that_of_the_tilted_flow(kind, clamp):
-    model, tilted, reward, at = _world(kind)
-    path, t = model.path, at.t
-    shift = Exact().estimate(Problem(model, reward), at, streams=Streams(0, ())).shift
-    velocity = model.velocity(at.x, t, at.cond)
-    drift = law.base_drift(path, velocity, at.x, t, "sde", clamp)
+    model, tilted, reward, noisy = _world(kind)
+    path, t = model.path, noisy.t
+    shift = Exact().estimate(Problem(model, reward), noisy, streams=Streams(0, ())).shift
+    velocity = model.velocity(noisy.x, t, noisy.cond)
+    drift = law.base_drift(path, velocity, noisy.x, t, "sde", clamp)
     got = drift + law.guidance(path, shift, t, "sde", clamp)
     # The clamp is on the noise alone: the velocity of p* plus (σ_c²/2) times its score.
-    star = tilted.velocity(at.x, t, at.cond)
-    score = path.score_from_velocity(star, at.x, t)
-    want = star + law.noise_level(path, t, clamp)[:, None] * score
+    star = tilted.velocity(noisy.x, t, noisy.cond)
+    score = path.score_from_velocity(star, noisy.x, t)
+    want = star + law.clamped_half_variance(path, t, clamp)[:, None] * score
     assert float((got - want).abs().max()) < 1e-9
     if clamp == 1e9:
         memoryless = star + path.half_variance(t)[:, None] * score
@@ -76,15 +78,15 @@ def test_sde_drift_is_that_of_the_tilted_flow(kind, clamp):
 
 
 def test_linear_path_sde_drift_is_the_one_of_the_paper():
-    model, _, _, at = _world("linear")
-    velocity = model.velocity(at.x, at.t, at.cond)
-    drift = law.base_drift(model.path, velocity, at.x, at.t, "sde", 1e9)
-    assert torch.allclose(drift, 2 * velocity - at.x / at.t[:, None], atol=1e-11)
+    model, _, _, noisy = _world("linear")
+    velocity = model.velocity(noisy.x, noisy.t, noisy.cond)
+    drift = law.base_drift(model.path, velocity, noisy.x, noisy.t, "sde", 1e9)
+    assert torch.allclose(drift, 2 * velocity - noisy.x / noisy.t[:, None], atol=1e-11)
 
 
 def test_everything_is_finite_at_the_start():
     path, t, x = LinearPath(), torch.zeros(2), torch.ones(2, 3)
-    assert law.noise_level(path, t, 25).tolist() == [25, 25]
+    assert law.clamped_half_variance(path, t, 25).tolist() == [25, 25]
     assert law.base_drift(path, x, x, t, "sde", 25).isfinite().all()
     for dynamics in ("ode", "sde"):
         assert torch.equal(law.guidance(path, x, t, dynamics, 25), x)
@@ -94,10 +96,10 @@ def test_everything_is_finite_at_the_start():
 def test_limits_of_the_guidance():
     drift = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
     added = torch.tensor([[0.0, 10.0], [0.0, 1.0], [0.0, 0.0]])
-    assert torch.equal(law.limited(added, drift, "none", 2.0), 2 * added)
-    clipped = law.limited(added, drift, "clip", 1.0)
+    assert torch.equal(law.normalise_guidance(added, drift, "none", 2.0), 2 * added)
+    clipped = law.normalise_guidance(added, drift, "clip", 1.0)
     assert torch.allclose(clipped, torch.tensor([[0.0, 5.0], [0.0, 1.0], [0.0, 0.0]]))
-    renormed = law.limited(added, drift, "renorm", 2.0)
+    renormed = law.normalise_guidance(added, drift, "renorm", 2.0)
     assert torch.allclose(renormed, torch.tensor([[0.0, 10.0], [0.0, 10.0], [0.0, 0.0]]))
 
 
@@ -124,26 +126,28 @@ def test_published_clamp_of_the_guidance():
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_ddim_is_the_flow_itself(kind):
-    model, tilted, _, at = _world(kind)
-    path, base = model.path, model.velocity(at.x, at.t, at.cond)
-    star = tilted.velocity(at.x, at.t, at.cond)
-    here, push, std = law.transition(path, base, star - base, at.x, at.t, at.t, "ddim", 25)
-    assert torch.allclose(here + push, at.x, atol=1e-12)
+    model, tilted, _, noisy = _world(kind)
+    path, base = model.path, model.velocity(noisy.x, noisy.t, noisy.cond)
+    star = tilted.velocity(noisy.x, noisy.t, noisy.cond)
+    here, push, std = law.transition(path, base, star - base, noisy.x, noisy.t, noisy.t, "ddim", 25)
+    assert torch.allclose(here + push, noisy.x, atol=1e-12)
     h = 1e-6
-    mean, push, std = law.transition(path, base, star - base, at.x, at.t, at.t + h, "ddim", 25)
-    assert torch.allclose((mean - at.x) / h, base, atol=1e-4)
+    mean, push, std = law.transition(
+        path, base, star - base, noisy.x, noisy.t, noisy.t + h, "ddim", 25
+    )
+    assert torch.allclose((mean - noisy.x) / h, base, atol=1e-4)
     assert torch.allclose(push / h, star - base, atol=1e-4)
     assert not std.any()
 
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_small_ddpm_steps_are_those_of_the_sde(kind):
-    model, tilted, _, at = _world(kind)
-    path, t, h = model.path, at.t, 1e-6
-    base, star = (m.velocity(at.x, t, at.cond) for m in (model, tilted))
-    mean, push, std = law.transition(path, base, star - base, at.x, t, t + h, "ddpm", 25)
-    drift = law.base_drift(path, base, at.x, t, "sde", 1e9)
-    assert torch.allclose((mean - at.x) / h, drift, atol=1e-3)
+    model, tilted, _, noisy = _world(kind)
+    path, t, h = model.path, noisy.t, 1e-6
+    base, star = (m.velocity(noisy.x, t, noisy.cond) for m in (model, tilted))
+    mean, push, std = law.transition(path, base, star - base, noisy.x, t, t + h, "ddpm", 25)
+    drift = law.base_drift(path, base, noisy.x, t, "sde", 1e9)
+    assert torch.allclose((mean - noisy.x) / h, drift, atol=1e-3)
     assert torch.allclose(push / h, 2 * (star - base), atol=1e-3)
     assert torch.allclose(std**2 / h, 2 * path.half_variance(t), rtol=1e-3)
 
@@ -165,13 +169,15 @@ def test_ddpm_is_the_exact_transition_for_a_point(kind):
 
 
 def test_renoising_forgets_the_state():
-    model, _, _, at = _world("linear")
-    base, u = model.velocity(at.x, at.t, at.cond), at.t + 0.05
-    mean, push, std = law.transition(model.path, base, base, at.x, at.t, u, "renoise", 25)
-    clean = model.denoiser(at)
+    model, _, _, noisy = _world("linear")
+    base, u = model.velocity(noisy.x, noisy.t, noisy.cond), noisy.t + 0.05
+    mean, push, std = law.transition(model.path, base, base, noisy.x, noisy.t, u, "renoise", 25)
+    clean = model.denoiser(noisy)
     assert torch.allclose(mean, u[:, None] * clean)
-    assert torch.allclose(push, u[:, None] * (1 - at.t)[:, None] * base)
+    assert torch.allclose(push, u[:, None] * (1 - noisy.t)[:, None] * base)
     assert torch.allclose(std, 1 - u)
-    end = law.transition(model.path, base, 0 * base, at.x, at.t, torch.ones_like(u), "renoise", 25)
+    end = law.transition(
+        model.path, base, 0 * base, noisy.x, noisy.t, torch.ones_like(u), "renoise", 25
+    )
     assert torch.allclose(end[0], clean)
     assert not end[2].any()

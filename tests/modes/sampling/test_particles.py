@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import DivergedError
@@ -15,12 +15,12 @@ from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.modes.sampling.particles import Selection, Weights, chosen, rows_of, systematic
 from align.modes.sampling.steer import Steer
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.testing.distances import w1
 from align.testing.worlds import line, measured, plane, sampled
 
-SMC = Steer(steps=50, dynamics="sde", particles=16, resample="systematic", trigger=1.0)
+SMC = Steer(steps=50, dynamics="sde", particles=16, resample="systematic", ess_threshold=1.0)
 
 
 def run(mode, world, rows, sampler, estimator, seed=0):
@@ -38,7 +38,7 @@ def evidence(world):
     """log E[e^r] over the base model."""
     model, reward = world
     zero = torch.zeros(1, model.shape[0]).double()
-    return float(model.value(At(zero, zero[:, 0], model.encode([""])), reward))
+    return float(model.value(NoisyState(zero, zero[:, 0], model.encode([""])), reward))
 
 
 def test_systematic_keeps_the_floor_and_the_mean():
@@ -93,14 +93,14 @@ def test_potentials(potential, gained):
 @pytest.mark.parametrize(
     ("mode", "sampler", "estimator", "most"),
     [
-        (SMC, PointMass(), Gradient(draws=1), 0.17),  # twists far from V: 16 are few
+        (SMC, DPS(), Gradient(draws=1), 0.17),  # twists far from V: 16 are few
         (SMC, ExactPosterior(), Stein(draws=4), 0.07),
         (attrs.evolve(SMC, normalise="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
         (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
         (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
-        (attrs.evolve(SMC, resample="none", scale=0.0), PointMass(), Stein(draws=1), 0.07),
-        (attrs.evolve(SMC, potential="max", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
-        (attrs.evolve(SMC, potential="add", every=10, scale=0.0), PointMass(), Stein(draws=1), 0.1),
+        (attrs.evolve(SMC, resample="none", scale=0.0), DPS(), Stein(draws=1), 0.07),
+        (attrs.evolve(SMC, potential="max", every=10, scale=0.0), DPS(), Stein(draws=1), 0.1),
+        (attrs.evolve(SMC, potential="add", every=10, scale=0.0), DPS(), Stein(draws=1), 0.1),
     ],
     ids=["tds", "stein", "renorm", "half", "ddpm", "importance", "max", "add"],
 )
@@ -113,7 +113,7 @@ def test_the_target_is_the_tilted_law_whatever_the_guidance(mode, sampler, estim
 
 def test_evidence_is_unbiased():
     world = line()
-    mode = attrs.evolve(SMC, scale=0.5, trigger=0.5)
+    mode = attrs.evolve(SMC, scale=0.5, ess_threshold=0.5)
     state, _, info = run(mode, world, 600, None, Exact())
     found = torch.logsumexp(state.weights.log_evidence, 0) - math.log(600)
     assert float(found) == pytest.approx(evidence(world), abs=0.05)
@@ -124,10 +124,10 @@ def test_evidence_is_unbiased():
 def test_sharp_rewards_do_not_break_the_weights(guided):
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.01)  # rewards down to −10⁵
-    mode = attrs.evolve(SMC, particles=256, trigger=0.5, normalise="clip")
+    mode = attrs.evolve(SMC, particles=256, ess_threshold=0.5, normalise="clip")
     if not guided:
         mode = attrs.evolve(mode, scale=0.0)
-    _, x1, _ = run(mode, world, 16, PointMass(), Gradient(draws=1))
+    _, x1, _ = run(mode, world, 16, DPS(), Gradient(draws=1))
     assert x1.isfinite().all()
     miss = (x1 @ torch.tensor([1.2, -0.8]).double() + 1).abs()
     assert float(miss.median()) < 0.05  # unsteered: 1
@@ -137,7 +137,7 @@ def test_steering_that_diverges_says_what_to_do():
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.001)
     with pytest.raises(DivergedError, match=r"states are not finite .* normalise = 'clip'"):
-        sampled(Steer(steps=50), world, 4, sampler=PointMass(), estimator=Gradient(draws=1))
+        sampled(Steer(steps=50), world, 4, sampler=DPS(), estimator=Gradient(draws=1))
 
 
 def test_one_particle_is_the_first_of_many():
@@ -164,7 +164,7 @@ def test_best_copies_the_best_particle_and_the_other_keeps_its_own():
     weights, streams = Weights.equal(2, 2, torch.device("cpu")), Streams(0, (0, 1))
 
     def ask(resample):
-        selection = Selection(resample=resample, potential="diff", trigger=0.5)
+        selection = Selection(resample=resample, potential="diff", ess_threshold=0.5)
         return selection.survivors(weights, value, 0, streams)[1], selection
 
     source, selection = ask("best")

@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
@@ -15,7 +15,7 @@ from align.estimators.stein import Stein
 from align.modes.sampling import dynamics as law
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
@@ -117,7 +117,7 @@ def test_one_stein_draw_and_zero_scale_are_plain_sampling():
 @pytest.mark.parametrize("normalise", ["clip", "renorm"])
 def test_renormalised_steering_still_raises_the_reward_but_misses_the_law(normalise):
     world = plane()
-    mode = Steer(steps=50, normalise=normalise)
+    mode = Steer(steps=50, guidance_norm=normalise)
     x1 = sampled(mode, world, 512, estimator=Exact())
     plain = sampled(BestOfN(flow_steps=50), world, 512)
     reward = [float(world[1].total(x, [""] * 512).mean()) for x in (plain, x1)]
@@ -169,7 +169,7 @@ def test_a_known_denoiser_saves_a_network_call():
     cond = model.encode([""] * 3)
     streams = Streams(0, (0, 1, 2))
     for estimator, calls in ((Gradient(draws=4), 1), (Stein(draws=4, centring="velocity"), 1)):
-        problem = Problem(guarded, reward, PointMass(), estimator, cond)
+        problem = Problem(guarded, reward, DPS(), estimator, cond)
         mode = Steer(steps=1)
         meter.calls.clear()
         mode.step(problem, mode.init(problem, streams), 0, streams)
@@ -185,10 +185,10 @@ def test_girsanov_bounds_the_divergence():
     for index in range(mode.steps):
         state, _ = mode.step(problem, state, index, streams)
     tilted = model.draw_tilted(reward, Streams(1, tuple(range(50_000))))
-    start = At(torch.zeros(1, 1).double(), torch.zeros(1).double(), model.encode([""]))
+    start = NoisyState(torch.zeros(1, 1).double(), torch.zeros(1).double(), model.encode([""]))
     exact = reward.total(tilted, [""] * 50_000).mean() - model.value(start, reward)[0]
     # Doob's transform is the cheapest way to p*: its paths diverge no more than its end does.
-    assert mode.divergence(state) == pytest.approx(float(exact), rel=0.05)
+    assert mode.path_kl(state) == pytest.approx(float(exact), rel=0.05)
     assert Steer().divergence(state) is None
 
 

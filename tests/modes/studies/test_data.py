@@ -38,7 +38,7 @@ def test_the_model_or_another_law_draws():
     model, _ = line()
     problem = Problem(model, cond=model.encode([""] * 4))
     x1, cond = clean(None, None, problem, FOUR)
-    assert torch.equal(x1, model.draw(FOUR.at("data")))
+    assert torch.equal(x1, model.draw(FOUR.fold_in("data")))
     assert cond is problem.cond
     law = Mixture(weights=(1.0,), means=((50.0,),), stds=(1.0,))
     assert clean(None, law, problem, FOUR)[0].min() > 40

@@ -33,7 +33,7 @@ def test_refinement_counts_the_calls_of_its_draws(studied):
 
 
 def test_the_flow_needs_many_steps(studied):
-    mode = attrs.evolve(MODE, by="flow", outer_steps=(1, 4, 64))
+    mode = attrs.evolve(MODE, method="flow", outer_steps=(1, 4, 64))
     found = values(studied(mode, Problem(plane()[0], sampler=MetaFlowMap()), 2000)[1])
     assert list(found) == [1, 4, 64]
     assert found[1] > 2 > found[4] > 0.6

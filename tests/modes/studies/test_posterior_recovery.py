@@ -6,7 +6,7 @@ import pytest
 from align.core.problem import Problem
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.modes.studies.posterior_recovery import PosteriorRecovery
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
@@ -42,7 +42,7 @@ def test_more_steps_of_glass_are_nearer(studied):
         far, nearer, near = (values[panel][calls] for calls in (1.0, 4.0, 16.0))
         assert near < nearer / 2 < far / 2
     assert values["t = 0.8"][1.0] < 0.1 * values["t = 0"][1.0]  # data are hardly noisy then
-    points = table(studied(MODE, Problem(model, sampler=PointMass()), 2000)[1])
+    points = table(studied(MODE, Problem(model, sampler=DPS()), 2000)[1])
     for panel, one in points.items():
         assert one == {1.0: pytest.approx(values[panel][1.0])}  # one step of GLASS is the denoiser
 
@@ -57,9 +57,7 @@ def test_an_equal_study_before_lends_its_data(studied):
     model, _ = plane()
     problem = Problem(model, sampler=ExactPosterior())
     state, _ = studied(MODE, problem, 10)
-    again, found = studied(
-        MODE, attrs.evolve(problem, sampler=PointMass(), earlier=state), 10, seed=5
-    )
+    again, found = studied(MODE, attrs.evolve(problem, sampler=DPS(), earlier=state), 10, seed=5)
     assert again.x1 is state.x1
     assert again.references is state.references
     assert len(found.points) == 3

@@ -30,7 +30,7 @@ times = [0.5]
 name = "exact"
 [[compare]]
 name = "other data"
-mode.law = { kind = "mixture", weights = [1.0], means = [[9.0]], stds = [0.1] }
+mode.data_model = { kind = "mixture", weights = [1.0], means = [[9.0]], stds = [0.1] }
 """
 CORRELATION = """
 [[reward]]

@@ -11,7 +11,7 @@ from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
 from align.modes.studies.setting import counted, counting, cuts, varied
 from align.modes.studies.value_correlation import ValueCorrelation
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.testing.worlds import line
 
@@ -19,8 +19,8 @@ from align.testing.worlds import line
 def test_steps_of_a_sampler():
     glass = Glass(steps=7, method="heun")
     assert varied(glass, (2, 4), 1) == Glass(steps=4, method="heun")
-    assert varied(PointMass(), (2, 4), 0) == PointMass()
-    assert varied(PointMass(), (2, 4), 1) is None
+    assert varied(DPS(), (2, 4), 0) == DPS()
+    assert varied(DPS(), (2, 4), 1) is None
 
 
 def test_the_flow_is_the_models():

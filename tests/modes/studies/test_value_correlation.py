@@ -10,7 +10,7 @@ from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.modes.studies.value_correlation import ValueCorrelation
 from align.modes.studies.values import pearson, value
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.testing.worlds import line
@@ -31,8 +31,8 @@ def test_exact_draws_agree_with_rollouts_and_rollouts_with_the_value(studied, pr
     assert found.value == "Pearson's r"
     assert [(p.panel, p.calls) for p in found.points] == [("t = 0.5", 0), ("t = 0.7", 0)]
     assert len(found.notes) == 2
-    for at, rewards, point in zip(state.at, state.rewards, found.points, strict=True):
-        exact, rolled = problem.model.value(at, problem.reward), value(rewards)
+    for noisy, rewards, point in zip(state.at, state.rewards, found.points, strict=True):
+        exact, rolled = problem.model.value(noisy, problem.reward), value(rewards)
         assert rewards.shape == (400, 64)
         assert pearson(exact, rolled) > 0.97
         assert float((exact - rolled).abs().median()) < 0.1
@@ -44,7 +44,7 @@ def test_a_point_ranks_states_worse_than_draws(studied, problem):
     mode = attrs.evolve(MODE, times=(0.5,))
     state, found = studied(mode, problem, 64)
     points = {}
-    for sampler in (PointMass(), Glass()):
+    for sampler in (DPS(), Glass()):
         asked = attrs.evolve(problem, sampler=sampler, earlier=state)
         points[sampler.kind] = studied(mode, asked, 64)[1].points
     (point,), (one, eight) = points["dps"], points["glass"]

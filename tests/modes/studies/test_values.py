@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import At
+from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
@@ -20,13 +20,14 @@ def test_rollouts_end_in_the_posterior(kind):
     model, reward = line(kind)
     problem = Problem(model, reward)
     for time, place in ((0.1, 0.4), (0.5, -0.3)):
-        one = At(torch.full((1, 1), place).double(), torch.full((1,), time).double(),
-                 model.encode([""]))  # fmt: skip
-        at = one.tile(MANY)
+        one = NoisyState(
+            torch.full((1, 1), place).double(), torch.full((1,), time).double(), model.encode([""])
+        )
+        noisy = one.tile(MANY)
         exact = model.draw_posterior(one, 40_000, Streams(1, (0,)))[:, 0, 0]
-        x, streams = at.x, Streams(0, tuple(range(MANY)))
+        x, streams = noisy.x, Streams(0, tuple(range(MANY)))
         for step in range(50):
-            x = advanced(problem, at, x, step, 50, streams)
+            x = advanced(problem, noisy, x, step, 50, streams)
         # Other exact draws are .01 to .03 away; what the posterior spreads over is 1 and .5.
         assert w1(x[:, 0], exact) < 0.06
 
@@ -48,7 +49,7 @@ def test_states_start_from_one_noise():
     assert pearson(early.x[:, 0], late.x[:, 0]) > 0.9
     t = late.t[:1].expand(20_000)
     fresh = Streams(1, tuple(range(20_000)))
-    law = model.path.interpolate(fresh.at("noise").normal((1,)), model.draw(fresh), t)
+    law = model.path.interpolate(fresh.fold_in("noise").normal((1,)), model.draw(fresh), t)
     assert w1(late.x[:, 0], law[:, 0]) < 0.15
     with pytest.raises(PartError, match=r"run.samples: .*at least 2"):
         states(problem, (0.5,), 4, Streams(0, (0,)))

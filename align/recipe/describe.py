@@ -28,7 +28,7 @@ def dotted(key: Key) -> str:
     return text
 
 
-def spelled(value: object) -> str:
+def describe_value(value: object) -> str:
     """A value as TOML spells it, with its type in plain English."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 
 import attrs
 
-from align.recipe.words import Key, dotted
+from align.recipe.describe import Key, dotted
 
 # What may be missing where a prefix stops inside an array or a string of several lines.
 _CLOSERS: Final = ("", "]", "]]", "}]", "]}", "}]}]", '"""', "'''")
@@ -28,22 +28,22 @@ _PLAIN: Final = (
 
 @final
 @attrs.frozen
-class Fault:
+class ConfigError:
     """One problem: the key it is about, what is wrong, and what to do."""
 
     key: Key
     text: str
 
-    def under(self, *outer: str | int) -> Fault:
+    def under(self, *outer: str | int) -> ConfigError:
         """The same problem, seen from a table further out."""
-        return Fault((*outer, *self.key), self.text)
+        return ConfigError((*outer, *self.key), self.text)
 
 
 @final
-class Faults(Exception):
+class ConfigErrors(Exception):
     """Problems that were found together; only ever seen by the code that loads recipes."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[ConfigError]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(fault.text for fault in self.faults))
 
@@ -72,7 +72,7 @@ class Source:
         override = self._override(key)
         return f"--set {override.text}" if override else f"{self.path}:{line_of(self.text, key)}"
 
-    def report(self, faults: Iterable[Fault]) -> list[str]:
+    def report(self, faults: Iterable[ConfigError]) -> list[str]:
         """One line for each problem, in the order of the file; overrides come last."""
         rows = set()
         for fault in faults:

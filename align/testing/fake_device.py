@@ -23,12 +23,20 @@ _CPU: Final = torch.device("cpu")
 _ATEN: Final = torch.ops.aten
 _COPIES: Final = frozenset({_ATEN._to_copy, _ATEN.copy_})
 # Places may be on the CPU where what they point into is not.
-_INDEXED: Final = frozenset({_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._unsafe_index,
-                             _ATEN._index_put_impl_, _ATEN._unsafe_index_put})  # fmt: skip
+_INDEXED: Final = frozenset(
+    {
+        _ATEN.index,
+        _ATEN.index_put,
+        _ATEN.index_put_,
+        _ATEN._unsafe_index,
+        _ATEN._index_put_impl_,
+        _ATEN._unsafe_index_put,
+    }
+)
 
 
 @contextmanager
-def elsewhere() -> Iterator[torch.device]:
+def fake_device() -> Iterator[torch.device]:
     """The device, which is there as long as the context is. Half precision is left out on it."""
     half, overwrite = torch.autocast, torch.__future__.get_overwrite_module_params_on_conversion()
 
@@ -51,17 +59,21 @@ def elsewhere() -> Iterator[torch.device]:
 
 
 @final
-class There(Tensor):
+class FakeDeviceTensor(Tensor):
     """A tensor on the other device, whose numbers are `here`."""
 
     here: Tensor
 
-    def __new__(cls, here: Tensor) -> There:
+    def __new__(cls, here: Tensor) -> FakeDeviceTensor:
         """Say that `here` is on the other device."""
-        made: There = Tensor._make_wrapper_subclass(
-            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
-            dtype=here.dtype, device=DEVICE,
-        )  # fmt: skip
+        made: FakeDeviceTensor = Tensor._make_wrapper_subclass(
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=DEVICE,
+        )
         made.here = here
         return made
 
@@ -106,7 +118,7 @@ class _Made(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
-        if func is Tensor.new_tensor and isinstance(args[0], There):
+        if func is Tensor.new_tensor and isinstance(args[0], FakeDeviceTensor):
             return torch.tensor(args[1], dtype=args[0].dtype).to(DEVICE)
         return func(*args, **kwargs)
 
@@ -115,7 +127,7 @@ def _called(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """Do it on the CPU, and put what comes of it where it belongs."""
     packet, device = func.overloadpacket, kwargs.get("device")
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    there = any(isinstance(one, There) for one in tensors)
+    there = any(isinstance(one, FakeDeviceTensor) for one in tensors)
     if there and packet not in _COPIES:
         _refuse_mixture(func, [*args[:1], *args[2:]] if packet in _INDEXED else tensors)
     if not there and device != DEVICE:
@@ -127,15 +139,15 @@ def _called(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return changed if isinstance(found, Tensor) else found
     if packet is _ATEN._to_copy and device not in (None, DEVICE):
         return found
-    return tree_map(lambda one: There(one) if isinstance(one, Tensor) else one, found)
+    return tree_map(lambda one: FakeDeviceTensor(one) if isinstance(one, Tensor) else one, found)
 
 
 def _refuse_mixture(func: Any, values: Any) -> None:
     """Raise RuntimeError where a tensor of the CPU is among the others; single numbers may be."""
     for one in tree_leaves(values):
-        if isinstance(one, Tensor) and not isinstance(one, There) and one.dim():
+        if isinstance(one, Tensor) and not isinstance(one, FakeDeviceTensor) and one.dim():
             raise RuntimeError(f"{func}: a tensor {tuple(one.shape)} is on the CPU, others are not")
 
 
 def _here(value: Any) -> Any:
-    return value.here if isinstance(value, There) else value
+    return value.here if isinstance(value, FakeDeviceTensor) else value

@@ -9,12 +9,12 @@ import attrs
 
 from align.catalog.registry import Catalog
 from align.core.estimator import ValueEstimator
-from align.core.mode import Follows
+from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
 from align.errors import AlignError
-from align.recipe.locate import Fault
+from align.recipe.describe import Key
 from align.recipe.schema import Arm, Recipe
-from align.recipe.words import Key
+from align.recipe.source_map import ConfigError
 
 _MANY: Final = 4  # more names than this are no advice
 
@@ -30,11 +30,11 @@ class _Question:
     changed: frozenset[str]
     catalog: Catalog
 
-    def fault(self, text: str, *sections: str) -> Fault:
+    def fault(self, text: str, *sections: str) -> ConfigError:
         """A fault that involves `sections`: shown at one the arm itself names, else the first."""
         own = [name for name in sections if name in self.changed]
         key: Key = ("compare", self.index, own[0]) if own else (sections[0],)
-        return Fault(key, text)
+        return ConfigError(key, text)
 
     def instead(self, contract: str, **wanted: Any) -> str:
         """'; use sampler 'a' or 'b'': the parts whose class says what is wanted."""
@@ -48,7 +48,9 @@ class _Question:
         return f"; use {contract} " + " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> list[Fault]:
+def check_compatibility(
+    recipe: Recipe, document: Mapping[str, Any], catalog: Catalog
+) -> list[ConfigError]:
     """Every reason why the parts of any arm do not go together.
 
     Args:
@@ -56,7 +58,7 @@ def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> li
         document: it was read from; says what each [[compare]] table changes.
         catalog: from which other parts are suggested.
     """
-    faults: list[Fault] = []
+    faults: list[ConfigError] = []
     tables = document.get("compare") or [{}]
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog)
@@ -77,7 +79,7 @@ def misfits(recipe: Recipe, document: Mapping[str, Any], catalog: Catalog) -> li
     return list(dict.fromkeys(faults))
 
 
-def _present(ask: _Question) -> Iterator[Fault]:
+def _present(ask: _Question) -> Iterator[ConfigError]:
     """Every section the mode needs is there."""
     arm = ask.arm
     for name in ("model", "sampler", "estimator"):
@@ -97,7 +99,7 @@ def _estimator(ask: _Question) -> ValueEstimator | None:
     return ask.arm.estimator if "estimator" in ask.arm.mode.needs else None
 
 
-def _sampling(ask: _Question) -> Iterator[Fault]:
+def _sampling(ask: _Question) -> Iterator[ConfigError]:
     """An estimator that draws has something to draw from."""
     estimator, arm = _estimator(ask), ask.arm
     if (
@@ -110,7 +112,7 @@ def _sampling(ask: _Question) -> Iterator[Fault]:
         yield ask.fault(f"{text}; add [sampler]", "estimator", "mode")
 
 
-def _gradients(ask: _Question) -> Iterator[Fault]:
+def _gradients(ask: _Question) -> Iterator[ConfigError]:
     """What follows a gradient gets one from every reward and, if it draws, from the sampler."""
     estimator, arm = _estimator(ask), ask.arm
     if estimator and estimator.needs_gradient:
@@ -120,7 +122,7 @@ def _gradients(ask: _Question) -> Iterator[Fault]:
         )
         sections: tuple[str, ...] = ("mode", "estimator")
         through_draws = estimator.needs_sampler
-    elif isinstance(arm.mode, Follows) and arm.mode.gradient_of:
+    elif isinstance(arm.mode, UsesRewardGradient) and arm.mode.gradient_of:
         who, advice = "this objective", "; use objective 'stein'"
         sections, through_draws = ("mode",), arm.mode.gradient_of == "draws"
     else:
@@ -136,7 +138,7 @@ def _gradients(ask: _Question) -> Iterator[Fault]:
         yield ask.fault(text + advice, *sections, "sampler")
 
 
-def _capabilities(ask: _Question) -> Iterator[Fault]:
+def _capabilities(ask: _Question) -> Iterator[ConfigError]:
     """The model can do what the sampler and the estimator ask of it."""
     arm, estimator = ask.arm, _estimator(ask)
     draws = "sampler" in arm.mode.needs or (estimator and estimator.needs_sampler)
@@ -160,7 +162,7 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))
 
 
-def _domains(ask: _Question) -> Iterator[Fault]:
+def _domains(ask: _Question) -> Iterator[ConfigError]:
     """Rewards and metrics look at what the model makes."""
     model = ask.arm.model
     if not model:
@@ -175,16 +177,16 @@ def _domains(ask: _Question) -> Iterator[Fault]:
             yield _at(ask, ("metric", index), f"{text} {model.domain}s")
 
 
-def _statistics(ask: _Question) -> Iterator[Fault]:
+def _statistics(ask: _Question) -> Iterator[ConfigError]:
     """A reward that is normalised has samples to take its statistics from."""
     for index, term in enumerate(ask.recipe.reward):
         if term.normalise != "none" and not term.held_out and not ask.recipe.run.unsteered:
             text = f"'{term.normalise}' takes its statistics from unsteered samples, but "
             text += "run.unsteered is 0; set it to 64"
-            yield Fault(("reward", index, "normalise"), text)
+            yield ConfigError(("reward", index, "normalise"), text)
 
 
-def _prompts(ask: _Question) -> Iterator[Fault]:
+def _prompts(ask: _Question) -> Iterator[ConfigError]:
     """A reward that reads the prompt has one to read."""
     model = ask.arm.model
     for index, term in enumerate(ask.recipe.reward):
@@ -194,11 +196,9 @@ def _prompts(ask: _Question) -> Iterator[Fault]:
             yield _at(ask, ("reward", index), text)
 
 
-def _at(ask: _Question, key: Key, text: str) -> Fault:
+def _at(ask: _Question, key: Key, text: str) -> ConfigError:
     """A fault at `key`, or at the arm's own model where that is to blame."""
-    return ask.fault(text, "model") if "model" in ask.changed else Fault(key, text)
+    return ask.fault(text, "model") if "model" in ask.changed else ConfigError(key, text)
 
 
-_CHECKS: Final = (
-    _present, _sampling, _gradients, _capabilities, _domains, _statistics, _prompts
-)  # fmt: skip
+_CHECKS: Final = (_present, _sampling, _gradients, _capabilities, _domains, _statistics, _prompts)
