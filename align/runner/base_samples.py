@@ -212,7 +212,7 @@ def notes(recipe: Recipe, divergences: Mapping[str, Divergence | None]) -> list[
     climbing = [a.name for a in recipe.arms() if getattr(a.mode, "normalise", "") == "renorm"]
     if climbing:
         said.append(
-            f"{', '.join(climbing)}: normalise = 'renorm' keeps the direction of the guidance "
+            f"{', '.join(climbing)}: guidance_norm = 'renorm' keeps the direction of the guidance "
             "alone. That climbs the reward and does not sample p e^r, so that 'KL at least' is a "
             "bound and no estimate."
         )

@@ -14,7 +14,7 @@ from align.cli.main import main
 from align.cli.scaffold import reward_files
 from align.testing.kit import checks_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def invoke(*arguments):

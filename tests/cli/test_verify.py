@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from align.catalog.registry import load_catalog
-from align.cli.main import main, verify
+from align.cli import verify
+from align.cli.main import main
 from align.core.option import option
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 from align.errors import ContractError, PartError

@@ -156,7 +156,7 @@ def test_more_draws_where_few_carry_the_weight(budget):
     if budget == 32:
         assert len(set(found.counts.tolist())) == 4
     for row, count in enumerate(found.counts.tolist()):
-        for part in ("x1", "rewards", "pulls"):
+        for part in ("x1", "rewards", "reward_grads"):
             full, some = getattr(many, part)[:, row], getattr(found, part)[:, row]
             assert torch.allclose(some[:count], full[:count], rtol=1e-11, atol=1e-11), part
         assert (found.rewards[count:, row] == -torch.inf).all()

@@ -13,7 +13,7 @@ from align.modes.finetune.mode import FineTune
 from align.recipe import load, to_toml
 from align.runner.session import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MOST = dict.fromkeys(
     ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
 )

@@ -158,7 +158,7 @@ def told(folder, *lines):
 
 def test_curves_have_a_panel_a_number(tmp_path):
     wide = []
-    for names in (("loss",), ("loss", "norm", "rate")):
+    for names in (("loss",), ("loss", "norm", "learning_rate")):
         steps = ({"arm": "a", "step": n} | {k: 1.0 + n for k in names} for n in range(4))
         told(tmp_path, *steps)
         curves(tmp_path)

@@ -30,18 +30,18 @@ def test_grey_is_one_channel_however_it_is_stored(picture_of, grey_levels):
 def test_samples_take_the_channels_of_the_picture(picture_of, grey_levels, colour_levels, noise):
     grey, colour = known(picture_of(grey_levels), CPU), known(picture_of(colour_levels), CPU)
     data = noise(2, 3, 8, 6)
-    assert torch.allclose(grey.seen(data), data.mean(1, keepdim=True))
-    assert torch.equal(grey.seen(data[:, :1]), data[:, :1])
-    assert torch.equal(colour.seen(data), data)
-    assert torch.equal(colour.seen(data[:, :1]), data[:, :1].expand(-1, 3, -1, -1))
-    assert grey.seen(data.to(torch.bfloat16)).dtype == torch.float32
-    assert grey.seen(data).dtype == torch.float64
+    assert torch.allclose(grey.view(data), data.mean(1, keepdim=True))
+    assert torch.equal(grey.view(data[:, :1]), data[:, :1])
+    assert torch.equal(colour.view(data), data)
+    assert torch.equal(colour.view(data[:, :1]), data[:, :1].expand(-1, 3, -1, -1))
+    assert grey.view(data.to(torch.bfloat16)).dtype == torch.float32
+    assert grey.view(data).dtype == torch.float64
 
 
 def test_another_size(picture_of, grey_levels):
     picture = known(picture_of(grey_levels), CPU)
     with pytest.raises(PartError, match=r"known.png' has 8x6 pixels, but the model makes 6x8"):
-        picture.seen(torch.zeros(1, 3, 6, 8))
+        picture.view(torch.zeros(1, 3, 6, 8))
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch, noise):

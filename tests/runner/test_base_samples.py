@@ -175,7 +175,7 @@ def test_notes():
     assert notes(recipe(plain), {"b": None}) == []
     said = notes(recipe(renorm, plain), {"a": Divergence(reward=0.0, ess=FEW), "b": None})
     assert len(said) == 1
-    assert said[0].startswith("a: normalise = 'renorm' keeps the direction")
+    assert said[0].startswith("a: guidance_norm = 'renorm' keeps the direction")
     few = Divergence(reward=0.0, at_least=1.0, ess=3.21)
     (said,) = notes(recipe(plain), {"b": few})
     assert said.startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")

@@ -335,7 +335,7 @@ def test_rewards_are_normalised_for_every_arm(done, go):
 def test_what_must_be_said_is_said(go):
     noted = go(LONG, "mode.steps=2", 'mode.guidance_norm="renorm"', "reward[0].weight=80")
     first, second = results(noted.folder)["notes"]
-    assert first.startswith("steer: normalise = 'renorm'")
+    assert first.startswith("steer: guidance_norm = 'renorm'")
     assert second.startswith("* V_0 rests on ")
     table = (noted.folder / "table.md").read_text()
     assert f"\n{first}\n" in table
@@ -553,7 +553,7 @@ def test_a_training_run(trained):
     assert trained.sides[0].cost.flops > 0
     losses = [v["loss"] for v in metrics(trained.folder)]
     assert len(set(losses)) == STEPS
-    rates = [v["rate"] for v in metrics(trained.folder)]
+    rates = [v["learning_rate"] for v in metrics(trained.folder)]
     assert rates[0] < rates[4] > rates[-1]
 
 

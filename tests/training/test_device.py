@@ -17,10 +17,10 @@ STEPS = 20
 OPTIMISATION = """
 [mode.optimisation]
 batch = 16
-accumulate = 2
+grad_accumulation = 2
 warmup = 3
-rate = 5e-3
-average = 0.9
+learning_rate = 5e-3
+ema_decay = 0.9
 precision = "bfloat16"
 """
 AUTOENCODER = """

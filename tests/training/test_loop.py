@@ -55,7 +55,7 @@ def test_step_is_adam_s_and_says_what_it_did():
     options = Optimisation(learning_rate=0.1, warmup=2, max_grad_norm=0.5)
     training = Training.of(module, options)
     numbers = step(training, lambda: (module.w * torch.tensor([3.0, -4.0])).sum(), options, 0, 9)
-    assert numbers == pytest.approx({"loss": 3.0 - 8.0, "norm": 5.0, "rate": 0.05})
+    assert numbers == pytest.approx({"loss": 3.0 - 8.0, "norm": 5.0, "learning_rate": 0.05})
     # Adam's first step has the size of the rate, whatever the gradient's.
     assert module.w.tolist() == pytest.approx([0.95, 2.05], abs=1e-6)
 
@@ -123,9 +123,9 @@ def test_several_running_means():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"averages": (0.999,)}, "none 'average'"),
-        ({"averages": (0.9, 0.9)}, "each another"),
-        ({"averages": (1.1,)}, "from 0 to 1"),
+        ({"ema_decays": (0.999,)}, "none 'ema_decay'"),
+        ({"ema_decays": (0.9, 0.9)}, "each another"),
+        ({"ema_decays": (1.1,)}, "from 0 to 1"),
         ({"betas": (0.9, 1.0)}, "'betas' must be two numbers from 0 to less than 1"),
     ],
 )
@@ -254,7 +254,7 @@ class _Fit(AlignmentMode[Training], Trainable[Training]):
         state.restore(saved)
 
     def export(self, problem, state):
-        return Export({"net": state.average}, {})
+        return Export({"net": state.ema}, {})
 
 
 class _Watch(Observer):
@@ -299,7 +299,7 @@ def test_a_resumed_run_ends_in_the_same_bits():
     assert saved["done"] == 3
     again = _run(resumed, saved).state
     assert stopped.seen + resumed.seen == straight.seen
-    for name in ("module", "average"):
+    for name in ("module", "ema"):
         first, second = (getattr(state, name).state_dict() for state in (whole, again))
         assert all(torch.equal(first[key], second[key]) for key in first)
     fresh = _Fit().init(Problem(NoModel()), Streams(5, (0,))).module.state_dict()

@@ -262,7 +262,7 @@ def test_a_transformer_in_shares(tmp_path):
     for how in ("ddp", "fsdp"):
         for one, two in zip(said, found[how]["said"], strict=True):
             assert two == pytest.approx(one, rel=NUMBER)
-        for key, tensor in single.average.state_dict().items():
+        for key, tensor in single.ema.state_dict().items():
             apart = (tensor - found[how]["average"][key]).abs()
             # Adam blows up the rounding of a gradient that is all but 0: attention, for one,
             # ignores the bias of its keys.
@@ -276,9 +276,9 @@ def test_a_transformer_in_shares(tmp_path):
     saved = checkpoint.read(tmp_path / "two" / "checkpoint.pt")
     assert saved["meter"]["calls"] == {"network": 2 * 7}
     there, _ = trained("fsdp", steps=0, saved=saved["state"])
-    for key, tensor in there.average.state_dict().items():
+    for key, tensor in there.ema.state_dict().items():
         assert torch.equal(tensor, found["fsdp"]["average"][key])
-    for key, tensor in single.average.state_dict().items():
+    for key, tensor in single.ema.state_dict().items():
         assert torch.equal(tensor, found["restored"][key])
     assert found["disagree"].startswith("run.out: the processes see different checkpoints, of step")
     assert found["anyone"] == [True, False]
@@ -295,7 +295,7 @@ def worker(folder):
     checkpoint.write(folder / "two" / "checkpoint.pt", {**kept, "state": training.save()})
     saved = checkpoint.read(folder / "one" / "checkpoint.pt")
     assert saved["meter"]["calls"] == ({"network": 5} if parallel.first() else {})
-    found["restored"] = trained("fsdp", 0, saved["state"])[0].average.state_dict()
+    found["restored"] = trained("fsdp", 0, saved["state"])[0].ema.state_dict()
     try:
         parallel.agree(parallel.rank())
     except PartError as error:

@@ -31,11 +31,11 @@ steps = {STEPS}
 
 [mode.optimisation]
 batch = 8
-accumulate = 2
+grad_accumulation = 2
 warmup = 5
 optimiser = "radam"
-average = 0.99
-averages = [0.5]
+ema_decay = 0.99
+ema_decays = [0.5]
 """
 FINETUNE = (
     RECIPE.replace("distill", "finetune")

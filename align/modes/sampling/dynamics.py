@@ -143,7 +143,7 @@ def check(x: Tensor, guided: float) -> None:
     if not x.isfinite().all():
         raise DivergedError(
             f"guidance was {guided:.2g} times the flow's drift, and states are not finite any more;"
-            " use more steps, normalise = 'clip', or a lower weight"
+            " use more steps, guidance_norm = 'clip', or a lower weight"
         )
 
 

@@ -58,7 +58,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered]):
     transitions make p* the exact target as M grows, however poor the guidance (twisted sequential
     Monte Carlo; with potentials of its own, FK steering). "best" and "best_per_particle" with
     estimator 'search' and 'renoise' or 'ddim' are MFM-Search: ascent, not sampling. So is
-    `normalise = "renorm"`, which keeps the direction of the guidance alone.
+    `guidance_norm = "renorm"`, which keeps the direction of the guidance alone.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 and 136,
     Algorithm 4; Practical and asymptotically exact conditional sampling in diffusion models, Wu et

@@ -95,7 +95,7 @@ def test_potentials(potential, gained):
     [
         (SMC, DPS(), Gradient(draws=1), 0.17),  # twists far from V: 16 are few
         (SMC, ExactPosterior(), Stein(draws=4), 0.07),
-        (attrs.evolve(SMC, normalise="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
+        (attrs.evolve(SMC, guidance_norm="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
         (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
         (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
         (attrs.evolve(SMC, resample="none", scale=0.0), DPS(), Stein(draws=1), 0.07),
@@ -124,7 +124,7 @@ def test_evidence_is_unbiased():
 def test_sharp_rewards_do_not_break_the_weights(guided):
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.01)  # rewards down to −10⁵
-    mode = attrs.evolve(SMC, particles=256, ess_threshold=0.5, normalise="clip")
+    mode = attrs.evolve(SMC, particles=256, ess_threshold=0.5, guidance_norm="clip")
     if not guided:
         mode = attrs.evolve(mode, scale=0.0)
     _, x1, _ = run(mode, world, 16, DPS(), Gradient(draws=1))
@@ -136,7 +136,7 @@ def test_sharp_rewards_do_not_break_the_weights(guided):
 def test_steering_that_diverges_says_what_to_do():
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.001)
-    with pytest.raises(DivergedError, match=r"states are not finite .* normalise = 'clip'"):
+    with pytest.raises(DivergedError, match=r"states are not finite .* guidance_norm = 'clip'"):
         sampled(Steer(steps=50), world, 4, sampler=DPS(), estimator=Gradient(draws=1))
 
 

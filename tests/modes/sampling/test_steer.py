@@ -189,7 +189,7 @@ def test_girsanov_bounds_the_divergence():
     exact = reward.total(tilted, [""] * 50_000).mean() - model.value(start, reward)[0]
     # Doob's transform is the cheapest way to p*: its paths diverge no more than its end does.
     assert mode.path_kl(state) == pytest.approx(float(exact), rel=0.05)
-    assert Steer().divergence(state) is None
+    assert Steer().path_kl(state) is None
 
 
 @pytest.mark.parametrize("steps", [1, 4])
