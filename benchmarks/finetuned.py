@@ -26,7 +26,6 @@ from align.catalog.registry import load_catalog
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.engine.meter import Meter
 from align.metrics.statistics import statistic
 from align.models.network import load
@@ -44,8 +43,8 @@ def problem_of(run: Path, count: int) -> tuple[Problem, NetworkModel]:
     recipe = load_recipe(run / "recipe.toml", catalog=load_catalog()).recipe
     rewards = Rewards(recipe.reward, CPU)
     problem = build(recipe.arms()[0], rewards, CPU, Meter(), samples=count)
-    model = unguarded(problem).model
-    assert isinstance(model, NetworkModel)
+    model = problem.model.capability(NetworkModel)
+    assert model is not None
     return problem, model
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
@@ -74,8 +73,8 @@ def matching(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[
     """A step of flow matching on the same rows with the same network."""
     streams = Streams(0, tuple(range(8)))
     state: FinetuneState = mode.init(whole, streams)
-    model = unguarded(whole).model
-    assert isinstance(model, NetworkModel)
+    model = whole.model.capability(NetworkModel)
+    assert model is not None
 
     def loss(rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
         x1, cond = state.clean.rows(rows)

@@ -26,7 +26,7 @@ from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.allocator import keep_freed
-from align.engine.guard import GuardedModel, bare
+from align.engine.guard import GuardedModel
 from align.engine.loop import execute
 from align.engine.meter import Meter, peak_memory
 from align.estimators.gradient import Gradient
@@ -75,8 +75,8 @@ def steered(problem: Problem, mode: Steer, rows: int) -> None:
 
 def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
     """MFM-G written out with nothing around it: the same calls, torch's own random numbers."""
-    model, score = bare(problem.model), problem.reward.terms[0]
-    assert isinstance(model, NetworkModel)
+    model, score = problem.model.capability(NetworkModel), problem.reward.terms[0]
+    assert model is not None
     torch.manual_seed(0)
     x = torch.randn(rows, *model.shape)
     cond = model.encode(problem.cond.prompts)
@@ -172,7 +172,7 @@ def main() -> None:
             rounds,
         )
         print(f"| `steer`, MFM-G with {draws}, over a bare loop | {found:.3f} | 1.05 |", flush=True)
-    problem, model = latents(rows), bare(latents(rows).model)
+    problem, model = latents(rows), latents(rows).model.capability(NetworkModel)
     keep_freed()  # as every run does, so that all three have it
     steps *= 4  # what a run costs once is small beside them
     steering = partial(steered, problem, Steer(steps=steps), rows)

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Estimate
+from align.core.estimate import Estimate
 from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import expand

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, TypeVar, final
 
 import attrs
 import torch
@@ -15,6 +15,7 @@ from align.core.streams import Streams
 from align.errors import ContractError
 
 Domain = Literal["image", "vector"]
+Able = TypeVar("Able")
 
 
 @final
@@ -91,6 +92,14 @@ class FlowModel(ABC):
     @abstractmethod
     def decode(self, x1: Tensor) -> Tensor:
         """Clean states (B, *S) to what rewards see; keeps the graph, does not clamp."""
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """The model as a `kind`, for instance a `FlowMap`; None where it cannot do that.
+
+        Ask this instead of `isinstance`: a run hands out models under a guard, which counts calls.
+        What costs network calls comes back under the same guard, everything else as it is.
+        """
+        return self if isinstance(self, kind) else None
 
 
 class ClassConditional(ABC):

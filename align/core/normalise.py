@@ -7,15 +7,13 @@ uniform law on [0, 1] over the base model, whatever its own law is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Quadratic
-from align.core.reward import Reward, Term, Transform
+from align.core.reward import Transform
 from align.errors import PartError
 
 Normalise: TypeAlias = Literal["none", "zscore", "rank"]
@@ -32,6 +30,11 @@ class Standardised(Transform):
     def of(self, score: Tensor) -> Tensor:
         """f(R) (B,)."""
         return (score - self.mean) / self.std
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """1 / std and −mean / std."""
+        return 1 / self.std, -self.mean / self.std
 
 
 @final
@@ -105,46 +108,3 @@ def fitted(
         else:
             found = Ranked.among(scores)
     return Clipped(found, *clip) if clip else found
-
-
-def folded(term: Term) -> Term:
-    """The term with its transform made part of its reward."""
-    if term.transform is None:
-        return term
-    reward: Reward = _Transformed(term.reward, term.transform)
-    if isinstance(term.transform, Standardised) and isinstance(term.reward, Quadratic):
-        reward = _Affine(term.reward, term.reward, term.transform)
-    return attrs.evolve(term, reward=reward, transform=None)
-
-
-@final
-@attrs.frozen(eq=False)
-class _Transformed(Reward):
-    """f(R), for any f."""
-
-    reward: Reward
-    transform: Transform
-
-    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """f(R) (B,)."""
-        return self.transform.of(self.reward.score(data, prompts))
-
-
-@final
-@attrs.frozen(eq=False)
-class _Affine(Reward, Quadratic):
-    """(R − mean) / std of a quadratic R, which is quadratic too."""
-
-    reward: Reward
-    form: Quadratic
-    transform: Standardised
-
-    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(R − mean) / std, (B,)."""
-        return self.transform.of(self.reward.score(data, prompts))
-
-    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
-        """P / std, h / std and (c − mean) / std."""
-        quadratic, linear, constant = self.form.quadratic()
-        std = self.transform.std
-        return quadratic / std, linear / std, (constant - self.transform.mean) / std

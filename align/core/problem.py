@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import Protocol, final
 
 import attrs
 from torch import Tensor
 
-from align.core.model import Condition, FlowModel
+from align.core.estimate import Estimate
+from align.core.model import Condition, FlowModel, NoisyState
 from align.core.reward import WeightedReward
 from align.core.sampler import PosteriorSampler
+from align.core.streams import Streams
 
-if TYPE_CHECKING:
-    from align.core.estimator import ValueEstimator
+
+class Estimator(Protocol):
+    """What a problem asks of its estimator; the contract of the part is `ValueEstimator`."""
+
+    @property
+    def needs_sampler(self) -> bool:
+        """Whether it draws from the posterior."""
+
+    def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
+        """Value and shift at the states of `noisy`."""
 
 
 @final
@@ -24,17 +34,16 @@ class Problem:
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
     what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
     at once with what a gradient needs. `prompts` are all that `cond` may have, in turn: sample i
-    has number i modulo their count. `earlier` is for studies: see `Study`.
+    has number i modulo their count.
     """
 
     model: FlowModel
     reward: WeightedReward = attrs.field(factory=lambda: WeightedReward(()))
     sampler: PosteriorSampler | None = None
-    estimator: ValueEstimator | None = None
+    estimator: Estimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
     chunk: int = 1 << 20
     prompts: tuple[str, ...] = ("",)
-    earlier: object = None
 
     def condition(self, samples: Sequence[int]) -> Condition:
         """What samples of these numbers are conditioned on."""

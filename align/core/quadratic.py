@@ -8,8 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Quadratic
-from align.core.reward import WeightedReward
+from align.core.reward import Quadratic, Term, WeightedReward
 from align.errors import PartError
 
 
@@ -32,7 +31,7 @@ class Form:
 
     @classmethod
     def of(cls, reward: WeightedReward, like: Tensor) -> Form:
-        """r = Σ λ R of vectors that have the length, dtype and device of `like` (..., D).
+        """r = Σ λ f(R) of vectors that have the length, dtype and device of `like` (..., D).
 
         Raises:
             PartError: a reward is not quadratic.
@@ -44,15 +43,9 @@ class Form:
             like.new_zeros(()),
         )
         for term in reward.optimised:
-            if term.transform is not None or not isinstance(term.reward, Quadratic):
-                raise PartError(
-                    f"the exact value is known for quadratic rewards; '{term.name}' is none: "
-                    "use the estimator 'gradient' or 'stein'"
-                )
-            parts = term.reward.quadratic()
             quadratic, linear, constant = (
                 total + term.weight * part.to(total)
-                for total, part in zip((quadratic, linear, constant), parts, strict=True)
+                for total, part in zip((quadratic, linear, constant), _parts(term), strict=True)
             )
         values, axes = torch.linalg.eigh(quadratic)
         return cls(axes, values, linear @ axes, constant)
@@ -74,3 +67,21 @@ class Form:
             -1
         ) + self.constant
         return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)
+
+
+def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:
+    """P, h and c of f(R).
+
+    Raises:
+        PartError: it is not quadratic.
+    """
+    reward = term.reward.capability(Quadratic)
+    affine = term.transform.affine if term.transform else (1.0, 0.0)
+    if reward is None or affine is None:
+        raise PartError(
+            f"the exact value is known for quadratic rewards; '{term.name}' is none: "
+            "use the estimator 'gradient' or 'stein'"
+        )
+    slope, intercept = affine
+    quadratic, linear, constant = reward.quadratic()
+    return slope * quadratic, slope * linear, slope * constant + intercept

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Domain
+from align.core.model import Able, Domain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +22,21 @@ class Reward(ABC):
     @abstractmethod
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D)."""
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """The reward as a `kind`, for instance `Quadratic`; None where it cannot do that.
+
+        Ask this instead of `isinstance`: a run hands out rewards under a guard.
+        """
+        return self if isinstance(self, kind) else None
+
+
+class Quadratic(ABC):
+    """Capability of a reward: it is R(x) = −½ xᵀ P x + hᵀ x + c."""
+
+    @abstractmethod
+    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P (D, D), symmetric, h (D,) and c ()."""
 
 
 class HasReferenceImages(ABC):
@@ -73,6 +88,11 @@ class Transform(ABC):
     @abstractmethod
     def of(self, score: Tensor) -> Tensor:
         """f(R) (B,) of scores R (B,); the graph is kept."""
+
+    @property
+    def affine(self) -> tuple[float, float] | None:
+        """Slope a and intercept b where f(R) = a R + b for every R; None for any other f."""
+        return None
 
 
 @final

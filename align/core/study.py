@@ -47,12 +47,15 @@ class Findings:
 
 
 class Study(ABC, Generic[State]):
-    """Capability of a mode: it measures, and ends in findings.
-
-    What does not depend on the sampler it may take from `Problem.earlier` in `init`: that is the
-    last state of the same mode on the same model, if an arm before had those.
-    """
+    """Capability of a mode: it measures, and ends in findings."""
 
     @abstractmethod
     def findings(self, state: State) -> Findings:
         """What was found, from the last state."""
+
+    @abstractmethod
+    def restart(self, last: State) -> State:
+        """The state before the first step of another arm with the same mode on the same model.
+
+        It keeps of the `last` state of an arm before what does not depend on the sampler.
+        """

@@ -8,14 +8,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, final
+from typing import Any, Final, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Condition, Domain, FlowMap, FlowModel, NoisyState, PosteriorMap
-from align.core.normalise import folded
+from align.core.model import (
+    Able,
+    Condition,
+    Domain,
+    FlowMap,
+    FlowModel,
+    NoisyState,
+    PosteriorMap,
+)
 from align.core.path import Path
 from align.core.problem import Problem
 from align.core.reward import Reward, WeightedReward
@@ -26,9 +33,15 @@ from align.errors import AlignError, ContractError, PartError
 _FAR: Final = 1.0
 
 
+def _of_inner(name: str) -> Any:
+    """A field that has the value which the inner model's attribute has."""
+    value = attrs.Factory(lambda self: getattr(self.inner, name), takes_self=True)
+    return attrs.field(init=False, default=value)
+
+
 @final
 @attrs.frozen(eq=False)
-class GuardedModel(FlowModel, FlowMap, PosteriorMap):
+class GuardedModel(FlowModel):
     """A model whose every call is counted, chunked and checked.
 
     Args:
@@ -43,30 +56,11 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
     meter: Meter
     chunk: int
 
-    @property
-    def path(self) -> Path:  # type: ignore[override]
-        """The inner model's."""
-        return self.inner.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The inner model's."""
-        return self.inner.shape
-
-    @property
-    def domain(self) -> Domain:  # type: ignore[override]
-        """The inner model's."""
-        return self.inner.domain
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The inner model's."""
-        return self.inner.dtype
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """The inner model's."""
-        return self.inner.device
+    path: Path = _of_inner("path")
+    shape: tuple[int, ...] = _of_inner("shape")
+    domain: Domain = _of_inner("domain")
+    dtype: torch.dtype = _of_inner("dtype")
+    device: torch.device = _of_inner("device")
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The inner model's condition."""
@@ -76,34 +70,9 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
         """The inner model's velocity (B, *S)."""
 
         def call(rows: slice) -> Tensor:
-            result = self.inner.velocity(x[rows], t[rows], cond.rows(rows))
-            return self._like("velocity", result, x[rows])
+            return self.inner.velocity(x[rows], t[rows], cond.rows(rows))
 
-        return self._chunked("network", call, len(x))
-
-    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        """The inner model's flow map (B, *S)."""
-        inner = self.inner
-        if not isinstance(inner, FlowMap):
-            raise ContractError(f"model '{self.name}' is not a flow map")
-
-        def call(rows: slice) -> Tensor:
-            result = inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
-            return self._like("jump", result, x[rows])
-
-        return self._chunked("network", call, len(x))
-
-    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
-        """The inner model's meta flow map (B, *S)."""
-        inner = self.inner
-        if not isinstance(inner, PosteriorMap):
-            raise ContractError(f"model '{self.name}' is not a meta flow map")
-
-        def call(rows: slice) -> Tensor:
-            result = inner.posterior_jump(y[rows], s[rows], u[rows], noisy.rows(rows))
-            return self._like("posterior_jump", result, y[rows])
-
-        return self._chunked("network", call, len(y))
+        return self.network("velocity", call, x)
 
     def decode(self, x1: Tensor) -> Tensor:
         """The inner model's decoding of (B, *S)."""
@@ -120,6 +89,24 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
             return _finite(data, who)
 
         return self._chunked("decoder", call, len(x1))
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the inner model can do; maps, which call a network, come back under this guard."""
+        part = self.inner.capability(kind)
+        guarded: object = part
+        if kind is FlowMap and isinstance(part, FlowMap):
+            guarded = _GuardedFlowMap(self, part)
+        elif kind is PosteriorMap and isinstance(part, PosteriorMap):
+            guarded = _GuardedPosteriorMap(self, part)
+        return guarded if isinstance(guarded, kind) else None
+
+    def network(self, what: str, call: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+        """The result of `call`, one network call a row, which must look like `like` (B, *S)."""
+
+        def checked(rows: slice) -> Tensor:
+            return self._like(what, call(rows), like[rows])
+
+        return self._chunked("network", checked, len(like))
 
     def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
         starts = range(0, rows, self.chunk)
@@ -142,6 +129,40 @@ class GuardedModel(FlowModel, FlowMap, PosteriorMap):
                 f"{who} returned {_described(result)}, expected {_described(like)} like its state"
             )
         return _finite(result, who)
+
+
+@final
+@attrs.frozen(eq=False)
+class _GuardedFlowMap(FlowMap):
+    """A flow map whose jumps are counted, chunked and checked by its model's guard."""
+
+    guard: GuardedModel
+    inner: FlowMap
+
+    def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """The inner flow map (B, *S)."""
+
+        def call(rows: slice) -> Tensor:
+            return self.inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
+
+        return self.guard.network("jump", call, x)
+
+
+@final
+@attrs.frozen(eq=False)
+class _GuardedPosteriorMap(PosteriorMap):
+    """A meta flow map whose jumps are counted, chunked and checked by its model's guard."""
+
+    guard: GuardedModel
+    inner: PosteriorMap
+
+    def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
+        """The inner meta flow map (B, *S)."""
+
+        def call(rows: slice) -> Tensor:
+            return self.inner.posterior_jump(y[rows], s[rows], u[rows], noisy.rows(rows))
+
+        return self.guard.network("posterior_jump", call, y)
 
 
 @final
@@ -170,6 +191,10 @@ class GuardedReward(Reward):
             pieces.append(self.meter.measured(part, len(data[rows]), call))
         return self.meter.count(part, torch.cat(pieces))
 
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the inner reward can do; none of it costs a call."""
+        return self.inner.capability(kind)
+
     def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         who = f"reward '{self.name}'"
         if data.requires_grad:
@@ -186,25 +211,30 @@ class GuardedReward(Reward):
         return _finite(score, f"{who}: score", functools.partial(_why, data))
 
 
-def bare(model: FlowModel) -> FlowModel:
-    """The model itself, for what only it can do."""
-    return model.inner if isinstance(model, GuardedModel) else model
+def guarded(model: FlowModel) -> GuardedModel:
+    """The model under a guard: its own, or else a new one, which counts for nobody."""
+    if isinstance(model, GuardedModel):
+        return model
+    return GuardedModel(model, "model", Meter(), 1 << 20)
 
 
-def unguarded(problem: Problem) -> Problem:
-    """The problem with its model and rewards themselves, for what only they can do.
+def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
+    """Another model under the guard of `guarded`; the model itself where that has none."""
+    return attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
 
-    Normalisation becomes part of a reward: what a reward can do is then true of λ f(R).
-    """
+
+def metered(problem: Problem, meter: Meter) -> Problem:
+    """The problem, whose guards count with another meter."""
+    model = problem.model
+    if isinstance(model, GuardedModel):
+        model = attrs.evolve(model, meter=meter)
     terms = tuple(
-        folded(
-            attrs.evolve(term, reward=term.reward.inner)
-            if isinstance(term.reward, GuardedReward)
-            else term
-        )
+        attrs.evolve(term, reward=attrs.evolve(term.reward, meter=meter))
+        if isinstance(term.reward, GuardedReward)
+        else term
         for term in problem.reward.terms
     )
-    return attrs.evolve(problem, model=bare(problem.model), reward=WeightedReward(terms))
+    return attrs.evolve(problem, model=model, reward=WeightedReward(terms))
 
 
 def _described(result: object) -> str:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.core.study import Study
 from align.engine.allocator import keep_freed
 from align.engine.meter import Cost, Meter, forget_peak
 from align.errors import ContractError, DivergedError, PartError
@@ -58,15 +59,20 @@ def execute(
     meter: Meter,
     observer: Observer,
     saved: dict[str, Any] | None = None,
+    last: State | None = None,
 ) -> Outcome:
     """Run a mode from start to end, or from where `saved` was.
 
     A mode that trains is checkpointed when the observer asks, when it is interrupted, and at its
-    end; what is saved is enough to go on exactly as if nothing had happened.
+    end; what is saved is enough to go on exactly as if nothing had happened. A study may begin
+    with the `last` state of the same study of the same model.
     """
     keep_freed()
     forget_peak(streams.device)
-    state = mode.init(problem, streams)
+    if last is not None and isinstance(mode, Study):
+        state = mode.restart(last)
+    else:
+        state = mode.init(problem, streams)
     first, flops = 0, None
     if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])

@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.model import Able
 from align.core.reward import Reward
 
 
@@ -84,6 +85,10 @@ class Offloaded(Reward):
             (slope,) = torch.autograd.grad(score.sum(), leaf)
         # Adds nothing to the score, and is what gives it its gradient.
         return score.detach() + (slope * (data - data.detach())).flatten(1).sum(1)
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the inner reward can do."""
+        return self.inner.capability(kind)
 
     @contextmanager
     def _there(self) -> Iterator[None]:

@@ -7,11 +7,11 @@ from typing import ClassVar, final
 import attrs
 import torch
 
-from align.core.estimator import ClosedForm, Estimate, ValueEstimator
+from align.core.estimate import Estimate
+from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 
@@ -31,12 +31,12 @@ class Exact(ValueEstimator):
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; the effective size is 1, and the reward that of the denoiser."""
-        model, bare = problem.model, unguarded(problem)
-        if not isinstance(bare.model, ClosedForm):
+        model, exact = problem.model, problem.model.capability(ClosedForm)
+        if exact is None:
             raise PartError("estimator 'exact' needs a model with an exact value, like 'mixture'")
         with torch.enable_grad():
             x = noisy.x.detach().requires_grad_()
-            value = bare.model.value(NoisyState(x, noisy.t, noisy.cond), bare.reward)
+            value = exact.value(NoisyState(x, noisy.t, noisy.cond), problem.reward)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         with torch.no_grad():
             velocity = model.velocity(noisy.x, noisy.t, noisy.cond)

@@ -8,13 +8,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Estimate, ValueEstimator
+from align.core.estimate import Estimate
+from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.option import above, option
 from align.core.problem import Problem
 from align.core.quadratic import Form
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 
@@ -54,7 +54,7 @@ class GaussianValue(ValueEstimator):
         """
         if problem.model.domain != "vector":
             raise PartError("estimator 'gaussian' needs a reward that sees the states themselves")
-        form = Form.of(unguarded(problem).reward, noisy.x)
+        form = Form.of(problem.reward, noisy.x)
         if not form.bounded(noisy.x.new_tensor(self.data_std**2)):
             raise PartError("the reward outgrows the Gaussian: e^r has no mean; lower 'data_std'")
         cuts = [slice(k, k + problem.chunk) for k in range(0, len(noisy.x), problem.chunk)]

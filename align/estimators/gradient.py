@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option
-from align.core.estimator import Estimate, ValueEstimator
+from align.core.estimate import Estimate
+from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import Path, expand
 from align.core.problem import Problem

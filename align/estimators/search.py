@@ -8,7 +8,8 @@ import attrs
 import torch
 
 from align.core.draws import Count, budget_option, drawn, draws_option
-from align.core.estimator import Estimate, ValueEstimator
+from align.core.estimate import Estimate
+from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem

@@ -22,7 +22,6 @@ from align.core.model import (
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
 from align.core.prompts import match_class
-from align.engine.guard import unguarded
 from align.errors import PartError
 from align.networks.autoencoder import Autoencoder
 from align.networks.dit import DiT, DiTConfig
@@ -183,10 +182,10 @@ def network_of(problem: Problem) -> NetworkModel:
     Raises:
         PartError: it is not made of networks.
     """
-    inner = unguarded(problem).model
-    if not isinstance(inner, NetworkModel):
+    model = problem.model.capability(NetworkModel)
+    if model is None:
         raise PartError("model: only a model made of networks can be trained; use kind 'network'")
-    return attrs.evolve(inner, precision="float32")
+    return attrs.evolve(model, precision="float32")
 
 
 def _required(module: Made | None, name: str) -> Made:

@@ -10,10 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Quadratic
 from align.core.model import Domain
 from align.core.option import above, option
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Quadratic, Reward, RewardSpec
 
 
 def _rows(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> None:

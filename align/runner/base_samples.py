@@ -17,7 +17,7 @@ from align.core.normalise import fitted
 from align.core.problem import Problem
 from align.core.reward import Transform, WeightedReward
 from align.core.streams import Streams
-from align.engine.guard import GuardedModel, GuardedReward
+from align.engine.guard import metered
 from align.engine.loop import execute
 from align.engine.meter import Cost, Meter
 from align.modes.sampling.best_of_n import BestOfN
@@ -78,7 +78,7 @@ def draw(
         told: is called with the number of samples made so far, and of all.
     """
     meter, pieces = Meter(), list[dict[str, Tensor]]()
-    problem = _metered(problem, meter)
+    problem = metered(problem, meter)
     plain = attrs.evolve(problem, reward=WeightedReward(()))
     streams = Streams(seed, tuple(range(count)), ("unsteered",), problem.model.device)
     rows, mode = min(problem.chunk, -(-count // PIECES)), BestOfN(n=1, flow_steps=flow_steps)
@@ -94,20 +94,6 @@ def draw(
     told(count, count)
     scores = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     return BaseSamples(spec, flow_steps, scores, meter.cost(problem.model.device))
-
-
-def _metered(problem: Problem, meter: Meter) -> Problem:
-    """The problem, counted by another meter."""
-    model, terms = problem.model, problem.reward.terms
-    if isinstance(model, GuardedModel):
-        model = attrs.evolve(model, meter=meter)
-    counted = tuple(
-        attrs.evolve(term, reward=attrs.evolve(term.reward, meter=meter))
-        if isinstance(term.reward, GuardedReward)
-        else term
-        for term in terms
-    )
-    return attrs.evolve(problem, model=model, reward=WeightedReward(counted))
 
 
 @final

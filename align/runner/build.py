@@ -92,7 +92,8 @@ def build(
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     model = GuardedModel(inner, arm.model.kind, meter, rows)
-    classes = inner.classes if isinstance(inner, ClassConditional) else ()
+    conditional = inner.capability(ClassConditional)
+    classes = conditional.classes if conditional else ()
     problem = Problem(model, prompts=expand_prompt(arm.model.prompt, classes))
     cond = problem.condition(range(samples))
     terms = tuple(

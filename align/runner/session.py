@@ -22,7 +22,6 @@ from align.core.reward import HasReferenceImages
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.core.study import Study
-from align.engine.guard import unguarded
 from align.engine.loop import Outcome, execute
 from align.engine.meter import Cost, Meter
 from align.errors import PromptError, RecipeError
@@ -186,11 +185,11 @@ def _side(
         problem = build(arm, rewards, device, meter, samples=samples, chunk=chunk)
     record.given(_given(problem))
     same = (s for a, s in studied if (a.model, a.mode) == (arm.model, arm.mode))
-    problem = attrs.evolve(bases.normalised(arm, problem), earlier=next(same, None))
+    problem = bases.normalised(arm, problem)
     rows = arm.mode.batch if isinstance(arm.mode, Trainable) else 0
     watch = RunObserver(arm.name, rows, options.checkpoint_every, record, catalog, bar, stopping)
     streams = Streams(options.seed, tuple(range(options.samples)), device=device)
-    outcome = _executed(arm, problem, streams, meter, watch)
+    outcome = _executed(arm, problem, streams, meter, watch, next(same, None))
     side = _scored(arm, problem, outcome, bases)
     if isinstance(arm.mode, HasWarnings):
         side = attrs.evolve(side, warnings=arm.mode.warnings(outcome.state))
@@ -204,7 +203,7 @@ def _side(
 
 
 def _executed(
-    arm: Arm, problem: Problem, streams: Streams, meter: Meter, watch: RunObserver
+    arm: Arm, problem: Problem, streams: Streams, meter: Meter, watch: RunObserver, last: object
 ) -> Outcome:
     """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""
     mode, record = arm.mode, watch.record
@@ -214,7 +213,7 @@ def _executed(
     record.forget_metrics(arm.name, done)
     logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
     meter.begin()
-    outcome = execute(mode, problem, streams, meter=meter, observer=watch, saved=saved)
+    outcome = execute(mode, problem, streams, meter=meter, observer=watch, saved=saved, last=last)
     if isinstance(mode, Trainable):
         path = record.export(arm.name, mode.export(problem, outcome.state))
         logger.info("{}: weights in {}", arm.name, path)
@@ -235,10 +234,10 @@ def _telling(bar: Progress, stopping: Callable[[], bool]) -> Callable[[int, int]
 def _given(problem: Problem) -> dict[str, torch.Tensor]:
     """Pictures that rewards have; where a name is taken, with the reward's beside it."""
     given: dict[str, torch.Tensor] = {}
-    for term in unguarded(problem).reward.terms:
-        if isinstance(term.reward, HasReferenceImages):
-            for name, picture in term.reward.pictures().items():
-                given[f"{name} {term.name}" if name in given else name] = picture
+    for term in problem.reward.terms:
+        reward = term.reward.capability(HasReferenceImages)
+        for name, picture in reward.pictures().items() if reward else ():
+            given[f"{name} {term.name}" if name in given else name] = picture
     return given
 
 

@@ -12,7 +12,6 @@ from align.core.estimator import ClosedForm
 from align.core.model import FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.engine.guard import bare
 from align.errors import PartError
 
 
@@ -35,7 +34,7 @@ class ExactPosterior(PosteriorSampler):
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
     ) -> Tensor:
         """Draws (N, B, *S) of x1; costs no network call."""
-        inner = bare(model)
-        if not isinstance(inner, ClosedForm):
+        exact = model.capability(ClosedForm)
+        if exact is None:
             raise PartError("sampler 'exact' needs a model with an exact posterior, like 'mixture'")
-        return inner.draw_posterior(noisy, draws, streams)
+        return exact.draw_posterior(noisy, draws, streams)

@@ -34,7 +34,8 @@ class MetaFlowMap(PosteriorSampler):
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
     ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · steps network calls a state."""
-        if not isinstance(model, PosteriorMap):
+        posterior = model.capability(PosteriorMap)
+        if posterior is None:
             raise PartError("sampler 'mfm' needs a model with a posterior map; use 'glass'")
         noise = streams.fold_in("posterior").normal(model.shape, draws=draws)
         y = noise.to(noisy.x).flatten(0, 1)
@@ -42,5 +43,5 @@ class MetaFlowMap(PosteriorSampler):
         for k in range(self.steps):
             s = torch.full_like(noisy.t, k / self.steps)
             u = torch.full_like(noisy.t, (k + 1) / self.steps)
-            y = model.posterior_jump(y, s, u, noisy)
+            y = posterior.posterior_jump(y, s, u, noisy)
         return y.reshape(draws, -1, *model.shape)

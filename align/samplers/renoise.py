@@ -62,7 +62,8 @@ class Renoise(PosteriorSampler):
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
     ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · K jumps and as many velocities a state."""
-        if not isinstance(model, FlowMap):
+        flow_map = model.capability(FlowMap)
+        if flow_map is None:
             raise PartError("sampler 'renoise' needs a model with a flow map; use 'glass'")
         path, shape = model.path, (self.candidates, *model.shape)
         noise = streams.fold_in("posterior").normal(shape, draws=draws).to(noisy.x).movedim(2, 0)
@@ -70,7 +71,7 @@ class Renoise(PosteriorSampler):
         centre, moved = expand(scale, noisy.x) * noisy.x, expand(spread, noisy.x) * noise
         times, cond = s.repeat(self.candidates * draws), noisy.cond.tile(self.candidates * draws)
         start, middle = (centre + moved).flatten(0, 2), (centre + moved / 2).flatten(0, 2)
-        z = model.jump(start, times, torch.ones_like(times), cond).reshape(noise.shape)
+        z = flow_map.jump(start, times, torch.ones_like(times), cond).reshape(noise.shape)
         velocity = model.velocity(middle, times, cond)
         score = path.score_from_velocity(velocity, middle, times).reshape(noise.shape)
         misfit = (noisy.x - expand(path.beta(noisy.t), noisy.x) * z) / expand(

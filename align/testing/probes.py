@@ -10,10 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Quadratic
-from align.core.model import Condition, DataSampler, Domain, FlowModel, NoisyState
+from align.core.model import Able, Condition, DataSampler, Domain, FlowModel, NoisyState
 from align.core.path import Path
-from align.core.reward import Reward, WeightedReward
+from align.core.reward import Quadratic, Reward, WeightedReward
 from align.core.streams import Streams
 
 
@@ -26,8 +25,9 @@ def states(model: FlowModel, times: Sequence[float], prompt: str = "", seed: int
     """Noisy states, one for each of the times, of the model's own data if it can draw them."""
     streams = streams_of(model, range(len(times)), seed)
     noise = streams.fold_in("noise").normal(model.shape).to(model.device, model.dtype)
-    if isinstance(model, DataSampler):
-        x1 = model.draw(streams).to(noise)
+    data = model.capability(DataSampler)
+    if data is not None:
+        x1 = data.draw(streams).to(noise)
     else:
         x1 = streams.fold_in("data").normal(model.shape).to(noise)
     t = torch.tensor(list(times), device=model.device, dtype=model.dtype)
@@ -113,7 +113,7 @@ class GradientAsked(Exception):
 
 @final
 @attrs.frozen(eq=False)
-class Watched(Reward, Quadratic):
+class Watched(Reward):
     """A reward that raises GradientAsked when its gradient is asked for."""
 
     inner: Reward
@@ -129,10 +129,9 @@ class Watched(Reward, Quadratic):
             score.register_hook(asked)
         return score
 
-    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The inner reward's."""
-        assert isinstance(self.inner, Quadratic)
-        return self.inner.quadratic()
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the inner reward can do."""
+        return self.inner.capability(kind)
 
 
 @final

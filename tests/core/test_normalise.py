@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from align.core.model import NoisyState
-from align.core.normalise import fitted, folded
-from align.core.problem import Problem
+from align.core.normalise import fitted
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
-from align.engine.guard import GuardedReward, unguarded
+from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
 from align.errors import PartError
 from align.testing.worlds import line, measured
@@ -110,12 +109,12 @@ def test_a_normalised_quadratic_reward_is_known_exactly():
     scores = term.reward.score(draws, ())
     found = fitted("r", "zscore", None, scores)
     normalised = Term(name="r", reward=guarded, weight=0.7, transform=found)
-    bare = unguarded(Problem(model, WeightedReward((normalised,)))).reward
+    reward = WeightedReward((normalised,))
     data = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     by_hand = 0.7 * (term.reward.score(data, ()) - scores.mean()) / scores.std()
-    assert torch.allclose(bare.total(data, ()), by_hand)
+    assert torch.allclose(reward.total(data, ()), by_hand)
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    value = model.value(NoisyState(zero, zero[:, 0], model.encode([""])), bare)
+    value = model.value(NoisyState(zero, zero[:, 0], model.encode([""])), reward)
     r = 0.7 * (scores - scores.mean()) / scores.std()
     weights = r.exp()
     error = float(weights.std() / weights.mean()) / math.sqrt(5000)
@@ -130,9 +129,4 @@ def test_a_ranked_reward_is_no_longer_quadratic():
     zero = torch.zeros(1, 1, dtype=torch.float64)
     noisy = NoisyState(zero, zero[:, 0], model.encode([""]))
     with pytest.raises(PartError, match="exact value is known for quadratic rewards; 'r' is none"):
-        model.value(noisy, WeightedReward((folded(ranked),)))
-    data = torch.zeros(2, 1, dtype=torch.float64)
-    assert torch.equal(
-        folded(ranked).reward.score(data, ()), ranked.share(ranked.reward.score(data, ()))
-    )
-    assert folded(reward.terms[0]) is reward.terms[0]
+        model.value(noisy, WeightedReward((ranked,)))

@@ -6,13 +6,16 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import Condition, FlowMap, FlowModel, NoisyState, PosteriorMap
+from align.core.estimator import ClosedForm
+from align.core.model import Condition, DataSampler, FlowMap, FlowModel, NoisyState, PosteriorMap
 from align.core.path import LinearPath
 from align.core.problem import Problem
-from align.core.reward import Reward, Term, WeightedReward
-from align.engine.guard import GuardedModel, GuardedReward, unguarded
+from align.core.reward import HasReferenceImages, Quadratic, Reward, Term, WeightedReward
+from align.engine.guard import GuardedModel, GuardedReward, guarded, metered, replaced
 from align.engine.meter import Meter
 from align.errors import ContractError, PartError
+from align.models.mixture import GaussianMixture
+from align.testing.worlds import line
 
 ROWS = 7
 
@@ -80,8 +83,10 @@ def calls(model, inputs):
     x, s, u, cond = inputs
     return {
         "velocity": lambda: model.velocity(x, s, cond),
-        "jump": lambda: model.jump(x, s, u, cond),
-        "posterior_jump": lambda: model.posterior_jump(x + 1, s, u, NoisyState(x, s, cond)),
+        "jump": lambda: model.capability(FlowMap).jump(x, s, u, cond),
+        "posterior_jump": lambda: model.capability(PosteriorMap).posterior_jump(
+            x + 1, s, u, NoisyState(x, s, cond)
+        ),
         "decode": lambda: model.decode(x),
     }
 
@@ -263,10 +268,24 @@ def test_pictures_have_four_dimensions(inputs):
         calls(flat, inputs)["decode"]()
 
 
-def test_a_capability_the_model_lacks(inputs):
-    for what, lacks in (("jump", "a flow map"), ("posterior_jump", "a meta flow map")):
-        with pytest.raises(ContractError, match=f"model 'plain' is not {lacks}"):
-            calls(GuardedModel(Plain(), "plain", Meter(), 9), inputs)[what]()
+def test_capability_of_a_model_without_it_is_none():
+    model = GuardedModel(Plain(), "plain", Meter(), 9)
+    assert model.capability(FlowMap) is None
+    assert model.capability(PosteriorMap) is None
+    assert model.capability(DataSampler) is None
+    assert not isinstance(GuardedModel(Toy(), "toy", Meter(), 9), FlowMap | PosteriorMap)
+
+
+def test_capability_that_costs_no_call_is_the_part_itself():
+    model, reward = line()
+    (plain,) = reward.terms
+    guarded = GuardedModel(model, "mixture", Meter(), 9)
+    for kind in (DataSampler, ClosedForm, GaussianMixture):
+        assert guarded.capability(kind) is model
+    assert guarded.capability(FlowMap) is not model
+    term = GuardedReward(plain.reward, "r", Meter(), 9)
+    assert term.capability(Quadratic) is plain.reward
+    assert term.capability(HasReferenceImages) is None
 
 
 def test_the_guard_looks_like_its_model():
@@ -276,16 +295,28 @@ def test_the_guard_looks_like_its_model():
     assert model.encode(["a", "b"]).prompts == ("a", "b")
 
 
-def test_unguarded_gives_back_the_parts_themselves():
-    model, toll, meter = Toy(), Toll(), Meter()
-    guarded = Term(name="a", reward=GuardedReward(toll, "a", meter, 1), weight=2.0)
-    bare = Term(name="b", reward=toll, held_out=True)
-    problem = Problem(GuardedModel(model, "toy", meter, 1), WeightedReward((guarded, bare)))
-    free = unguarded(problem)
-    assert free.model is model
-    assert [t.reward for t in free.reward.terms] == [toll, toll]
-    assert [(t.name, t.weight, t.held_out) for t in free.reward.terms] == [
-        ("a", 2.0, False),
-        ("b", 1.0, True),
-    ]
-    assert unguarded(free).model is model
+def test_replaced_model_keeps_the_guard_of_the_other():
+    meter, first, second = Meter(), Toy(), Plain()
+    model = replaced(GuardedModel(first, "toy", meter, 3), second)
+    assert isinstance(model, GuardedModel)
+    assert (model.inner, model.name, model.meter, model.chunk) == (second, "toy", meter, 3)
+    assert replaced(first, second) is second
+
+
+def test_guarded_twice_is_guarded_once():
+    model = guarded(Toy())
+    assert guarded(model) is model
+
+
+def test_metered_problem_counts_with_the_other_meter(inputs):
+    x, t, _, cond = inputs
+    first, other, meter = Meter(), Meter(), Meter()
+    terms = (
+        Term(name="a", reward=GuardedReward(Toll(), "a", first, 99)),
+        Term(name="b", reward=Toll()),
+    )
+    problem = metered(Problem(GuardedModel(Toy(), "toy", other, 99), WeightedReward(terms)), meter)
+    problem.model.velocity(x, t, cond), problem.reward.each(x, cond.prompts)
+    assert dict(meter.calls) == {"network": len(x), "reward a": len(x)}
+    assert not first.calls and not other.calls
+    assert metered(Problem(Plain()), meter).model.capability(Plain) is not None

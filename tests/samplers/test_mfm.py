@@ -10,6 +10,7 @@ from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
+from align.testing.probes import Plain
 from align.testing.worlds import line, plane
 
 
@@ -34,10 +35,7 @@ def test_draws_follow_the_posterior():
 
 
 def test_a_sampler_says_what_it_needs():
-    class Plain:
-        pass
-
     with pytest.raises(PartError, match="glass"):
-        MetaFlowMap().sample(Plain(), None, draws=1, streams=Streams(0, (0,)))
+        MetaFlowMap().sample(Plain(line()[0]), None, draws=1, streams=Streams(0, (0,)))
     assert DPS().needs is None
     assert Glass().needs is None

@@ -9,6 +9,7 @@ from align.errors import PartError
 from align.models.mixture import Mixture
 from align.samplers.renoise import Renoise
 from align.testing.distances import sliced_w2, w1
+from align.testing.probes import Plain
 from align.testing.worlds import line, plane
 
 CPU = torch.device("cpu")
@@ -100,11 +101,8 @@ def test_draws_in_the_plane_are_near_the_posterior():
 
 
 def test_it_needs_a_flow_map():
-    class Plain:
-        pass
-
     with pytest.raises(PartError, match="flow map; use 'glass'"):
-        Renoise().sample(Plain(), None, draws=1, streams=Streams(0, (0,)))
+        Renoise().sample(Plain(line()[0]), None, draws=1, streams=Streams(0, (0,)))
     for wrong in ({"candidates": 0}, {"data_std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Renoise(**wrong)

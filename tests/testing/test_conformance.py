@@ -74,7 +74,7 @@ class Draws(PosteriorSampler):
     fault: str = option("what is wrong", default="")
 
     def sample(self, model, noisy, *, draws, streams):
-        if self.fault == "forgetful of needs" and not isinstance(model, PosteriorMap):
+        if self.fault == "forgetful of needs" and model.capability(PosteriorMap) is None:
             return Glass(steps=3).sample(model, noisy, draws=draws, streams=streams)
         if self.fault == "changes its input":
             noisy.t.add_(1e-12)
@@ -153,7 +153,7 @@ class Estimator(ValueEstimator):
         inner = Gradient(draws=draws) if self.fault == "gradient" else Stein(draws=draws)
         if self.fault == "forgetful of sampler" and problem.sampler is None:
             problem = attrs.evolve(problem, sampler=ExactPosterior())
-        if self.fault == "choosy" and not isinstance(problem.model, ClosedForm):
+        if self.fault == "choosy" and problem.model.capability(ClosedForm) is None:
             raise PartError("needs more than it says")
         if self.fault == "global":
             torch.rand(())
@@ -530,7 +530,7 @@ class Looks(AlignmentMode, Study):
         return 1
 
     def init(self, problem, streams):
-        return problem.earlier if self.fault == "goes on" and problem.earlier else ()
+        return ()
 
     def step(self, problem, state, index, streams):
         value = float(streams.normal(()).mean())
@@ -541,6 +541,9 @@ class Looks(AlignmentMode, Study):
 
     def finish(self, problem, state):
         return None
+
+    def restart(self, last):
+        return last if self.fault == "goes on" else ()
 
     def findings(self, state):
         return Findings("value", "calls", tuple(Found("", 0.0, value) for value in state))
@@ -649,11 +652,11 @@ FILE = """
 import attrs, torch
 from align.core.option import option
 from align.rewards.compressibility import Compressibility
-from align.samplers.dps import PointMass
+from align.samplers.dps import DPS
 from align.testing import conformance
 
 test_reward = conformance("reward", Compressibility)
-test_point = conformance("sampler", PointMass(), expect_fail={"exact": "a point has no spread"})
+test_point = conformance("sampler", DPS(), expect_fail={"exact": "a point has no spread"})
 test_passes = conformance("sampler", PointMass, expect_fail={"exact": "no spread", "shape": "?"})
 test_skips = conformance("reward", Compressibility, expect_fail={"gradient": "it has none"})
 test_wrong = conformance("reward", PointMass)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.models.network_model import NetworkModel
 from align.modes.distill.inner import Average, InnerFlow
 from align.modes.distill.weighting import LogLossNet
@@ -56,8 +55,8 @@ class Coupling:
         if self.examples is not None:
             x1, label = self.examples.rows(rows, self.dropout)
         else:
-            teacher = unguarded(self.problem).model
-            assert isinstance(teacher, DataSampler)
+            teacher = self.problem.model.capability(DataSampler)
+            assert teacher is not None
             x1 = teacher.draw(rows.fold_in("data")).to(self.model.dtype)
             label = torch.zeros(len(x1), dtype=torch.int64, device=x1.device)
         return x1, Condition(("",) * len(x1), {"label": label})

@@ -13,7 +13,6 @@ from align.core.model import DataSampler
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import unguarded
 from align.errors import PartError
 from align.models.network import about_of, modules_of
 from align.models.network_model import Net, NetworkModel, make_net, network_of
@@ -92,12 +91,12 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
 
     def init(self, problem: Problem, streams: Streams) -> MapState:
         """Make the map and read the pictures."""
-        teacher = unguarded(problem).model
-        if self.net is None or isinstance(teacher, NetworkModel):
+        teacher = problem.model
+        if self.net is None or teacher.capability(NetworkModel) is not None:
             model = network_of(problem)
         else:
             model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=teacher.device)
-        if self.data is None and not isinstance(teacher, DataSampler):
+        if self.data is None and teacher.capability(DataSampler) is None:
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
         examples = encoded(self.data, model) if self.data else None

@@ -12,7 +12,6 @@ from torch import Tensor
 from align.core.model import Condition, DataSampler
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import bare
 from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.modes.finetune.evaluation import samples
@@ -56,7 +55,7 @@ class CleanData:
         plain = cls(problem, model, dict(zip(labels, problem.prompts, strict=True)))
         if data is not None:
             return attrs.evolve(plain, examples=plain._asked(encoded(data, model)))
-        if isinstance(bare(problem.model), DataSampler):
+        if problem.model.capability(DataSampler) is not None:
             return plain
         return attrs.evolve(plain, examples=plain.sampled(model, pool, steps, seed))
 
@@ -75,8 +74,8 @@ class CleanData:
         if self.examples is not None:
             x1, label = self.examples.rows(rows, 0.0)
             return x1.to(self.problem.model.dtype), self._named(label)
-        base = bare(self.problem.model)
-        assert isinstance(base, DataSampler)
+        base = self.problem.model.capability(DataSampler)
+        assert base is not None
         return base.draw(rows.fold_in("data")), self.conditions(len(rows.samples))
 
     def conditions(self, count: int) -> Condition:

@@ -14,7 +14,7 @@ from align.core.model import Condition, FlowModel
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.engine.guard import GuardedModel, unguarded
+from align.engine.guard import replaced
 from align.models.network_model import Net, NetworkModel, make_net, network_of
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
@@ -84,11 +84,9 @@ class FinetuneState:
         """Have the base model of the stage in place, and a pool of its samples as clean data."""
         problem = self.tilt.problem
         model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
-        guarded = problem.model
-        base = attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
         found = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
         self.clean = attrs.evolve(self.clean, examples=found)
-        problem = attrs.evolve(problem, model=base)
+        problem = attrs.evolve(problem, model=replaced(problem.model, model))
         self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
 
 
@@ -100,11 +98,12 @@ def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel
     Raises:
         PartError: it is not made of networks, and there is no `net`.
     """
-    base = unguarded(problem).model
-    if isinstance(base, NetworkModel):
-        return base.with_net("flow", copy.deepcopy(base.require_velocity()))
+    networks = problem.model.capability(NetworkModel)
+    if networks is not None:
+        return networks.with_net("flow", copy.deepcopy(networks.require_velocity()))
     if net is None:
         return network_of(problem)
+    base = problem.model
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
     made = streams.fold_in("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
     return model.with_net("flow", made.to(model.device))
@@ -112,9 +111,8 @@ def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel
 
 def unguided(model: FlowModel) -> FlowModel:
     """The model without guidance of its velocity."""
-    if isinstance(model, GuardedModel):
-        return attrs.evolve(model, inner=unguided(model.inner))
-    return attrs.evolve(model, guidance=1.0) if isinstance(model, NetworkModel) else model
+    networks = model.capability(NetworkModel)
+    return replaced(model, attrs.evolve(networks, guidance=1.0)) if networks else model
 
 
 def strengthened(problem: Problem, factor: float) -> Problem:

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import Estimate
+from align.core.estimate import Estimate
 from align.core.mode import AlignmentMode, Info, Need, ReportsKL
 from align.core.model import NoisyState
 from align.core.option import above, at_least, between, option, rising_to

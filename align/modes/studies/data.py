@@ -10,7 +10,6 @@ from align.core.metric import Metric
 from align.core.model import Condition, DataSampler, ModelSpec
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.guard import bare
 from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.training.data import Pictures
@@ -31,9 +30,9 @@ def clean(
     Raises:
         PartError: there are no such data, or too few, or the model cannot take them.
     """
-    model = bare(problem.model)
     if data is not None:
-        if not isinstance(model, NetworkModel):
+        model = problem.model.capability(NetworkModel)
+        if model is None:
             raise PartError("mode.data: only a model made of networks takes pictures; leave it out")
         if any(problem.cond.prompts):
             raise PartError("model.prompt: the study is of all pictures; leave it empty")
@@ -43,10 +42,11 @@ def clean(
             raise PartError(f"run.samples: {asked}, but mode.data has {there} pictures")
         x1, label = found.rows(streams.fold_in("data"), 0.0)
         return x1, model.encode([model.classes[k] if model.classes else "" for k in label.tolist()])
-    source = data_model.build(problem.model.device) if data_model else model
-    if not isinstance(source, DataSampler):
+    source = data_model.build(problem.model.device) if data_model else problem.model
+    sampler = source.capability(DataSampler)
+    if sampler is None:
         raise PartError("mode.data: the model cannot draw data; name pictures, or mode.data_model")
-    return source.draw(streams.fold_in("data")).to(problem.model.dtype), problem.cond
+    return sampler.draw(streams.fold_in("data")).to(problem.model.dtype), problem.cond
 
 
 def measured(metric: Metric, problem: Problem, x1: Tensor, references: Tensor) -> tuple[str, float]:

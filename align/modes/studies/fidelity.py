@@ -15,6 +15,7 @@ from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
+from align.engine.guard import guarded
 from align.modes.sampling.dynamics import flow
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
@@ -67,8 +68,6 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
 
     def init(self, problem: Problem, streams: Streams) -> Fidelities:
         """The data."""
-        if isinstance(problem.earlier, Fidelities):
-            return attrs.evolve(problem.earlier, points=())
         x1, cond = clean(self.data, self.data_model, problem, streams)
         cond = cond if self.by_class else problem.cond
         return Fidelities(decoded(problem, x1), cond, self.metric.kind)
@@ -78,7 +77,7 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
         self, problem: Problem, state: Fidelities, index: int, streams: Streams
     ) -> tuple[Fidelities, Info]:
         """All samples of K steps."""
-        model, count = setting.counting(problem.model), len(streams.samples)
+        model, count = guarded(problem.model), len(streams.samples)
 
         def made() -> Tensor:
             cuts = setting.cuts(problem, count)
@@ -100,6 +99,10 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
 
     def finish(self, problem: Problem, state: Fidelities) -> None:
         """No samples: they are of several kinds."""
+
+    def restart(self, last: Fidelities) -> Fidelities:
+        """What the arm before was measured against, with no points yet."""
+        return attrs.evolve(last, points=())
 
     def findings(self, state: Fidelities) -> Findings:
         """The metric over calls."""

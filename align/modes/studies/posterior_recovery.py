@@ -15,6 +15,7 @@ from align.core.option import option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
+from align.engine.guard import guarded
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
 from align.training.data import Pictures
@@ -68,8 +69,6 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
 
     def init(self, problem: Problem, streams: Streams) -> Recovery:
         """The data."""
-        if isinstance(problem.earlier, Recovery):
-            return attrs.evolve(problem.earlier, points=())
         x1, cond = clean(self.data, self.data_model, problem, streams)
         return Recovery(x1, cond, decoded(problem, x1), self.metric.kind)
 
@@ -82,7 +81,7 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
         sampler = setting.varied(problem.sampler, self.inner_steps, which)
         if sampler is None:
             return state, Info({})
-        model, path, time = setting.counting(problem.model), problem.model.path, self.times[place]
+        model, path, time = guarded(problem.model), problem.model.path, self.times[place]
         t = torch.full((len(state.x1),), time).to(state.x1)
         noise = streams.fold_in("noise").normal(model.shape).to(state.x1)
         noisy, own = (
@@ -106,6 +105,10 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
 
     def finish(self, problem: Problem, state: Recovery) -> None:
         """No samples."""
+
+    def restart(self, last: Recovery) -> Recovery:
+        """What the arm before was measured against, with no points yet."""
+        return attrs.evolve(last, points=())
 
     def findings(self, state: Recovery) -> Findings:
         """The metric over calls, at each time."""

@@ -7,12 +7,10 @@ from typing import Any, TypeVar
 
 import attrs
 
-from align.core.model import FlowModel
 from align.core.option import Check, option
 from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
 from align.engine.guard import GuardedModel
-from align.engine.meter import Meter
 
 Made = TypeVar("Made")
 
@@ -46,13 +44,6 @@ def varied(
     if "steps" in attrs.fields_dict(type(sampler)):
         return attrs.evolve(sampler, **{"steps": counts[which]})
     return None if which else sampler
-
-
-def counting(model: FlowModel) -> GuardedModel:
-    """The model under a guard, which counts its calls."""
-    if isinstance(model, GuardedModel):
-        return model
-    return GuardedModel(model, "model", Meter(), 1 << 20)
 
 
 def counted(model: GuardedModel, make: Callable[[], Made]) -> tuple[Made, int]:

@@ -16,6 +16,7 @@ from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
+from align.engine.guard import guarded
 from align.modes.studies import setting
 from align.modes.studies.values import advanced, noise, pearson, scored, states, value
 
@@ -71,8 +72,6 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     @torch.no_grad()
     def init(self, problem: Problem, streams: Streams) -> Values:
         """The states."""
-        if isinstance(problem.earlier, Values):
-            return attrs.evolve(problem.earlier, points=())
         noisy = states(problem, self.times, self.flow_steps, streams)
         return Values(noisy, noisy[0].x[:0])
 
@@ -97,6 +96,10 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     def finish(self, problem: Problem, state: Values) -> None:
         """No samples."""
 
+    def restart(self, last: Values) -> Values:
+        """The states and the rewards of their rollouts, with no points yet."""
+        return attrs.evolve(last, points=())
+
     def findings(self, state: Values) -> Findings:
         """Pearson's r over calls, at each time."""
         notes = tuple(map(noise, self.times, state.rewards))
@@ -110,7 +113,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
         if sampler is None:
             return state, Info({})
         model, time, own = (
-            setting.counting(problem.model),
+            guarded(problem.model),
             self.times[place],
             streams.fold_in("draw"),
         )

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from align.core.estimator import ClosedForm
-from align.core.model import DataSampler, FlowMap, FlowModel, ModelSpec, NoisyState, PosteriorMap
+from align.core.model import (
+    Able,
+    DataSampler,
+    FlowMap,
+    FlowModel,
+    ModelSpec,
+    NoisyState,
+    PosteriorMap,
+)
 from align.core.reward import Term, WeightedReward
 from align.errors import PartError
 from align.samplers.glass import glass_velocity
@@ -32,6 +40,10 @@ class Modelling:
         """Noisy states at these times, under the recipe's prompt."""
         return states(self.model, times, self.part.prompt)
 
+    def able(self, kind: type[Able]) -> Able | None:
+        """The model as a `kind`, if its specification promises that."""
+        return self.model.capability(kind) if kind in self.part.provides else None
+
     @property
     def digits(self) -> float:
         """To what an identity of exact maps must hold."""
@@ -47,16 +59,20 @@ def provides(modelling: Modelling) -> None:
     """It can do what its specification promises; what is not promised is absent or refused."""
     model, promised = modelling.model, modelling.part.provides
     noisy = modelling.noisy()
-    uses: dict[type, Callable[[], object]] = {
-        FlowMap: lambda: model.jump(noisy.x, noisy.t, noisy.t, noisy.cond),  # type: ignore[attr-defined]
-        PosteriorMap: lambda: model.posterior_jump(noisy.x, noisy.t, noisy.t, noisy),  # type: ignore[attr-defined]
-        DataSampler: lambda: model.draw(streams_of(model, (0,))),  # type: ignore[attr-defined]
-        ClosedForm: lambda: model.draw_posterior(noisy, 1, streams_of(model, range(5))),  # type: ignore[attr-defined]
+    uses = {
+        FlowMap: _use(model, FlowMap, lambda it: it.jump(noisy.x, noisy.t, noisy.t, noisy.cond)),
+        PosteriorMap: _use(
+            model, PosteriorMap, lambda it: it.posterior_jump(noisy.x, noisy.t, noisy.t, noisy)
+        ),
+        DataSampler: _use(model, DataSampler, lambda it: it.draw(streams_of(model, (0,)))),
+        ClosedForm: _use(
+            model, ClosedForm, lambda it: it.draw_posterior(noisy, 1, streams_of(model, range(5)))
+        ),
     }
     for capability, use in uses.items():
-        name, there = capability.__name__, isinstance(model, capability)
-        assert there or capability not in promised, f"promises {name}, but is none"
-        if not there:
+        name = capability.__name__
+        assert use or capability not in promised, f"promises {name}, but is none"
+        if use is None:
             continue
         try:
             use()
@@ -69,14 +85,12 @@ def provides(modelling: Modelling) -> None:
 def jump_semigroup(modelling: Modelling) -> None:
     """Two jumps are one: X_{w,u} ∘ X_{s,w} = X_{s,u}, and X_{s,s} leaves the state."""
     model, noisy = _able(modelling, FlowMap), modelling.noisy()
-    assert isinstance(model, FlowMap)
     _semigroup(lambda x, s, u: model.jump(x, s, u, noisy.cond), noisy, modelling.digits)
 
 
 def jump_tangent(modelling: Modelling) -> None:
     """Short jumps follow the flow: ∂X_{s,u}/∂u at u = s is the velocity."""
     model, noisy = _able(modelling, FlowMap), modelling.noisy()
-    assert isinstance(model, FlowMap)
     rate = (
         model.jump(noisy.x, noisy.t, noisy.t + modelling.step, noisy.cond) - noisy.x
     ) / modelling.step
@@ -87,7 +101,6 @@ def jump_tangent(modelling: Modelling) -> None:
 def posterior_semigroup(modelling: Modelling) -> None:
     """Two inner jumps are one: X_{w,u}(X_{s,w}(y; t, x); t, x) = X_{s,u}(y; t, x)."""
     model, noisy = _able(modelling, PosteriorMap), modelling.noisy()
-    assert isinstance(model, PosteriorMap)
     _semigroup(
         lambda y, s, u: model.posterior_jump(y, s, u, noisy), _inner(modelling), modelling.digits
     )
@@ -96,7 +109,6 @@ def posterior_semigroup(modelling: Modelling) -> None:
 def posterior_tangent(modelling: Modelling) -> None:
     """Short inner jumps follow the inner flow of GLASS, which at t = 0 is the velocity."""
     model, inner = _able(modelling, PosteriorMap), _inner(modelling)
-    assert isinstance(model, PosteriorMap)
     for times in (TIMES, (0.0,) * len(TIMES)):
         noisy = modelling.noisy(times)
         jumped = model.posterior_jump(inner.x, inner.t, inner.t + modelling.step, noisy)
@@ -108,7 +120,6 @@ def posterior_tangent(modelling: Modelling) -> None:
 def population(modelling: Modelling) -> None:
     """Its own data are like states, and row i is the same whatever the other rows."""
     model = _able(modelling, DataSampler)
-    assert isinstance(model, DataSampler)
     together = model.draw(streams_of(modelling.model, range(6)))
     assert together.shape == (6, *modelling.model.shape), f"data are {tuple(together.shape)}"
     finite(together, "data")
@@ -119,7 +130,6 @@ def population(modelling: Modelling) -> None:
 def closed_form(modelling: Modelling) -> None:
     """Its posterior has the denoiser for a mean, and a constant reward has itself for a value."""
     model, noisy = _able(modelling, ClosedForm), modelling.noisy()
-    assert isinstance(model, ClosedForm)
     draws = model.draw_posterior(noisy, 4000, streams_of(modelling.model, range(len(noisy.x))))
     gap = (draws.mean(0) - denoiser_of(modelling.model, noisy)).abs()
     allowed = 5 * draws.std(0) / len(draws) ** 0.5 + 1e-6
@@ -129,11 +139,20 @@ def closed_form(modelling: Modelling) -> None:
     close(value, torch.full_like(value, 0.7), "value of a constant reward of 0.7")
 
 
-def _able(modelling: Modelling, capability: type) -> FlowModel:
-    """The model, if it promises the capability."""
-    if capability not in modelling.part.provides:
-        raise SkipTest(f"it does not provide a {capability.__name__}")
-    return modelling.model
+def _use(
+    model: FlowModel, kind: type[Able], use: Callable[[Able], object]
+) -> Callable[[], object] | None:
+    """What uses the model as a `kind`; None where it cannot do that."""
+    part = model.capability(kind)
+    return None if part is None else lambda: use(part)
+
+
+def _able(modelling: Modelling, kind: type[Able]) -> Able:
+    """The model as a `kind`; raises SkipTest where it does not promise that."""
+    model = modelling.able(kind)
+    if model is None:
+        raise SkipTest(f"it does not provide a {kind.__name__}")
+    return model
 
 
 def _inner(modelling: Modelling) -> NoisyState:

@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.estimator import ClosedForm, Estimate, ValueEstimator
+from align.core.estimate import Estimate
+from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
@@ -80,8 +81,8 @@ class Estimating:
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """V_t(x) and (α²/β) ∇V_t(x) at the three states, by finite differences of the value."""
-        noisy, model = self.noisy(), self.problem.model
-        if not isinstance(model, ClosedForm):
+        noisy, model = self.noisy(), self.problem.model.capability(ClosedForm)
+        if model is None:
             raise SkipTest("the model does not know its value")
         value, slopes, step = (
             model.value(noisy, self.problem.reward),
@@ -94,7 +95,7 @@ class Estimating:
             moved = [NoisyState(noisy.x + sign * way, noisy.t, noisy.cond) for sign in (1, -1)]
             up, down = (model.value(one, self.problem.reward) for one in moved)
             slopes.flatten(1)[:, place] = (up - down) / (2 * step)
-        path = model.path
+        path = self.problem.model.path
         return value, expand(path.alpha(noisy.t) ** 2 / path.beta(noisy.t), slopes) * slopes
 
 
@@ -228,7 +229,8 @@ def needs_gradient(estimating: Estimating) -> None:
     problem = estimating.problem
     terms = (attrs.evolve(term, reward=Watched(term.reward)) for term in problem.reward.terms)
     problem = attrs.evolve(problem, reward=WeightedReward(tuple(terms)))
-    if not estimating.part.needs_gradient and isinstance(problem.model, ClosedForm):
+    exact = problem.model.capability(ClosedForm)
+    if exact is not None and not estimating.part.needs_gradient:
         problem = attrs.evolve(problem, sampler=ExactPosterior())
     try:
         estimating.on(problem).estimate(estimating.noisy())

@@ -64,11 +64,13 @@ class Running:
         prompts = problem.cond.prompts[:1] or ("",)
         return attrs.evolve(problem, cond=problem.model.encode(prompts * len(samples)))
 
-    def run(self, samples: Sequence[int] = range(ROWS), seed: int = 0) -> Ran:
-        """From start to end."""
+    def run(
+        self, samples: Sequence[int] = range(ROWS), seed: int = 0, first: Any | None = None
+    ) -> Ran:
+        """From start to end; with a `first` state instead of the mode's own, if one is given."""
         mode, problem = self.part, self.problem(samples)
         streams = streams_of(problem.model, samples, seed)
-        state, infos = mode.init(problem, streams), []
+        state, infos = mode.init(problem, streams) if first is None else first, []
         for index in range(mode.steps):
             state, info = mode.step(problem, state, index, streams)
             infos.append(info)
@@ -192,7 +194,7 @@ def resumes(running: Running) -> None:
 
 
 def findings(running: Running) -> None:
-    """A study finds finite numbers, the same in any chunk, and the same after its equal."""
+    """A study finds finite numbers, the same in any chunk, and the same when it is restarted."""
     mode = running.part
     if not isinstance(mode, Study):
         raise SkipTest("it is no study")
@@ -202,12 +204,10 @@ def findings(running: Running) -> None:
     for point in found.points:
         number = math.isfinite(point.value) and math.isfinite(point.calls) and point.calls >= 0
         assert number, f"found {point}, which has no finite number"
-    others: dict[str, Callable[[Problem], Problem]] = {
-        "in chunks": lambda problem: attrs.evolve(problem, chunk=1),
-        "after its equal": lambda problem: attrs.evolve(problem, earlier=ran.state),
-    }
-    for said, change in others.items():
-        again = mode.findings(running.on(change).run().state).points
+    chunked = running.on(lambda problem: attrs.evolve(problem, chunk=1))
+    others = {"in chunks": chunked.run(), "restarted": running.run(first=mode.restart(ran.state))}
+    for said, other in others.items():
+        again = mode.findings(other.state).points
         panels = [[point.panel for point in points] for points in (again, found.points)]
         assert panels[0] == panels[1], f"{said}, other circumstances: {panels[0]}, not {panels[1]}"
         value, before = (torch.tensor([p.value for p in ps]) for ps in (again, found.points))
@@ -217,21 +217,22 @@ def findings(running: Running) -> None:
 def base_law(running: Running) -> None:
     """Without a reward the samples follow the model's own law."""
     model = running.make().model
-    if not isinstance(model, DataSampler):
+    law = model.capability(DataSampler)
+    if law is None:
         raise SkipTest("the model cannot draw from its own law")
     plain = running.on(lambda p: _exactly(attrs.evolve(p, reward=scaled(p.reward, 0.0))))
-    sets = [model.draw(streams_of(model, range(n), s)) for s, n in ((8, 10 * MANY), (9, MANY))]
+    sets = [law.draw(streams_of(model, range(n), s)) for s, n in ((8, 10 * MANY), (9, MANY))]
     _follows(plain.samples(range(MANY)), sets, "the model's law")
 
 
 def tilted_law(running: Running) -> None:
     """With the exact value the samples follow p*(x) ∝ p(x) e^{r(x)}: no factor is wrong."""
     problem = running.make()
-    model = problem.model
-    if not isinstance(model, ClosedForm):
+    exact = problem.model.capability(ClosedForm)
+    if exact is None:
         raise SkipTest("the model does not know its tilted law")
     sets = [
-        model.draw_tilted(problem.reward, streams_of(problem.model, range(n), seed))
+        exact.draw_tilted(problem.reward, streams_of(problem.model, range(n), seed))
         for seed, n in ((8, 10 * MANY), (9, MANY))
     ]
     _follows(running.on(_exactly).samples(range(MANY)), sets, "the tilted law")
@@ -239,7 +240,7 @@ def tilted_law(running: Running) -> None:
 
 def _exactly(problem: Problem) -> Problem:
     """The problem with the exact value, if it can be had."""
-    known = isinstance(problem.model, ClosedForm)
+    known = problem.model.capability(ClosedForm)
     return attrs.evolve(problem, estimator=Exact()) if known else problem
 
 

@@ -82,10 +82,11 @@ def rows_are_independent(modelling: Modelling) -> None:
             "velocity": model.velocity(noisy.x, noisy.t, noisy.cond),
             "decode": model.decode(noisy.x),
         }
-        if FlowMap in modelling.part.provides and isinstance(model, FlowMap):
-            found["jump"] = model.jump(noisy.x, noisy.t, end, noisy.cond)
-        if PosteriorMap in modelling.part.provides and isinstance(model, PosteriorMap):
-            found["posterior_jump"] = model.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
+        flow_map, posterior = modelling.able(FlowMap), modelling.able(PosteriorMap)
+        if flow_map:
+            found["jump"] = flow_map.jump(noisy.x, noisy.t, end, noisy.cond)
+        if posterior:
+            found["posterior_jump"] = posterior.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
         return found
 
     together = all_of(noisy)

@@ -157,8 +157,8 @@ def needs(sampling: Sampling) -> None:
 
 def exact(sampling: Sampling, draws: int = 3000) -> None:
     """Draws follow the posterior: as near to exact draws as other exact draws are."""
-    model, noisy = sampling.model, states(sampling.model, TIMES * 3)
-    if not isinstance(model, ClosedForm):
+    model, noisy = sampling.model.capability(ClosedForm), states(sampling.model, TIMES * 3)
+    if model is None:
         raise SkipTest("the model does not know its posterior")
 
     def drawn(seed: int, count: int = draws) -> Tensor:

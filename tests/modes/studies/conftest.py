@@ -16,10 +16,10 @@ from align.training.data import Pictures
 def studied():
     """The last state and the findings of a study on so many samples."""
 
-    def run(mode, problem, count, seed=0):
+    def run(mode, problem, count, seed=0, last=None):
         problem = attrs.evolve(problem, cond=problem.model.encode([""] * count))
         streams = Streams(seed, tuple(range(count)))
-        state = mode.init(problem, streams)
+        state = mode.init(problem, streams) if last is None else mode.restart(last)
         for index in range(mode.steps):
             state, _ = mode.step(problem, state, index, streams)
         assert mode.finish(problem, state) is None

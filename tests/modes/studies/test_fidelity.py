@@ -42,7 +42,7 @@ def test_the_flow_needs_many_steps(studied):
 
 def test_another_law_may_be_what_is_measured_against(studied):
     law = Mixture(weights=(1.0,), means=((9.0, 0.0),), stds=(0.1,))
-    mode = attrs.evolve(MODE, law=law, outer_steps=(1,))
+    mode = attrs.evolve(MODE, data_model=law, outer_steps=(1,))
     found = values(studied(mode, Problem(plane()[0], sampler=MetaFlowMap()), 500)[1])
     assert found[1] == pytest.approx((81 / 2 + 6.5) ** 0.5, rel=0.2)  # (|shift|² + variances) / 2
 

@@ -57,7 +57,7 @@ def test_an_equal_study_before_lends_its_data(studied):
     model, _ = plane()
     problem = Problem(model, sampler=ExactPosterior())
     state, _ = studied(MODE, problem, 10)
-    again, found = studied(MODE, attrs.evolve(problem, sampler=DPS(), earlier=state), 10, seed=5)
+    again, found = studied(MODE, attrs.evolve(problem, sampler=DPS()), 10, seed=5, last=state)
     assert again.x1 is state.x1
     assert again.references is state.references
     assert len(found.points) == 3

@@ -5,11 +5,12 @@ import torch
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.guard import guarded
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.modes.sampling.dynamics import flow
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
-from align.modes.studies.setting import counted, counting, cuts, varied
+from align.modes.studies.setting import counted, cuts, varied
 from align.modes.studies.value_correlation import ValueCorrelation
 from align.samplers.dps import DPS
 from align.samplers.glass import Glass
@@ -36,11 +37,10 @@ def test_the_flow_is_the_models():
 
 def test_calls_are_counted_once():
     model, _ = line()
-    guarded = counting(model)
-    assert counting(guarded) is guarded
+    counting = guarded(model)
     x, t, cond = torch.zeros(3, 1).double(), torch.zeros(3).double(), model.encode([""] * 3)
     for _ in range(2):
-        made, calls = counted(guarded, lambda: guarded.velocity(x, t, cond))
+        made, calls = counted(counting, lambda: counting.velocity(x, t, cond))
         assert (made.shape, calls) == ((3, 1), 3)
 
 

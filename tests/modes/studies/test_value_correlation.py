@@ -31,7 +31,7 @@ def test_exact_draws_agree_with_rollouts_and_rollouts_with_the_value(studied, pr
     assert found.value == "Pearson's r"
     assert [(p.panel, p.calls) for p in found.points] == [("t = 0.5", 0), ("t = 0.7", 0)]
     assert len(found.notes) == 2
-    for noisy, rewards, point in zip(state.at, state.rewards, found.points, strict=True):
+    for noisy, rewards, point in zip(state.noisy, state.rewards, found.points, strict=True):
         exact, rolled = problem.model.value(noisy, problem.reward), value(rewards)
         assert rewards.shape == (400, 64)
         assert pearson(exact, rolled) > 0.97
@@ -45,8 +45,8 @@ def test_a_point_ranks_states_worse_than_draws(studied, problem):
     state, found = studied(mode, problem, 64)
     points = {}
     for sampler in (DPS(), Glass()):
-        asked = attrs.evolve(problem, sampler=sampler, earlier=state)
-        points[sampler.kind] = studied(mode, asked, 64)[1].points
+        asked = attrs.evolve(problem, sampler=sampler)
+        points[sampler.kind] = studied(mode, asked, 64, last=state)[1].points
     (point,), (one, eight) = points["dps"], points["glass"]
     assert (point.calls, one.calls, eight.calls) == (1, 1, 8)
     assert point.value == pytest.approx(one.value)
@@ -61,7 +61,7 @@ def test_rollouts_are_not_run_again(studied, problem):
     state, _ = studied(MODE, guarded, 8)
     assert meter.calls["network"] == 2 * 8 * (MODE.flow_steps + 400 * 50)
     before = meter.calls["network"]
-    again, found = studied(MODE, attrs.evolve(guarded, earlier=state), 8)
+    again, found = studied(MODE, guarded, 8, last=state)
     assert meter.calls["network"] == before
     assert all(torch.equal(a, b) for a, b in zip(again.rewards, state.rewards, strict=True))
     assert len(found.points) == 2

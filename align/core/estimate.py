@@ -1,0 +1,53 @@
+"""Estimates: what a value estimator says about noisy states."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+from torch import Tensor
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class Estimate:
+    """What an estimator says about B noisy states.
+
+    Attributes:
+        value: estimate of V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), in units of the reward.
+        error: standard error of the value, (B,); infinite where one draw says nothing of it, 0
+            where the value is exact for the sampler.
+        shift: estimate of D*_t(x) − D_t(x), (B, *S): how far the reward pulls the mean of x1.
+        ess: effective sample size of the draws' weights, (B,), from 1 to the number of draws.
+        reward: mean reward of the draws, (B,), for the progress bar.
+        draws: how many draws were made at each state, (B,).
+        denoiser: D_t(x), (B, *S), where the estimator came to know it at no cost.
+    """
+
+    value: Tensor
+    error: Tensor
+    shift: Tensor
+    ess: Tensor
+    reward: Tensor
+    draws: Tensor
+    denoiser: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Estimate:
+        """The estimate at some of the states, given by their numbers."""
+        known = None if self.denoiser is None else self.denoiser[rows]
+        return Estimate(
+            value=self.value[rows],
+            error=self.error[rows],
+            shift=self.shift[rows],
+            ess=self.ess[rows],
+            reward=self.reward[rows],
+            draws=self.draws[rows],
+            denoiser=known,
+        )
+
+    def numbers(self) -> dict[str, float]:
+        """Means over the states, for the record; no error where one draw says nothing of it."""
+        means = {"reward": self.reward, "value": self.value, "ess": self.ess, "draws": self.draws}
+        if bool(self.error.isfinite().all()):
+            means["error"] = self.error
+        return {name: float(number.double().mean()) for name, number in means.items()}
