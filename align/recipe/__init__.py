@@ -5,4 +5,4 @@ from align.recipe.load import Loaded, load
 from align.recipe.schema import Arm, Recipe, RewardTerm, Run
 from align.recipe.write import to_toml
 
-__all__ = ["Arm", "Loaded", "Recipe", "RewardTerm", "Run", "load", "with_unique_names", "to_toml"]
+__all__ = ["Arm", "Loaded", "Recipe", "RewardTerm", "Run", "load", "to_toml", "with_unique_names"]
