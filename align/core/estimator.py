@@ -19,16 +19,26 @@ from align.core.streams import Streams
 class ValueEstimator(ABC):
     """Estimates V_t and the shift D* − D that follows from it.
 
-    Attributes:
-        needs_gradient: whether reward and sampler must be differentiable.
-        needs_sampler: whether it draws from the posterior.
-        needs_model: the capability the model must have, or None.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
     kind: ClassVar[str]
-    needs_gradient: ClassVar[bool]
-    needs_sampler: ClassVar[bool]
-    needs_model: ClassVar[type | None]
+
+    @property
+    @abstractmethod
+    def needs_gradient(self) -> bool:
+        """Whether reward and sampler must be differentiable."""
+
+    @property
+    @abstractmethod
+    def needs_sampler(self) -> bool:
+        """Whether it draws from the posterior."""
+
+    @property
+    @abstractmethod
+    def needs_model(self) -> type | None:
+        """The capability that the model must have, or None."""
 
     @abstractmethod
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:

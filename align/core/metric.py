@@ -15,14 +15,21 @@ from align.core.model import Domain
 class Metric(ABC):
     """Measures decoded samples.
 
-    Attributes:
-        domain: the data it measures; None takes both.
-        needs_references: whether `compute` must be given references.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
     kind: ClassVar[str]
-    domain: ClassVar[Domain | None]
-    needs_references: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def domain(self) -> Domain | None:
+        """The kind of data that it measures; None for both."""
+
+    @property
+    @abstractmethod
+    def needs_references(self) -> bool:
+        """Whether `compute` must be given references."""
 
     @abstractmethod
     def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:

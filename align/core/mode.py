@@ -34,12 +34,16 @@ class Info:
 class AlignmentMode(ABC, Generic[State]):
     """What a run does. `State` holds only what the next step needs.
 
-    Attributes:
-        needs: the sections a recipe must have for this mode.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
     kind: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """The sections that a recipe must have for this mode."""
 
     @property
     @abstractmethod

@@ -64,18 +64,31 @@ class HasReferenceImplementation(ABC):
 class RewardSpec(ABC):
     """A reward as a recipe names it: options only, until `build` loads weights.
 
-    Attributes:
-        differentiable: whether the score carries a gradient back to the data.
-        domain: the data it scores; None takes both.
-        range: bounds of the score, infinite where it has none.
-        needs_prompt: whether it compares data with the prompt, and says nothing without one.
+    A subclass states a property either as a class attribute, as an option, or as a property that
+    depends on other options.
     """
 
     kind: ClassVar[str]
-    differentiable: ClassVar[bool]
-    domain: ClassVar[Domain | None]
-    range: ClassVar[tuple[float, float]]
-    needs_prompt: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def differentiable(self) -> bool:
+        """Whether the score carries a gradient back to the data."""
+
+    @property
+    @abstractmethod
+    def domain(self) -> Domain | None:
+        """The kind of data that it scores; None for both."""
+
+    @property
+    @abstractmethod
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest score; infinite where there is no bound."""
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether the score compares data with the prompt, so that an empty prompt is an error."""
+        return False
 
     @abstractmethod
     def build(self, device: torch.device) -> Reward:

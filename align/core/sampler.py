@@ -16,18 +16,31 @@ from align.core.streams import Streams
 class PosteriorSampler(ABC):
     """Draws x1 ~ p(x1 | x_t), exactly or nearly.
 
-    Attributes:
-        differentiable: whether the draws carry a gradient back to `noisy.x`.
-        point: whether every draw is the denoiser D_t(x); it is then asked for one draw only.
-        exact_for: for which models the draws follow the posterior exactly, in words.
-        needs: the capability a model must have, or None.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
     kind: ClassVar[str]
-    differentiable: ClassVar[bool]
-    point: ClassVar[bool] = False
-    exact_for: ClassVar[str]
-    needs: ClassVar[type | None]
+
+    @property
+    @abstractmethod
+    def differentiable(self) -> bool:
+        """Whether the draws carry a gradient back to `noisy.x`."""
+
+    @property
+    def point(self) -> bool:
+        """Whether every draw is the denoiser D_t(x), so that one draw is enough."""
+        return False
+
+    @property
+    @abstractmethod
+    def exact_for(self) -> str:
+        """The models for which the draws follow the posterior exactly, in words."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> type | None:
+        """The capability that the model must have, or None."""
 
     @abstractmethod
     def sample(

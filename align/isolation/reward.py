@@ -34,9 +34,9 @@ class Isolated(RewardSpec):
     venv: str
     origin: str
     kind: str  # type: ignore[misc]
-    differentiable: bool  # type: ignore[misc]
-    domain: Domain | None  # type: ignore[misc]
-    range: tuple[float, float]  # type: ignore[misc]
+    differentiable: bool
+    domain: Domain | None
+    range: tuple[float, float]
     worker: Worker = attrs.field(eq=False, repr=False)
     numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False, eq=False, repr=False)
     dropped: deque[int] = attrs.field(factory=deque, init=False, eq=False, repr=False)

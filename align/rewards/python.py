@@ -73,13 +73,11 @@ class Python(RewardSpec):
 
     file: str = option("Python file, as seen from where the command is started", check=_readable)
     function: str = option("its name in the file", default="score", check=_there)
-    differentiable: bool = option(  # type: ignore[misc]
+    differentiable: bool = option(
         "whether the score carries a gradient back to the data; tried before the first score",
         default=True,
     )
-    domain: Domain | None = option(  # type: ignore[misc]
-        "the data it scores; both if left out", default=None
-    )
+    domain: Domain | None = option("the data it scores; both if left out", default=None)
 
     def build(self, device: torch.device) -> Reward:
         """Run the file; raises PartError if that fails."""

@@ -44,12 +44,12 @@ class PictureStatistic(RewardSpec):
     edge: float = option("difference of brightness that makes an edge", default=0.1, check=above(0))
 
     @property
-    def differentiable(self) -> bool:  # type: ignore[override]
+    def differentiable(self) -> bool:
         """Whether the statistic has a gradient."""
         return self.of not in COUNTS
 
     @property
-    def range(self) -> tuple[float, float]:  # type: ignore[override]
+    def range(self) -> tuple[float, float]:
         """Bounds of R."""
         return (0.0, MOST[self.of]) if self.towards is None else (-math.inf, 0.0)
 

@@ -151,6 +151,10 @@ def test_hook_that_raises(point):
 class NoBuild(RewardSpec):
     """Leaves `build` out."""
 
+    differentiable = True
+    domain = None
+    range = (0.0, 1.0)
+
 
 def bare(**body):
     return type("Bare", (RewardSpec,), {"build": lambda self, device: None, **body})
@@ -167,7 +171,7 @@ CLASS_VARS = {"differentiable": True, "domain": None, "range": (0, 1)}
         (["toy"], "expected classes, got 'toy'"),
         ([int], "int is not a RewardSpec"),
         ([NoBuild], "NoBuild does not define build"),
-        ([bare(kind="x")], "Bare does not say its differentiable, domain, range"),
+        ([bare(kind="x")], "Bare does not define differentiable, domain, range"),
         ([bare(**CLASS_VARS)], "Bare does not say its kind"),
         ([bare(kind=3, **CLASS_VARS)], "the kind of Bare is 3, expected a name"),
         ([bare(kind="x", **CLASS_VARS)], "write @attrs.frozen(kw_only=True) above Bare"),

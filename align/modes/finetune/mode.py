@@ -98,7 +98,7 @@ class FineTune(
             raise ValueError(f"'stages' must divide 'steps', {self.steps}")
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:
         """A sampler, where the objective draws."""
         parts: frozenset[Need] = frozenset({"model", "reward"})
         return parts | {"sampler"} if self.objective.needs_sampler else parts

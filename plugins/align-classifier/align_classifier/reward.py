@@ -50,7 +50,7 @@ class Classifier(RewardSpec):
     offline: bool = option("whether nothing may be downloaded", default=False)
 
     @property
-    def range(self) -> tuple[float, float]:  # type: ignore[override]
+    def range(self) -> tuple[float, float]:
         """Bounds of R."""
         match self.score:
             case "log_probability":

@@ -77,7 +77,7 @@ class ImageNet(RewardSpec):
     )
 
     @property
-    def needs_prompt(self) -> bool:  # type: ignore[override]
+    def needs_prompt(self) -> bool:
         """Where no class is named."""
         return not self.label
 

@@ -43,7 +43,7 @@ class SilhouetteClass(RewardSpec):
     scale: Literal["log_odds", "log_probability"] = option("of the score", default="log_odds")
 
     @property
-    def needs_prompt(self) -> bool:  # type: ignore[override]
+    def needs_prompt(self) -> bool:
         """Where no animal is named."""
         return not self.label
 
