@@ -185,7 +185,7 @@ def test_precision_is_that_of_forward_passes_only(precision):
     assert module.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("grad_accumulation", [2, 3])
 def test_a_batch_in_pieces_is_the_same_step(grad_accumulation):
     def trained(grad_accumulation):
         training = Training.of(
