@@ -214,7 +214,7 @@ def test_a_batch_in_pieces_is_the_same_step(grad_accumulation):
     assert torch.allclose(weight, again, rtol=1e-5)
     assert sum(seen, ()) == tuple(range(18))
     assert len(seen) == 3 * grad_accumulation
-    with pytest.raises(ValueError, match="'accumulate' must divide 'batch', 6"):
+    with pytest.raises(ValueError, match="'grad_accumulation' must divide 'batch', 6"):
         Optimisation(batch=6, grad_accumulation=4)
 
 

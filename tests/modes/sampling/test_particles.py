@@ -99,8 +99,18 @@ def test_potentials(potential, gained):
         (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
         (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
         (attrs.evolve(SMC, resample="none", scale=0.0), DPS(), Stein(draws=1), 0.07),
-        (attrs.evolve(SMC, potential="max", every=10, scale=0.0), DPS(), Stein(draws=1), 0.1),
-        (attrs.evolve(SMC, potential="add", every=10, scale=0.0), DPS(), Stein(draws=1), 0.1),
+        (
+            attrs.evolve(SMC, potential="max", resample_every=10, scale=0.0),
+            DPS(),
+            Stein(draws=1),
+            0.1,
+        ),
+        (
+            attrs.evolve(SMC, potential="add", resample_every=10, scale=0.0),
+            DPS(),
+            Stein(draws=1),
+            0.1,
+        ),
     ],
     ids=["tds", "stein", "renorm", "half", "ddpm", "importance", "max", "add"],
 )
