@@ -1,0 +1,55 @@
+"""The documentation site: `tox -e docs` builds it into build/docs."""
+
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+project = "align"
+author = "The align maintainers"
+copyright = author
+
+extensions = ["myst_parser"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+myst_heading_anchors = 4
+nitpicky = True
+html_theme = "furo"
+html_title = "align"
+html_copy_source = False
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+# Pages whose text lies elsewhere in the repository; their files in docs/ only point there.
+ELSEWHERE = {
+    "changelog": ROOT / "CHANGELOG.md",
+    "contributing": ROOT / "CONTRIBUTING.md",
+    "plugins/clip": ROOT / "plugins" / "align-clip" / "README.md",
+    "plugins/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
+    "security": ROOT / "SECURITY.md",
+    "start": ROOT / "README.md",
+}
+LINK = re.compile(r"\]\(([^)\s:#]+)")
+
+
+def fetch(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the text of a page in place, and lead its links to pages of the site."""
+    file = ELSEWHERE.get(docname, DOCS / f"{docname}.md")
+    pages = {path: name for name, path in ELSEWHERE.items()}
+
+    def lead(match: re.Match[str]) -> str:
+        target = Path(os.path.normpath(file.parent / match[1]))
+        if target in pages:
+            return f"](/{pages[target]}.md"
+        if target.is_relative_to(DOCS) and target.exists():
+            return f"](/{target.relative_to(DOCS)}"
+        return match[0]  # of which the build says that it leads nowhere
+
+    text = file.read_text(encoding="utf-8") if docname in ELSEWHERE else source[0]
+    source[0] = LINK.sub(lead, text)
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this once."""
+    app.connect("source-read", fetch)
