@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.registry import load_catalog
 from align.core.metric import Metric
 from align.core.model import NoModel
@@ -55,7 +56,6 @@ from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.samplers.renoise import Renoise
 from align.testing import conformance
-from align.testing.kit import KINDS
 from align.testing.worlds import line
 from align.training import weights
 from align.training.data import Pictures
@@ -335,7 +335,7 @@ def test_every_part_is_covered():
     modules = [Path(__file__), *ROOT.glob("plugins/*/tests/test_*_conformance.py")]
     tried = set().union(*map(covered, modules))
     entries = [(c, e) for c, named in load_catalog().parts.items() for e in named.values()]
-    assert {contract for contract, _ in entries} == set(KINDS)
+    assert {contract for contract, _ in entries} == set(CONTRACT_CLASSES)
     missing = [
         f"{contract} '{e.kind}'" for contract, e in entries if (contract, e.cls) not in tried
     ]

@@ -7,6 +7,7 @@ exception; it takes its own names away and nothing else.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -18,24 +19,21 @@ import attrs
 import pluggy
 
 from align.catalog import hookspecs
-from align.core.estimator import ValueEstimator
-from align.core.metric import Metric
-from align.core.mode import AlignmentMode
-from align.core.model import ModelSpec
-from align.core.reward import RewardSpec
-from align.core.sampler import PosteriorSampler
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.errors import PluginError
 
+
+def _class(path: str) -> type:
+    module, _, name = path.partition(":")
+    cls: type = getattr(importlib.import_module(module), name)
+    return cls
+
+
 CONTRACTS: Final[Mapping[str, type]] = MappingProxyType(
-    {
-        "model": ModelSpec,
-        "sampler": PosteriorSampler,
-        "estimator": ValueEstimator,
-        "reward": RewardSpec,
-        "mode": AlignmentMode,
-        "metric": Metric,
-    }
+    {name: _class(path) for name, path in CONTRACT_CLASSES.items()}
 )
+"""The class of each contract, by its name."""
+
 # Keys of a part's table that are not the part's own.
 RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {name: frozenset({"kind"}) for name in CONTRACTS}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
 
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.errors import AlignError, PeerFailedError, RecipeError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
 
-CONTRACTS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
 _SHOWN: Final = (
     "grid.png",
     "scatter.png",
@@ -216,7 +216,7 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(CONTRACTS))
+@click.argument("kind", required=False, type=click.Choice(tuple(CONTRACT_CLASSES)))
 @_guarded
 def list_parts(kind: str | None) -> None:
     """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
@@ -229,7 +229,7 @@ def list_parts(kind: str | None) -> None:
     catalog, console = load_catalog(), Console(highlight=False)
     table = Table("kind", "name", "what it is", "origin", box=None, pad_edge=False)
     table.columns[1].no_wrap = True
-    for contract in [kind] if kind else CONTRACTS:
+    for contract in [kind] if kind else CONTRACT_CLASSES:
         for name, entry in sorted(catalog.parts[contract].items()):
             cells = (contract, name, entry.summary, str(entry.origin))
             table.add_row(*map(Text, cells))
@@ -263,7 +263,7 @@ def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
     from align.errors import PluginError
 
     contract, _, kind = name.rpartition("/")
-    within = [contract] if contract in CONTRACTS else CONTRACTS
+    within = [contract] if contract in CONTRACT_CLASSES else CONTRACT_CLASSES
     found = [(one, entry) for one in within if (entry := catalog.find(one, kind))]
     if not found:
         for broken in catalog.broken:

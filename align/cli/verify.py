@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.registry import Catalog, Entry
 from align.core.reward import HasReferenceImplementation, RewardSpec
 from align.errors import AlignError, PartError
@@ -20,7 +21,7 @@ from align.recipe.convert import read_table, strict_converter
 from align.recipe.describe import dotted
 from align.recipe.override import parse_override
 from align.recipe.source_map import ConfigErrors
-from align.testing.kit import KINDS, checks_of
+from align.testing.kit import checks_of
 
 SIDE: Final = 256
 """Pictures are cut to squares of at most this side for the checks; scores are of them whole."""
@@ -76,7 +77,7 @@ def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[F
     """Every check of the contract on a part, one after the other.
 
     Args:
-        contract: "model", "sampler", "estimator", "reward", "mode" or "metric".
+        contract: its name, such as "reward".
         part: with whatever weights its options name.
         pictures: what a reward is tried on; without them, noise at many scales.
 
@@ -84,7 +85,7 @@ def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[F
         AlignError: the part cannot be built.
         PartError: the contract has no checks.
     """
-    if contract not in KINDS:
+    if contract not in CONTRACT_CLASSES:
         raise PartError(f"there are no checks of a {contract}")
     module = importlib.import_module(f"align.testing.checks.{contract}")
     subject = module.subject(part, (lambda: squares(pictures)) if len(pictures) else None)

@@ -8,18 +8,17 @@ import inspect
 import unittest
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
+
+from align.catalog.contracts import CONTRACT_CLASSES
 
 Check: TypeAlias = Callable[[Any], None]
-
-KINDS: Final = ("model", "sampler", "estimator", "reward", "mode", "metric")
-"""The contracts there are checks for; each has its module in `align.testing.checks`."""
 
 
 def checks_of(contract: str) -> Mapping[str, Check]:
     """The checks of parts of this contract, by name; their docstrings say what they measure."""
-    if contract not in KINDS:
-        raise ValueError(f"no contract named '{contract}'; {_meant(contract, KINDS)}")
+    if contract not in CONTRACT_CLASSES:
+        raise ValueError(f"no contract named '{contract}'; {_meant(contract, CONTRACT_CLASSES)}")
     module = importlib.import_module(f"align.testing.checks.{contract}")
     return MappingProxyType({check.__name__: check for check in module.CHECKS})
 
@@ -39,7 +38,7 @@ def conformance(
     to measure in this part is skipped, and says why.
 
     Args:
-        contract: "model", "sampler", "estimator", "reward", "mode" or "metric".
+        contract: its name, such as "reward"; `align.catalog.contracts` lists all.
         make: the part (a specification of a model or a reward), or what makes it when called.
         on: makes what the part is tried on, where the default does not suit it: a FlowModel for a
             sampler, a Problem for an estimator or a mode, data for a reward, samples and

@@ -9,17 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 import align
-from align.catalog.registry import CONTRACTS as REGISTERED
-from align.cli.main import CONTRACTS, main
+from align.cli.main import main
 from align.errors import ContractError
 
 
 def invoke(*arguments, **options):
     return CliRunner(env={"COLUMNS": "200"}).invoke(main, arguments, **options)
-
-
-def test_contracts_are_those_of_the_registry():
-    assert tuple(REGISTERED) == CONTRACTS
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

@@ -12,6 +12,7 @@ import attrs
 import pytest
 import torch
 
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.core.draws import draws_option
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.metric import Metric
@@ -41,7 +42,7 @@ from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
-from align.testing.kit import KINDS, checks_of, conformance
+from align.testing.kit import checks_of, conformance
 from align.testing.worlds import line
 
 
@@ -699,7 +700,7 @@ def test_what_is_not_known_is_refused():
 
 
 def test_every_check_says_what_it_measures():
-    for contract in KINDS:
+    for contract in CONTRACT_CLASSES:
         for name, check in checks_of(contract).items():
             said = (check.__doc__ or "").strip()
             assert said.endswith("."), f"{contract}: {name}"

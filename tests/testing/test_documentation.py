@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from align.testing.kit import KINDS, checks_of
+from align.catalog.contracts import CONTRACT_CLASSES
+from align.testing.kit import checks_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_text()
 
@@ -13,9 +14,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_
 def test_every_check_is_listed():
     sections = re.split(r"^### ", TEXT.partition("## The checks")[2], flags=re.M)[1:]
     assert [section.partition("\n")[0] for section in sections] == [
-        f"{contract.capitalize()}s" for contract in KINDS
+        f"{contract.capitalize()}s" for contract in CONTRACT_CLASSES
     ]
-    for contract, section in zip(KINDS, sections, strict=True):
+    for contract, section in zip(CONTRACT_CLASSES, sections, strict=True):
         listed = re.findall(r"^- `(\w+)`: (.*)$", section, re.M)
         assert listed == [(name, check.__doc__) for name, check in checks_of(contract).items()]
 
