@@ -1,47 +1,215 @@
-"""Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
+"""Reward alignment of flow and diffusion models: steering, search and fine-tuning.
+
+Every name that a plugin or a notebook needs is imported from here. A name's module is imported when
+the name is first asked for, so that `import align` costs nothing.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from align.catalog.registry import load_catalog
-    from align.core.model import Condition, NoisyState
+    from align.catalog.hookspecs import hookimpl
+    from align.catalog.registry import Catalog, did_you_mean, load_catalog
+    from align.core.draws import Draws, averaged, budget_option, drawn, draws_option
+    from align.core.estimate import Estimate
+    from align.core.estimator import ClosedForm, ValueEstimator
+    from align.core.metric import Metric
+    from align.core.mode import (
+        AlignmentMode,
+        Export,
+        HasWarnings,
+        Info,
+        Need,
+        ReportsKL,
+        Trainable,
+        UsesRewardGradient,
+    )
+    from align.core.model import (
+        ClassConditional,
+        Condition,
+        DataSampler,
+        Domain,
+        FlowMap,
+        FlowModel,
+        ModelSpec,
+        NoisyState,
+        NoModel,
+        PosteriorMap,
+    )
+    from align.core.option import (
+        ConfigError,
+        ConfigErrors,
+        above,
+        at_least,
+        between,
+        option,
+        rising_to,
+    )
+    from align.core.path import LinearPath, Path, TrigonometricPath, expand
     from align.core.problem import Problem
+    from align.core.prompts import match_class, refuse_empty
+    from align.core.reward import (
+        HasReferenceImages,
+        HasReferenceImplementation,
+        Quadratic,
+        Reward,
+        RewardSpec,
+        Term,
+        WeightedReward,
+    )
+    from align.core.sampler import PosteriorSampler
     from align.core.streams import Streams
+    from align.core.study import Findings, Point, Study
+    from align.core.term import RewardTerm
+    from align.errors import AlignError, ContractError, PartError, PromptError
+    from align.recipe.convert import read_part
+    from align.recipe.write import part_table
     from align.runner.session import run, sample
 
     __version__: str
 
+_NAMES: Final = {
+    "align.catalog.hookspecs": ("hookimpl",),
+    "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
+    "align.core.draws": ("Draws", "averaged", "budget_option", "drawn", "draws_option"),
+    "align.core.estimate": ("Estimate",),
+    "align.core.estimator": ("ClosedForm", "ValueEstimator"),
+    "align.core.metric": ("Metric",),
+    "align.core.mode": (
+        "AlignmentMode",
+        "Export",
+        "HasWarnings",
+        "Info",
+        "Need",
+        "ReportsKL",
+        "Trainable",
+        "UsesRewardGradient",
+    ),
+    "align.core.model": (
+        "ClassConditional",
+        "Condition",
+        "DataSampler",
+        "Domain",
+        "FlowMap",
+        "FlowModel",
+        "ModelSpec",
+        "NoModel",
+        "NoisyState",
+        "PosteriorMap",
+    ),
+    "align.core.option": (
+        "ConfigError",
+        "ConfigErrors",
+        "above",
+        "at_least",
+        "between",
+        "option",
+        "rising_to",
+    ),
+    "align.core.path": ("LinearPath", "Path", "TrigonometricPath", "expand"),
+    "align.core.problem": ("Problem",),
+    "align.core.prompts": ("match_class", "refuse_empty"),
+    "align.core.reward": (
+        "HasReferenceImages",
+        "HasReferenceImplementation",
+        "Quadratic",
+        "Reward",
+        "RewardSpec",
+        "Term",
+        "WeightedReward",
+    ),
+    "align.core.sampler": ("PosteriorSampler",),
+    "align.core.streams": ("Streams",),
+    "align.core.study": ("Findings", "Point", "Study"),
+    "align.core.term": ("RewardTerm",),
+    "align.errors": ("AlignError", "ContractError", "PartError", "PromptError"),
+    "align.recipe.convert": ("read_part",),
+    "align.recipe.write": ("part_table",),
+    "align.runner.session": ("run", "sample"),
+}
+"""Public names, by the module that defines them."""
+_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
 __all__ = [
+    "AlignError",
+    "AlignmentMode",
+    "Catalog",
+    "ClassConditional",
+    "ClosedForm",
     "Condition",
+    "ConfigError",
+    "ConfigErrors",
+    "ContractError",
+    "DataSampler",
+    "Domain",
+    "Draws",
+    "Estimate",
+    "Export",
+    "Findings",
+    "FlowMap",
+    "FlowModel",
+    "HasReferenceImages",
+    "HasReferenceImplementation",
+    "HasWarnings",
+    "Info",
+    "LinearPath",
+    "Metric",
+    "ModelSpec",
+    "Need",
+    "NoModel",
     "NoisyState",
+    "PartError",
+    "Path",
+    "Point",
+    "PosteriorMap",
+    "PosteriorSampler",
     "Problem",
+    "PromptError",
+    "Quadratic",
+    "ReportsKL",
+    "Reward",
+    "RewardSpec",
+    "RewardTerm",
     "Streams",
+    "Study",
+    "Term",
+    "Trainable",
+    "TrigonometricPath",
+    "UsesRewardGradient",
+    "ValueEstimator",
+    "WeightedReward",
     "__version__",
+    "above",
+    "at_least",
+    "averaged",
+    "between",
+    "budget_option",
+    "did_you_mean",
+    "drawn",
+    "draws_option",
+    "expand",
+    "hookimpl",
     "load_catalog",
+    "match_class",
+    "option",
+    "part_table",
+    "read_part",
+    "refuse_empty",
+    "rising_to",
     "run",
     "sample",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: `import align` costs nothing."""
+    """The public name, from its module."""
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("align-core")
-    homes = {
-        "NoisyState": "align.core.model",
-        "Condition": "align.core.model",
-        "Problem": "align.core.problem",
-        "Streams": "align.core.streams",
-        "load_catalog": "align.catalog.registry",
-        "run": "align.runner.session",
-        "sample": "align.runner.session",
-    }
-    if name not in homes:
+    if name not in _HOMES:
         raise AttributeError(f"module 'align' has no attribute '{name}'")
-    return getattr(importlib.import_module(homes[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from align.core.reward import Reward
-from align.isolation.reward import Isolated
+from align import Reward, load_catalog, read_part
 from align.rewards.python import Python
 
 CODE = "def score(data, prompts):\n    return (data.sin() * data).flatten(1).sum(1)\n"
@@ -52,7 +51,9 @@ def main() -> None:
         file = Path(folder) / "reward.py"
         file.write_text(CODE)
         here = Python(file=str(file)).build(cpu)
-        part = Isolated.read({"kind": "python", "file": str(file)}, sys.prefix, 100.0)
+        table = {"kind": "python", "file": str(file)}
+        isolated = {"kind": "isolated", "venv": sys.prefix, "reward": table}
+        part = read_part("reward", isolated, load_catalog())
         there = part.build(cpu)
         print("| pictures of 256x256 | what | here, ms | isolated, ms | more, ms | same bits |")
         print("|---|---|---|---|---|---|")
@@ -67,7 +68,7 @@ def main() -> None:
                 own, far = (milliseconds(lambda r=r, c=call: c(r)) for r in (here, there))
                 row = f"{count} | {what} | {own:.2f} | {far:.2f} | {far - own:.1f} | {same}"
                 print(f"| {row} |", flush=True)
-        part.worker.close()
+        part.close()
 
 
 if __name__ == "__main__":

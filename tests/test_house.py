@@ -111,6 +111,8 @@ def test_every_option_has_help(catalog):
             continue
         seen.add(cls)
         for field in attrs.fields(attrs.resolve_types(cls)):
+            if not field.init:
+                continue
             assert field.metadata.get("help"), f"{cls.__name__}.{field.name} has no help"
             types = members(field.type) or [field.type]
             waiting += [member for member in types if isinstance(member, type)]

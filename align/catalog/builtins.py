@@ -54,6 +54,7 @@ def align_estimators() -> list[type[ValueEstimator]]:
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
     """Rewards."""
+    from align.isolation.reward import Isolated
     from align.rewards.compressibility import Compressibility, Incompressibility
     from align.rewards.linear import Likelihood
     from align.rewards.measurement import Measurement
@@ -62,7 +63,7 @@ def align_rewards() -> list[type[RewardSpec]]:
     from align.rewards.statistic import PictureStatistic
 
     pictures: list[type[RewardSpec]] = [Compressibility, Incompressibility, PictureStatistic]
-    return [*pictures, Likelihood, Measurement, PSNR, Python]
+    return [*pictures, Isolated, Likelihood, Measurement, PSNR, Python]
 
 
 @hookimpl

@@ -20,6 +20,7 @@ import pluggy
 
 from align.catalog import hookspecs
 from align.catalog.contracts import CONTRACT_CLASSES
+from align.core.term import TERM_OPTIONS
 from align.errors import PluginError
 
 
@@ -34,16 +35,10 @@ CONTRACTS: Final[Mapping[str, type]] = MappingProxyType(
 )
 """The class of each contract, by its name."""
 
-# Keys of a part's table that are not the part's own.
 RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
-    {name: frozenset({"kind"}) for name in CONTRACTS}
-    | {
-        "reward": frozenset(
-            {"kind", "name", "weight", "normalise", "clip", "held_out", "offload"}
-            | {"isolate", "isolate_timeout"}
-        )
-    }
+    {name: frozenset({"kind", *(TERM_OPTIONS if name == "reward" else ())}) for name in CONTRACTS}
 )
+"""Keys of a part's table that are not the part's own."""
 _DISTRIBUTION: Final = "align-core"
 # Named, not imported: what align ships takes the same road as what others ship.
 _BUILT_IN: Final = EntryPoint(name="align", value="align.catalog.builtins", group="align")

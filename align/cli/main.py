@@ -298,6 +298,8 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
 
     rows = []
     for field in attrs.fields(attrs.resolve_types(cls)):
+        if not field.init:
+            continue
         name, contract = within + (field.alias or field.name), contract_of(field.type)
         inner = [one for one in members(field.type) or [field.type] if attrs.has(one)]
         kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]

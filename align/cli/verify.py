@@ -14,13 +14,13 @@ from torch import Tensor
 
 from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.registry import Catalog, Entry
+from align.core.option import ConfigErrors
 from align.core.reward import HasReferenceImplementation, RewardSpec
 from align.errors import AlignError, PartError
 from align.io.images import Picture, opened
 from align.recipe.convert import read_table, strict_converter
 from align.recipe.describe import dotted
 from align.recipe.override import parse_override
-from align.recipe.source_map import ConfigErrors
 from align.testing.kit import checks_of
 
 SIDE: Final = 256
@@ -69,7 +69,7 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
     except ValueError as error:
         raise PartError(f"--set: {error}") from error
     except ConfigErrors as error:
-        said = (f"{entry.kind}: {dotted(f.key)}: {f.text}" for f in error.faults)
+        said = (f"{entry.kind}: {dotted(f.key)}: {f.text}" for f in error.errors)
         raise PartError("\n".join(said)) from error
 
 
@@ -97,9 +97,9 @@ def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[F
         except AssertionError as error:
             yield Found(name, "failed", str(error).partition("\n")[0])
         except AlignError as error:
-            if name not in ("prompts", "outside"):
+            if name != "outside":
                 raise
-            # A reward may refuse an empty prompt, and pictures far out of [0, 1].
+            # A reward may refuse pictures far out of [0, 1].
             yield Found(name, "nothing to check", f"refused: {error}")
         else:
             yield Found(name, "good", inspect.cleandoc(check.__doc__ or "").partition("\n")[0])

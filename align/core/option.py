@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import attrs
 
 Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+Key: TypeAlias = tuple[str | int, ...]
+"""Names of tables and indices of arrays, from the outermost in: ("reward", 0, "weight")."""
+
+
+@final
+@attrs.frozen
+class ConfigError:
+    """One mistake in a table: the key it is about, what is wrong, and what to do."""
+
+    key: Key
+    text: str
+
+    def under(self, *outer: str | int) -> ConfigError:
+        """The same mistake, seen from a table further out."""
+        return ConfigError((*outer, *self.key), self.text)
+
+
+@final
+class ConfigErrors(ValueError):
+    """Mistakes that were found together, with keys relative to one table.
+
+    A check of an option, or a part's own `__attrs_post_init__`, raises ValueError for a mistake of
+    the option or the part as a whole. It raises this where the mistakes lie deeper, in a table that
+    is the option's value; a recipe then shows each at its own line.
+    """
+
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        self.errors = tuple(errors)
+        texts = (": ".join((*map(str, error.key), error.text)) for error in self.errors)
+        super().__init__("; ".join(texts))
 
 
 def option(

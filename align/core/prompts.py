@@ -26,6 +26,17 @@ def expand_prompt(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(spread.format(*words) for words in product(*choices)) if places else (prompt,)
 
 
+def refuse_empty(prompts: Sequence[str], who: str) -> None:
+    """Raise PromptError for an empty prompt; for rewards that compare data with it.
+
+    Such a reward declares `needs_prompt`, so that a recipe without a prompt is refused when read.
+    """
+    for row, prompt in enumerate(prompts):
+        if not prompt.strip():
+            text = f"the prompt of row {row} is empty, but pictures are compared with it"
+            raise PromptError(f"{who}: {text}; set the model's 'prompt'")
+
+
 def match_class(prompt: str, names: Sequence[str]) -> int:
     """Which of the names a prompt has in it, in any case, or with an s: the longest one's number.
 

@@ -60,6 +60,14 @@ class HasReferenceImplementation(ABC):
         """
 
 
+class HasOrigins(ABC):
+    """Capability of a RewardSpec: it brings parts that no plugin of this environment brings."""
+
+    @abstractmethod
+    def origins(self) -> Mapping[str, str]:
+        """Distribution and version of each such part, by what the record calls it."""
+
+
 @attrs.frozen(kw_only=True)
 class RewardSpec(ABC):
     """A reward as a recipe names it: options only, until `build` loads weights.

@@ -1,1 +1,1 @@
-"""A reward in an interpreter of its own, for packages that cannot live together."""
+"""The reward `isolated`: another reward, in the interpreter of another virtual environment."""

@@ -1,7 +1,7 @@
-"""Our side of a worker: starts it, asks it, waits no longer than allowed, starts it again.
+"""The side that asks: starts an interpreter of another virtual environment and talks to it.
 
-A worker that dies is started once more and asked again, so that no result is lost. Whatever else
-interrupts an exchange ends the worker, since its answers would be out of step.
+A process that dies is started once more and asked again, so that no result is lost. Whatever else
+interrupts an exchange ends the process, since its answers would be out of step.
 """
 
 from __future__ import annotations
@@ -20,64 +20,66 @@ import attrs
 from loguru import logger
 
 from align import errors
+from align.core.option import ConfigError, ConfigErrors
 from align.errors import AlignError, PartError
-from align.isolation.protocol import VERSION, ConfigRejected, Message, packed, receive
+from align.isolation.protocol import VERSION, Message, packed, receive
 
-_REMEMBERED: Final = 20  # last lines of a worker's stderr
-_MODULE: Final = "align.cli.worker"
+_REMEMBERED: Final = 20  # last lines of a process's stderr
+_MODULE: Final = "align.isolation"
 
 
-class WorkerDied(Exception):
-    """The worker is gone, or says what nobody understands."""
+class ProcessDied(Exception):
+    """The other process is gone, or what it sends is no message."""
 
 
 @final
 @attrs.define(eq=False)
-class Worker:
+class RewardProcess:
     """An interpreter of another virtual environment, started when it is first asked.
 
     Args:
         venv: folder of the virtual environment.
-        who: what is isolated there, for messages.
-        seconds: longest wait for one answer.
+        who: the reward that is isolated there, for messages.
+        timeout: longest wait for one answer, in seconds.
     """
 
     venv: str
     who: str
-    seconds: float
-    _kept: list[Message] = attrs.field(factory=list, init=False)
+    timeout: float
+    _repeated: list[Message] = attrs.field(factory=list, init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
     _stderr_tail: deque[str] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED), init=False)
     _stderr_thread: threading.Thread | None = attrs.field(default=None, init=False)
-    _end: weakref.finalize[..., Worker] | None = attrs.field(default=None, init=False)
+    _end: weakref.finalize[..., RewardProcess] | None = attrs.field(default=None, init=False)
 
-    def ask(self, request: Message, *, keep: bool = False) -> Message:
+    def ask(self, request: Message, *, repeat: bool = False) -> Message:
         """The reply to a request.
 
         Args:
             request: what is asked.
-            keep: whether a worker that is started again must hear it first.
+            repeat: whether a process that is started again must hear it first.
 
         Raises:
-            PartError: there is no such worker, it died twice, or it did not answer in time.
-            Refused: it was asked to read a table with mistakes.
+            PartError: no process can be started, it died twice, or it did not answer in time.
+            ConfigErrors: it was asked to read a table with mistakes.
             AlignError: whatever the reward raised.
             RuntimeError: a defect of the reward, with its traceback.
         """
         with self._lock:
             try:
                 reply = self._exchange(request)
-            except WorkerDied as death:
+            except ProcessDied as death:
                 logger.warning("{}; it is started again", death)
                 try:
                     reply = self._exchange(request)
-                except WorkerDied as again:
+                except ProcessDied as again:
                     raise PartError(f"{again}, and again after a new start") from again
             if reply.type == "error":
                 raise self._raised(reply)
-            if keep:
-                self._kept = [m for m in self._kept if m.type != request.type] + [request]
+            if repeat:
+                earlier = [m for m in self._repeated if m.type != request.type]
+                self._repeated = [*earlier, request]
             return reply
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Worker:
         try:
             if self._process is None:
                 self._start()
-                for earlier in self._kept:
+                for earlier in self._repeated:
                     reply = self._answer(earlier)
                     if reply.type == "error":
                         raise self._raised(reply)
@@ -103,8 +105,8 @@ class Worker:
             raise
 
     def _start(self) -> None:
-        python = interpreter(self.venv)
-        # Of what would lead to our own packages nothing is passed on.
+        python = python_of(self.venv)
+        # Nothing is passed on that would lead to the packages of this interpreter.
         hidden = ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__")
         try:
             process = subprocess.Popen(
@@ -113,10 +115,10 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={name: value for name, value in os.environ.items() if name not in hidden},
-                start_new_session=True,  # Ctrl-C is for us alone; we end the worker
+                start_new_session=True,  # Ctrl-C is for us alone; we end the process
             )
         except OSError as error:
-            raise PartError(f"no worker could be started in '{self.venv}': {error}") from error
+            raise PartError(f"'{python}' cannot be started: {error}") from error
         self._process, self._end = process, weakref.finalize(self, _finish, process)
         self._stderr_tail.clear()
         assert process.stderr is not None
@@ -126,102 +128,102 @@ class Worker:
         self._stderr_thread.start()
         try:
             hello = self._answer(None)
-        except WorkerDied as death:
-            raise PartError(self._unable(python)) from death
-        if hello.said.get("protocol") != VERSION:
-            theirs = hello.said.get("version")
+        except ProcessDied as death:
+            raise PartError(self._why_not_started(python)) from death
+        if hello.payload.get("protocol") != VERSION:
+            theirs = hello.payload.get("version")
             ours = f"and here is {version('align-core')}; install the same"
             raise PartError(f"'{self.venv}' has align-core {theirs}, {ours}")
 
-    def _unable(self, python: str) -> str:
-        """Why there is no worker."""
-        said = self._heard()
-        if f"No module named '{_MODULE.partition('.')[0]}'" in said or f"named {_MODULE}" in said:
+    def _why_not_started(self, python: str) -> str:
+        lines = self._last_lines()
+        if f"No module named '{_MODULE.partition('.')[0]}'" in lines or f"named {_MODULE}" in lines:
             text = f"'{self.venv}' has no align-core, or an older one"
             return f"{text}; install it with `{python} -m pip install align-core`"
-        return f"no worker could be started in '{self.venv}'; it said: {said or 'nothing'}"
+        last = lines.rpartition("\n")[2]
+        return f"'{python}' does not run align; its output ends in: {last or 'nothing'}"
 
     def _answer(self, request: Message | None) -> Message:
-        """Send a request, if there is one, and wait for what comes."""
+        """Send a request, if there is one, and wait for the next message."""
         process, late = self._process, threading.Event()
-        sent = packed(request) if request else b""
+        request_bytes = packed(request) if request else b""
         assert process is not None and process.stdin is not None and process.stdout is not None
 
         def give_up() -> None:
             late.set()
             process.kill()
 
-        clock = threading.Timer(self.seconds, give_up)
+        clock = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), give_up)
         clock.daemon = True
         clock.start()
         try:
-            process.stdin.write(sent)
+            process.stdin.write(request_bytes)
             process.stdin.flush()
             reply = receive(process.stdout)
         except (OSError, EOFError):
             reply = None
         except ValueError as error:
-            raise WorkerDied(f"{self.who} is out of step ({error}){self._last()}") from error
+            raise ProcessDied(f"{self.who} is out of step ({error}){self._output()}") from error
         finally:
             clock.cancel()
         if reply is not None:
             return reply
         if late.is_set():
-            text = f"{self.who} did not answer within {self.seconds:g} s"
-            raise PartError(f"{text}; raise isolate_timeout if it needs longer{self._last()}")
+            text = f"{self.who} did not answer within {self.timeout:g} s"
+            raise PartError(f"{text}; raise its timeout if it needs longer{self._output()}")
         process.kill()  # in case that it closed its pipes and lives on
         code = process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise WorkerDied(f"{self.who} died ({how}){self._last()}")
+        raise ProcessDied(f"{self.who} died ({how}){self._output()}")
 
-    def _heard(self) -> str:
-        """The last lines of the worker's stderr, once it has ended."""
+    def _last_lines(self) -> str:
+        """The last lines of the process's stderr, once it has ended."""
         if self._stderr_thread is not None:
             self._stderr_thread.join(1)
         return "\n".join(self._stderr_tail)
 
-    def _last(self) -> str:
-        return f"; its last words: {self._heard()}" if self._stderr_tail else ""
+    def _output(self) -> str:
+        return f"; its last output: {self._last_lines()}" if self._stderr_tail else ""
 
     def _raised(self, reply: Message) -> Exception:
-        """What the worker raised, as it would be raised here."""
-        kind, text = reply.said["kind"], reply.said["text"]
-        if kind == ConfigRejected.__name__:
-            return ConfigRejected((tuple(key), said) for key, said in reply.said["faults"])
+        """What the other process raised, as it would be raised here."""
+        kind, text = reply.payload["kind"], reply.payload["text"]
+        if kind == ConfigErrors.__name__:
+            return ConfigErrors(ConfigError(tuple(k), t) for k, t in reply.payload["errors"])
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, AlignError):
             return known(text)
         return RuntimeError(f"{self.who} raised\n{text}")
 
 
-def interpreter(venv: str) -> str:
+def python_of(venv: str) -> str:
     """The Python of a virtual environment; raises PartError if there is none."""
     place = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     # Not resolved: a virtual environment's python is a link, and its place says which one it is.
-    python = Path(venv).absolute() / place
+    python = Path(venv).expanduser().absolute() / place
     if not python.is_file():
         text = f"no virtual environment '{venv}' as seen from '{Path.cwd()}'"
         raise PartError(f"{text}: it has no {place}; make one with `python -m venv {venv}`")
     return str(python)
 
 
-def _listen(stderr: IO[bytes], words: deque[str], who: str) -> None:
-    """Keep the last lines of a worker's stderr, and log all."""
+def _listen(stderr: IO[bytes], tail: deque[str], who: str) -> None:
+    """Log all lines of a process's stderr, and remember the last."""
     with stderr:
         for line in stderr:
             text = line.decode(errors="replace").rstrip()
             if text:
-                words.append(text)
+                tail.append(text)
                 logger.info("{}: {}", who, text)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and take its place from the table of processes."""
+    """End a process and take its place from the table of processes."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             try:
                 pipe.close()
-            except OSError:  # what was left to say finds nobody
+            except OSError:  # what was left in the pipe has no reader
                 continue
     process.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import IO, Any, Final, final
 
@@ -17,10 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from align.errors import AlignError
+from align.core.reward import HasReferenceImages, Quadratic, RewardSpec
 
-VERSION: Final = 1
+VERSION: Final = 2
 LARGEST: Final = 1 << 34  # bytes of a message; more is no message but noise
+PROMISES: Final = tuple(
+    name for name, value in vars(RewardSpec).items() if isinstance(value, property)
+)
+"""What a specification of a reward declares, by its contract: the facts that cross."""
+CAPABILITIES: Final[Mapping[str, type]] = MappingProxyType(
+    {cls.__name__: cls for cls in (HasReferenceImages, Quadratic)}
+)
+"""What a reward may be able to do beside scoring; each is one method that returns tensors."""
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -30,29 +38,27 @@ class Message:
     """A request or a reply.
 
     Attributes:
-        word: what it is.
+        type: what it is: "read", "build", "score", "vjp", ..., or "error".
         tensors: of any type that safetensors has, and any shape.
-        said: what JSON can hold.
+        payload: what JSON can hold.
     """
 
     type: str
     tensors: Mapping[str, Tensor] = MappingProxyType({})
-    said: Mapping[str, Any] = MappingProxyType({})
+    payload: Mapping[str, Any] = MappingProxyType({})
 
 
-@final
-class ConfigRejected(AlignError):
-    """A reward's table is wrong; carries (key, text) for every problem found."""
-
-    def __init__(self, faults: Iterable[tuple[tuple[str | int, ...], str]]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(text for _, text in self.faults))
+def method_of(capability: str) -> str:
+    """The one method of a capability."""
+    names: frozenset[str] = getattr(CAPABILITIES[capability], "__abstractmethods__")  # noqa: B009
+    return min(names)
 
 
 def packed(message: Message) -> bytes:
     """A message as it is written; raises ValueError for one that is larger than any may be."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in message.tensors.items()}
-    body = save(tensors, {"word": message.type, "said": json.dumps(dict(message.said))})
+    metadata = {"type": message.type, "payload": json.dumps(dict(message.payload))}
+    body = save(tensors, metadata)
     if len(body) > LARGEST:
         raise ValueError(f"a message of {len(body)} bytes is larger than {LARGEST}")
     return _LENGTH.pack(len(body)) + body
@@ -76,7 +82,7 @@ def receive(stream: IO[bytes]) -> Message | None:
         raise EOFError("a message ends early")
     try:
         size = int.from_bytes(body[:8], "little")
-        said = json.loads(body[8 : 8 + size])["__metadata__"]
-        return Message(said["word"], load(body), json.loads(said["said"]))
+        metadata = json.loads(body[8 : 8 + size])["__metadata__"]
+        return Message(metadata["type"], load(body), json.loads(metadata["payload"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a message: {error}") from error

@@ -1,129 +1,236 @@
-"""An isolated reward as the rest of `align` sees it: like any other, gradient included."""
+"""The reward `isolated`: like any other, gradient included, but computed by another process."""
 
 from __future__ import annotations
 
+import abc
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
-from align.core.model import Domain
-from align.core.reward import Reward, RewardSpec
-from align.errors import PartError
-from align.isolation.client import Worker
-from align.isolation.protocol import Message, packed
+from align.core.model import Able
+from align.core.option import ConfigError, ConfigErrors, above, option
+from align.core.reward import (
+    HasOrigins,
+    HasReferenceImages,
+    HasReferenceImplementation,
+    Quadratic,
+    Reward,
+    RewardSpec,
+)
+from align.errors import AlignError, PartError
+from align.isolation.client import RewardProcess
+from align.isolation.protocol import PROMISES, Message, packed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@attrs.frozen(kw_only=True)
+class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
+    """Another reward, which a process in another virtual environment loads and asks.
+
+    For rewards whose packages cannot be installed beside those of this environment. Data, scores
+    and vector-Jacobian products cross a pipe; on the CPU the results are the same bits. Whatever
+    the inner reward declares, this one declares too. align-core and the reward's own distribution
+    must be installed in the environment.
+    """
+
+    kind: ClassVar[str] = "isolated"
+
+    venv: str = option("Folder of the virtual environment whose interpreter runs the reward.")
+    timeout: float = option(
+        "Seconds that the process may take to load the reward, or to answer once.",
+        default=600.0,
+        check=above(0),
+    )
+    reward: Mapping[str, Any] = option("Table of the reward: its kind, and that kind's options.")
+    _promises: Mapping[str, Any] = attrs.field(init=False, eq=False, repr=False)
+    _origin: str = attrs.field(init=False, eq=False, repr=False)
+    _process: RewardProcess = attrs.field(init=False, eq=False, repr=False)
+    _graphs: _Graphs = attrs.field(factory=lambda: _Graphs(), init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Have the other interpreter read the table; raises ConfigErrors for its mistakes."""
+        who = f"reward '{self.reward.get('kind')}' of '{self.venv}'"
+        process = RewardProcess(self.venv, who, self.timeout)
+        reply = self._asked_to_read(process)
+        object.__setattr__(self, "reward", reply["table"])
+        object.__setattr__(self, "_promises", _as_tuples(reply["promises"]))
+        object.__setattr__(self, "_origin", reply["origin"])
+        object.__setattr__(self, "_process", process)
+
+    def build(self, device: torch.device) -> Reward:
+        """Have the other process load the reward; raises what it raised."""
+        payload = {"device": str(device), "threads": torch.get_num_threads()}
+        reply = self._process.ask(Message("build", payload=payload), repeat=True)
+        names = frozenset(reply.payload["capabilities"])
+        return _IsolatedReward(self._process, bool(self.differentiable), self._graphs, names)
+
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) by the package that the inner reward stands in for, in its environment.
+
+        Raises:
+            ImportError: there is no such package, or it is not installed there.
+            PartError: the weights are not there.
+        """
+        tensors = {
+            str(i): torch.from_numpy(np.array(picture.convert("RGB")))
+            for i, picture in enumerate(pictures)
+        }
+        reply = self._process.ask(Message("judge", tensors, {"prompts": list(prompts)}))
+        if "missing" in reply.payload:
+            raise ImportError(reply.payload["missing"])
+        return reply.tensors["scores"]
+
+    def origins(self) -> Mapping[str, str]:
+        """The distribution of the inner reward, as it is installed in the environment."""
+        return {f"{self.reward['kind']} of '{self.venv}'": self._origin}
+
+    def close(self) -> None:
+        """End the process; what is built starts another when it is next asked."""
+        self._process.close()
+
+    def _asked_to_read(self, process: RewardProcess) -> Mapping[str, Any]:
+        request = Message("read", payload={"table": self.reward})
+        try:
+            packed(request)  # before an interpreter is started for nothing
+        except TypeError as error:
+            text = "the table of an isolated reward takes no dates or times"
+            raise ConfigErrors([ConfigError(("reward",), text)]) from error
+        try:
+            return process.ask(request, repeat=True).payload
+        except ConfigErrors as wrong:
+            asked = f" (read in '{self.venv}')"
+            raise ConfigErrors(
+                ConfigError(("reward", *error.key), error.text + asked) for error in wrong.errors
+            ) from wrong
+        except AlignError as error:
+            raise ConfigErrors([ConfigError(("venv",), str(error))]) from error
+        except BaseException:
+            process.close()
+            raise
+
+
+def _promise(name: str) -> property:
+    """A class attribute of the contract, as the inner reward declares it."""
+    return property(lambda spec: spec._promises[name])
+
+
+for _name in PROMISES:
+    setattr(Isolated, _name, _promise(_name))
+abc.update_abstractmethods(Isolated)
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's arrays as the tuples they were."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 @final
-@attrs.frozen(kw_only=True)
-class Isolated(RewardSpec):
-    """A reward that was read, and will be built and asked, in another interpreter.
+@attrs.frozen(eq=False)
+class _Graphs:
+    """Numbers of graphs that the process keeps for scores that may be differentiated.
 
     Attributes:
-        table: its table in a recipe, every option resolved.
-        venv: the virtual environment it lives in.
-        origin: the distribution it comes from there.
+        numbers: of further graphs.
+        dropped: those that nobody can ask for any more; sent with the next request.
     """
 
-    table: Mapping[str, Any]
-    venv: str
-    origin: str
-    kind: str  # type: ignore[misc]
-    differentiable: bool
-    domain: Domain | None
-    range: tuple[float, float]
-    worker: Worker = attrs.field(eq=False, repr=False)
-    numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False, eq=False, repr=False)
-    dropped: deque[int] = attrs.field(factory=deque, init=False, eq=False, repr=False)
-
-    @classmethod
-    def read(cls, table: Mapping[str, Any], venv: str, seconds: float) -> Isolated:
-        """The reward that a table describes, as the interpreter in `venv` reads it.
-
-        Args:
-            table: a `kind` and the options of that kind.
-            venv: folder of a virtual environment in which align-core is installed.
-            seconds: longest wait for any answer.
-
-        Raises:
-            PartError: nobody answers there.
-            Refused: the table is wrong.
-            TypeError: it has what JSON has not, which are dates and times.
-        """
-        request = Message("read", said={"table": dict(table)})
-        packed(request)  # before an interpreter is started for nothing
-        worker = Worker(venv, f"reward '{table.get('kind')}' of '{venv}'", seconds)
-        try:
-            said = worker.ask(request, keep=True).said
-        except BaseException:
-            worker.close()
-            raise
-        low, high = said["range"]
-        return cls(
-            table=said["table"],
-            venv=venv,
-            origin=said["origin"],
-            kind=said["kind"],
-            differentiable=said["differentiable"],
-            domain=said["domain"],
-            range=(low, high),
-            worker=worker,
-        )
-
-    def build(self, device: torch.device) -> Reward:
-        """Load the reward there, or raise what it raised."""
-        said = {"device": str(device), "threads": torch.get_num_threads()}
-        self.worker.ask(Message("build", said=said), keep=True)
-        return _IsolatedReward(self.worker, self.differentiable, self.numbers, self.dropped)
+    numbers: Iterator[int] = attrs.field(factory=itertools.count)
+    dropped: deque[int] = attrs.field(factory=deque)
 
 
 @final
 @attrs.frozen(eq=False)
 class _IsolatedReward(Reward):
-    """Asks the worker.
+    """Asks the process for scores.
 
     Attributes:
-        numbers: of graphs that the worker keeps.
-        dropped: those that nobody can ask for any more; told with the next request.
+        capabilities: names of what the inner reward can do beside scoring.
     """
 
-    worker: Worker
+    process: RewardProcess
     differentiable: bool
-    numbers: Iterator[int]
-    dropped: deque[int]
+    graphs: _Graphs
+    capabilities: frozenset[str]
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the inner reward can do, asked of the process."""
+        if kind.__name__ not in self.capabilities:
+            return super().capability(kind)
+        remote: Able = _REMOTE[kind](self)
+        return remote
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The score (B,) of data (B, ...), on their device."""
         if self.differentiable and data.requires_grad and torch.is_grad_enabled():
             score: Tensor = _RemoteScore.apply(data, tuple(prompts), self)  # type: ignore[no-untyped-call]
             return score
-        return self.asked(data, prompts)[0]
+        return self.remote_score(data, prompts)[0]
 
-    def asked(
+    def remote_score(
         self, data: Tensor, prompts: Sequence[str], graph: int | None = None
     ) -> tuple[Tensor, bool]:
-        """The score, and whether the worker keeps its graph, by the number `graph`."""
-        drop = [self.dropped.popleft() for _ in range(len(self.dropped))]
-        said = {"prompts": list(prompts), "graph": graph, "drop": drop}
-        reply = self.worker.ask(Message("score", {"data": data}, said))
-        return reply.tensors["score"].to(data.device), bool(reply.said["graph"])
+        """The score, and whether the process keeps its graph, by the number `graph`."""
+        dropped = self.graphs.dropped
+        drop = [dropped.popleft() for _ in range(len(dropped))]
+        payload = {"prompts": list(prompts), "graph": graph, "drop": drop}
+        reply = self.process.ask(Message("score", {"data": data}, payload))
+        return reply.tensors["score"].to(data.device), bool(reply.payload["graph"])
 
-    def pulled(
+    def remote_vjp(
         self, along: Tensor, data: Tensor, prompts: Sequence[str], graph: int
     ) -> Tensor | None:
-        """The vector-Jacobian product (B, ...) of `along` (B,); None where there is no way."""
-        said = {"graph": graph, "prompts": list(prompts)}
-        reply = self.worker.ask(Message("pull", {"along": along}, said))
+        """The vector-Jacobian product (B, ...) of `along` (B,); None without a gradient."""
+        payload = {"graph": graph, "prompts": list(prompts)}
+        reply = self.process.ask(Message("vjp", {"along": along}, payload))
         if reply.type == "gone":
-            # Another worker, or a second way back through one graph: it scores once more.
-            reply = self.worker.ask(Message("pull", {"along": along, "data": data}, said))
+            # Another process, or a second way back through one graph: it scores once more.
+            reply = self.process.ask(Message("vjp", {"along": along, "data": data}, payload))
         gradient = reply.tensors.get("gradient")
         return None if gradient is None else gradient.to(data)
+
+    def remote_capability(self, capability: type) -> dict[str, Tensor]:
+        """What the one method of a capability returns; by place where it returns several."""
+        request = Message("capability", payload={"name": capability.__name__})
+        reply = self.process.ask(request)
+        return {name: reply.tensors[name] for name in reply.payload["names"]}
+
+
+@final
+@attrs.frozen(eq=False)
+class _Images(HasReferenceImages):
+    reward: _IsolatedReward
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The inner reward's reference pictures."""
+        return self.reward.remote_capability(HasReferenceImages)
+
+
+@final
+@attrs.frozen(eq=False)
+class _Form(Quadratic):
+    reward: _IsolatedReward
+
+    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The inner reward's P, h and c."""
+        second, linear, constant = self.reward.remote_capability(Quadratic).values()
+        return second, linear, constant
+
+
+_REMOTE: Final[Mapping[type, Callable[[_IsolatedReward], Any]]] = {
+    HasReferenceImages: _Images,
+    Quadratic: _Form,
+}
 
 
 class _Token:
@@ -134,7 +241,7 @@ class _Token:
 class _RemoteScore(torch.autograd.Function):
     """A score whose way back is in another process.
 
-    The worker keeps the graph of every score by number until it is asked to go back, or until
+    The process keeps the graph of every score by number until it is asked to go back, or until
     nobody can ask it any more. To score again instead would cost as much as the score; what is
     kept is what would be kept here if the reward were not isolated.
     """
@@ -144,12 +251,12 @@ class _RemoteScore(torch.autograd.Function):
         ctx: Any, data: Tensor, prompts: tuple[str, ...], reward: _IsolatedReward
     ) -> Tensor:
         """The score (B,)."""
-        ctx.number, ctx.token = next(reward.numbers), _Token()
+        ctx.number, ctx.token = next(reward.graphs.numbers), _Token()
         ctx.prompts, ctx.reward = prompts, reward
-        weakref.finalize(ctx.token, reward.dropped.append, ctx.number).atexit = False
+        weakref.finalize(ctx.token, reward.graphs.dropped.append, ctx.number).atexit = False
         ctx.save_for_backward(data)
-        score, kept = reward.asked(data, prompts, ctx.number)
-        if not kept:
+        score, has_graph = reward.remote_score(data, prompts, ctx.number)
+        if not has_graph:
             ctx.mark_non_differentiable(score)
         return score
 
@@ -157,6 +264,6 @@ class _RemoteScore(torch.autograd.Function):
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, None, None]:
         """The vector-Jacobian product."""
         if torch.is_grad_enabled():
-            raise PartError(f"{ctx.reward.worker.who} has no second derivative, being isolated")
+            raise PartError(f"{ctx.reward.process.who} has no second derivative, being isolated")
         (data,) = ctx.saved_tensors
-        return ctx.reward.pulled(along, data, ctx.prompts, ctx.number), None, None
+        return ctx.reward.remote_vjp(along, data, ctx.prompts, ctx.number), None, None

@@ -1,4 +1,4 @@
-"""The other side: answers requests about one reward until nobody asks any more."""
+"""The side that has the reward: answers requests about it until nobody asks any more."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ from typing import Any, BinaryIO, Final, TypeAlias, final
 
 import attrs
 import torch
+from PIL import Image
 from torch import Tensor
 
-from align.core.reward import Reward, RewardSpec
+from align.core.option import ConfigErrors
+from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 from align.errors import AlignError, ContractError
-from align.isolation.protocol import VERSION, ConfigRejected, Message, packed, receive
+from align.isolation.protocol import (
+    CAPABILITIES,
+    PROMISES,
+    VERSION,
+    Message,
+    method_of,
+    packed,
+    receive,
+)
 
 _GONE: Final = Message("gone")
 
 
 @final
 @attrs.frozen(eq=False)
-class Read:
+class LoadedSpec:
     """A reward's specification, read from its table.
 
     Attributes:
-        table: with every option resolved.
-        origin: the distribution that it comes from.
+        spec: the specification.
+        table: the same as a table, with every option resolved.
+        origin: the distribution that its class comes from.
     """
 
     spec: RewardSpec
@@ -35,26 +46,26 @@ class Read:
     origin: str
 
 
-Reads: TypeAlias = Callable[[Mapping[str, Any]], Read]
+ReadTable: TypeAlias = Callable[[Mapping[str, Any]], LoadedSpec]
 
 
-def serve(source: BinaryIO, sink: BinaryIO, reads: Reads, version: str) -> None:
+def serve(source: BinaryIO, sink: BinaryIO, read: ReadTable, version: str) -> None:
     """Answer every request, until the process is ended.
 
     Args:
         source: where requests come from; its end ends the process, whatever it is doing.
         sink: where replies go.
-        reads: reads a reward's table; raises Refused.
+        read: reads a reward's table; raises ConfigErrors for one with mistakes.
         version: of align-core here.
     """
-    served = _Served(reads)
-    sink.write(packed(Message("hello", said={"protocol": VERSION, "version": version})))
+    server = _Server(read)
+    sink.write(packed(Message("hello", payload={"protocol": VERSION, "version": version})))
     sink.flush()
     for request in _requests(source):
         try:
-            reply = packed(served.answer(request))
+            reply = packed(server.answer(request))
         except Exception as error:
-            reply = packed(_told(error))
+            reply = packed(_error(error))
         sink.write(reply)
         sink.flush()
 
@@ -75,73 +86,102 @@ def _requests(source: BinaryIO) -> Iterator[Message]:
         yield waiting.get()
 
 
-def _told(error: Exception) -> Message:
+def _error(error: Exception) -> Message:
     """An error as a reply: mistakes by their message, defects with their traceback."""
-    said: dict[str, Any] = {"kind": "", "text": "".join(traceback.format_exception(error))}
-    if isinstance(error, AlignError):
-        said = {"kind": type(error).__name__, "text": str(error)}
-    if isinstance(error, ConfigRejected):
-        said["faults"] = error.faults
-    return Message("error", said=said)
+    kind, text = "", "".join(traceback.format_exception(error))
+    if isinstance(error, AlignError | ConfigErrors):
+        kind, text = type(error).__name__, str(error)
+    payload: dict[str, Any] = {"kind": kind, "text": text}
+    if isinstance(error, ConfigErrors):
+        payload["errors"] = [(mistake.key, mistake.text) for mistake in error.errors]
+    return Message("error", payload=payload)
 
 
 @final
 @attrs.define(eq=False)
-class _Served:
+class _Server:
     """The reward of this process, and the graphs of scores that may be differentiated yet."""
 
-    reads: Reads
-    read: Read | None = None
+    read: ReadTable
+    loaded: LoadedSpec | None = None
     reward: Reward | None = None
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
     graphs: dict[int, tuple[Tensor, Tensor]] = attrs.field(factory=dict)
 
     def answer(self, request: Message) -> Message:
         """The reply to a request."""
-        answers = {"read": self._read, "build": self._build, "score": self._score}
-        return (answers | {"pull": self._pull})[request.type](request)
+        answers = {
+            "read": self._read,
+            "build": self._build,
+            "score": self._score,
+            "vjp": self._vjp,
+            "capability": self._capability,
+            "judge": self._judge,
+        }
+        return answers[request.type](request)
 
     def _read(self, request: Message) -> Message:
-        self.read = self.reads(request.said["table"])
-        spec = self.read.spec
-        said: dict[str, Any] = {"table": dict(self.read.table), "origin": self.read.origin}
-        said |= {"differentiable": spec.differentiable, "domain": spec.domain, "range": spec.range}
-        said |= {"kind": spec.kind}
-        return Message("read", said=said)
+        self.loaded = self.read(request.payload["table"])
+        promises = {name: getattr(self.loaded.spec, name) for name in PROMISES}
+        payload = {"table": dict(self.loaded.table), "origin": self.loaded.origin}
+        return Message("read", payload=payload | {"promises": promises})
 
     def _build(self, request: Message) -> Message:
-        assert self.read is not None
+        assert self.loaded is not None
         # Sums are cut by the number of threads: with as many they have the same bits.
-        torch.set_num_threads(request.said["threads"])
-        device = torch.device(request.said["device"])
+        torch.set_num_threads(request.payload["threads"])
+        device = torch.device(request.payload["device"])
         if self.reward is None or device != self.device:
-            self.reward, self.device = self.read.spec.build(device), device
-        return Message("built")
+            self.reward, self.device = self.loaded.spec.build(device), device
+        able = self.reward.capability
+        names = [name for name, cls in CAPABILITIES.items() if able(cls) is not None]
+        return Message("built", payload={"capabilities": names})
 
     def _score(self, request: Message) -> Message:
-        for number in request.said["drop"]:
+        for number in request.payload["drop"]:
             self.graphs.pop(number, None)
-        number = request.said["graph"]
+        number = request.payload["graph"]
         data, score = self._scored(request, graph=number is not None)
         if score.requires_grad and number is not None:
             self.graphs[number] = (data, score)
         return Message("score", {"score": score}, {"graph": score.requires_grad})
 
-    def _pull(self, request: Message) -> Message:
-        graph = self.graphs.pop(request.said["graph"], None)
+    def _vjp(self, request: Message) -> Message:
+        graph = self.graphs.pop(request.payload["graph"], None)
         if graph is None and "data" not in request.tensors:
             return _GONE
         data, score = graph or self._scored(request, graph=True)
         along = request.tensors["along"].to(self.device)
         (gradient,) = torch.autograd.grad(score, data, along, allow_unused=True)
-        return Message("pulled", {} if gradient is None else {"gradient": gradient})
+        return Message("vjp", {} if gradient is None else {"gradient": gradient})
+
+    def _capability(self, request: Message) -> Message:
+        """What the method of a capability returns: tensors by name, or a few in their order."""
+        assert self.reward is not None
+        name = request.payload["name"]
+        result = getattr(self.reward.capability(CAPABILITIES[name]), method_of(name))()
+        pairs = result.items() if isinstance(result, Mapping) else enumerate(result)
+        tensors = {str(name): tensor for name, tensor in pairs}
+        return Message("capability", tensors, {"names": list(tensors)})
+
+    def _judge(self, request: Message) -> Message:
+        assert self.loaded is not None
+        spec, prompts = self.loaded.spec, request.payload["prompts"]
+        if not isinstance(spec, HasReferenceImplementation):
+            return Message("judged", payload={"missing": "this reward stands in for no package"})
+        tensors = [request.tensors[str(i)] for i in range(len(prompts))]
+        try:
+            scores = spec.judged([Image.fromarray(x.numpy()) for x in tensors], prompts)
+        except ImportError as error:
+            return Message("judged", payload={"missing": str(error)})
+        return Message("judged", {"scores": scores})
 
     def _scored(self, request: Message, *, graph: bool) -> tuple[Tensor, Tensor]:
-        assert self.read is not None and self.reward is not None
+        assert self.loaded is not None and self.reward is not None
         data = request.tensors["data"].to(self.device).requires_grad_(graph)
         with torch.set_grad_enabled(graph):
-            score = self.reward.score(data, request.said["prompts"])
+            score = self.reward.score(data, request.payload["prompts"])
         if not isinstance(score, Tensor):
-            who = f"reward '{self.read.spec.kind}'"
+            who = f"reward '{self.loaded.spec.kind}'"
             raise ContractError(f"{who}: score returned a {type(score).__name__}, not a tensor")
         return data, score

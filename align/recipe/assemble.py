@@ -9,10 +9,11 @@ import attrs
 from cattrs import Converter
 
 from align.catalog.registry import Catalog, did_you_mean
+from align.core.option import ConfigError, ConfigErrors, Key
+from align.core.term import RewardTerm
 from align.recipe.convert import strict_converter
-from align.recipe.describe import Key, describe_value
-from align.recipe.schema import Arm, Recipe, RewardTerm
-from align.recipe.source_map import ConfigError, ConfigErrors
+from align.recipe.describe import describe_value
+from align.recipe.schema import Arm, Recipe
 
 _VARIED: Final = ("model", "sampler", "estimator", "mode")
 
@@ -25,7 +26,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """
     converter = strict_converter(catalog)
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
-    faults = [
+    errors = [
         ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
         for name in document
         if name not in fields
@@ -36,16 +37,16 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
             try:
                 read[name] = converter.structure(document[name], field.type)
             except ConfigErrors as error:
-                faults += [fault.under(name) for fault in error.faults]
+                errors += [error.under(name) for error in error.errors]
     if "mode" not in document:
         known = did_you_mean("", catalog.parts["mode"])
-        faults.append(
+        errors.append(
             ConfigError(("mode",), f"required section is missing; add [mode] with a kind, {known}")
         )
-    faults += _repeated("reward", document, [term.name for term in read.get("reward", ())])
-    arms, more = _read_arms(converter, document, read, faults)
-    if faults + more:
-        raise ConfigErrors(faults + more)
+    errors += _repeated("reward", document, [term.name for term in read.get("reward", ())])
+    arms, more = _read_arms(converter, document, read, errors)
+    if errors + more:
+        raise ConfigErrors(errors + more)
     return Recipe(**read | {"reward": with_unique_names(read.get("reward", ())), "compare": arms})
 
 
@@ -86,7 +87,7 @@ def _read_arms(
     converter: Converter,
     document: Mapping[str, Any],
     read: Mapping[str, Any],
-    base_faults: list[ConfigError],
+    base_errors: list[ConfigError],
 ) -> tuple[tuple[Arm, ...], list[ConfigError]]:
     tables = document.get("compare", [])
     if not isinstance(tables, list):
@@ -94,25 +95,25 @@ def _read_arms(
             f"expected an array of tables, got {describe_value(tables)}; write its header in [[ ]]"
         )
         return (), [ConfigError(("compare",), text)]
-    arms, faults = list[Arm](), list[ConfigError]()
+    arms, errors = list[Arm](), list[ConfigError]()
     for index, table in enumerate(tables):
         if not isinstance(table, dict):
             text = f"expected a table, got {describe_value(table)}"
-            faults.append(ConfigError(("compare", index), text))
+            errors.append(ConfigError(("compare", index), text))
             continue
         changed, found = _read_arm(converter, document, table)
-        faults += [
-            fault.under("compare", index)
-            for fault in found
-            if fault not in base_faults or _holds(table, fault.key)
+        errors += [
+            error.under("compare", index)
+            for error in found
+            if error not in base_errors or _holds(table, error.key)
         ]
-        if not faults and not base_faults:
+        if not errors and not base_errors:
             base: dict[str, Any] = {name: read.get(name) for name in _VARIED}
             arms.append(Arm(**base | changed))
     names = [table.get("name") for table in tables if isinstance(table, dict)]
     if len(names) == len(tables) and all(isinstance(name, str) for name in names):
-        faults += _repeated("compare", document, [str(name) for name in names])
-    return tuple(arms), faults
+        errors += _repeated("compare", document, [str(name) for name in names])
+    return tuple(arms), errors
 
 
 def _read_arm(
@@ -120,25 +121,25 @@ def _read_arm(
 ) -> tuple[dict[str, Any], list[ConfigError]]:
     """What one [[compare]] table changes, and what is wrong with it."""
     changed: dict[str, Any] = {}
-    faults: list[ConfigError] = []
+    errors: list[ConfigError] = []
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Arm))
     if not table.get("name", "-"):
-        faults.append(ConfigError(("name",), "expected a name, got the string ''"))
+        errors.append(ConfigError(("name",), "expected a name, got the string ''"))
     if "name" not in table:
-        faults.append(ConfigError(("name",), "required key is missing; expected a string"))
+        errors.append(ConfigError(("name",), "required key is missing; expected a string"))
     for key, item in table.items():
         if key not in fields:
             text = f"[{key}] is the same for all that is compared; take it out of [[compare]]"
             if key not in attrs.fields_dict(Recipe):
                 text = f"no section named '{key}'; {did_you_mean(key, fields)}"
-            faults.append(ConfigError((key,), text))
+            errors.append(ConfigError((key,), text))
             continue
         whole = item if key == "name" else merged(document.get(key), item)
         try:
             changed[key] = converter.structure(whole, fields[key].type)
         except ConfigErrors as error:
-            faults += [fault.under(key) for fault in error.faults]
-    return changed, faults
+            errors += [error.under(key) for error in error.errors]
+    return changed, errors
 
 
 def _holds(table: Any, key: Key) -> bool:

@@ -11,10 +11,9 @@ from align.catalog.registry import Catalog
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
+from align.core.option import ConfigError, Key
 from align.errors import AlignError
-from align.recipe.describe import Key
 from align.recipe.schema import Arm, Recipe
-from align.recipe.source_map import ConfigError
 
 _MANY: Final = 4  # more names than this are no advice
 
@@ -58,7 +57,7 @@ def check_compatibility(
         document: it was read from; says what each [[compare]] table changes.
         catalog: from which other parts are suggested.
     """
-    faults: list[ConfigError] = []
+    errors: list[ConfigError] = []
     tables = document.get("compare") or [{}]
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog)
@@ -72,11 +71,11 @@ def check_compatibility(
                 _statistics,
                 _prompts,
             ):
-                faults += check(question)
+                errors += check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:
-            faults.append(question.fault(str(error), "model"))
-    return list(dict.fromkeys(faults))
+            errors.append(question.fault(str(error), "model"))
+    return list(dict.fromkeys(errors))
 
 
 def _present(ask: _Question) -> Iterator[ConfigError]:

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import attrs
 from cattrs import Converter
 
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
-from align.core.reward import RewardSpec
-from align.errors import AlignError, PluginError
-from align.isolation.protocol import ConfigRejected
-from align.isolation.reward import Isolated
+from align.core.option import ConfigError, ConfigErrors
+from align.core.term import TERM_OPTIONS, RewardTerm
+from align.errors import PluginError
 from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
-from align.recipe.schema import RewardTerm
-from align.recipe.source_map import ConfigError, ConfigErrors
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]
-
-_TERM: Final = tuple(field.name for field in attrs.fields(RewardTerm) if field.name != "part")
 
 
 def strict_converter(catalog: Catalog) -> Converter:
@@ -34,6 +29,7 @@ def strict_converter(catalog: Catalog) -> Converter:
     dispatch: Sequence[tuple[Callable[[Any], bool], Hook]] = (
         # cattrs asks the hook that was registered last first.
         (lambda tp: True, _unsupported),
+        (lambda tp: tp is Any, lambda value, _: value),
         (lambda tp: isinstance(tp, type) and attrs.has(tp), partial(_plain_table, converter)),
         (lambda tp: get_origin(tp) in (dict, Mapping), partial(_dictionary, converter)),
         (lambda tp: get_origin(tp) is tuple, partial(_array, converter)),
@@ -110,15 +106,15 @@ def _dictionary(converter: Converter, value: Any, tp: Any) -> dict[str, Any]:
 
 
 def _each(converter: Converter, items: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
-    """Convert (key, value, type) items; all their faults are raised together."""
-    read, faults = {}, list[ConfigError]()
+    """Convert (key, value, type) items; all their errors are raised together."""
+    read, errors = {}, list[ConfigError]()
     for key, value, tp in items:
         try:
             read[key] = converter.structure(value, tp)
         except ConfigErrors as error:
-            faults += [fault.under(key) for fault in error.faults]
-    if faults:
-        raise ConfigErrors(faults)
+            errors += [error.under(key) for error in error.errors]
+    if errors:
+        raise ConfigErrors(errors)
     return read
 
 
@@ -198,48 +194,37 @@ def _unknown_kind(catalog: Catalog, contract: str, kind: str) -> str:
 def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardTerm:
     """A [[reward]] table: the options of the term and of its part, side by side."""
     table = _as_table(value)
-    faults, read = list[ConfigError](), dict[str, Any]()
-    rest = {key: item for key, item in table.items() if key not in _TERM}
+    errors, read = list[ConfigError](), dict[str, Any]()
+    rest = {key: item for key, item in table.items() if key not in TERM_OPTIONS}
     fields = attrs.fields_dict(attrs.resolve_types(RewardTerm))
-    for name in _TERM:
+    for name in TERM_OPTIONS:
         if name in table:
             try:
                 read |= _each(converter, [(name, table[name], fields[name].type)])
             except ConfigErrors as error:
-                faults += error.faults
-    faults += _refused(RewardTerm, fields, read)
+                errors += error.errors
+    errors += _refused(RewardTerm, fields, read)
     try:
-        if "isolate" not in table or read.get("isolate") == "":
-            read["part"] = _read_part(catalog, converter, rest, fields["part"].type, _TERM)
-        elif not {("isolate",), ("isolate_timeout",)} & {fault.key for fault in faults}:
-            seconds: Any = read.get("isolate_timeout", fields["isolate_timeout"].default)
-            read["part"] = _isolated(rest, read["isolate"], seconds)
+        read["part"] = _read_part(catalog, converter, rest, fields["part"].type, TERM_OPTIONS)
     except ConfigErrors as error:
-        faults += error.faults
-    if faults:
-        raise ConfigErrors(faults)
+        errors += error.errors
+    if errors:
+        raise ConfigErrors(errors)
     return RewardTerm(**read)
 
 
-def read_reward(table: Table, catalog: Catalog) -> RewardSpec:
-    """The reward that a table describes which has the part's own keys alone."""
-    converter = strict_converter(catalog)
-    read: RewardSpec = _read_part(catalog, converter, table, RewardSpec, _TERM)
-    return read
+def read_part(contract: str, table: Table, catalog: Catalog) -> Any:
+    """The part that a table describes, with a `kind` and that kind's own options.
 
+    Args:
+        contract: its name, such as "reward".
+        table: values as tomllib reads them.
+        catalog: the parts that the table may name.
 
-def _isolated(table: Table, venv: str, seconds: float) -> RewardSpec:
-    """The reward as the interpreter in `venv` reads it."""
-    try:
-        return Isolated.read(table, venv, seconds)
-    except ConfigRejected as error:
-        faults = [ConfigError(key, f"{text} (asked in '{venv}')") for key, text in error.faults]
-        raise ConfigErrors(faults) from error
-    except AlignError as error:
-        raise ConfigErrors([ConfigError(("isolate",), str(error))]) from error
-    except TypeError as error:  # JSON has no word for it
-        text = "an isolated reward takes no dates or times"
-        raise ConfigErrors([ConfigError((), text)]) from error
+    Raises:
+        ConfigErrors: the table has mistakes.
+    """
+    return _read_part(catalog, strict_converter(catalog), table, CONTRACTS[contract], ())
 
 
 def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str] = ()) -> Any:
@@ -247,28 +232,34 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.init]
     names = {field.alias or field.name: field for field in fields}
     known = {*names, *also}
-    faults = [
+    unknown = [
         ConfigError((key,), f"no option named '{key}'; {did_you_mean(key, known)}")
         for key in table
         if key not in known
     ]
-    read: dict[str, Any] = {}
+    errors, read = list[ConfigError](), dict[str, Any]()
     for name, field in names.items():
         if name in table:
             try:
                 read |= _each(converter, [(name, table[name], field.type)])
             except ConfigErrors as error:
-                faults += error.faults
+                errors += error.errors
         elif field.default is attrs.NOTHING:
             text = f"required key is missing; expected {expected(field.type)}"
-            faults.append(ConfigError((name,), text))
-    faults += _refused(cls, names, read)
-    if faults:
-        raise ConfigErrors(faults)
-    try:
-        return cls(**read)
-    except (ValueError, TypeError) as error:
-        raise ConfigErrors([ConfigError((), _message(error))]) from error
+            errors.append(ConfigError((name,), text))
+    errors += _refused(cls, names, read)
+    # Keys that are not known hide nothing that the object itself may refuse.
+    part = None
+    if not errors:
+        try:
+            part = cls(**read)
+        except ConfigErrors as error:
+            errors += error.errors
+        except (ValueError, TypeError) as error:
+            errors.append(ConfigError((), _message(error)))
+    if unknown or errors:
+        raise ConfigErrors([*unknown, *errors])
+    return part
 
 
 def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> list[ConfigError]:
@@ -277,7 +268,7 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
     They see an object that has the options read so far; one that asks for more has its say when
     the object is made.
     """
-    draft, faults = cls.__new__(cls), []
+    draft, errors = cls.__new__(cls), []
     for name, value in read.items():
         object.__setattr__(draft, names[name].name, value)
     for name, value in read.items():
@@ -287,9 +278,11 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
             names[name].validator(draft, names[name], value)
         except AttributeError:
             continue
+        except ConfigErrors as error:
+            errors += [inner.under(name) for inner in error.errors]
         except (ValueError, TypeError) as error:
-            faults.append(ConfigError((name,), _message(error)))
-    return faults
+            errors.append(ConfigError((name,), _message(error)))
+    return errors
 
 
 def _message(error: Exception) -> str:

@@ -6,11 +6,10 @@ import datetime
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from align.catalog.registry import CONTRACTS
-
-Key: TypeAlias = tuple[str | int, ...]
+from align.core.option import Key
 
 _SINGULAR = ((bool, "true or false"), (int, "an integer"), (float, "a number"), (str, "a string"))
 _PLURAL = ((bool, "booleans"), (int, "integers"), (float, "numbers"), (str, "strings"))

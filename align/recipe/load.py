@@ -11,12 +11,13 @@ from typing import Any, final
 import attrs
 
 from align.catalog.registry import Catalog
+from align.core.option import ConfigErrors
 from align.errors import RecipeError
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
-from align.recipe.source_map import ConfigErrors, Override, Source, syntax_line
+from align.recipe.source_map import Override, Source, syntax_line
 from align.recipe.write import to_tables
 
 
@@ -56,11 +57,11 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
     try:
         recipe = read_recipe(document, catalog)
     except ConfigErrors as error:
-        raise RecipeError("\n".join([*source.report(error.faults), *refused])) from error
+        raise RecipeError("\n".join([*source.report(error.errors), *refused])) from error
     if refused:
         raise RecipeError("\n".join(refused))
-    if faults := check_compatibility(recipe, document, catalog):
-        raise RecipeError("\n".join(source.report(faults)))
+    if errors := check_compatibility(recipe, document, catalog):
+        raise RecipeError("\n".join(source.report(errors)))
     if not recipe.run.out:
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")
         recipe = attrs.evolve(recipe, run=run)

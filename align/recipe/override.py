@@ -6,7 +6,8 @@ import re
 import tomllib
 from typing import Any, Final
 
-from align.recipe.describe import Key, describe_value, dotted
+from align.core.option import Key
+from align.recipe.describe import describe_value, dotted
 from align.recipe.source_map import Override
 
 _PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'
@@ -40,25 +41,25 @@ def parse_override(text: str) -> Override:
 
 def apply_override(document: dict[str, Any], override: Override) -> None:
     """Set one value of the document in place; raises ValueError for a place that is not there."""
-    noisy: Any = document
+    place: Any = document
     for depth, part in enumerate(override.key):
-        _refuse_dead_end(noisy, override.key, depth)
+        _refuse_dead_end(place, override.key, depth)
         if depth == len(override.key) - 1:
-            noisy[part] = override.value
+            place[part] = override.value
         else:
-            noisy = noisy.setdefault(part, {}) if isinstance(noisy, dict) else noisy[part]
+            place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
 
 
-def _refuse_dead_end(noisy: Any, key: Key, depth: int) -> None:
-    """Raise ValueError unless `key[depth]` can be set in `noisy`."""
+def _refuse_dead_end(place: Any, key: Key, depth: int) -> None:
+    """Raise ValueError unless `key[depth]` can be set in `place`."""
     part, here = key[depth], dotted(key[:depth]) or "a recipe"
     if isinstance(part, int):
-        if not isinstance(noisy, list):
-            got = "is not there" if noisy == {} else f"is {describe_value(noisy)}"
+        if not isinstance(place, list):
+            got = "is not there" if place == {} else f"is {describe_value(place)}"
             raise ValueError(f"{here} {got}, and [{part}] counts the elements of an array")
-        if part >= len(noisy):
-            raise ValueError(f"{here} has {len(noisy)} elements, counted from 0")
-    elif isinstance(noisy, list):
+        if part >= len(place):
+            raise ValueError(f"{here} has {len(place)} elements, counted from 0")
+    elif isinstance(place, list):
         raise ValueError(f"{here} is an array; write {here}[0].{part} for its first element")
-    elif not isinstance(noisy, dict):
-        raise ValueError(f"{here} is {describe_value(noisy)}, not a table")
+    elif not isinstance(place, dict):
+        raise ValueError(f"{here} is {describe_value(place)}, not a table")

@@ -10,21 +10,14 @@ from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
-from align.core.normalise import Normalise
-from align.core.option import above, at_least, option
-from align.core.reward import RewardSpec
+from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
-from align.isolation.reward import Isolated
+from align.core.term import RewardTerm
 
 
 def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
     if value < 0 or value == 1:
         raise ValueError(f"'{attribute.name}' must be 0 or at least 2, got {value}")
-
-
-def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float] | None) -> None:
-    if value and not value[0] < value[1]:
-        raise ValueError(f"'{attribute.name}' must be [low, high] with low below high")
 
 
 @final
@@ -49,41 +42,6 @@ class Run:
     checkpoint_every: int = option(
         "Steps between the checkpoints of a training run.", default=200, check=at_least(1)
     )
-
-
-@final
-@attrs.frozen(kw_only=True)
-class RewardTerm:
-    """One [[reward]] table: the part's own options, and these."""
-
-    part: RewardSpec
-    weight: float = option("λ of p* ∝ p e^{λ r}.", default=1.0)
-    normalise: Normalise = option(
-        "By the scores of unsteered samples: to mean 0 and deviation 1, or to their ranks.",
-        default="none",
-    )
-    clip: tuple[float, float] | None = option(
-        "Lowest and highest score that counts, after normalising.", default=None, check=_rising
-    )
-    held_out: bool = option("Whether it is measured only, not optimised.", default=False)
-    isolate: str = option(
-        "Virtual environment whose interpreter runs it; this one if empty.", default=""
-    )
-    isolate_timeout: float = option(
-        "Seconds that an isolated reward may take to load, or to answer once.",
-        default=600.0,
-        check=above(0),
-    )
-    offload: bool = option(
-        "Whether its networks wait in the CPU's memory and are on a GPU only while it scores.",
-        default=False,
-    )
-    name: str = option("Its name in the record; its kind if empty.", default="")
-
-    def __attrs_post_init__(self) -> None:
-        """A reward is isolated when it is read, not afterwards."""
-        if self.isolate and not isinstance(self.part, Isolated):
-            raise ValueError("an isolated reward is made by align.isolation.reward.Isolated.read")
 
 
 @final

@@ -14,7 +14,8 @@ from typing import Any, Final, final
 
 import attrs
 
-from align.recipe.describe import Key, dotted
+from align.core.option import ConfigError, Key
+from align.recipe.describe import dotted
 
 # What may be missing where a prefix stops inside an array or a string of several lines.
 _CLOSERS: Final = ("", "]", "]]", "}]", "]}", "}]}]", '"""', "'''")
@@ -24,28 +25,6 @@ _PLAIN: Final = (
     ("Invalid initial character for a key part", "expected a key"),
     ("Invalid", "unexpected"),
 )
-
-
-@final
-@attrs.frozen
-class ConfigError:
-    """One problem: the key it is about, what is wrong, and what to do."""
-
-    key: Key
-    text: str
-
-    def under(self, *outer: str | int) -> ConfigError:
-        """The same problem, seen from a table further out."""
-        return ConfigError((*outer, *self.key), self.text)
-
-
-@final
-class ConfigErrors(Exception):
-    """Problems that were found together; only ever seen by the code that loads recipes."""
-
-    def __init__(self, faults: Iterable[ConfigError]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(fault.text for fault in self.faults))
 
 
 @final
@@ -72,16 +51,16 @@ class Source:
         override = self._override(key)
         return f"--set {override.text}" if override else f"{self.path}:{line_of(self.text, key)}"
 
-    def report(self, faults: Iterable[ConfigError]) -> list[str]:
+    def report(self, errors: Iterable[ConfigError]) -> list[str]:
         """One line for each problem, in the order of the file; overrides come last."""
         rows = set()
-        for fault in faults:
-            shown, override = dotted(fault.key), self._override(fault.key)
-            if override and override.key == fault.key:
+        for error in errors:
+            shown, override = dotted(error.key), self._override(error.key)
+            if override and override.key == error.key:
                 shown = ""
-            line = math.inf if override else line_of(self.text, fault.key)
+            line = math.inf if override else line_of(self.text, error.key)
             place = f"--set {override.text}" if override else f"{self.path}:{line}"
-            rows.add((line, shown, ": ".join(filter(None, (place, shown, fault.text)))))
+            rows.add((line, shown, ": ".join(filter(None, (place, shown, error.text)))))
         return [text for _, _, text in sorted(rows)]
 
     def _override(self, key: Key) -> Override | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from align.isolation.reward import Isolated
+from align.core.term import RewardTerm
 from align.recipe.describe import tag_of
-from align.recipe.schema import Recipe, RewardTerm
+from align.recipe.schema import Recipe
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -27,8 +27,6 @@ def to_tables(recipe: Recipe) -> dict[str, Any]:
 
 def part_table(part: Any) -> dict[str, Any]:
     """The table of a part: its kind, and every option."""
-    if isinstance(part, Isolated):
-        return dict(part.table)
     table: dict[str, Any] = _plain(part)
     return table
 

@@ -18,14 +18,13 @@ from align.core.metric import Metric
 from align.core.mode import AlignmentMode, HasWarnings, Trainable
 from align.core.model import ModelSpec
 from align.core.problem import Problem
-from align.core.reward import HasReferenceImages
+from align.core.reward import HasOrigins, HasReferenceImages
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.loop import Outcome, execute
 from align.engine.meter import Cost, Meter
 from align.errors import PromptError, RecipeError
-from align.isolation.reward import Isolated
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
 from align.runner.base_samples import BaseSampleStore, notes
 from align.runner.build import Rewards, build, device_of
@@ -287,4 +286,7 @@ def _origins(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
         for entry in map(catalog.entry_of, parts)
         if entry is not None
     }
-    return known | {f"{p.kind} of '{p.venv}'": p.origin for p in parts if isinstance(p, Isolated)}
+    for part in parts:
+        if isinstance(part, HasOrigins):
+            known |= part.origins()
+    return known

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -54,9 +53,9 @@ def obedient_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def obedient(own, obedient_file):
     """The obedient reward, isolated."""
-    part = Isolated.read({"kind": "python", "file": obedient_file}, own, 100.0)
+    part = Isolated(venv=own, timeout=100.0, reward={"kind": "python", "file": obedient_file})
     yield part
-    part.worker.close()
+    part.close()
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +75,11 @@ def other(tmp_path_factory):
     subprocess.run(command, check=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = place / "lib" / version / "site-packages"
-    ours = [Path(align.__file__).parents[1], *map(sysconfig.get_path, ("purelib", "platlib"))]
+    # Packages of this interpreter, wherever its own .pth files have found them.
+    ours = [
+        Path(align.__file__).parents[1],
+        *(path for path in sys.path if "site-packages" in path),
+    ]
     (site / "ours.pth").write_text("".join(f"{path}\n" for path in ours))
     info = site / "align_elsewhere-7.0.dist-info"
     info.mkdir()
@@ -91,10 +94,7 @@ from typing import Literal
 
 import attrs
 
-from align.core.option import at_least, option
-from align.core.reward import Reward, RewardSpec
-from align.errors import PartError
-from align.catalog.hookspecs import hookimpl
+from align import PartError, Reward, RewardSpec, at_least, hookimpl, option
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +106,7 @@ class Elsewhere(RewardSpec):
     domain = "vector"
     range = (0.0, float("inf"))
     power: int = option("of the sum", default=2, check=at_least(1))
+    needs_prompt: bool = option("whether an empty prompt is refused", default=True)
     place: Literal["here", "away"] = option("where they are", default="here")
 
     def build(self, device):

@@ -1,4 +1,4 @@
-"""A worker dies, hangs, shouts; no result is lost, and none of it outlives us."""
+"""The other process dies, hangs, prints; no result is lost, and it never outlives this one."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ import torch
 from loguru import logger
 
 from align.errors import ContractError, PartError
-from align.isolation.client import Worker, interpreter
+from align.isolation.client import RewardProcess, python_of
 from align.isolation.protocol import Message, packed
 from align.isolation.reward import Isolated
 
@@ -48,37 +48,37 @@ def log():
     logger.disable("align")
 
 
-def test_a_death_costs_one_new_start_and_no_result(obedient, tmp_path, log):
+def test_process_that_dies_once_is_restarted_and_answers(obedient, tmp_path, log):
     assert torch.equal(ask(obedient), right())
-    before = obedient.worker._process.pid
+    before = obedient._process._process.pid
     assert torch.equal(ask(obedient, f"once {tmp_path / 'marked'}"), right())
-    assert obedient.worker._process.pid != before and not alive(before)
+    assert obedient._process._process.pid != before and not alive(before)
     told = [line for line in log if "died" in line]
     assert len(told) == 1 and told[0].startswith("WARNING reward 'python' of '")
-    assert "died (exit code 3); its last words: no memory left; it is started again" in told[0]
+    assert "died (exit code 3); its last output: no memory left; it is started again" in told[0]
     assert any(line.startswith("INFO") and "no memory left" in line for line in log)
 
 
-def test_a_second_death_is_an_error(obedient):
-    with pytest.raises(PartError, match=r"died .signal 6.; its last words: .*farewell") as caught:
+def test_process_that_dies_twice_raises(obedient):
+    with pytest.raises(PartError, match=r"died .signal 6.; its last output: .*farewell") as caught:
         ask(obedient, "die")
     assert "and again after a new start" in str(caught.value)
     assert torch.equal(ask(obedient), right())
 
 
-def test_a_hang_is_ended(obedient):
+def test_process_that_hangs_is_ended(obedient):
     ask(obedient)
-    worker, pid, began = obedient.worker, obedient.worker._process.pid, time.perf_counter()
-    worker.seconds, before = 0.3, worker.seconds
+    process, pid, began = obedient._process, obedient._process._process.pid, time.perf_counter()
+    process.timeout, before = 0.3, process.timeout
     try:
-        with pytest.raises(PartError, match=r"did not answer within 0.3 s; raise isolate_timeout"):
+        with pytest.raises(PartError, match=r"did not answer within 0.3 s; raise its timeout"):
             ask(obedient, "sleep")
     finally:
-        worker.seconds = before
+        process.timeout = before
     assert time.perf_counter() - began < 10 and not alive(pid)
 
 
-def test_what_is_interrupted_is_not_answered_later(obedient):
+def test_interrupted_request_is_not_answered_later(obedient):
     ask(obedient)
 
     def interrupt(number, frame):
@@ -94,9 +94,9 @@ def test_what_is_interrupted_is_not_answered_later(obedient):
     assert torch.equal(ask(obedient), right())
 
 
-def test_errors_come_over_as_they_are_and_leave_the_worker_alone(obedient):
+def test_errors_of_the_reward_are_raised_here_and_leave_the_process_alone(obedient):
     ask(obedient)
-    pid = obedient.worker._process.pid
+    pid = obedient._process._process.pid
     with pytest.raises(PartError, match=r"^no such checkpoint$"):
         ask(obedient, "mistake no such checkpoint")
     with pytest.raises(ContractError, match=r"'score' of '.*obedient.py' returned a list"):
@@ -105,44 +105,44 @@ def test_errors_come_over_as_they_are_and_leave_the_worker_alone(obedient):
         ask(obedient, "raise odd size")
     # What a package prints is no answer.
     assert torch.equal(ask(obedient, "shout"), right())
-    assert obedient.worker._process.pid == pid
+    assert obedient._process._process.pid == pid
 
 
-def test_who_is_not_there():
+def test_missing_environment_is_named():
     with pytest.raises(PartError, match=r"no virtual environment 'nowhere' as seen from '.*'"):
-        Worker("nowhere", "it", 1.0).ask(Message("read"))
+        RewardProcess("nowhere", "it", 1.0).ask(Message("read"))
 
 
-def test_an_environment_without_align(bare):
+def test_environment_without_align_names_the_cure(bare):
     with pytest.raises(PartError) as caught:
-        Worker(str(bare), "it", 60.0).ask(Message("read"))
-    python = interpreter(str(bare))
+        RewardProcess(str(bare), "it", 60.0).ask(Message("read"))
+    python = python_of(str(bare))
     told = f"'{bare}' has no align-core, or an older one; install it with `{python} -m pip"
     assert str(caught.value).startswith(told)
 
 
-def test_an_interpreter_that_does_not_start(tmp_path):
+def test_interpreter_that_does_not_start_shows_its_output(tmp_path):
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\necho no such library >&2\n")
     python.chmod(0o755)
-    with pytest.raises(PartError, match=r"no worker could be started in '.*said: no such library"):
-        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+    with pytest.raises(PartError, match=r"does not run align; its output ends in: no such library"):
+        RewardProcess(str(tmp_path), "it", 60.0).ask(Message("read"))
     python.chmod(0o644)
-    with pytest.raises(PartError, match=r"no worker could be started in '.*: .*ermission denied"):
-        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+    with pytest.raises(PartError, match=r"cannot be started: .*ermission denied"):
+        RewardProcess(str(tmp_path), "it", 60.0).ask(Message("read"))
 
 
-def test_another_version(tmp_path):
+def test_other_version_is_refused(tmp_path):
     (tmp_path / "hello").write_bytes(
-        packed(Message("hello", said={"protocol": 0, "version": "0.9"}))
+        packed(Message("hello", payload={"protocol": 0, "version": "0.9"}))
     )
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\ncat {tmp_path / 'hello'}\n")
     python.chmod(0o755)
     with pytest.raises(PartError, match=r"has align-core 0.9, and here is .*; install the same"):
-        Worker(str(tmp_path), "it", 60.0).ask(Message("read"))
+        RewardProcess(str(tmp_path), "it", 60.0).ask(Message("read"))
 
 
 PARENT = """\
@@ -150,16 +150,16 @@ import os, signal, sys, threading, time, torch
 from align.isolation.reward import Isolated
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
-part = Isolated.read({{"kind": "python", "file": {file!r}}}, sys.prefix, 100.0)
+part = Isolated(venv=sys.prefix, timeout=100.0, reward={{"kind": "python", "file": {file!r}}})
 reward = part.build(torch.device("cpu"))
-print(part.worker._process.pid, flush=True)
+print(part._process._process.pid, flush=True)
 if "{end}" == "sleep":
     reward.score(torch.ones(1, 1), ["sleep"])
 sys.exit()
 """
 
 
-def test_nothing_is_left_behind(obedient_file):
+def test_process_ends_with_its_parent(obedient_file):
     """On exit, on Ctrl-C and on SIGKILL in the middle of a long call."""
     running = []
     for end, sent in (("exit", None), ("sleep", signal.SIGINT), ("sleep", signal.SIGKILL)):
@@ -191,9 +191,9 @@ def zombie(pid):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_it_ends_with_the_reward(own, obedient_file):
-    part = Isolated.read({"kind": "python", "file": obedient_file}, own, 100.0)
-    pid = part.worker._process.pid
+def test_process_ends_with_the_reward(own, obedient_file):
+    part = Isolated(venv=own, timeout=100.0, reward={"kind": "python", "file": obedient_file})
+    pid = part._process._process.pid
     assert alive(pid)
     del part
     gc.collect()

@@ -58,14 +58,14 @@ def test_tensors_that_are_views_of_others():
 
 
 def test_words_survive():
-    said = {
+    payload = {
         "prompts": ["", "a “cat”\n\x00", "猫 🐈"],
         "low": -math.inf,
         "deep": {"x": [1, None, 0.1]},
     }
-    found, empty = crossed(Message("words", said=said), Message(""))
-    assert found.said == said and not found.tensors
-    assert (empty.type, dict(empty.said)) == ("", {})
+    found, empty = crossed(Message("words", payload=payload), Message(""))
+    assert found.payload == payload and not found.tensors
+    assert (empty.type, dict(empty.payload)) == ("", {})
 
 
 def test_the_end_within_a_message():

@@ -1,19 +1,21 @@
-"""`isolate` in a recipe."""
+"""The reward `isolated` in a recipe: an ordinary part, with located mistakes inside its table."""
 
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from loguru import logger
 
+import align
 from align.catalog.registry import load_catalog
 from align.cli.main import main
 from align.errors import RecipeError
 from align.isolation.reward import Isolated
-from align.recipe import RewardTerm, load, to_toml
-from align.rewards.linear import Likelihood
+from align.recipe import load, to_toml
 from align.runner.session import sample
 
 RECIPE = """\
@@ -40,10 +42,16 @@ steps = 4
 
 {}
 """
-TERM = """\
+HERE = """\
 [[reward]]
 kind = "{kind}"
-isolate = "{venv}"
+{options}
+"""
+ISOLATED = """\
+[[reward]]
+kind = "isolated"
+venv = "{venv}"
+reward.kind = "{kind}"
 {options}
 """
 
@@ -81,7 +89,9 @@ def refused(path, sets=()):
 
 
 def term(kind, venv, options=""):
-    return TERM.format(kind=kind, venv=venv, options=options)
+    """A [[reward]] table; in an environment where one is given."""
+    form = ISOLATED if venv else HERE
+    return form.format(kind=kind, venv=venv, options=options)
 
 
 @pytest.fixture
@@ -108,15 +118,13 @@ def sampled(path):
     )
 
 
-def test_a_worker_that_dies_in_a_run_costs_no_result(written, own, tmp_path, log):
-    """It is optimised, normalised and clipped."""
+def test_process_that_dies_in_a_run_costs_no_result(written, own, tmp_path, log):
+    """The reward is optimised, normalised and clipped."""
     (tmp_path / "there.py").write_text(MORTAL)
     (tmp_path / "here.py").write_text(MORTAL.replace("os._exit(1)", "pass"))
-    options = "normalise = 'zscore'\nclip = [-inf, 1.0]\nfile = '{}.py'\nname = 'it'"
-    there, here = (
-        sampled(written(term("python", venv, options.format(name)), name=name))
-        for name, venv in (("there", own), ("here", ""))
-    )
+    options = "normalise = 'zscore'\nclip = [-inf, 1.0]\n{} = '{}.py'\nname = 'it'"
+    there = sampled(written(term("python", own, options.format("reward.file", "there"))))
+    here = sampled(written(term("python", "", options.format("file", "here"))))
     assert (tmp_path / "died").exists()
     assert sum("it is started again" in line for line in log) == 1
     assert torch.equal(there.x1, here.x1)
@@ -125,85 +133,105 @@ def test_a_worker_that_dies_in_a_run_costs_no_result(written, own, tmp_path, log
     assert there.cost.backward == here.cost.backward and there.cost.backward["reward it"]
 
 
-def test_one_that_is_held_out_and_what_the_record_says_of_it(written, own, tmp_path):
-    options = "matrix = [[0.0, 1.0]]\nobserved = [1.0]\nstd = 1.0"
+def test_record_of_an_isolated_reward_has_its_origins_scores_and_options(written, own, tmp_path):
+    here = "matrix = [[0.0, 1.0]]\nobserved = [1.0]\nstd = 1.0"
+    there = "".join(f"reward.{line}\n" for line in here.splitlines())
     held_out = "held_out = true\nname = 'there'"
-    terms = term("likelihood", "", options), term("likelihood", own, f"{options}\n{held_out}")
-    path = written(*terms)
+    path = written(term("likelihood", "", here), term("likelihood", own, there + held_out))
     result = CliRunner().invoke(main, ["run", str(path), "--set", "mode={kind='best_of_n'}"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "runs" / "r"
-    about = json.loads((folder / "about.json").read_text())
-    assert about["origins"][f"likelihood of '{own}'"].startswith("align-core ")
+    origins = json.loads((folder / "about.json").read_text())["origins"]
+    assert origins["align.isolation.reward.Isolated"].startswith("align-core ")
+    assert origins[f"likelihood of '{own}'"].startswith("align-core ")
     scores = json.loads((folder / "results.json").read_text())["arms"][0]["scores"]
     assert scores["there"] == scores["likelihood"]
-    kept = tomllib.loads((folder / "recipe.toml").read_text())["reward"][1]
-    assert next(iter(kept)) == "kind" and kept["isolate"] == own and kept["std"] == 1.0
+    table = tomllib.loads((folder / "recipe.toml").read_text())["reward"][1]
+    assert table["kind"] == "isolated" and table["venv"] == own
+    assert table["reward"]["kind"] == "likelihood" and table["reward"]["std"] == 1.0
 
 
-def test_a_kind_that_only_the_other_environment_has(written, other):
-    path = written(term("elsewhere", other, "power = 3\nheld_out = true\nname = 'far'"))
+def test_kind_that_only_the_other_environment_has_is_resolved_there(written, other):
+    path = written(term("elsewhere", other, "reward.power = 3\nheld_out = true\nname = 'far'"))
     lacking = "r.toml:18: mode: 'steer' needs a reward to optimise, but every reward is held out; "
     assert refused(path)[0].startswith(lacking)
-    asked = term("elsewhere", other, "power = 3\nname = 'far'")
+    asked = term("elsewhere", other, "reward.power = 3\nname = 'far'")
     needed = "r.toml:18: mode: 'steer' with estimator 'gradient' needs the reward's gradient, but "
     assert refused(written(asked))[0].startswith(needed + "reward 'far' has none")
-    loaded = load(
-        written(asked),
-        sets=["estimator={kind='stein', draws=4}"],
-        catalog=load_catalog(),
-    )
+    sets = ["estimator={kind='stein', draws=4}"]
+    prompted = written(asked)
+    (lacks,) = refused(prompted, sets)
+    assert lacks.startswith("r.toml:22: reward[0]: 'isolated' compares pictures with the prompt")
+    sets.append("reward[0].reward.needs_prompt=false")
+    loaded = load(prompted, sets=sets, catalog=load_catalog())
     (far,) = loaded.recipe.reward
-    assert isinstance(far.part, Isolated) and far.part.origin == "align-elsewhere 7.0"
+    assert isinstance(far.part, Isolated)
+    assert list(far.part.origins().values()) == ["align-elsewhere 7.0"]
     assert far.part.range == (0.0, float("inf"))
     score = far.part.build(torch.device("cpu")).score(torch.tensor([[1.0, 2.0]]), [""])
     assert score.tolist() == [27.0]
     table = tomllib.loads(to_toml(loaded.recipe))["reward"][0]
-    assert table["place"] == "here" and table["isolate"] == other
+    assert table["venv"] == other and table["reward"]["place"] == "here"
+    assert load_catalog().find("reward", "elsewhere") is None
 
 
-def test_mistakes_are_located(written, other):
-    asked = f" (asked in '{other}')"
+def test_mistakes_inside_the_table_are_located(written, other):
+    asked = f" (read in '{other}')"
     path = written(
-        term("elsewhere", other, "power = 0\nwieght = 2.0"),
+        term("elsewhere", other, "reward.power = 0\nreward.plaec = 'here'\nwieght = 2.0"),
         term("elswhere", other),
-        term("elsewhere", other, "isolate_timeout = 0\nweight = 'much'"),
+        term("elsewhere", other, "timeout = 0\nweight = 'much'"),
+        "[[reward]]\nkind = 'isolated'\nvenv = '.'\n[reward.reward]\npower = 2\n",
     )
-    assert refused(path) == [
-        f"r.toml:25: reward[0].power: 'power' must be at least 1, got 0{asked}",
-        f"r.toml:26: reward[0].wieght: no option named 'wieght'; did you mean 'weight'?{asked}",
-        "r.toml:29: reward[1].kind: no reward named 'elswhere'; did you mean 'elsewhere'?" + asked,
-        "r.toml:36: reward[2].isolate_timeout: 'isolate_timeout' must be greater than 0, got 0",
-        "r.toml:37: reward[2].weight: expected a number, got the string 'much'",
+    messages = refused(path)
+    assert messages[:2] == [
+        "r.toml:26: reward[0].reward.power: 'power' must be at least 1, got 0" + asked,
+        "r.toml:27: reward[0].reward.plaec: no option named 'plaec'; did you mean 'place'?" + asked,
     ]
+    assert messages[2].startswith("r.toml:28: reward[0].wieght: no option named 'wieght'; did you")
+    assert messages[3] == (
+        "r.toml:33: reward[1].reward.kind: no reward named 'elswhere'; did you mean 'elsewhere'?"
+        + asked
+    )
+    assert messages[4:6] == [
+        "r.toml:40: reward[2].timeout: 'timeout' must be greater than 0, got 0",
+        "r.toml:41: reward[2].weight: expected a number, got the string 'much'",
+    ]
+    assert messages[6].startswith("r.toml:45: reward[3].venv: no virtual environment '.'")
+    assert len(messages) == 7
 
 
-def test_environments_that_are_none(written, bare, tmp_path):
+def test_environments_that_cannot_be_used_are_located(written, bare, tmp_path):
     path = written(
         term("elsewhere", "nowhere"),
         term("elsewhere", bare),
-        "[[reward]]\nkind = 'elsewhere'\nisolate = 3\n",
-        term("elsewhere", "nowhere", "day = 2020-01-01"),
+        "[[reward]]\nkind = 'isolated'\nvenv = 3\n",
+        term("elsewhere", "nowhere", "reward.day = 2020-01-01"),
     )
-    told = refused(path)
-    assert told[0].startswith(
-        f"r.toml:24: reward[0].isolate: no virtual environment 'nowhere' as seen from '{tmp_path}'"
+    messages = refused(path)
+    assert messages[0].startswith(
+        f"r.toml:24: reward[0].venv: no virtual environment 'nowhere' as seen from '{tmp_path}'"
     )
-    assert told[1].startswith(f"r.toml:29: reward[1].isolate: '{bare}' has no align-core")
-    assert told[2] == "r.toml:34: reward[2].isolate: expected a string, got the integer 3"
-    assert told[3].endswith("reward[3]: an isolated reward takes no dates or times")
-    assert len(told) == 4
+    assert messages[1].startswith(f"r.toml:30: reward[1].venv: '{bare}' has no align-core")
+    assert messages[2].startswith("r.toml:34: reward[2].reward: required key is missing")
+    assert messages[3] == "r.toml:36: reward[2].venv: expected a string, got the integer 3"
+    assert messages[4].endswith("the table of an isolated reward takes no dates or times")
+    assert len(messages) == 5
 
 
-def test_weights_that_cannot_be_loaded_there(written, other):
-    path = written(term("elsewhere", other, "place = 'away'"))
+def test_weights_that_cannot_be_loaded_there_are_named(written, other):
+    path = written(term("elsewhere", other, "reward.place = 'away'\nreward.needs_prompt = false"))
     sets = ["--set", "estimator={kind='stein', draws=4}"]
     result = CliRunner().invoke(main, ["run", str(path), *sets])
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "elsewhere: the weights are away"
 
 
-def test_a_part_that_is_here_already_is_not_isolated_afterwards():
-    part = Likelihood(matrix=((1.0,),), observed=(0.0,), std=1.0)
-    with pytest.raises(ValueError, match=r"is made by align\.isolation\.reward\.Isolated\.read"):
-        RewardTerm(part=part, isolate="there")
+def test_isolation_is_named_by_one_package_and_the_table_of_contents():
+    root = Path(align.__file__).parent
+    naming = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"isolat", path.read_text()) and path.parent.name != "isolation"
+    }
+    assert naming == {"catalog/builtins.py"}

@@ -4,12 +4,17 @@ import gc
 
 import pytest
 import torch
+from PIL import Image
 
+from align.catalog.registry import load_catalog
+from align.core.reward import HasReferenceImages, Quadratic
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
 from align.errors import PartError
+from align.isolation.protocol import PROMISES
 from align.isolation.reward import Isolated
+from align.recipe.convert import read_part
 from align.rewards.linear import Likelihood
 from align.rewards.python import Python
 
@@ -32,9 +37,9 @@ def convolved(own, tmp_path_factory):
     """A reward with convolutions, here and isolated."""
     path = tmp_path_factory.mktemp("convolved") / "convolved.py"
     path.write_text(CONVOLVED)
-    part = Isolated.read({"kind": "python", "file": str(path)}, own, 100.0)
+    part = Isolated(venv=own, timeout=100.0, reward={"kind": "python", "file": str(path)})
     yield Python(file=str(path)).build(CPU), part.build(CPU), part
-    part.worker.close()
+    part.close()
 
 
 def pictures(rows=6, seed=0):
@@ -54,10 +59,11 @@ def prompts_of(data):
 
 def test_a_built_in_reward_has_the_same_bits(own):
     spec = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7)
-    part = Isolated.read(LINEAR, own, 100.0)
-    assert (part.kind, part.differentiable, part.domain) == ("likelihood", True, "vector")
-    assert part.range == spec.range and part.table == LINEAR
-    assert part.origin.startswith("align-core ")
+    part = Isolated(venv=own, timeout=100.0, reward=LINEAR)
+    assert part.kind == "isolated" and part.reward == LINEAR
+    for name in PROMISES:
+        assert getattr(part, name) == getattr(spec, name), name
+    assert part.origins()[f"likelihood of '{own}'"].startswith("align-core ")
     for dtype in (torch.float64, torch.float32):
         data = Streams(3, tuple(range(9))).normal((2,)).to(dtype)
         weights = torch.linspace(-1, 2, 9, dtype=dtype)
@@ -95,7 +101,7 @@ def test_many_graphs_at_once_in_any_order(convolved):
         other = x.detach().requires_grad_()
         wanted = torch.autograd.grad(convolved[0].score(other, prompts_of(x)).sum(), other)[0]
         assert torch.equal(torch.autograd.grad(score.sum(), x, retain_graph=True)[0], wanted)
-        # The worker has dropped the graph by now, and makes it again.
+        # The process has dropped the graph by now, and makes it again.
         assert torch.equal(torch.autograd.grad(score.sum(), x)[0], wanted)
 
 
@@ -103,7 +109,7 @@ def test_a_death_on_the_way_back_costs_no_gradient(convolved):
     data = pictures(rows=2)
     x = data.clone().requires_grad_()
     score = convolved[1].score(x, prompts_of(x))
-    convolved[2].worker._process.kill()
+    convolved[2]._process._process.kill()
     (found,) = torch.autograd.grad(score.sum(), x)
     other = data.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(convolved[0].score(other, prompts_of(x)).sum(), other)
@@ -113,16 +119,16 @@ def test_a_death_on_the_way_back_costs_no_gradient(convolved):
 def test_graphs_that_nobody_can_ask_for_are_dropped(convolved):
     reward = convolved[1]
     reward.score(pictures(), prompts_of(pictures()))
-    assert not reward.dropped
+    assert not reward.graphs.dropped
     x = pictures(rows=2).requires_grad_()
     score = reward.score(x, prompts_of(x))
-    kept = next(reward.numbers) - 1
-    assert kept not in reward.dropped
+    kept = next(reward.graphs.numbers) - 1
+    assert kept not in reward.graphs.dropped
     del score
     gc.collect()
-    assert list(reward.dropped) == [kept]
+    assert list(reward.graphs.dropped) == [kept]
     reward.score(pictures(rows=1), ["x"])
-    assert not reward.dropped
+    assert not reward.graphs.dropped
 
 
 def test_no_graph_where_none_is_wanted(own, convolved, obedient_file):
@@ -131,7 +137,7 @@ def test_no_graph_where_none_is_wanted(own, convolved, obedient_file):
         assert not convolved[1].score(x, prompts_of(x)).requires_grad
     assert not convolved[1].score(x.detach(), prompts_of(x)).requires_grad
     table = {"kind": "python", "file": obedient_file, "differentiable": False}
-    part = Isolated.read(table, own, 100.0)
+    part = Isolated(venv=own, timeout=100.0, reward=table)
     assert not part.differentiable
     assert not part.build(CPU).score(x, prompts_of(x)).requires_grad
 
@@ -151,7 +157,7 @@ def test_a_second_derivative_is_refused(convolved):
 
 
 def test_it_is_built_once_for_one_device(convolved):
-    first = convolved[2].worker._process.pid
+    first = convolved[2]._process._process.pid
     again = convolved[2].build(CPU)
     x, y = (pictures(rows=1, seed=seed).requires_grad_() for seed in (1, 2))
     one, other = convolved[1].score(x, ["x"]), again.score(y, ["x"])
@@ -159,4 +165,36 @@ def test_it_is_built_once_for_one_device(convolved):
         wanted = both(convolved[0], data.detach().sqrt(), ["x"], torch.ones(1))[1]
         found = torch.autograd.grad(score.sum(), data)[0]
         assert torch.allclose(found * 2 * data.detach().sqrt(), wanted, rtol=1e-4)
-    assert convolved[2].worker._process.pid == first
+    assert convolved[2]._process._process.pid == first
+
+
+def test_quadratic_form_crosses(own):
+    spec = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7)
+    part = Isolated(venv=own, timeout=100.0, reward=LINEAR)
+    reward = part.build(CPU)
+    form = reward.capability(Quadratic)
+    assert reward.capability(HasReferenceImages) is None
+    for here, there in zip(spec.build(CPU).quadratic(), form.quadratic(), strict=True):
+        assert torch.equal(here, there)
+    part.close()
+
+
+def test_reference_images_and_the_package_s_own_scores_cross(own, tmp_path):
+    picture = torch.arange(3 * 8 * 8).reshape(8, 8, 3).byte()
+    Image.fromarray(picture.numpy()).save(tmp_path / "known.png")
+    file = str(tmp_path / "known.png")
+    table = {
+        "kind": "measurement",
+        "picture": file,
+        "std": 0.1,
+        "operator": {"kind": "downsample", "factor": 2},
+    }
+    spec = read_part("reward", table, load_catalog([]))
+    part = Isolated(venv=own, timeout=100.0, reward=table)
+    reward, here = part.build(CPU), spec.build(CPU).pictures()
+    assert reward.capability(Quadratic) is None
+    there = reward.capability(HasReferenceImages).pictures()
+    assert list(here) == list(there) and all(torch.equal(here[n], there[n]) for n in here)
+    with pytest.raises(ImportError, match="stands in for no package"):
+        part.judged([Image.open(file)], ["a cat"])
+    part.close()

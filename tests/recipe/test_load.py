@@ -154,8 +154,6 @@ def test_every_value_is_written(read):
             "weight": 1.0,
             "normalise": "none",
             "held_out": False,
-            "isolate": "",
-            "isolate_timeout": 600.0,
             "offload": False,
             "version": "v2.1",
         }

@@ -224,6 +224,8 @@ class _Brightness(Reward):
             torch.rand(())
         if self.fault == "short prompts" and any(len(prompt) > 300 for prompt in prompts):
             raise ValueError("the prompt is too long")
+        if self.fault == "refuses an empty prompt" and not all(map(str.strip, prompts)):
+            raise PromptError("there is no prompt")
         if self.fault == "straight through":
             data = data + (data.round() - data).detach()
         score = torch.sigmoid(8 * data.flatten(1).mean(1) - 4)
@@ -262,11 +264,18 @@ def _half(data):
         ("changes its input", {"inputs_untouched"}),
         ("global", {"random_state"}),
         ("short prompts", {"prompts"}),
+        ("refuses an empty prompt", {"needs_prompt"}),
         ("noisy", {"repeatable"}),
     ],
 )
 def test_broken_rewards(fault, expected):
     assert failed("reward", Brightness(fault=fault)) == expected
+
+
+def test_reward_that_declares_needs_prompt_and_takes_an_empty_one_fails():
+    cls = attrs.frozen(kw_only=True)(type("Reads", (Brightness,), {"needs_prompt": True}))
+    assert failed("reward", cls()) == {"needs_prompt"}
+    assert not failed("reward", cls(fault="refuses an empty prompt"))
 
 
 # Models.

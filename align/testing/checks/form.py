@@ -23,5 +23,7 @@ def form(subject: Subject) -> None:
     assert own, f"write @attrs.frozen(kw_only=True) above {cls.__name__}"
     assert re.fullmatch(r"[a-z][a-z0-9_]*", part.kind), f"'{part.kind}' is not lower_snake_case"
     for field in attrs.fields(cls):
+        if not field.init:
+            continue
         assert field.kw_only, f"option '{field.name}' is not keyword-only"
         assert field.metadata.get("help"), f"option '{field.name}' has no help; use option()"

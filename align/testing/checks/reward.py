@@ -14,11 +14,12 @@ from torch import Tensor
 from align.core.model import Domain
 from align.core.reward import Reward, RewardSpec
 from align.core.streams import Streams
+from align.errors import PromptError
 from align.testing.checks.form import form
 from align.testing.probes import close, finite, size
 from align.testing.probes import untouched as unmoved
 
-PROMPTS: Final = ("", "a tabby cat", "a tabby cat, asleep on a stove, " * 100)
+PROMPTS: Final = ("a tabby cat", "a tabby cat, asleep on a stove, " * 100)
 STEPS: Final = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
 
@@ -92,10 +93,22 @@ def inputs_untouched(scoring: Scoring) -> None:
 
 
 def prompts(scoring: Scoring) -> None:
-    """Any prompt is taken: an empty one, a plain one and a very long one."""
+    """Any prompt with words in it is taken: a plain one and a very long one."""
     for prompt in PROMPTS:
         data = scoring.data[:2]
         finite(scoring.reward.score(data, [prompt] * 2), f"scores with a prompt of {len(prompt)}")
+
+
+def needs_prompt(scoring: Scoring) -> None:
+    """`needs_prompt` is true if and only if an empty prompt is refused with PromptError."""
+    data, declared = scoring.data[:1], scoring.part.needs_prompt
+    for prompt in ("", " "):
+        try:
+            finite(scoring.reward.score(data, [prompt]).detach(), f"scores with prompt {prompt!r}")
+        except PromptError:
+            assert declared, f"prompt {prompt!r} is refused, but `needs_prompt` is false"
+        else:
+            assert not declared, f"prompt {prompt!r} is taken, but `needs_prompt` is true"
 
 
 def outside(scoring: Scoring) -> None:
@@ -178,6 +191,7 @@ CHECKS: Final = (
     random_state,
     inputs_untouched,
     prompts,
+    needs_prompt,
     outside,
     within_range,
     differentiable,

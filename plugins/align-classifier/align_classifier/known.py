@@ -9,8 +9,7 @@ import attrs
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.catalog.registry import did_you_mean
-from align.errors import PartError
+from align import PartError, did_you_mean
 from align.io.images import standardised
 
 WHO: Final = "reward 'classifier'"

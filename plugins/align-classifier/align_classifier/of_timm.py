@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
-from align.core.streams import Streams
-from align.errors import PartError
+from align import PartError, Streams
 from align.io.hub import located
 from align.io.weights import load_strictly, read
 from align_classifier.known import WHO, Known, Preprocessing

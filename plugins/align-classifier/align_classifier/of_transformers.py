@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from align.core.streams import Streams
-from align.errors import PartError
+from align import PartError, Streams
 from align.io.hub import located
 from align_classifier.known import WHO, Known, Preprocessing
 

@@ -10,10 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.reward import Reward, RewardSpec
-from align.errors import PartError
+from align import Domain, PartError, Reward, RewardSpec, option
 from align.io.images import checked
 from align_classifier.known import WHO, Known, numbered
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import nn
 
-from align.core.streams import Streams
+from align import Streams
 
 Kind: TypeAlias = Literal["vit", "resnet", "mobilenet"]
 LABELS: Final[Mapping[int, str]] = MappingProxyType(

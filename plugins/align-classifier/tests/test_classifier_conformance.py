@@ -8,7 +8,7 @@ from pathlib import Path
 from align_classifier import Classifier
 from align_classifier.testing import small_classifier
 
-from align.core.streams import Streams
+from align import Streams
 from align.testing import conformance
 
 

@@ -12,8 +12,7 @@ from align_classifier.known import Preprocessing, numbered
 from align_classifier.testing import LABELS, small_classifier
 from PIL import Image
 
-from align.core.streams import Streams
-from align.errors import ContractError, PartError
+from align import ContractError, PartError, Streams
 
 CPU, KINDS = torch.device("cpu"), ("vit", "resnet", "mobilenet")
 

@@ -5,8 +5,7 @@ Networks and weights are imported when a reward is built.
 
 from __future__ import annotations
 
-from align.catalog.hookspecs import hookimpl
-from align.core.reward import RewardSpec
+from align import RewardSpec, hookimpl
 from align_clip.aesthetic import Aesthetic
 from align_clip.reward import Clip
 

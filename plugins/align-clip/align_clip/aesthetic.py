@@ -12,9 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.reward import Reward, RewardSpec
+from align import Domain, Reward, RewardSpec, option
 from align_clip.reward import Clip
 
 WHO = "reward 'aesthetic'"

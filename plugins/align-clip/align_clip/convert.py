@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from align.errors import PartError
+from align import PartError
 from align.io.weights import load_strictly, read, seems
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from loguru import logger
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from align.core.reward import Reward
-from align.errors import ContractError, PartError, PromptError
+from align import ContractError, PartError, Reward, refuse_empty
 from align.io.images import Crop, Geometry, checked, preprocess, standardised
 from align_clip.tokens import END
 
@@ -129,7 +128,7 @@ class ClipReward(Reward):
             ContractError: the data are no such pictures, or a score is not finite.
             PromptError: a prompt is empty.
         """
-        _refuse_empty(prompts, len(data), self.who)
+        _check_prompts(prompts, len(data), self.who)
         # Whatever a training loop does around it, the head keeps its precision.
         with torch.autocast(data.device.type, enabled=False):
             seen = self.features(data, self.who)
@@ -197,13 +196,10 @@ def fitted(network: CLIPModel, tokenizer: Tokenizer, who: str) -> CLIPModel:
     return network
 
 
-def _refuse_empty(prompts: Sequence[str], rows: int, who: str) -> None:
+def _check_prompts(prompts: Sequence[str], rows: int, who: str) -> None:
     if len(prompts) != rows:
         raise ContractError(f"{who}: got {rows} pictures and {len(prompts)} prompts")
-    for row, prompt in enumerate(prompts):
-        if not prompt.strip():
-            text = f"the prompt of row {row} is empty, but pictures are compared with it"
-            raise PromptError(f"{who}: {text}; set the model's 'prompt'")
+    refuse_empty(prompts, who)
 
 
 def _unit(features: Any) -> Tensor:

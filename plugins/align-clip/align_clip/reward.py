@@ -12,9 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.option import option
-from align.core.reward import HasReferenceImplementation
-from align.errors import PartError
+from align import HasReferenceImplementation, PartError, option
 from align_clip.spec import ClipSpec, assembled
 
 if TYPE_CHECKING:

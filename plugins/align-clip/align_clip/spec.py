@@ -10,10 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.reward import RewardSpec
-from align.errors import PartError
+from align import Domain, PartError, RewardSpec, option
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +25,7 @@ class ClipSpec(RewardSpec):
 
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
+    needs_prompt: ClassVar[bool] = True
 
     weights: str = option(
         "path of a file or folder, or id of a repository on the hub; '' is the released one",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.core.streams import Streams
+from align import Streams
 from align_clip.convert import Activation, from_file
 from align_clip.tokens import from_merges
 

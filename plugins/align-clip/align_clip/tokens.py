@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from align.errors import PartError
+from align import PartError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

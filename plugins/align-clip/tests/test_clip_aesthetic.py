@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from align_clip import Aesthetic
 from align_clip.testing import picture_features, small_state, small_tokenizer
 
-from align.core.streams import Streams
-from align.errors import ContractError, PartError
+from align import ContractError, PartError, Streams
 from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from align_clip.tokens import cleaned, from_merges
 from loguru import logger
 from torch import nn
 
-from align.errors import ContractError, PartError, PromptError
+from align import ContractError, PartError, PromptError
 from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")

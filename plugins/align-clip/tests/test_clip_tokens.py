@@ -5,7 +5,7 @@ import json
 import pytest
 from align_clip.tokens import END, START, cleaned, from_file, from_merges, shipped
 
-from align.errors import PartError
+from align import PartError
 
 ODD = [
     "a photo of a cat",

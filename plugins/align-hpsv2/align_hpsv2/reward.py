@@ -13,8 +13,7 @@ from align_clip.engine import ClipReward, View
 from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
-from align.core.option import option
-from align.core.reward import HasReferenceImplementation
+from align import HasReferenceImplementation, option
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,7 @@ from align_clip.tokens import cleaned, from_merges
 from align_hpsv2 import HPSv2
 from huggingface_hub import constants
 
-from align.errors import PartError
+from align import PartError
 from align.io.images import standardised
 
 CPU = torch.device("cpu")

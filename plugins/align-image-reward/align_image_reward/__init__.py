@@ -5,8 +5,7 @@ Network, tokenizer and weights are imported when the reward is built.
 
 from __future__ import annotations
 
-from align.catalog.hookspecs import hookimpl
-from align.core.reward import RewardSpec
+from align import RewardSpec, hookimpl
 from align_image_reward.reward import ImageReward
 
 __all__ = ["ImageReward", "align_rewards"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from align.errors import PartError
+from align import PartError
 from align.io.weights import load_strictly, read, seems
 from align_image_reward.network import Network, Sizes
 

@@ -11,9 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
+from align import Domain, HasReferenceImplementation, Reward, RewardSpec, option, refuse_empty
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -130,9 +128,11 @@ class Scorer(Reward):
 
         Raises:
             ContractError: the data are not pictures in [0, 1].
+            PromptError: a prompt is empty.
         """
         from align.io.images import checked, preprocess, standardised
 
+        refuse_empty(prompts, "reward 'image_reward'")
         pictures = checked(data, "reward 'image_reward'").float()
         pixels = standardised(
             preprocess(

@@ -9,7 +9,7 @@ import attrs
 import torch
 from align_image_reward import ImageReward
 
-from align.core.streams import Streams
+from align import Streams
 from align.testing import conformance
 
 FILES = tempfile.TemporaryDirectory()

@@ -12,7 +12,7 @@ from align_image_reward import ImageReward
 from align_image_reward.reward import MEAN, STD
 from safetensors.torch import save_file
 
-from align.errors import ContractError, PartError
+from align import ContractError, PartError
 
 CPU = torch.device("cpu")
 SIDE, PATCH, WIDTH, DEPTH = 32, 16, 128, 2

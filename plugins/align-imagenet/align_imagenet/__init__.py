@@ -6,9 +6,7 @@ measure distances between sets of pictures. Networks and weights are imported wh
 
 from __future__ import annotations
 
-from align.catalog.hookspecs import hookimpl
-from align.core.metric import Metric
-from align.core.reward import RewardSpec
+from align import Metric, RewardSpec, hookimpl
 from align_imagenet.metrics import Diversity, Frechet
 from align_imagenet.reward import ImageNet
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from align.core.prompts import match_class
-from align.errors import PromptError
+from align import PromptError, match_class
 
 CLASSES = 1000
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from align.errors import PartError
+from align import PartError
 from align_imagenet.efficientnet_lite import EfficientNetLite0
 from align_imagenet.mobilenet import MobileNetV2
 from align_imagenet.squeezenet import SqueezeNet

@@ -8,9 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.metric import Metric
-from align.core.model import Domain
-from align.errors import PartError
+from align import Domain, Metric, PartError
 from align.metrics.frechet import frechet_distance
 from align_imagenet.features import features
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.errors import ContractError
+from align import ContractError
 
 
 def colour(data: Tensor) -> Tensor:

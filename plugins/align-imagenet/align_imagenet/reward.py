@@ -10,9 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.reward import Reward, RewardSpec
+from align import Domain, Reward, RewardSpec, option
 from align_imagenet.labels import index_in, index_of
 from align_imagenet.pictures import colour, resized
 

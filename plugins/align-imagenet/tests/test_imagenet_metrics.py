@@ -6,7 +6,7 @@ from align_imagenet import Diversity, Frechet
 from align_imagenet.features import features
 from align_imagenet.metrics import mean_cosine_distance
 
-from align.errors import ContractError, PartError
+from align import ContractError, PartError
 
 CPU = torch.device("cpu")
 

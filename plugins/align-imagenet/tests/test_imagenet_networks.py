@@ -19,7 +19,7 @@ import torch
 from align_imagenet import loading
 from align_imagenet.loading import empty, load
 
-from align.errors import PartError
+from align import PartError
 
 CPU = torch.device("cpu")
 REFERENCE = {

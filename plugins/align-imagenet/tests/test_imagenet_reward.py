@@ -14,8 +14,8 @@ import torch
 from align_imagenet import ImageNet
 from align_imagenet.reward import ClassScore
 
+from align import ContractError, PromptError
 from align.catalog import hookspecs
-from align.errors import ContractError, PromptError
 
 CPU = torch.device("cpu")
 NETWORKS = ("efficientnet_lite0", "squeezenet")

@@ -3,7 +3,7 @@
 import pytest
 from align_ocr import Ocr
 
-from align.core.streams import Streams
+from align import Streams
 from align.testing import conformance
 
 pytest.importorskip("rapidocr_onnxruntime", reason="rapidocr-onnxruntime is not installed")

@@ -11,7 +11,7 @@ from align_ocr import Ocr
 from align_ocr.reward import distance
 from PIL import Image, ImageDraw, ImageFont
 
-from align.errors import ContractError, PartError
+from align import ContractError, PartError
 
 CPU = torch.device("cpu")
 

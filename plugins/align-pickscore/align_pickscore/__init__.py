@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from align.catalog.hookspecs import hookimpl
-from align.core.reward import RewardSpec
+from align import RewardSpec, hookimpl
 from align_pickscore.reward import PickScore
 
 __all__ = ["PickScore", "align_rewards"]

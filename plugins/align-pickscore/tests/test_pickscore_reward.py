@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file
 
-from align.errors import PartError
+from align import PartError
 from align.io.images import preprocess, standardised
 
 CPU = torch.device("cpu")

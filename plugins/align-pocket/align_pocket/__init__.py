@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from align.catalog.hookspecs import hookimpl
-from align.core.model import ModelSpec
-from align.core.reward import RewardSpec
+from align import ModelSpec, RewardSpec, hookimpl
 from align_pocket.model import Pocket
 from align_pocket.reward import SilhouetteClass
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from align.errors import PartError
+from align import PartError
 
 Name = Literal["conv", "patch"]
 

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal, final
 import attrs
 import torch
 
-from align.core.model import Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap
-from align.core.option import option
+from align import Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap, option
 from align.models.network import load
 
 

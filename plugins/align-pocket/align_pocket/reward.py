@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.core.model import Domain
-from align.core.option import option
-from align.core.prompts import match_class
-from align.core.reward import Reward, RewardSpec
+from align import Domain, Reward, RewardSpec, match_class, option
 from align_pocket.judges import CLASSES, load, prepared
 
 

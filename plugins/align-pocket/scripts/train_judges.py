@@ -17,7 +17,7 @@ from align_pocket.judges import CLASSES, NETWORKS, prepared
 from safetensors.torch import save_file
 from torch import Tensor
 
-from align.core.streams import Streams
+from align import Streams
 from align.training.data import Pictures, load, order
 from align.training.loop import Optimisation, Training, advance
 

@@ -6,15 +6,11 @@ import torch
 from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 
-from align.core.model import FlowMap, NoisyState, PosteriorMap
-from align.core.streams import Streams
-from align.errors import PromptError
+from align import FlowMap, NoisyState, PosteriorMap, PromptError, RewardTerm, Streams, sample
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
-from align.recipe import RewardTerm
-from align.runner.session import sample
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 

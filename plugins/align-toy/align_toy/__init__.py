@@ -13,10 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.catalog.hookspecs import hookimpl
-from align.core.model import Domain
-from align.core.option import between, option
-from align.core.reward import Reward, RewardSpec
+from align import Domain, Reward, RewardSpec, between, hookimpl, option
 
 
 @final
