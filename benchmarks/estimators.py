@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from align.core.draws import Draws, drawn
+from align.core.dynamics import norms
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
@@ -26,18 +27,20 @@ from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.dynamics.ode import ODE
+from align.dynamics.sde import SDE
 from align.estimators.blend import Blend
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein, regressed
 from align.models.mixture import GaussianMixture, Mixture
-from align.modes.sampling.dynamics import norms
 from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import sliced_w2, w1
 from align.testing.worlds import line, measured, plane, sampled
 
+DYNAMICS = {"ode": ODE(), "sde": SDE()}
 World: TypeAlias = tuple[GaussianMixture, WeightedReward]
 TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -193,7 +196,7 @@ def steers(options: argparse.Namespace) -> None:
         model, reward = world
         goal = model.draw_tilted(reward, Streams(9, tuple(range(8 * options.particles))))
         other = model.draw_tilted(reward, Streams(10, tuple(range(options.particles))))
-        mode = Steer(steps=options.steps, dynamics=options.dynamics)
+        mode = Steer(steps=options.steps, dynamics=DYNAMICS[options.dynamics])
         made = [
             sampled(mode, world, options.particles, sampler=MetaFlowMap(), estimator=one)
             for one in (Exact(), *estimators(draws).values())
@@ -317,7 +320,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--particles", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--dynamics", choices=("ode", "sde"), default="ode")
+    parser.add_argument("--dynamics", choices=DYNAMICS, default="ode")
     options = parser.parse_args()
     options.draws = options.draws or {"error": [16, 64]}.get(options.part, [4, 16])
     torch.set_num_threads(1)

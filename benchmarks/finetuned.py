@@ -30,7 +30,7 @@ from align.engine.meter import Meter
 from align.metrics.statistics import statistic
 from align.models.network import load
 from align.models.network_model import NetworkModel
-from align.modes.sampling.dynamics import flow
+from align.modes.sampling.rollout import flow
 from align.recipe import load as load_recipe
 from align.runner.build import Rewards, build
 from align.runner.record import slug

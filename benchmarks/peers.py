@@ -32,6 +32,8 @@ from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.dynamics.ddpm import DDPM
+from align.dynamics.sde import SDE
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
@@ -153,7 +155,7 @@ def ours(
 def particles(**options: Any) -> Make:
     """As many particles as samples are wanted, of one sample."""
     return lambda steps, rows: Steer(
-        steps=steps, particles=rows, resample="systematic", **({"dynamics": "sde"} | options)
+        steps=steps, particles=rows, resample="systematic", **({"dynamics": SDE()} | options)
     )
 
 
@@ -167,11 +169,11 @@ def methods(size: int) -> Iterator[Method]:
     point, exact, gauss = DPS(), ExactPosterior(), GaussianPosterior()
     gradient, blind, value = Gradient(draws=1), Stein(draws=1), GaussianValue(data_std=0.7)
     yield ours("SMC, Gaussian value", particles(), None, value)
-    yield ours("SMC, Gaussian value, DDPM", particles(dynamics="ddpm"), None, value)
+    yield ours("SMC, Gaussian value, DDPM", particles(dynamics=DDPM()), None, value)
     yield ours("SMC, Gaussian draws, Stein 32", particles(), gauss, Stein(draws=32))
     yield ours("SMC, point, gradient", particles(), point, gradient)
-    yield ours("SMC, point, gradient, clip", particles(normalise="clip"), point, gradient)
-    yield ours("SMC, point, gradient, DDPM", particles(dynamics="ddpm"), point, gradient)
+    yield ours("SMC, point, gradient, clip", particles(guidance_norm="clip"), point, gradient)
+    yield ours("SMC, point, gradient, DDPM", particles(dynamics=DDPM()), point, gradient)
     yield ours("FK steering, diff", particles(scale=0.0), point, blind)
     yield ours("FK steering, max", particles(scale=0.0, potential="max"), point, blind)
     yield ours("ODE, Gaussian value", flow, None, value)

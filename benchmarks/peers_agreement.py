@@ -19,6 +19,7 @@ from torch import Tensor
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.ddpm import DDPM
 from align.estimators.gradient import Gradient
 from align.modes.sampling.steer import Steer
 from align.samplers.dps import DPS
@@ -66,7 +67,7 @@ def main() -> None:
     ahead = torch.linspace(1, 0, STEPS + 1, dtype=torch.float64)
     signal = (ahead * 1e-3 + (1 - ahead)) / SCALE  # azula's last noise is 1e-3, not 0
     mode = Steer(
-        steps=STEPS, dynamics="ddpm", particles=ROWS, resample="systematic", ess_threshold=0
+        steps=STEPS, dynamics=DDPM(), particles=ROWS, resample="systematic", ess_threshold=0
     )
     streams = Streams(SEED, (0,))
     problem = Problem(case.model, case.reward, DPS(), Gradient(draws=1), case.model.encode([""]))

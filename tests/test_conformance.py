@@ -16,6 +16,13 @@ from align.core.metric import Metric
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.ddim import DDIM
+from align.dynamics.ddpm import DDPM
+from align.dynamics.glass import GlassTransition
+from align.dynamics.heun import Heun
+from align.dynamics.ode import ODE
+from align.dynamics.renoise import Renoise as Renoising
+from align.dynamics.sde import SDE
 from align.estimators.blend import Blend
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
@@ -216,6 +223,20 @@ test_search = conformance(
     },
 )
 
+test_ode = conformance("dynamics", ODE)
+test_sde = conformance("dynamics", SDE)
+test_ddpm = conformance("dynamics", DDPM)
+test_ddim = conformance("dynamics", DDIM)
+test_heun = conformance("dynamics", Heun)
+test_glass_transition = conformance("dynamics", GlassTransition)
+test_renoising = conformance(
+    "dynamics",
+    Renoising,
+    expect_fail=dict.fromkeys(
+        ("base_law", "tilted_law"), "samples shrink towards means unless the shift is a draw's"
+    ),
+)
+
 test_compressibility = conformance("reward", Compressibility)
 test_incompressibility = conformance("reward", Incompressibility)
 test_brightness = conformance("reward", lambda: PictureStatistic(of="brightness"))
@@ -289,11 +310,11 @@ test_best_of_a_pool = conformance(
     },
 )
 test_steer = conformance("mode", lambda: Steer(steps=40))
-test_steer_with_noise = conformance("mode", lambda: Steer(steps=40, dynamics="sde"))
-test_steer_by_ddim = conformance("mode", lambda: Steer(steps=40, dynamics="ddim"))
+test_steer_with_noise = conformance("mode", lambda: Steer(steps=40, dynamics=SDE()))
+test_steer_by_ddim = conformance("mode", lambda: Steer(steps=40, dynamics=DDIM()))
 test_steer_with_particles = conformance(
     "mode",
-    lambda: Steer(steps=40, dynamics="sde", particles=2, resample="systematic"),
+    lambda: Steer(steps=40, dynamics=SDE(), particles=2, resample="systematic"),
 )
 test_steer_by_renormalised_guidance = conformance(
     "mode",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from align.catalog.hookspecs import hookimpl
+from align.core.dynamics import Dynamics
 from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
@@ -49,6 +50,20 @@ def align_estimators() -> list[type[ValueEstimator]]:
     from align.estimators.stein import Stein
 
     return [Blend, Exact, GaussianValue, Gradient, Search, Stein]
+
+
+@hookimpl
+def align_dynamics() -> list[type[Dynamics]]:
+    """Dynamics."""
+    from align.dynamics.ddim import DDIM
+    from align.dynamics.ddpm import DDPM
+    from align.dynamics.glass import GlassTransition
+    from align.dynamics.heun import Heun
+    from align.dynamics.ode import ODE
+    from align.dynamics.renoise import Renoise
+    from align.dynamics.sde import SDE
+
+    return [DDIM, DDPM, GlassTransition, Heun, ODE, Renoise, SDE]
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 Classes are named here and imported by `align.catalog.registry`, so that the command can offer the
 names without importing torch. A contract has a section or an option of its name in recipes, a hook
-`align_<name>s` in `align.catalog.hookspecs`, and checks in `align.testing.checks.<name>`.
+`align_<name>s` (`align_dynamics`) in `align.catalog.hookspecs`, and checks in `align.testing.checks.<name>`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,20 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "model": "align.core.model:ModelSpec",
         "sampler": "align.core.sampler:PosteriorSampler",
         "estimator": "align.core.estimator:ValueEstimator",
+        "dynamics": "align.core.dynamics:Dynamics",
         "reward": "align.core.reward:RewardSpec",
         "mode": "align.core.mode:AlignmentMode",
         "metric": "align.core.metric:Metric",
     }
 )
 """Module and class of each contract, by its name."""
+
+
+def plural(contract: str) -> str:
+    """What several parts of a contract are called: 'samplers', 'dynamics'."""
+    return contract if contract.endswith("s") else f"{contract}s"
+
+
+def hook_of(contract: str) -> str:
+    """Name of the hook that brings the parts of a contract."""
+    return f"align_{plural(contract)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from align.core.dynamics import Dynamics
     from align.core.estimator import ValueEstimator
     from align.core.metric import Metric
     from align.core.mode import AlignmentMode, Info
@@ -34,6 +35,12 @@ def align_samplers() -> Iterable[type[PosteriorSampler]]:
 @hookspec
 def align_estimators() -> Iterable[type[ValueEstimator]]:
     """Value estimators that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_dynamics() -> Iterable[type[Dynamics]]:
+    """Dynamics that a recipe may name."""
     return ()
 
 

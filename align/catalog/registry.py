@@ -19,7 +19,7 @@ import attrs
 import pluggy
 
 from align.catalog import hookspecs
-from align.catalog.contracts import CONTRACT_CLASSES
+from align.catalog.contracts import CONTRACT_CLASSES, hook_of, plural
 from align.core.term import TERM_OPTIONS
 from align.errors import PluginError
 
@@ -201,15 +201,15 @@ def _offered(plugin: object) -> list[tuple[str, type[Any]]]:
     _refuse_misspelt(plugin, manager)
     offered: list[tuple[str, type[Any]]] = []
     for contract in CONTRACTS:
-        for classes in getattr(manager.hook, f"align_{contract}s")():
+        for classes in getattr(manager.hook, hook_of(contract))():
             if isinstance(classes, type) or not isinstance(classes, Iterable):
                 got = f"the class {classes.__name__}" if isinstance(classes, type) else classes
-                raise PluginError(f"align_{contract}s: expected a list of classes, got {got}")
+                raise PluginError(f"{hook_of(contract)}: expected a list of classes, got {got}")
             offered += [(contract, _admitted(contract, cls)) for cls in classes]
     names = [(contract, cls.kind) for contract, cls in offered]
     for contract, kind in names:
         if names.count((contract, kind)) > 1:
-            raise PluginError(f"it brings two {contract}s named '{kind}'; rename one")
+            raise PluginError(f"it brings two {plural(contract)} named '{kind}'; rename one")
     return offered
 
 
@@ -226,7 +226,7 @@ def _refuse_misspelt(plugin: object, manager: pluggy.PluginManager) -> None:
 
 def _admitted(contract: str, cls: Any) -> type[Any]:
     """`cls`, if it keeps the outer form of its contract."""
-    abc, hook = CONTRACTS[contract], f"align_{contract}s"
+    abc, hook = CONTRACTS[contract], hook_of(contract)
     if not isinstance(cls, type):
         raise PluginError(f"{hook}: expected classes, got {cls!r}")
     if not issubclass(cls, abc):
@@ -252,6 +252,6 @@ def _admitted(contract: str, cls: Any) -> type[Any]:
 def _refuse_collision(contract: str, entry: Entry, other: Entry | None) -> None:
     if other is not None:
         raise PluginError(
-            f"two {contract}s are named '{entry.kind}': one of {other.origin}, one of "
+            f"two {plural(contract)} are named '{entry.kind}': one of {other.origin}, one of "
             f"{entry.origin}; uninstall one of the two"
         )

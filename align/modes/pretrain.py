@@ -15,7 +15,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.network import about_of, modules_of
 from align.models.network_model import NetworkModel, network_of
-from align.modes.sampling.dynamics import flow
+from align.modes.sampling.rollout import flow
 from align.training.data import Pictures
 from align.training.latents import Examples, encoded
 from align.training.loop import Optimisation, Training, advance

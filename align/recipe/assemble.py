@@ -51,7 +51,14 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
 
 
 def merged(base: Any, change: Any) -> Any:
-    """`base` with the keys of `change`; a table that names another kind replaces its own whole."""
+    """`base` with the keys of `change`; a table that names another kind replaces its own whole.
+
+    A string beside a table with a kind stands for the table with that kind.
+    """
+    if isinstance(base, str) and isinstance(change, Mapping):
+        base = {"kind": base}
+    elif isinstance(change, str) and isinstance(base, Mapping) and "kind" in base:
+        change = {"kind": change}
     if not isinstance(base, Mapping) or not isinstance(change, Mapping):
         return change
     if "kind" in base and change.get("kind", base["kind"]) != base["kind"]:

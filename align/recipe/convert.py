@@ -76,7 +76,7 @@ def _union(converter: Converter, value: Any, tp: Any) -> Any:
         return converter.structure(value, tagged[_kind_in(value, tagged)])
     if isinstance(value, dict):
         # One member that takes tables has more to say than the union as a whole.
-        options = [option for option in options if expected(option) == "a table"] or options
+        options = [option for option in options if expected(option).endswith("a table")] or options
     if len(options) == 1:
         return converter.structure(value, options[0])
     for option in options:
@@ -156,7 +156,20 @@ def _said_kind(table: Table, known: Iterable[str]) -> str:
 
 
 def _part(catalog: Catalog, converter: Converter, value: Any, tp: Any) -> Any:
-    return _read_part(catalog, converter, _as_table(value), tp, ())
+    """The part that a table names, or a string that stands for the table with that kind."""
+    if isinstance(value, str):
+        try:
+            return _read_part(catalog, converter, {"kind": value}, tp, ())
+        except ConfigErrors as error:
+            raise ConfigErrors(_without_kind(fault) for fault in error.faults) from error
+    if not isinstance(value, dict):
+        raise _wrong(value, tp)
+    return _read_part(catalog, converter, value, tp, ())
+
+
+def _without_kind(fault: ConfigError) -> ConfigError:
+    """The fault at the string itself, where it is about the kind that the string names."""
+    return ConfigError((), fault.text) if fault.key == ("kind",) else fault
 
 
 def _read_part(

@@ -61,7 +61,7 @@ def expected(tp: Any) -> str:
             plural = [word for simple, word in _PLURAL if items[0] is simple]
             return "an array of " + (plural[0] if plural else _many(items[0]))
         return f"an array of {len(items)} values"
-    return "a table"
+    return "a string or a table" if contract_of(tp) else "a table"
 
 
 def _many(tp: Any) -> str:

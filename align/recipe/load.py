@@ -52,7 +52,7 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
     """
     text = _text(path)
     document = _parsed(path, text)
-    document, overrides, refused = _overridden(document, sets)
+    document, overrides, refused = _overridden(document, sets, catalog)
     source = Source(str(path), text, overrides)
     try:
         recipe = read_recipe(document, catalog)
@@ -99,14 +99,15 @@ def _parsed(path: str | Path, text: str) -> dict[str, Any]:
 
 
 def _overridden(
-    document: dict[str, Any], sets: Sequence[str]
+    document: dict[str, Any], sets: Sequence[str], catalog: Catalog
 ) -> tuple[dict[str, Any], tuple[Override, ...], list[str]]:
     """The document with the overrides that can be applied, and a line for each that cannot."""
+    kinds = {kind for parts in catalog.parts.values() for kind in parts}
     document, overrides, refused = copy.deepcopy(document), list[Override](), list[str]()
     for text in sets:
         try:
             override = parse_override(text)
-            apply_override(document, override)
+            apply_override(document, override, kinds)
         except ValueError as error:
             refused.append(f"--set {text}: {error}")
         else:

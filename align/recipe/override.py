@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection
 from typing import Any, Final
 
 from align.core.option import Key
@@ -39,27 +40,36 @@ def parse_override(text: str) -> Override:
     return Override(text, key, read["value"])
 
 
-def apply_override(document: dict[str, Any], override: Override) -> None:
-    """Set one value of the document in place; raises ValueError for a place that is not there."""
-    place: Any = document
+def apply_override(
+    document: dict[str, Any], override: Override, kinds: Collection[str] = ()
+) -> None:
+    """Set one value of the document in place; raises ValueError for a place that is not there.
+
+    `kinds` are the names of parts: a string that is one of them stands for the table with that
+    kind, in which an option can be set.
+    """
+    here: Any = document
     for depth, part in enumerate(override.key):
-        _refuse_dead_end(place, override.key, depth)
+        _refuse_dead_end(here, override.key, depth)
         if depth == len(override.key) - 1:
-            place[part] = override.value
-        else:
-            place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+            here[part] = override.value
+            continue
+        inner = here.setdefault(part, {}) if isinstance(here, dict) else here[part]
+        if isinstance(inner, str) and inner in kinds and part != "kind":
+            inner = here[part] = {"kind": inner}
+        here = inner
 
 
-def _refuse_dead_end(place: Any, key: Key, depth: int) -> None:
-    """Raise ValueError unless `key[depth]` can be set in `place`."""
+def _refuse_dead_end(container: Any, key: Key, depth: int) -> None:
+    """Raise ValueError unless `key[depth]` can be set in `container`."""
     part, here = key[depth], dotted(key[:depth]) or "a recipe"
     if isinstance(part, int):
-        if not isinstance(place, list):
-            got = "is not there" if place == {} else f"is {describe_value(place)}"
+        if not isinstance(container, list):
+            got = "is not there" if container == {} else f"is {describe_value(container)}"
             raise ValueError(f"{here} {got}, and [{part}] counts the elements of an array")
-        if part >= len(place):
-            raise ValueError(f"{here} has {len(place)} elements, counted from 0")
-    elif isinstance(place, list):
+        if part >= len(container):
+            raise ValueError(f"{here} has {len(container)} elements, counted from 0")
+    elif isinstance(container, list):
         raise ValueError(f"{here} is an array; write {here}[0].{part} for its first element")
-    elif not isinstance(place, dict):
-        raise ValueError(f"{here} is {describe_value(place)}, not a table")
+    elif not isinstance(container, dict):
+        raise ValueError(f"{here} is {describe_value(container)}, not a table")

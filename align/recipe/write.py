@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from align.core.term import RewardTerm
-from align.recipe.describe import tag_of
+from align.recipe.describe import contract_of, tag_of
 from align.recipe.schema import Recipe
 
 
@@ -96,5 +96,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
         default = default.factory()
     if attrs.has(type(default)):
         kind = tag_of(type(default))
+        if kind and contract_of(type(default)):
+            return _inline(kind)
         return f'kind = "{kind}"' if kind else "see below"
     return "none" if default is None else _inline(_plain(default))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from align.core.model import FlowModel, NoisyState
 from align.core.path import Path, expand
-from align.samplers.glass import Method, inner_flow
+from align.samplers.glass import Method, Velocity, inner_flow
 
 
 def stopping_time(path: Path, t: Tensor, u: Tensor) -> Tensor:
-    """Inner time r* at which x_t and the inner state together say as much of x1 as x_u does.
+    """Inner time r* at which x_t and the inner state know x1 as well as x_u does.
 
     Precisions add, 1/g(u) = 1/g(t) + 1/g(r*) with g = α²/β², so that
 
@@ -32,9 +31,17 @@ def stopping_time(path: Path, t: Tensor, u: Tensor) -> Tensor:
 
 
 def glass_transition(
-    model: FlowModel, noisy: NoisyState, u: Tensor, *, steps: int, method: Method, noise: Tensor
+    velocity: Velocity,
+    path: Path,
+    x: Tensor,
+    t: Tensor,
+    u: Tensor,
+    *,
+    steps: int,
+    method: Method,
+    noise: Tensor,
 ) -> Tensor:
-    """A draw of x_u given x_t = x under the memoryless dynamics, the exact step of DDPM.
+    """A draw of x_u given x_t = x under the memoryless process: the step that DDPM approximates.
 
     The inner flow towards p(x1 | x_t = x) is stopped at r*, where S, the best guess of x1 from
     its state y and x alone, has the precision of x_u; and so x_u = β_u S(y, x),
@@ -44,8 +51,10 @@ def glass_transition(
     At t = 0 that is the flow from `noise` to time u; at u = 1 it is a posterior draw by GLASS.
 
     Args:
-        model: any flow model; it is called `steps` times a row, 2 · `steps` − 1 by Heun.
-        noisy: the states (B, *S) at times t in [0, 1).
+        velocity: of any flow; it is called `steps` times a row, 2 · `steps` − 1 by Heun.
+        path: the flow's interpolant.
+        x: states, (B, *S).
+        t: their times in [0, 1), (B,).
         u: later times in (t, 1], (B,).
         steps: of the inner flow.
         method: "euler" or "heun".
@@ -57,9 +66,8 @@ def glass_transition(
     Reference: Diamond Maps: Efficient Reward Alignment via Stochastic Flow Maps, Holderrieth et
     al., 2026, arXiv:2602.05993; GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170.
     """
-    path = model.path
-    end = stopping_time(path, noisy.t, u)
-    y = inner_flow(model, noise, end, noisy, steps=steps, method=method)
-    a_r, b_r, a_t, b_t = path.alpha(end), path.beta(end), path.alpha(noisy.t), path.beta(noisy.t)
+    end = stopping_time(path, t, u)
+    y = inner_flow(velocity, path, noise, end, x, t, steps=steps, method=method)
+    a_r, b_r, a_t, b_t = path.alpha(end), path.beta(end), path.alpha(t), path.beta(t)
     scale = path.beta(u) / (b_t**2 * a_r**2 + b_r**2 * a_t**2)
-    return expand(scale * b_t * a_r**2, y) * noisy.x + expand(scale * b_r * a_t**2, y) * y
+    return expand(scale * b_t * a_r**2, y) * x + expand(scale * b_r * a_t**2, y) * y

@@ -41,7 +41,7 @@ def conformance(
         contract: its name, such as "reward"; `align.catalog.contracts` lists all.
         make: the part (a specification of a model or a reward), or what makes it when called.
         on: makes what the part is tried on, where the default does not suit it: a FlowModel for a
-            sampler, a Problem for an estimator or a mode, data for a reward, samples and
+            sampler, a Problem for an estimator, dynamics or a mode, data for a reward, samples and
             references for a metric. Models are tried as they are.
         expect_fail: checks that the part is known to fail, each with the reason. One of them
             that passes is a failure.

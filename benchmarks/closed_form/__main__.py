@@ -29,7 +29,7 @@ import steering
 import torch
 from table import Table
 
-from align.modes.sampling.dynamics import Normalise
+from align.core.dynamics import GuidanceNorm
 
 GROUPS = ("identities", "posterior", "steering", "estimates", "finetuning", "plane")
 
@@ -50,7 +50,9 @@ def options() -> argparse.Namespace:
     on_plane.add_argument("--rows", help=f"comma-separated, of {', '.join(plane.REFERENCE)}")
     on_plane.add_argument("--dynamics", choices=("both", "ode", "sde"), default="both")
     on_plane.add_argument("--axes", choices=("standard", "diagonal"), default="diagonal")
-    on_plane.add_argument("--normalise", choices=get_args(Normalise), help="default: none, renorm")
+    on_plane.add_argument(
+        "--normalise", choices=get_args(GuidanceNorm), help="default: none, renorm"
+    )
     on_plane.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for group in asked.groups:

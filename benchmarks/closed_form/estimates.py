@@ -15,6 +15,7 @@ import torch
 from table import Table, short, verdict, verdicts
 from torch import Tensor
 
+from align.core.dynamics import normalise_guidance
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
@@ -25,7 +26,6 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.isotropic import Form, Isotropic
-from align.modes.sampling.dynamics import guidance, normalise_guidance
 from align.samplers.dps import DPS
 from align.samplers.gaussian import posterior_moments
 from align.samplers.mfm import MetaFlowMap
@@ -120,10 +120,9 @@ class World:
         """Shifts (repeats, states) whose guidance is at most as long as the velocity."""
         model, noisy = line()[0], self.noisy
         path, drift = model.path, model.velocity(noisy.x, noisy.t, noisy.cond)
-        added = guidance(path, shift.reshape(-1, 1), noisy.t, "ode", math.inf)
-        bounded = normalise_guidance(added, drift, "clip", 1.0) / expand(
-            path.denoiser_to_velocity(noisy.t), added
-        )
+        factor = expand(path.denoiser_to_velocity(noisy.t), drift)
+        added = factor * shift.reshape(-1, 1)
+        bounded = normalise_guidance(added, drift, "clip", 1.0) / factor
         return bounded.reshape(shift.shape)
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
 from table import Table, short, verdicts
 from torch import Tensor
 
+from align.core.dynamics import GuidanceNorm
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.dynamics.ode import ODE
+from align.dynamics.sde import SDE
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.modes.sampling.best_of_n import BestOfN
-from align.modes.sampling.dynamics import Dynamics, Normalise
 from align.modes.sampling.steer import Steer
 from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
@@ -33,6 +35,8 @@ from align.testing.worlds import plane, sampled
 
 CENTRES = ((-3.0, -3.0), (0.0, 0.0), (3.0, 3.0))
 DIRECTIONS = 1024
+Kind: TypeAlias = Literal["ode", "sde"]
+DYNAMICS = {"ode": ODE(), "sde": SDE()}
 LIMIT = 2.0
 """Floors that a sliced W2 may be from its reference and still agree with it."""
 
@@ -81,9 +85,9 @@ class Plane:
     particles: int = 1024
     steps: int = 250
     rows: tuple[str, ...] = ()
-    dynamics: Literal["both", "ode", "sde"] = "both"
+    dynamics: Kind | Literal["both"] = "both"
     axes: Literal["standard", "diagonal"] = "diagonal"
-    normalise: Normalise | None = None
+    normalise: GuidanceNorm | None = None
     seed: int = 0
 
     def tables(self) -> Iterator[Table]:
@@ -101,16 +105,16 @@ class Plane:
         return f"{self.particles} particles, {self.steps} steps, axes {self.axes}, seed {self.seed}"
 
     @property
-    def _both(self) -> tuple[Dynamics, ...]:
+    def _both(self) -> tuple[Kind, ...]:
         return ("ode", "sde") if self.dynamics == "both" else (self.dynamics,)
 
-    def sample(self, row: str, dynamics: Dynamics, normalise: Normalise = "none") -> Tensor:
+    def sample(self, row: str, dynamics: Kind, normalise: GuidanceNorm = "none") -> Tensor:
         """Samples (B, 2) of one row."""
         sampler, estimator = parts(row)
         mode: AlignmentMode[Any] = (
-            BestOfN(flow_steps=self.steps, dynamics=dynamics)
+            BestOfN(flow_steps=self.steps, dynamics=DYNAMICS[dynamics])
             if estimator is None
-            else Steer(steps=self.steps, dynamics=dynamics, guidance_norm=normalise)
+            else Steer(steps=self.steps, dynamics=DYNAMICS[dynamics], guidance_norm=normalise)
         )
         world = plane(diagonal=self.axes == "diagonal")
         began = time.perf_counter()
@@ -168,7 +172,7 @@ class Plane:
         )
         return Table(f"V11. {self._all}", head, tuple(lines))
 
-    def _normalised(self, kind: Normalise, stated: Mapping[str, tuple[str, str, str]]) -> Table:
+    def _normalised(self, kind: GuidanceNorm, stated: Mapping[str, tuple[str, str, str]]) -> Table:
         noise = self._noise
         lines = []
         for row in self.rows or stated:

@@ -9,11 +9,11 @@ from identities import PATHS, worst
 from table import Table, order, short, verdict
 from torch import Tensor
 
-from align.core.model import NoisyState
+from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 from align.models.mixture import GaussianMixture
 from align.samplers.exact import ExactPosterior
-from align.samplers.glass import glass_velocity, inner_flow
+from align.samplers.glass import glass_velocity, inner_flow, velocity_of
 from align.samplers.refine import refine
 from align.samplers.transition import glass_transition, stopping_time
 from align.testing.distances import w1
@@ -77,13 +77,19 @@ def drift() -> Table:
         add(
             "s → 0: towards D", kind, worst(glass_velocity(model, y, zero, noisy), ahead), reference
         )
-        one = inner_flow(model, y, zero + 1, noisy, steps=1, method="euler")
+        one = flowed(model, y, noisy, 1)
         rate = model.path.beta_rate(zero)[:, None]  # one step leaves β'(0) D, which is D if linear
         stretch = model.path.alpha_rate(zero)[:, None] + 1
         error = worst(one, stretch * y + rate * model.denoiser(noisy))
         add("one Euler step: D, scaled by β'(0)", kind, error, reference)
     head = ("what", "path", "relative error", "reference", "verdict")
     return Table("V4. GLASS's inner velocity", head, tuple(lines))
+
+
+def flowed(model: FlowModel, y: Tensor, noisy: NoisyState, steps: int) -> Tensor:
+    """The inner flow from noise y (B, *S) to the posterior by Euler steps."""
+    velocity, end = velocity_of(model, noisy.cond), torch.ones_like(noisy.t)
+    return inner_flow(velocity, model.path, y, end, noisy.x, noisy.t, steps=steps, method="euler")
 
 
 def convergence(count: int = 20_000) -> Table:
@@ -101,7 +107,7 @@ def convergence(count: int = 20_000) -> Table:
     lines = []
     references = {1: "1.143", 2: ".604", 4: ".329", 16: ".080", 64: ".022", 256: ".007"}
     for steps, reference in references.items():
-        found = inner_flow(model, noise, one, noisy, steps=steps, method="euler")
+        found = flowed(model, noise, noisy, steps)
         distance = float((found - exact).abs().mean())
         lines.append(
             (str(steps), short(distance, 4), reference, verdict(distance, reference, 0.007))
@@ -145,7 +151,10 @@ def transition(count: int = 50_000) -> Table:
         end = stopping_time(path, t, u)
         told = sum((path.beta(each) / path.alpha(each)) ** 2 for each in (t, end))
         error = float((path.time_at(1 / torch.as_tensor(told)) - u).abs().max())
-        found = glass_transition(model, noisy, u, steps=40, method="heun", noise=rows.normal((1,)))
+        velocity = velocity_of(model, noisy.cond)
+        found = glass_transition(
+            velocity, path, noisy.x, t, u, steps=40, method="heun", noise=rows.normal((1,))
+        )
         scale = path.beta(t) / path.beta(u)
         missing = (path.alpha(t) ** 2 - (scale * path.alpha(u)) ** 2).sqrt()
         law = model.prior.seen(path.alpha(u), path.beta(u)).given(noisy.x, missing, scale)

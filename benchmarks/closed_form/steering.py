@@ -10,10 +10,12 @@ from identities import tilted
 from table import Table, short, verdict
 from torch import Tensor
 
+from align.core.dynamics import Dynamics
 from align.core.streams import Streams
+from align.dynamics.ode import ODE
+from align.dynamics.sde import SDE
 from align.estimators.exact import Exact
 from align.modes.sampling.best_of_n import BestOfN
-from align.modes.sampling.dynamics import Dynamics
 from align.modes.sampling.steer import Steer
 from align.testing.distances import w1
 from align.testing.worlds import line, sampled
@@ -32,13 +34,14 @@ class Doob:
         floors = [w1(self._exact(seed), exact) for seed in range(2, 6)]
         floor = f"{short(min(floors), 4)} to {short(max(floors), 4)}"
         lines = []
-        cases: tuple[tuple[Dynamics, float], ...] = (("ode", 25), ("sde", 25), ("sde", torch.inf))
-        for dynamics, clamp in cases:
-            found = [self._distance(dynamics, clamp, steps, exact) for steps in self.steps]
+        cases: dict[str, Dynamics] = {"ode": ODE()} | {
+            f"sde, σ²/2 clamped at {clamp}": SDE(clamp=clamp) for clamp in (25, torch.inf)
+        }
+        for name, dynamics in cases.items():
+            found = [self._distance(dynamics, steps, exact) for steps in self.steps]
             at_most = 0.014 + max(floors)  # the reference's largest, and what exact draws differ by
             within = "agrees" if max(found) <= at_most else "differs"
-            known = dynamics if dynamics == "ode" else f"{dynamics}, σ²/2 clamped at {clamp}"
-            lines.append((known, *map(short, found), ".003 to .014", within))
+            lines.append((name, *map(short, found), ".003 to .014", within))
         plain = [self._plain(steps, exact) for steps in self.steps]
         within = verdict(plain[-1], "1.138", 0.01)  # how far exact draws of p are from each other
         lines.append(("unsteered ode", *map(short, plain), "1.138", within))
@@ -55,8 +58,8 @@ class Doob:
     def _plain(self, steps: int, exact: Tensor) -> float:
         return w1(sampled(BestOfN(flow_steps=steps), line(), self.particles)[:, 0], exact)
 
-    def _distance(self, dynamics: Dynamics, clamp: float, steps: int, exact: Tensor) -> float:
-        mode = Steer(steps=steps, dynamics=dynamics, clamp=clamp)
+    def _distance(self, dynamics: Dynamics, steps: int, exact: Tensor) -> float:
+        mode = Steer(steps=steps, dynamics=dynamics)
         return w1(sampled(mode, line(), self.particles, estimator=Exact())[:, 0], exact)
 
 

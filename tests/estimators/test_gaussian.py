@@ -7,6 +7,7 @@ from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
+from align.dynamics.sde import SDE
 from align.errors import PartError
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
@@ -78,7 +79,7 @@ def test_particles_make_up_for_what_it_does_not_know():
         sampled(
             Steer(
                 steps=60,
-                dynamics="sde",
+                dynamics=SDE(),
                 particles=count,
                 resample="systematic" if count > 1 else "none",
             ),

@@ -8,6 +8,7 @@ from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
+from align.dynamics.renoise import Renoise
 from align.estimators.search import Search
 from align.estimators.stein import Stein
 from align.modes.sampling.steer import Steer
@@ -92,7 +93,7 @@ def test_a_point_has_no_shift():
 
 
 def test_renoising_the_best_draw_climbs_the_reward():
-    mode, (model, reward) = Steer(steps=20, dynamics="renoise"), line()
+    mode, (model, reward) = Steer(steps=20, dynamics=Renoise()), line()
     x1 = sampled(mode, (model, reward), 300, sampler=MetaFlowMap(), estimator=Search(draws=4))
     tilted = model.draw_tilted(reward, Streams(1, tuple(range(300))))
     climbed, drawn = (reward.total(one, [""] * 300).mean() for one in (x1, tilted))
@@ -103,7 +104,7 @@ def test_renoising_is_the_algorithm_s_step():
     model, reward = line()
     streams, t, u = Streams(0, tuple(range(9))), 0.3, 0.7
     cond = model.encode([""] * 9)
-    mode = Steer(times=(t, u, 1.0), dynamics="renoise", steps=2)
+    mode = Steer(times=(t, u, 1.0), dynamics=Renoise(), steps=2)
     problem = Problem(model, reward, MetaFlowMap(), Search(draws=4), cond)
     state = mode.init(problem, streams)
     noisy = NoisyState(state.x, torch.full((9,), t, dtype=torch.float64), cond)

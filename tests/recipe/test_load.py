@@ -56,6 +56,36 @@ def test_values(read, good):
     assert loaded.resolved["mode"]["schedule"] == {"rate": 0.1, "stages": [1, 2]}
 
 
+def test_a_string_stands_for_the_part_with_that_kind(read):
+    arm = '[[compare]]\nname = "a"\nmodel = "toy_vectors"\nestimator = "toy_flat"\n'
+    recipe = read(PLAIN + 'inner = "toy_map"\n' + arm + 'sampler = "toy_stiff"\n').recipe
+    assert recipe.mode.inner.kind == "toy_map"
+    assert recipe.arms()[0].estimator.kind == "toy_flat"
+    table = PLAIN + 'inner = { kind = "toy_map" }\n'
+    assert read(table).recipe.mode == recipe.mode
+    assert read(to_toml(recipe)).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "expected"),
+    [
+        ("a", {"kind": "a", "n": 1}, {"kind": "a", "n": 1}),
+        ("a", {"n": 1}, {"kind": "a", "n": 1}),
+        ({"kind": "a", "n": 1}, "a", {"kind": "a", "n": 1}),
+        ({"kind": "a", "n": 1}, "b", {"kind": "b"}),
+        ({"n": 1}, "b", "b"),
+        ("a", "b", "b"),
+    ],
+)
+def test_a_string_and_a_table_are_merged_as_tables(base, change, expected):
+    assert merged(base, change) == expected
+
+
+def test_an_override_reaches_into_a_part_that_is_a_string(read):
+    text = PLAIN.replace('estimator = { kind = "toy_slope", draws = 8 }', 'estimator = "toy_slope"')
+    assert read(text, "estimator.draws=3").recipe.estimator.draws == 3
+
+
 def test_one_arm(read, good):
     recipe = read(good).recipe
     (arm,) = recipe.arms()

@@ -41,7 +41,7 @@ WRONG = {
     ),
     "section is no table": (
         "model = 3\n" + PICK,
-        "r.toml:1: model: expected a table, got the integer 3",
+        "r.toml:1: model: expected a string or a table, got the integer 3",
     ),
     "string is no integer": (
         STEER + 'steps = "7"\n',
@@ -139,6 +139,14 @@ WRONG = {
         MODEL + '[[reward]]\nkind = "lost"\n' + PICK,
         "r.toml:4: reward[0].kind: no reward named 'lost'; plugin 'lost' (align-lost 1.0) did not "
         "load: ModuleNotFoundError: No module named 'a_package_that_is_not_there'",
+    ),
+    "string names no kind": (
+        STEER + 'inner = "toy_mpa"\n',
+        "r.toml:11: mode.inner: no sampler named 'toy_mpa'; did you mean 'toy_map'?",
+    ),
+    "part is neither string nor table": (
+        STEER + "inner = 3\n",
+        "r.toml:11: mode.inner: expected a string or a table, got the integer 3",
     ),
     "part in a part": (
         STEER + 'inner = { kind = "toy_mpa" }\n',
@@ -317,6 +325,7 @@ def read_lines(read):
         (["mode.steps=1\nx=2"], ["expected one TOML value"]),
         (["reward[3].weight=1"], ["reward has 1 elements, counted from 0"]),
         (["reward.weight=1"], ["reward is an array; write reward[0].weight for its first element"]),
+        (['mode.inner="toy_mpa"'], ["no sampler named 'toy_mpa'; did you mean 'toy_map'?"]),
         (["mode.kind.x=1"], ["mode.kind is the string 'toy_guide', not a table"]),
         (["mode[0]=1"], ["mode is a table, and [0] counts the elements of an array"]),
         (["mode.steps=0", "moed=1"], ["'steps' must be at least 1, got 0", None]),

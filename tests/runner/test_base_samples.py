@@ -10,6 +10,8 @@ from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
+from align.dynamics.ode import ODE
+from align.dynamics.sde import SDE
 from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.meter import Meter
 from align.errors import PartError
@@ -181,7 +183,7 @@ def test_notes():
     assert said.startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")
 
 
-@pytest.mark.parametrize("dynamics", ["ode", "sde"])
+@pytest.mark.parametrize("dynamics", [ODE(), SDE()])
 def test_steering_exactly_is_as_far_as_the_closed_form_says(dynamics):
     side = align.sample(
         MODEL,
@@ -201,7 +203,7 @@ def test_steering_exactly_is_as_far_as_the_closed_form_says(dynamics):
     # 50 Euler steps of the base model, 100 of the steered one.
     assert found.at_least == pytest.approx(exact, abs=3 * found.at_least_error + 0.02)
     assert found.at_least_error < 0.05
-    if dynamics == "sde":
+    if dynamics.has_density:
         assert found.at_most == pytest.approx(exact, abs=0.05)
     else:
         assert found.at_most is None

@@ -7,7 +7,7 @@ import torch
 
 from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.samplers.glass import Glass
+from align.samplers.glass import Glass, velocity_of
 from align.samplers.transition import glass_transition, stopping_time
 from align.testing.distances import w1
 from align.testing.worlds import line, plane
@@ -17,6 +17,11 @@ PATHS = ("linear", "trigonometric")
 
 def _times(*numbers):
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def transition(model, noisy, u, **options):
+    velocity = velocity_of(model, noisy.cond)
+    return glass_transition(velocity, model.path, noisy.x, noisy.t, u, **options)
 
 
 def _kernel(model, x, t, u):
@@ -55,7 +60,7 @@ def test_noise_becomes_the_same_quantile_of_the_kernel(kind, t, u):
     t, u = _times(t).expand(61), _times(u).expand(61)
     x = torch.full((61, 1), 0.4 * float(t[0]) - 0.1, dtype=torch.float64)
     noisy = NoisyState(x, t, model.encode([""] * 61))
-    found = glass_transition(model, noisy, u, steps=100, method="heun", noise=noise)
+    found = transition(model, noisy, u, steps=100, method="heun", noise=noise)
     law = _kernel(model, x, t, u)
     reach = (found - law.means[..., 0]) / law.variances.sqrt()
     below = (law.log_weights.exp() * torch.special.ndtr(reach)).sum(-1)
@@ -70,14 +75,10 @@ def test_kernel_by_draws(kind):
     t, u = _times(0.35).expand(count), _times(0.6).expand(count)
     x = torch.full((count, 1), 0.1, dtype=torch.float64)
     noisy = NoisyState(x, t, model.encode([""] * count))
-    found = glass_transition(model, noisy, u, steps=20, method="heun", noise=rows.normal((1,)))[
-        :, 0
-    ]
+    found = transition(model, noisy, u, steps=20, method="heun", noise=rows.normal((1,)))[:, 0]
     exact = _kernel(model, x[:1], t[:1], u[:1]).draw(rows.rows(slice(0, 1)), count)[:, 0, 0]
     assert w1(found, exact) < 0.03  # two sets of exact draws: 0.006 to 0.014
-    wrong = glass_transition(
-        model, noisy, u - 0.05, steps=20, method="heun", noise=rows.normal((1,))
-    )
+    wrong = transition(model, noisy, u - 0.05, steps=20, method="heun", noise=rows.normal((1,)))
     assert w1(wrong[:, 0], exact) > 0.05
 
 
@@ -88,7 +89,7 @@ def test_moments_in_the_plane():
     t, u = _times(0.4).expand(count), _times(0.7).expand(count)
     x = torch.tensor([[0.8, 0.1]], dtype=torch.float64).expand(count, 2)
     noisy = NoisyState(x, t, model.encode([""] * count))
-    found = glass_transition(model, noisy, u, steps=12, method="heun", noise=rows.normal((2,)))
+    found = transition(model, noisy, u, steps=12, method="heun", noise=rows.normal((2,)))
     law = _kernel(model, x[:1], t[:1], u[:1])
     gap = law.means[0] - law.mean()
     weights = law.log_weights.exp()[0]
@@ -106,7 +107,7 @@ def test_to_the_end_it_is_a_posterior_draw(method):
     noisy = NoisyState(_times(0.3, -1)[:, None], _times(0.2, 0.6), model.encode([""] * 2))
     draw = Glass(steps=7, method=method).sample(model, noisy, draws=1, streams=streams)[0]
     noise = streams.fold_in("posterior").normal((1,))
-    found = glass_transition(model, noisy, _times(1, 1), steps=7, method=method, noise=noise)
+    found = transition(model, noisy, _times(1, 1), steps=7, method=method, noise=noise)
     assert torch.allclose(found, draw, atol=1e-13)
 
 
@@ -114,8 +115,8 @@ def test_rows_have_their_own_times_and_keep_their_type():
     model, _ = line()
     x, t, u = torch.tensor([[0.2], [0.5]]), torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.7])
     noisy, noise = NoisyState(x, t, model.encode([""] * 2)), torch.tensor([[0.4], [-1.0]])
-    both = glass_transition(model, noisy, u, steps=5, method="euler", noise=noise)
-    alone = glass_transition(
+    both = transition(model, noisy, u, steps=5, method="euler", noise=noise)
+    alone = transition(
         model, noisy.rows(slice(1, 2)), u[1:], steps=5, method="euler", noise=noise[1:]
     )
     assert both.shape == (2, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, TypeAlias, final
 
@@ -12,16 +11,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dynamics import FlowEvaluation, GuidedFlow
 from align.core.metric import Metric
 from align.core.model import Condition, Domain, FlowModel
 from align.core.option import above, at_least, option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.sde import SDE
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
-from align.modes.sampling import dynamics as law
+from align.modes.sampling.rollout import flow, grid, transitions
 
 Scores: TypeAlias = Mapping[str, Tensor]
 SMALL: Final = 0.2
@@ -140,7 +141,7 @@ def spread(data: Tensor, prompts: Sequence[str]) -> float:
 def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> Tensor:
     """Clean states (B, *S) by Euler steps of equal length, one for each row of the streams."""
     x = streams.normal(model.shape).to(model.device, model.dtype)
-    return law.flow(model, x, cond, steps=steps)
+    return flow(model, x, cond, steps=steps)
 
 
 def girsanov(
@@ -148,23 +149,26 @@ def girsanov(
 ) -> float:
     """KL of the student's SDE paths from the base's, E Σ ‖Δdrift‖² Δt / (2 σ²), in nats.
 
-    The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b); the
-    paths start at t = .01, σ²/2 is at most 25.
+    The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b): the
+    student is the base model with guidance. Paths start at t = .01.
     """
-    path, clamp, total = student.path, 25.0, 0.0
-    times = law.grid(steps, 0.01, 1.0)
+    guided, times = difference(base, student, cond), grid(steps, 0.01, 1.0)
     x = streams.fold_in("start").normal(student.shape).to(student.device, student.dtype)
-    for index, (now, then) in enumerate(pairwise(times)):
-        t, u = (torch.full((len(x),), time).to(x) for time in (now, then))
-        wide = x.to(base.dtype)
-        other = base.velocity(wide, t.to(wide), cond).to(x)
-        drift, plain = (
-            law.base_drift(path, velocity, x, t, "sde", clamp)
-            for velocity in (student.velocity(x, t, cond), other)
-        )
-        level = law.clamped_half_variance(path, t, clamp)
-        square = (drift - plain).flatten(1).double().square().sum(1)
-        total += float((square * (u - t) / (4 * level)).mean())
-        noise = streams.fold_in("step", index).normal(student.shape).to(x)
-        x = x + expand(u - t, x) * drift + expand(torch.sqrt(2 * level * (u - t)), x) * noise
+    total = 0.0
+    for transition in transitions(SDE(), guided, x, times, streams):
+        assert transition.gaussian is not None
+        total += float(transition.gaussian.kl.mean())
     return total
+
+
+def difference(base: FlowModel, student: FlowModel, cond: Condition) -> GuidedFlow:
+    """The student's flow as the base model's with guidance; costs a network call of each a row."""
+    path = student.path
+
+    def evaluate(x: Tensor, t: Tensor) -> FlowEvaluation:
+        wide = x.to(base.dtype)
+        velocity = base.velocity(wide, t.to(wide), cond).to(x)
+        moved = student.velocity(x, t, cond) - velocity
+        return FlowEvaluation(velocity, moved / expand(path.denoiser_to_velocity(t), x))
+
+    return GuidedFlow(path, evaluate)

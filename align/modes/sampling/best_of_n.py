@@ -9,12 +9,14 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dynamics import Dynamics
 from align.core.mode import AlignmentMode, Info, Need, ReportsKL
 from align.core.option import above, at_least, between, option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.modes.sampling import dynamics as law
+from align.dynamics.ode import ODE
+from align.modes.sampling.rollout import grid, rollout, unguided
 
 
 @final
@@ -46,13 +48,10 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
         "whether each sample has candidates of its own, or all are chosen from one pool",
         default="own",
     )
-    flow_steps: int = option("Euler steps from noise to data", default=50, check=at_least(1))
-    dynamics: law.Dynamics = option(
-        "Euler steps without noise or with it, or steps by way of clean states", default="ode"
-    )
+    flow_steps: int = option("steps from noise to data", default=50, check=at_least(1))
+    dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
     power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
-    clamp: float = option("largest σ²/2, the noise level of the path", default=25.0, check=above(0))
 
     @property
     def steps(self) -> int:
@@ -69,13 +68,13 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
     def step(
         self, problem: Problem, state: Best, index: int, streams: Streams
     ) -> tuple[Best, Info]:
-        """Candidate number `index`; costs `flow_steps` network calls and a reward a sample."""
-        own = streams if index == 0 else streams.fold_in("candidate", index)
-        x1 = self._sample(problem, own)
+        """Candidate number `index`; costs `flow_steps` steps and a reward a sample."""
+        numbers = streams if index == 0 else streams.fold_in("candidate", index)
+        x1 = self._sample(problem, numbers)
         reward = problem.reward_of(x1[None], problem.cond)[0]
         best = self._better(state, Best(x1, reward)) if index else Best(x1, reward)
-        numbers = {"reward": float(best.reward.mean()), "candidates": float(reward.mean())}
-        return best, Info(numbers)
+        means = {"reward": float(best.reward.mean()), "candidates": float(reward.mean())}
+        return best, Info(means)
 
     def finish(self, problem: Problem, state: Best) -> Tensor:
         """The best candidate of each sample, (B, *S)."""
@@ -83,15 +82,15 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
 
     def path_kl(self, state: Best) -> float | None:
         """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
-        alone = self.pool == "own" or self.n == 1
-        return math.log(self.n) - (self.n - 1) / self.n if alone else None
+        independent = self.pool == "own" or self.n == 1
+        return math.log(self.n) - (self.n - 1) / self.n if independent else None
 
     def _better(self, old: Best, new: Best) -> Best:
         if self.pool == "shared":
             rewards, order = torch.cat((old.reward, new.reward)).sort(descending=True, stable=True)
             rows = order[: len(old.reward)]
             return Best(torch.cat((old.x1, new.x1))[rows], rewards[: len(rows)])
-        # A tie keeps the earlier one, so that a reward of no use changes nothing.
+        # A tie keeps the earlier one, so that a reward that is constant changes nothing.
         better = new.reward > old.reward
         x1 = torch.where(expand(better, new.x1), new.x1, old.x1)
         return Best(x1, torch.where(better, new.reward, old.reward))
@@ -99,16 +98,5 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model
         x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
-        times = law.grid(self.flow_steps, self.start, self.power)
-        for j in range(self.flow_steps):
-            t, u = (x.new_full((len(x),), time) for time in times[j : j + 2])
-            velocity = model.velocity(x, t, problem.cond)
-            drift = law.base_drift(model.path, velocity, x, t, self.dynamics, self.clamp)
-            mean, _, std = law.transition(
-                model.path, drift, torch.zeros_like(x), x, t, u, self.dynamics, self.clamp
-            )
-            x = mean
-            if (std > 0).any():
-                noise = streams.fold_in("step", j).normal(model.shape).to(x)
-                x = mean + expand(std, x) * noise
-        return x
+        times = grid(self.flow_steps, self.start, self.power)
+        return rollout(self.dynamics, unguided(model, problem.cond), x, times, streams)

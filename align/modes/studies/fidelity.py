@@ -16,7 +16,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
 from align.engine.guard import guarded
-from align.modes.sampling.dynamics import flow
+from align.modes.sampling.rollout import flow
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
 from align.samplers.refine import refine

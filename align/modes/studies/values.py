@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from align.core.model import NoisyState
-from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.sde import SDE
 from align.errors import PartError
-from align.modes.sampling.dynamics import Dynamics, base_drift, flow, transition
+from align.modes.sampling.rollout import flow, transitions, unguided
 
-DYNAMICS: Final[Dynamics] = "sde"
+MEMORYLESS: Final = SDE(clamp=math.inf)
+"""The noise is not clamped: only then does a rollout end in a draw from p(x1 | x_t)."""
 
 
 def states(
@@ -43,9 +44,9 @@ def advanced(
 ) -> Tensor:
     """Step number `step` of `steps` equal ones from the states of `noisy` to t = 1.
 
-    The dynamics are the memoryless ones, dx = (b + σ_t²/2 s) dt + σ_t dW, under which x_1 is a
-    draw from p(x1 | x_t). A step is Euler's; with 100 of them the bias of V is far below the error
-    of a thousand rollouts. σ_t is not clamped: then x_1 would be no such draw.
+    The process is the memoryless one, dx = (b + σ_t²/2 s) dt + σ_t dW, under which x_1 is a draw
+    from p(x1 | x_t). A step is Euler's; with 100 of them the bias of V is far below the error of a
+    thousand rollouts.
 
     Args:
         problem: with the model.
@@ -60,12 +61,10 @@ def advanced(
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 14 and 39.
     """
-    model = problem.model
-    t, u = (noisy.t + (1 - noisy.t) * (step + ahead) / steps for ahead in (0, 1))
-    drift = base_drift(model.path, model.velocity(x, t, noisy.cond), x, t, DYNAMICS, math.inf)
-    none = torch.zeros_like(x)
-    mean, _, std = transition(model.path, drift, none, x, t, u, DYNAMICS, math.inf)
-    return mean + expand(std, x) * streams.fold_in("step", step).normal(model.shape).to(x)
+    times = [noisy.t + (1 - noisy.t) * (step + ahead) / steps for ahead in (0, 1)]
+    flow_of_model = unguided(problem.model, noisy.cond)
+    (transition,) = transitions(MEMORYLESS, flow_of_model, x, times, streams, first=step)
+    return transition.x
 
 
 def scored(problem: Problem, ends: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ import torch
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.ode import ODE
+from align.dynamics.sde import SDE
 from align.modes.sampling.best_of_n import BestOfN
 from align.testing.distances import w1
 from align.testing.worlds import line, plane, sampled
 
 
-@pytest.mark.parametrize("dynamics", ["ode", "sde"])
+@pytest.mark.parametrize("dynamics", [ODE(), SDE()])
 def test_one_candidate_is_plain_sampling(dynamics):
     world = line()
     x1 = sampled(BestOfN(flow_steps=100, dynamics=dynamics), world, 4000)[:, 0]
@@ -30,7 +32,7 @@ def test_more_candidates_never_score_less():
 
 def test_candidates_differ_and_a_sample_is_the_same_in_any_batch():
     model, reward = plane()
-    mode, streams = BestOfN(n=3, flow_steps=10, dynamics="sde"), Streams(0, tuple(range(8)))
+    mode, streams = BestOfN(n=3, flow_steps=10, dynamics=SDE()), Streams(0, tuple(range(8)))
     problem = Problem(model, reward, cond=model.encode([""] * 8))
     state, seen = mode.init(problem, streams), []
     assert mode.steps == 3

@@ -9,6 +9,9 @@ import torch
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.ddpm import DDPM
+from align.dynamics.renoise import Renoise
+from align.dynamics.sde import SDE
 from align.errors import DivergedError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
@@ -20,7 +23,8 @@ from align.samplers.exact import ExactPosterior
 from align.testing.distances import w1
 from align.testing.worlds import line, measured, plane, sampled
 
-SMC = Steer(steps=50, dynamics="sde", particles=16, resample="systematic", ess_threshold=1.0)
+SMC = Steer(steps=50, dynamics=SDE(), particles=16, resample="systematic", ess_threshold=1.0)
+RARE = attrs.evolve(SMC, resample_every=10, scale=0.0)
 
 
 def run(mode, world, rows, sampler, estimator, seed=0):
@@ -97,20 +101,10 @@ def test_potentials(potential, gained):
         (SMC, ExactPosterior(), Stein(draws=4), 0.07),
         (attrs.evolve(SMC, guidance_norm="renorm"), ExactPosterior(), Stein(draws=4), 0.09),
         (attrs.evolve(SMC, scale=0.5), None, Exact(), 0.06),
-        (attrs.evolve(SMC, scale=0.5, dynamics="ddpm"), None, Exact(), 0.06),
+        (attrs.evolve(SMC, scale=0.5, dynamics=DDPM()), None, Exact(), 0.06),
         (attrs.evolve(SMC, resample="none", scale=0.0), DPS(), Stein(draws=1), 0.07),
-        (
-            attrs.evolve(SMC, potential="max", resample_every=10, scale=0.0),
-            DPS(),
-            Stein(draws=1),
-            0.1,
-        ),
-        (
-            attrs.evolve(SMC, potential="add", resample_every=10, scale=0.0),
-            DPS(),
-            Stein(draws=1),
-            0.1,
-        ),
+        (attrs.evolve(RARE, potential="max"), DPS(), Stein(draws=1), 0.1),
+        (attrs.evolve(RARE, potential="add"), DPS(), Stein(draws=1), 0.1),
     ],
     ids=["tds", "stein", "renorm", "half", "ddpm", "importance", "max", "add"],
 )
@@ -186,8 +180,8 @@ def test_best_copies_the_best_particle_and_the_other_keeps_its_own():
 
 
 def test_wrong_settings():
-    with pytest.raises(ValueError, match="use dynamics 'sde' or 'ddpm'"):
+    with pytest.raises(ValueError, match="dynamics 'ode' has no density, so it cannot"):
         Steer(particles=4, resample="systematic")
     with pytest.raises(ValueError, match="more than one"):
-        Steer(dynamics="sde", resample="systematic")
-    Steer(particles=4, resample="best", dynamics="renoise")
+        Steer(dynamics=SDE(), resample="systematic")
+    Steer(particles=4, resample="best", dynamics=Renoise())

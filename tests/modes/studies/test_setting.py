@@ -7,7 +7,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.guard import guarded
 from align.metrics.sliced_wasserstein import SlicedWasserstein
-from align.modes.sampling.dynamics import flow
+from align.modes.sampling.rollout import flow
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
 from align.modes.studies.setting import counted, cuts, varied

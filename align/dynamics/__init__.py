@@ -1,0 +1,1 @@
+"""Dynamics: one step of a guided flow, one algorithm a file."""

@@ -1,0 +1,223 @@
+"""The loop that all modes share, and the guide that they give it."""
+
+import pytest
+import torch
+
+from align.core.dynamics import GaussianStep, Slope, normalise_guidance
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.dynamics.ddim import DDIM
+from align.dynamics.ddpm import DDPM
+from align.dynamics.glass import GlassTransition
+from align.dynamics.heun import Heun
+from align.dynamics.ode import ODE
+from align.dynamics.renoise import Renoise
+from align.dynamics.sde import SDE
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
+from align.errors import DivergedError
+from align.estimators.exact import Exact
+from align.estimators.gradient import Gradient
+from align.estimators.stein import Stein
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.guide import Guide
+from align.modes.sampling.rollout import check_finite, flow, grid, rollout, transitions, unguided
+from align.modes.sampling.steer import Steer
+from align.samplers.dps import DPS
+from align.samplers.mfm import MetaFlowMap
+from align.testing.worlds import line, plane, sampled
+
+ALL = (ODE(), SDE(), DDPM(), DDIM(), Renoise(), Heun(), GlassTransition())
+by_kind = pytest.mark.parametrize("dynamics", ALL, ids=lambda part: part.kind)
+
+# Samples 0 and 1 of seed 0 after six steps, as they were before dynamics were parts.
+PLAIN = {
+    "ode": (-0.36026934792723403, 0.5421473223039001),
+    "sde": (1.3606968624389564, -0.683183014095455),
+    "ddpm": (1.6622550594208405, -0.0005802534772053058),
+    "ddim": (-0.36026934792723453, 0.5421473223039002),
+    "renoise": (1.1017532040253641, -0.1418513943296819),
+}
+GUIDED = {
+    "ode": (0.6495515674931187, 0.879857849005243),
+    "sde": (1.1393917782812824, 1.061654987617797),
+    "ddpm": (0.9678566780295506, 0.6687089438337198),
+    "ddim": (0.6495515674931187, 0.879857849005243),
+    "renoise": (0.815653394033491, 0.7305180675410746),
+}
+PARTICLES = {
+    "sde": (1.3573669011519591, 0.3362131707462436),
+    "ddpm": (2.09357013539985, 1.0506666492836738),
+}
+
+
+@pytest.mark.parametrize("dynamics", ALL[:5], ids=lambda part: part.kind)
+def test_samples_of_a_seed_stay_the_same(dynamics):
+    plain = sampled(BestOfN(flow_steps=6, dynamics=dynamics), line(), 2)
+    assert plain.flatten().tolist() == pytest.approx(PLAIN[dynamics.kind], rel=1e-12)
+    guided = sampled(Steer(steps=6, dynamics=dynamics), line(), 2, estimator=Exact())
+    assert guided.flatten().tolist() == pytest.approx(GUIDED[dynamics.kind], rel=1e-12)
+
+
+@pytest.mark.parametrize("dynamics", [SDE(), DDPM()], ids=lambda part: part.kind)
+def test_particles_of_a_seed_stay_the_same(dynamics):
+    mode = Steer(steps=6, dynamics=dynamics, particles=4, resample="systematic")
+    x1 = sampled(mode, line(), 2, sampler=MetaFlowMap(), estimator=Gradient(draws=2))
+    assert x1.flatten().tolist() == pytest.approx(PARTICLES[dynamics.kind], rel=1e-12)
+
+
+def test_grid_starts_and_ends_where_it_should():
+    assert grid(4, 0.2, 1.0) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert grid(2, 0.0, 2.0) == [0.0, 0.25, 1.0]
+
+
+@by_kind
+def test_steering_without_a_reward_is_plain_sampling(dynamics):
+    world = plane()
+    plain = sampled(BestOfN(flow_steps=6, dynamics=dynamics), world, 4)
+    mode = Steer(steps=6, dynamics=dynamics, scale=0.0)
+    assert torch.allclose(plain, sampled(mode, world, 4, estimator=Exact()), atol=1e-12)
+
+
+@by_kind
+def test_transitions_one_by_one_are_the_rollout(dynamics):
+    model, _ = line()
+    streams = Streams(0, (0, 1))
+    x, followed = streams.normal((1,)), unguided(model, model.encode(["", ""]))
+    times = [0.1, 0.4, 0.8, 1.0]
+    end = rollout(dynamics, followed, x, times, streams)
+    for index in range(3):
+        pair = times[index : index + 2]
+        (taken,) = transitions(dynamics, followed, x, pair, streams, first=index)
+        x = taken.x
+    assert torch.equal(x, end)
+
+
+def test_rows_may_have_their_own_times():
+    model, _ = line()
+    x, cond = torch.tensor([[0.3], [-1.0]]).double(), model.encode(["", ""])
+    start, end = torch.tensor([0.1, 0.6]).double(), torch.tensor([0.5, 1.0]).double()
+    streams = Streams(0, (0, 1))
+    both = rollout(SDE(), unguided(model, cond), x, [start, end], streams)
+    for row in (0, 1):
+        cut = slice(row, row + 1)
+        times = [float(start[row]), float(end[row])]
+        alone = rollout(SDE(), unguided(model, cond.rows(cut)), x[cut], times, streams.rows(cut))
+        assert torch.allclose(both[cut], alone)
+
+
+def test_flow_is_euler_to_its_end():
+    model, _ = line()
+    x, cond = torch.tensor([[0.3]]).double(), model.encode([""])
+    wanted = x
+    for j in range(4):
+        wanted = wanted + 0.15 * model.velocity(wanted, torch.tensor([0.15 * j]).double(), cond)
+    assert torch.allclose(flow(model, x, cond, steps=4, end=0.6), wanted, atol=1e-12)
+
+
+def test_states_that_are_not_finite_stop_the_run():
+    check_finite(torch.zeros(2, 1), 3.0)
+    with pytest.raises(DivergedError, match=r"guidance was 3 times the flow's drift"):
+        check_finite(torch.tensor([[0.0], [torch.inf]]), 3.0)
+
+
+def test_guidance_is_normalised_row_by_row():
+    drift = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+    guidance = torch.tensor([[0.0, 10.0], [0.0, 1.0], [0.0, 0.0]])
+    assert torch.equal(normalise_guidance(guidance, drift, "none", 2.0), 2 * guidance)
+    clipped = normalise_guidance(guidance, drift, "clip", 1.0)
+    assert torch.allclose(clipped, torch.tensor([[0.0, 5.0], [0.0, 1.0], [0.0, 0.0]]))
+    renormed = normalise_guidance(guidance, drift, "renorm", 2.0)
+    assert torch.allclose(renormed, torch.tensor([[0.0, 10.0], [0.0, 10.0], [0.0, 0.0]]))
+    assert Slope(drift, guidance).strength.tolist() == pytest.approx([2.0, 0.2, 0.0])
+
+
+def test_log_ratio_is_that_of_the_two_gaussians():
+    streams = Streams(0, (0, 1))
+    mean, push = torch.tensor([[0.2], [1.0]]).double(), torch.tensor([[0.3], [-0.5]]).double()
+    std = torch.tensor([0.4, 2.0]).double()
+    drawn = GaussianStep.draw(mean, push, std, streams)
+    base, guided = (
+        torch.distributions.Normal(m, std[:, None]).log_prob(drawn.x)[:, 0]
+        for m in (mean, mean + push)
+    )
+    assert torch.allclose(drawn.log_ratio, base - guided)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean + push, std[:, None]),
+        torch.distributions.Normal(mean, std[:, None]),
+    )
+    assert torch.allclose(drawn.kl, kl[:, 0])
+
+
+def test_a_gaussian_without_noise_has_no_say_in_weights():
+    mean = torch.ones(2, 1).double()
+    step = GaussianStep.draw(mean, mean, torch.zeros(2).double(), Streams(0, (0, 1)))
+    assert torch.equal(step.x, 2 * mean)
+    assert not step.kl.any()
+    assert not step.log_ratio.any()
+
+
+def metered(estimator, sampler):
+    """A problem of three rows on the plane whose network calls are counted."""
+    model, reward = plane()
+    meter = Meter()
+    guarded = GuardedModel(model, "mixture", meter, 100)
+    return Problem(guarded, reward, sampler, estimator, model.encode([""] * 3)), meter
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "first", "last"),
+    [(ODE(), 1, 1), (SDE(), 1, 1), (DDPM(), 1, 1), (Heun(), 2, 1), (GlassTransition(), 4, 4)],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_network_calls_are_one_an_evaluation_where_the_estimator_knows_the_denoiser(
+    dynamics, first, last
+):
+    problem, meter = metered(Gradient(draws=1), DPS())
+    streams, mode = Streams(0, (0, 1, 2)), Steer(steps=2, dynamics=dynamics)
+    state, counts = mode.init(problem, streams), []
+    for index in range(2):
+        meter.calls.clear()
+        state, _ = mode.step(problem, state, index, streams)
+        counts.append(meter.calls["network"] / 3)
+    assert counts == [first, last]
+
+
+def test_network_calls_count_the_velocity_where_the_estimator_does_not_know_the_denoiser():
+    problem, meter = metered(Stein(draws=4), MetaFlowMap())
+    streams, mode = Streams(0, (0, 1, 2)), Steer(steps=1)
+    mode.step(problem, mode.init(problem, streams), 0, streams)
+    assert meter.calls["network"] == 3 * (4 + 1)
+
+
+def test_a_guide_answers_from_memory_at_the_very_states_alone():
+    problem, meter = metered(Gradient(draws=2), DPS())
+    guide = Guide(problem, problem.cond, Streams(0, (0, 1, 2)))
+    x, t = torch.zeros(3, 2).double(), torch.full((3,), 0.4).double()
+    estimate = guide.estimate(x, t)
+    assert torch.equal(guide(x, t.clone()).shift, estimate.shift)
+    assert len(guide.estimates) == 1
+    guide(x.clone(), t)
+    guide(x, t + 0.1)
+    assert len(guide.estimates) == 3
+    assert meter.calls["network"] == 9
+
+
+def test_estimates_of_one_step_have_random_numbers_of_their_own():
+    problem, _ = metered(Stein(draws=4), MetaFlowMap())
+    x, t = torch.ones(3, 2).double(), torch.full((3,), 0.4).double()
+    first, second = Guide(problem, problem.cond, Streams(0, (0, 1, 2))), None
+    shifts = [first.estimate(x, t).shift for _ in range(2)]
+    assert not torch.equal(shifts[0], shifts[1])
+    second = Guide(problem, problem.cond, Streams(0, (0, 1, 2)))
+    assert torch.equal(second.estimate(x, t).shift, shifts[0])
+
+
+@pytest.mark.parametrize(
+    "dynamics", [part for part in ALL if not part.has_density], ids=lambda part: part.kind
+)
+def test_dynamics_without_a_density_cannot_weigh_particles(dynamics):
+    wanted = f"dynamics '{dynamics.kind}' has no density, so it cannot weigh particles"
+    with pytest.raises(ValueError, match=wanted):
+        Steer(dynamics=dynamics, particles=4, resample="systematic")
+    assert Steer(dynamics=dynamics, particles=4, resample="best").particles == 4
