@@ -192,14 +192,20 @@ class Dynamics(ABC):
     Without guidance many short steps lead from noise to the law of the model. With the exact shift
     they lead to the tilted law p*(x) ∝ p(x) e^{r(x)}.
 
-    Attributes:
-        has_density: whether each step is drawn from a Gaussian that it returns, with and without
-            guidance. Only then can particles be weighed by their steps, and is the KL between
-            guided and unguided paths known.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
     kind: ClassVar[str]
-    has_density: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def has_density(self) -> bool:
+        """Whether each step is drawn from a Gaussian that it returns, with and without guidance.
+
+        Only then can particles be weighed by their steps, and is the KL of guided paths from
+        unguided ones known.
+        """
 
     @abstractmethod
     def step(

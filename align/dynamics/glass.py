@@ -10,7 +10,7 @@ from torch import Tensor
 from align.core.dynamics import Dynamics, GuidedFlow, Slope, Transition
 from align.core.option import at_least, option
 from align.core.streams import Streams
-from align.samplers.glass import Method
+from align.samplers.glass import InnerFlow, Method
 from align.samplers.transition import glass_transition
 
 
@@ -48,7 +48,8 @@ class GlassTransition(Dynamics):
             return slopes[-1].total
 
         noise = streams.normal(tuple(x.shape[1:])).to(x)
+        inner = InnerFlow(velocity, flow.path, x, t)
         reached = glass_transition(
-            velocity, flow.path, x, t, u, steps=self.inner_steps, method=self.method, noise=noise
+            inner, u, steps=self.inner_steps, method=self.method, noise=noise
         )
         return Transition(reached, slopes[0].strength)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from align.core.path import Path, expand
-from align.samplers.glass import Method, Velocity, inner_flow
+from align.samplers.glass import InnerFlow, Method
 
 
 def stopping_time(path: Path, t: Tensor, u: Tensor) -> Tensor:
@@ -31,15 +31,7 @@ def stopping_time(path: Path, t: Tensor, u: Tensor) -> Tensor:
 
 
 def glass_transition(
-    velocity: Velocity,
-    path: Path,
-    x: Tensor,
-    t: Tensor,
-    u: Tensor,
-    *,
-    steps: int,
-    method: Method,
-    noise: Tensor,
+    inner: InnerFlow, u: Tensor, *, steps: int, method: Method, noise: Tensor
 ) -> Tensor:
     """A draw of x_u given x_t = x under the memoryless process: the step that DDPM approximates.
 
@@ -51,10 +43,8 @@ def glass_transition(
     At t = 0 that is the flow from `noise` to time u; at u = 1 it is a posterior draw by GLASS.
 
     Args:
-        velocity: of any flow; it is called `steps` times a row, 2 · `steps` − 1 by Heun.
-        path: the flow's interpolant.
-        x: states, (B, *S).
-        t: their times in [0, 1), (B,).
+        inner: the inner flow at states (B, *S) and times t in [0, 1); the outer velocity is called
+            `steps` times a row, 2 · `steps` − 1 by Heun.
         u: later times in (t, 1], (B,).
         steps: of the inner flow.
         method: "euler" or "heun".
@@ -66,8 +56,9 @@ def glass_transition(
     Reference: Diamond Maps: Efficient Reward Alignment via Stochastic Flow Maps, Holderrieth et
     al., 2026, arXiv:2602.05993; GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170.
     """
+    path, x, t = inner.path, inner.x, inner.t
     end = stopping_time(path, t, u)
-    y = inner_flow(velocity, path, noise, end, x, t, steps=steps, method=method)
+    y = inner.to(end, noise, steps=steps, method=method)
     a_r, b_r, a_t, b_t = path.alpha(end), path.beta(end), path.alpha(t), path.beta(t)
     scale = path.beta(u) / (b_t**2 * a_r**2 + b_r**2 * a_t**2)
     return expand(scale * b_t * a_r**2, y) * x + expand(scale * b_r * a_t**2, y) * y

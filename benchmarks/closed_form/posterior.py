@@ -13,7 +13,7 @@ from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 from align.models.mixture import GaussianMixture
 from align.samplers.exact import ExactPosterior
-from align.samplers.glass import glass_velocity, inner_flow, velocity_of
+from align.samplers.glass import InnerFlow, glass_velocity
 from align.samplers.refine import refine
 from align.samplers.transition import glass_transition, stopping_time
 from align.testing.distances import w1
@@ -88,8 +88,8 @@ def drift() -> Table:
 
 def flowed(model: FlowModel, y: Tensor, noisy: NoisyState, steps: int) -> Tensor:
     """The inner flow from noise y (B, *S) to the posterior by Euler steps."""
-    velocity, end = velocity_of(model, noisy.cond), torch.ones_like(noisy.t)
-    return inner_flow(velocity, model.path, y, end, noisy.x, noisy.t, steps=steps, method="euler")
+    inner = InnerFlow.of(model, noisy)
+    return inner.to(torch.ones_like(noisy.t), y, steps=steps, method="euler")
 
 
 def convergence(count: int = 20_000) -> Table:
@@ -151,10 +151,8 @@ def transition(count: int = 50_000) -> Table:
         end = stopping_time(path, t, u)
         told = sum((path.beta(each) / path.alpha(each)) ** 2 for each in (t, end))
         error = float((path.time_at(1 / torch.as_tensor(told)) - u).abs().max())
-        velocity = velocity_of(model, noisy.cond)
-        found = glass_transition(
-            velocity, path, noisy.x, t, u, steps=40, method="heun", noise=rows.normal((1,))
-        )
+        inner = InnerFlow.of(model, noisy)
+        found = glass_transition(inner, u, steps=40, method="heun", noise=rows.normal((1,)))
         scale = path.beta(t) / path.beta(u)
         missing = (path.alpha(t) ** 2 - (scale * path.alpha(u)) ** 2).sqrt()
         law = model.prior.seen(path.alpha(u), path.beta(u)).given(noisy.x, missing, scale)

@@ -7,7 +7,7 @@ import torch
 
 from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.samplers.glass import Glass, velocity_of
+from align.samplers.glass import Glass, InnerFlow
 from align.samplers.transition import glass_transition, stopping_time
 from align.testing.distances import w1
 from align.testing.worlds import line, plane
@@ -20,8 +20,7 @@ def _times(*numbers):
 
 
 def transition(model, noisy, u, **options):
-    velocity = velocity_of(model, noisy.cond)
-    return glass_transition(velocity, model.path, noisy.x, noisy.t, u, **options)
+    return glass_transition(InnerFlow.of(model, noisy), u, **options)
 
 
 def _kernel(model, x, t, u):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from align.core.dynamics import FlowEvaluation
-from align.core.estimator import Estimate
+from align.core.estimate import Estimate
 from align.core.model import Condition, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams

@@ -163,11 +163,11 @@ def density(moving: Moving) -> None:
 
 def base_law(moving: Moving) -> None:
     """Without a reward many steps lead from noise to the model's own law."""
-    model = moving.model
-    if not isinstance(model, DataSampler):
+    source = moving.model.capability(DataSampler)
+    if source is None:
         raise SkipTest("the model cannot draw from its own law")
     law, exact = (
-        model.draw(streams_of(model, range(count), seed))
+        source.draw(streams_of(moving.model, range(count), seed))
         for seed, count in ((8, 10 * SAMPLES), (9, SAMPLES))
     )
     _follows(_samples(moving, attrs.evolve(moving.problem, estimator=None)), exact, law)
@@ -175,11 +175,11 @@ def base_law(moving: Moving) -> None:
 
 def tilted_law(moving: Moving) -> None:
     """With the exact shift many steps lead from noise to the tilted law."""
-    model, problem = moving.model, moving.problem
-    if not isinstance(model, ClosedForm) or not problem.reward.optimised:
+    problem, known = moving.problem, moving.model.capability(ClosedForm)
+    if known is None or not problem.reward.optimised:
         raise SkipTest("the model does not know its tilted law, or there is no reward")
     law, exact = (
-        model.draw_tilted(problem.reward, streams_of(problem.model, range(count), seed))
+        known.draw_tilted(problem.reward, streams_of(problem.model, range(count), seed))
         for seed, count in ((8, 10 * SAMPLES), (9, SAMPLES))
     )
     _follows(_samples(moving, attrs.evolve(problem, estimator=Exact())), exact, law)
