@@ -2,7 +2,7 @@
 
 Classes are named here and imported by `align.catalog.registry`, so that the command can offer the
 names without importing torch. A contract has a section or an option of its name in recipes, a hook
-`align_<name>s` (`align_dynamics`) in `align.catalog.hookspecs`, and checks in `align.testing.checks.<name>`.
+(see `hook_of`) in `align.catalog.hookspecs`, and checks in `align.testing.checks.<name>`.
 """
 
 from __future__ import annotations

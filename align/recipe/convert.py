@@ -161,15 +161,15 @@ def _part(catalog: Catalog, converter: Converter, value: Any, tp: Any) -> Any:
         try:
             return _read_part(catalog, converter, {"kind": value}, tp, ())
         except ConfigErrors as error:
-            raise ConfigErrors(_without_kind(fault) for fault in error.faults) from error
+            raise ConfigErrors(_without_kind(each) for each in error.errors) from error
     if not isinstance(value, dict):
         raise _wrong(value, tp)
     return _read_part(catalog, converter, value, tp, ())
 
 
-def _without_kind(fault: ConfigError) -> ConfigError:
-    """The fault at the string itself, where it is about the kind that the string names."""
-    return ConfigError((), fault.text) if fault.key == ("kind",) else fault
+def _without_kind(error: ConfigError) -> ConfigError:
+    """The error at the string itself, where it is about the kind that the string names."""
+    return ConfigError((), error.text) if error.key == ("kind",) else error
 
 
 def _read_part(

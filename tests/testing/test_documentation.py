@@ -5,13 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-<<<<<<< HEAD
-from align.catalog.contracts import CONTRACT_CLASSES
+from align.catalog.contracts import CONTRACT_CLASSES, plural
 from align.testing.kit import checks_of
-=======
-from align.catalog.contracts import plural
-from align.testing.kit import KINDS, checks_of
->>>>>>> 60902a1 (Dynamics are parts: one file each under one contract, one loop for all who follow a flow)
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_text()
 
@@ -19,11 +14,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_
 def test_every_check_is_listed():
     sections = re.split(r"^### ", TEXT.partition("## The checks")[2], flags=re.M)[1:]
     assert [section.partition("\n")[0] for section in sections] == [
-<<<<<<< HEAD
-        f"{contract.capitalize()}s" for contract in CONTRACT_CLASSES
-=======
-        plural(contract).capitalize() for contract in KINDS
->>>>>>> 60902a1 (Dynamics are parts: one file each under one contract, one loop for all who follow a flow)
+        plural(contract).capitalize() for contract in CONTRACT_CLASSES
     ]
     for contract, section in zip(CONTRACT_CLASSES, sections, strict=True):
         listed = re.findall(r"^- `(\w+)`: (.*)$", section, re.M)
