@@ -24,6 +24,7 @@ ROOT = DOCS.parent
 # Pages whose text lies elsewhere in the repository; their files in docs/ only point there.
 ELSEWHERE = {
     "changelog": ROOT / "CHANGELOG.md",
+    "changes": ROOT / "changelog.d" / "README.md",
     "contributing": ROOT / "CONTRIBUTING.md",
     "plugins/clip": ROOT / "plugins" / "align-clip" / "README.md",
     "plugins/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
