@@ -34,6 +34,7 @@ from torch import Tensor
 from align.core.model import NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.metrics.frechet import frechet_distance
@@ -47,7 +48,7 @@ from align.runner.session import sample
 from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
-from align.training.data import Labelled, Pictures
+from align.training.data import Labelled
 from align.training.data import load as load_pictures
 
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ from align.core.metric import Metric
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.dynamics.ddim import DDIM
 from align.dynamics.ddpm import DDPM
 from align.dynamics.glass import GlassTransition
@@ -32,8 +33,9 @@ from align.estimators.stein import Stein
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
+from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
-from align.models.network import Network, about_of, modules_of
+from align.models.network import Network
 from align.models.network_model import NetworkModel
 from align.modes.autoencode import Autoencode
 from align.modes.distill.mode import Distill
@@ -65,7 +67,6 @@ from align.samplers.renoise import Renoise
 from align.testing import conformance
 from align.testing.worlds import line
 from align.training import weights
-from align.training.data import Pictures
 from align.training.loop import Optimisation
 
 ROOT = Path(__file__).parents[1]
@@ -341,6 +342,15 @@ test_fidelity_to_pictures = conformance(
 test_frechet_thumbnails = conformance("metric", FrechetThumbnails)
 test_image_statistics = conformance("metric", ImageStatistics)
 test_sliced_wasserstein = conformance("metric", SlicedWasserstein)
+
+test_dit = conformance(
+    "network", lambda: DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=2)
+)
+test_mlp = conformance("network", lambda: MLPConfig(width=16, depth=2))
+
+test_upsample = conformance("autoencoder", lambda: OUTER)
+
+test_pictures = conformance("dataset", pictures)
 
 
 def covered(path):

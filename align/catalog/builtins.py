@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from align.catalog.hookspecs import hookimpl
+from align.core.autoencoder import AutoencoderSpec
+from align.core.dataset import DatasetSpec
 from align.core.dynamics import Dynamics
 from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
+from align.core.network import NetworkSpec
 from align.core.reward import RewardSpec
 from align.core.sampler import PosteriorSampler
 
@@ -107,3 +110,28 @@ def align_metrics() -> list[type[Metric]]:
     from align.metrics.statistics import ImageStatistics
 
     return [FrechetThumbnails, ImageStatistics, SlicedWasserstein]
+
+
+@hookimpl
+def align_networks() -> list[type[NetworkSpec]]:
+    """Networks of velocities."""
+    from align.networks.dit import DiTConfig
+    from align.networks.mlp import MLPConfig
+
+    return [DiTConfig, MLPConfig]
+
+
+@hookimpl
+def align_autoencoders() -> list[type[AutoencoderSpec]]:
+    """Autoencoders."""
+    from align.networks.autoencoder import AutoencoderConfig
+
+    return [AutoencoderConfig]
+
+
+@hookimpl
+def align_datasets() -> list[type[DatasetSpec]]:
+    """Data sets."""
+    from align.datasets.pictures import Pictures
+
+    return [Pictures]

@@ -20,9 +20,17 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "reward": "align.core.reward:RewardSpec",
         "mode": "align.core.mode:AlignmentMode",
         "metric": "align.core.metric:Metric",
+        "network": "align.core.network:NetworkSpec",
+        "autoencoder": "align.core.autoencoder:AutoencoderSpec",
+        "dataset": "align.core.dataset:DatasetSpec",
     }
 )
 """Module and class of each contract, by its name."""
+
+DEFAULT_KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {"autoencoder": "upsample", "dataset": "pictures"}
+)
+"""The kind of a table that names none, by contract; tables of other contracts must name one."""
 
 
 def plural(contract: str) -> str:

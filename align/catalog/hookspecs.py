@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from align.core.autoencoder import AutoencoderSpec
+    from align.core.dataset import DatasetSpec
     from align.core.dynamics import Dynamics
     from align.core.estimator import ValueEstimator
     from align.core.metric import Metric
     from align.core.mode import AlignmentMode, Info
     from align.core.model import ModelSpec
+    from align.core.network import NetworkSpec
     from align.core.reward import RewardSpec
     from align.core.sampler import PosteriorSampler
 
@@ -59,6 +62,24 @@ def align_modes() -> Iterable[type[AlignmentMode[Any]]]:
 @hookspec
 def align_metrics() -> Iterable[type[Metric]]:
     """Metrics that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_networks() -> Iterable[type[NetworkSpec]]:
+    """Networks of velocities that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_autoencoders() -> Iterable[type[AutoencoderSpec]]:
+    """Autoencoders that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_datasets() -> Iterable[type[DatasetSpec]]:
+    """Data sets that a recipe may name."""
     return ()
 
 

@@ -35,8 +35,16 @@ CONTRACTS: Final[Mapping[str, type]] = MappingProxyType(
 )
 """The class of each contract, by its name."""
 
+_BESIDE: Final[Mapping[str, Iterable[str]]] = MappingProxyType(
+    {
+        "reward": TERM_OPTIONS,
+        # A weights file keeps these beside the options.
+        "network": ("role", "plugin"),
+        "autoencoder": ("plugin",),
+    }
+)
 RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
-    {name: frozenset({"kind", *(TERM_OPTIONS if name == "reward" else ())}) for name in CONTRACTS}
+    {name: frozenset({"kind", *_BESIDE.get(name, ())}) for name in CONTRACTS}
 )
 """Keys of a part's table that are not the part's own."""
 _DISTRIBUTION: Final = "align-core"
@@ -64,6 +72,11 @@ class Origin:
     plugin: str
     distribution: str
     version: str
+
+    @property
+    def built_in(self) -> bool:
+        """Whether align itself ships it."""
+        return self.distribution == _DISTRIBUTION
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any, ClassVar, final
 
 import attrs
 import torch
-from torch import nn
 
+from align.catalog.registry import Catalog, load_catalog
 from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
+from align.core.network import NetworkSpec, Role
 from align.core.option import option
-from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network_model import ROLES, Net, NetworkModel, Precision, make_net
-from align.networks.autoencoder import Autoencoder, AutoencoderConfig
-from align.networks.dit import DiT, DiTConfig
-from align.networks.mlp import MLP, MLPConfig
+from align.models.about import described, modules_of, spec_in, untrained
+from align.models.network_model import NetworkModel, Precision
 from align.training import weights
 
 
@@ -29,30 +26,46 @@ class Network(ModelSpec):
     kind: ClassVar[str] = "network"
 
     weights: str = option("weights file of a run (model.safetensors)", default="")
-    net: Net | None = option("architecture of an untrained flow, instead of weights", default=None)
-    autoencoder: str = option("weights file of the untrained flow's autoencoder", default="")
+    net: NetworkSpec | None = option(
+        "network of an untrained flow, instead of weights", default=None
+    )
+    autoencoder: str = option(
+        "weights file of an autoencoder, where the untrained flow is of pictures", default=""
+    )
+    shape: tuple[int, ...] = option(
+        "shape of one state, such as [2], where the untrained flow is of vectors", default=()
+    )
     classes: tuple[str, ...] = option("class names of the untrained flow", default=())
     prompt: str = option("names the class of every sample; empty for no class", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
     precision: Precision = option(
-        "of the networks' products; 'bfloat16' is faster on a GPU", default="float32"
+        "precision of the networks' products; 'bfloat16' is faster on a GPU", default="float32"
     )
 
     def __attrs_post_init__(self) -> None:
         if bool(self.weights) == (self.net is not None):
-            raise ValueError("expected either 'weights' or 'net' with 'autoencoder'")
+            raise ValueError("expected either 'weights' or 'net' with 'autoencoder' or 'shape'")
+        if self.net is not None and bool(self.autoencoder) == bool(self.shape):
+            raise ValueError(
+                "'net' needs either 'autoencoder', the file of an autoencoder's weights for a flow"
+                " of pictures, or 'shape', that of one state for a flow of vectors"
+            )
+        if self.shape and (len(self.shape) > 1 or self.shape[0] < 1):
+            raise ValueError("'shape' must be one number, the entries of a vector")
 
     @property
     def domain(self) -> Domain:
-        """As the weights file says."""
-        return "vector" if self.weights and not self._about.get("autoencoder") else "image"
+        """Pictures where there is an autoencoder, else vectors."""
+        if self.weights:
+            return "image" if self._about.get("autoencoder") else "vector"
+        return "image" if self.autoencoder else "vector"
 
     @property
     def provides(self) -> frozenset[type]:
         """A flow map or a meta flow map, and so a flow map, if the weights file holds one."""
-        held = set(self._about.get("nets", {})) if self.weights else set()
-        maps = {FlowMap} if held & {"flow_map", "posterior"} else set[type]()
-        return frozenset(maps | ({PosteriorMap} if "posterior" in held else set()))
+        nets = set(self._about.get("nets", {})) if self.weights else set()
+        maps = {FlowMap} if nets & {"flow_map", "posterior"} else set[type]()
+        return frozenset(maps | ({PosteriorMap} if "posterior" in nets else set()))
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -61,87 +74,41 @@ class Network(ModelSpec):
     def build(self, device: torch.device) -> NetworkModel:
         """Load the weights, or make the untrained flow."""
         if self.weights:
-            found = load(File(self.weights), device, self.guidance)
-            return attrs.evolve(found, precision=self.precision)
-        if not self.autoencoder or self.net is None:
-            raise PartError("model: an untrained flow needs 'autoencoder', the file of its weights")
-        file = File(self.autoencoder)
-        about = weights.about(file)
-        model = _empty(
-            {
-                **about,
-                "nets": {"flow": attrs.asdict(self.net) | {"kind": self.net.kind}},
-                "classes": self.classes,
-            },
-            device,
-        )
-        weights.read(file, {"autoencoder": model.require_autoencoder()})
+            model = load(File(self.weights), device, self.guidance)
+            return attrs.evolve(model, precision=self.precision)
+        assert self.net is not None
+        nets: dict[str, tuple[NetworkSpec, Role]] = {"flow": (self.net, "flow")}
+        if self.autoencoder:
+            file = File(self.autoencoder)
+            about = weights.about(file)
+            if "autoencoder" not in about:
+                raise PartError(f"model.autoencoder: '{file}' holds no autoencoder")
+            outer = spec_in(about["autoencoder"], "autoencoder", file, load_catalog())
+            model = untrained(nets, outer, tuple(about["shape"]), self.classes, device)
+            weights.read(file, {"autoencoder": model.require_autoencoder()})
+        else:
+            model = untrained(nets, None, self.shape, self.classes, device)
         return attrs.evolve(model, guidance=self.guidance, precision=self.precision)
 
 
-def load(file: File, device: torch.device, guidance: float = 1.0) -> NetworkModel:
+def load(
+    file: File, device: torch.device, guidance: float = 1.0, *, catalog: Catalog | None = None
+) -> NetworkModel:
     """The model in a weights file, frozen.
 
+    Args:
+        file: as a training run leaves it.
+        device: where the networks go.
+        guidance: classifier-free guidance scale of the flow; 1 is none.
+        catalog: where kinds of networks are looked up; by default all that is installed.
+
     Raises:
-        PartError: the file is missing, or is not what it says it is.
+        PartError: the file is missing, or is not what it says it is, or needs a plugin that is
+            not installed.
     """
     about = weights.about(file)
     if "nets" not in about:
         raise PartError(f"weights: '{file}' holds an autoencoder alone, not a model")
-    model = attrs.evolve(_empty(about, device), guidance=guidance)
+    model = attrs.evolve(described(about, file, device, catalog), guidance=guidance)
     weights.read(file, modules_of(model))
     return model
-
-
-def about_of(model: NetworkModel) -> dict[str, Any]:
-    """What a weights file must say, so that `load` rebuilds the model."""
-    nets = {name: getattr(model, name) for name in ROLES}
-    said: dict[str, Any] = {
-        "shape": model.shape,
-        "classes": model.classes,
-        "nets": {
-            name: attrs.asdict(net.config) | {"kind": net.config.kind, "role": net.role}
-            for name, net in nets.items()
-            if isinstance(net, DiT | MLP)
-        },
-    }
-    if model.autoencoder is not None:
-        said["autoencoder"] = attrs.asdict(model.autoencoder.config)
-    return said
-
-
-def modules_of(model: NetworkModel) -> dict[str, nn.Module]:
-    """The networks of a model by their names in a weights file."""
-    named = {name: getattr(model, name) for name in (*ROLES, "autoencoder")}
-    return {name: module for name, module in named.items() if module is not None}
-
-
-def _empty(about: Mapping[str, Any], device: torch.device) -> NetworkModel:
-    """A model of the right networks, their weights still to be read."""
-    shape, classes = tuple(about["shape"]), tuple(about.get("classes", ()))
-
-    def built() -> NetworkModel:
-        nets = {}
-        for name, said in about["nets"].items():
-            sizes = {key: value for key, value in said.items() if key not in ("kind", "role")}
-            config: Net = {"dit": DiTConfig, "mlp": MLPConfig}[said["kind"]](**sizes)
-            # A flow may be the diagonal of a map.
-            role = said.get("role", ROLES[name])
-            nets[name] = make_net(config, shape, len(classes), role)
-        outer = about.get("autoencoder")
-        auto = Autoencoder(AutoencoderConfig(**outer)) if outer else None
-        for module in (*nets.values(), *([auto] if auto else [])):
-            module.to(device).eval().requires_grad_(False)
-        domain: Domain = "image" if auto else "vector"
-        return NetworkModel(
-            shape=shape,
-            classes=classes,
-            autoencoder=auto,
-            domain=domain,
-            device=device,
-            flow=nets.get("flow"),
-            flow_map=nets.get("flow_map"),
-            posterior=nets.get("posterior"),
-        )
-
-    return Streams(0, ()).fold_in("network").initialise(built)

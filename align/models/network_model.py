@@ -19,32 +19,22 @@ from align.core.model import (
     NoisyState,
     PosteriorMap,
 )
+from align.core.network import LADDER, Role, VelocityNetwork
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
 from align.core.prompts import match_class
 from align.errors import PartError
 from align.networks.autoencoder import Autoencoder
-from align.networks.dit import DiT, DiTConfig
-from align.networks.mlp import MLP, MLPConfig
-from align.networks.role import Role
-from align.networks.surgery import LADDER
+from align.training.latents import Encoding, digest
 
 Made = TypeVar("Made", bound=nn.Module)
-Net: TypeAlias = DiTConfig | MLPConfig
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {"flow": "flow", "flow_map": "flow_map", "posterior": "meta_flow_map"}
 )
-"""What the networks of a model are, by their names in a weights file."""
-
-
-def make_net(config: Net, shape: tuple[int, ...], classes: int, role: Role) -> DiT | MLP:
-    """An untrained network of the configured kind."""
-    if isinstance(config, DiTConfig):
-        return DiT(config, shape, classes, role)
-    return MLP(config, shape, classes, role)
+"""The roles of a model's networks, by their names in a weights file."""
 
 
 @final
@@ -87,11 +77,11 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
         net = self.require_velocity()
         label, zero = cond.tensors["label"], torch.zeros_like(t)
         if self.guidance == 1.0:
-            return self._said(net, x, t, t, zero, torch.zeros_like(x), label)
+            return self._called(net, x, t, t, zero, torch.zeros_like(x), label)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
         labels = torch.cat((label, torch.full_like(label, len(self.classes))))
-        named, plain = self._said(net, *both, labels).chunk(2)
-        return plain + self.guidance * (named - plain)
+        conditional, plain = self._called(net, *both, labels).chunk(2)
+        return plain + self.guidance * (conditional - plain)
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
@@ -100,7 +90,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
     def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        return self._said(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
+        return self._called(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -111,13 +101,13 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(noisy.t, noisy.x) > 0, noisy.x, torch.zeros_like(noisy.x))
-        return self._said(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
+        return self._called(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
         if self.autoencoder is None:
             return x1
-        pictures = self._said(self.autoencoder.decode, x1)
+        pictures = self._called(self.autoencoder.decode, x1)
         pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
         return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
 
@@ -126,21 +116,21 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
         return _required(self.flow, "flow")
 
     def require_velocity(self) -> nn.Module:
-        """What the velocity is of: the flow, or a map's diagonal; PartError if there is neither."""
+        """The network of the velocity: the flow, or else a map; PartError if there is neither."""
         return _required(self.flow or self.flow_map or self.posterior, "flow")
 
-    def highest_rung(self, role: Role) -> DiT | MLP:
-        """The network that stands highest on the ladder, up to `role`.
+    def highest_rung(self, role: Role) -> VelocityNetwork:
+        """The network of the highest role up to `role`, from which one of that role can grow.
 
         Raises:
             PartError: there is none.
         """
         nets = {"flow": self.flow, "flow_map": self.flow_map, "meta_flow_map": self.posterior}
-        below = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
-        found = [net for net in below if isinstance(net, DiT | MLP)]
-        if not found:
+        candidates = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
+        networks = [net for net in candidates if isinstance(net, VelocityNetwork)]
+        if not networks:
             raise PartError(f"model: its weights hold nothing that a {role} can grow from")
-        return found[-1]
+        return networks[-1]
 
     def with_net(self, role: Role, net: nn.Module) -> NetworkModel:
         """The model with `net` in that role."""
@@ -154,17 +144,31 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
         """The autoencoder; raises PartError where there is none."""
         return _required(self.autoencoder, "autoencoder")
 
+    def encoding(self) -> Encoding:
+        """How training data become states of this model."""
+        outer = self.autoencoder
+        if outer is None:
+            return Encoding(encode=None, shape=self.shape, classes=self.classes, device=self.device)
+        return Encoding(
+            encode=outer.encode,
+            colours=outer.config.colours,
+            fingerprint=lambda: digest(outer),
+            shape=self.shape,
+            classes=self.classes,
+            device=self.device,
+        )
+
     def class_grid(self, rows: int) -> Condition:
-        """A condition that goes through the classes in turn."""
+        """A condition of `rows` rows that goes through the classes in turn."""
         names = self.classes or ("",)
         return self.encode([names[row % len(names)] for row in range(rows)])
 
     def null_condition(self, rows: int) -> Condition:
-        """The condition that names no class."""
+        """A condition of `rows` rows of no class."""
         return self.encode([""] * rows)
 
-    def _said(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-        """What a network says of `x`, as precise as `x`."""
+    def _called(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """A network's result for `x`, in the floating type of `x`."""
         if self.precision == "float32":
             return net(x, *others).to(x.dtype)
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -177,7 +181,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
 
 
 def network_of(problem: Problem) -> NetworkModel:
-    """The problem's model as networks that can be trained; how precisely, training says.
+    """The problem's model as networks that can be trained, in float32.
 
     Raises:
         PartError: it is not made of networks.

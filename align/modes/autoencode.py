@@ -9,12 +9,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.catalog.registry import load_catalog
+from align.core.autoencoder import AutoencoderSpec
+from align.core.dataset import DatasetSpec
 from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.models.about import spec_table
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
-from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance, pieces
 from align.training.reader import Reader
 
@@ -40,8 +43,8 @@ class Autoencode(AlignmentMode[AutoencoderState], Trainable[AutoencoderState]):
     kind: ClassVar[str] = "autoencode"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    data: Pictures = option("the pictures")
-    net: AutoencoderConfig = option("size of the network", default=AutoencoderConfig())
+    data: DatasetSpec = option("the pictures")
+    net: AutoencoderSpec = option("the autoencoder's network", default=AutoencoderConfig())
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=2000, check=at_least(1))
     noise: float = option("deviation of the noise on latents", default=0.1, check=at_least(0))
@@ -104,7 +107,7 @@ class Autoencode(AlignmentMode[AutoencoderState], Trainable[AutoencoderState]):
         def export(net: nn.Module) -> Export:
             assert isinstance(net, Autoencoder)
             shape = _scale(net, state.reader)
-            about = {"autoencoder": attrs.asdict(self.net), "shape": shape}
+            about = {"autoencoder": spec_table(self.net, load_catalog()), "shape": shape}
             return Export({"autoencoder": net}, about)
 
         return state.training.exported(export)

@@ -8,15 +8,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.dataset import DatasetSpec
 from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
 from align.core.model import Condition
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.network import about_of, modules_of
+from align.models.about import about_of, modules_of
 from align.models.network_model import NetworkModel, network_of
 from align.modes.sampling.rollout import flow
-from align.training.data import Pictures
 from align.training.latents import Examples, encoded
 from align.training.loop import Optimisation, Training, advance
 
@@ -43,7 +43,7 @@ class Pretrain(AlignmentMode[FlowState], Trainable[FlowState]):
     kind: ClassVar[str] = "pretrain"
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    data: Pictures = option("the pictures")
+    data: DatasetSpec = option("the data")
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())
     steps: int = option("number of steps", default=4000, check=at_least(1))
     dropout: float = option(
@@ -61,7 +61,7 @@ class Pretrain(AlignmentMode[FlowState], Trainable[FlowState]):
     def init(self, problem: Problem, streams: Streams) -> FlowState:
         """Encode the pictures; training starts from the model's own weights."""
         model = network_of(problem)
-        examples = encoded(self.data, model)
+        examples = encoded(self.data, model.encoding())
         return FlowState(Training.of(model.require_flow(), self.optimisation), examples, model)
 
     def step(
@@ -82,7 +82,8 @@ class Pretrain(AlignmentMode[FlowState], Trainable[FlowState]):
 
         numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
         due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
-        return state, Info(numbers, self._pictures(state, streams) if due else None)
+        shown = due and model.domain == "image"
+        return state, Info(numbers, self._pictures(state, streams) if shown else None)
 
     def finish(self, problem: Problem, state: FlowState) -> None:
         """No samples: the last step's pictures show what was learnt."""

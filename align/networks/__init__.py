@@ -1,1 +1,1 @@
-"""Network architectures: plain torch modules that know nothing of recipes."""
+"""Network architectures: torch modules, and the options that make them."""

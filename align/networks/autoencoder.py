@@ -1,27 +1,53 @@
-"""A small convolutional autoencoder: pictures to latents of unit scale and back."""
+"""A small convolutional autoencoder, and the scale of latents that every autoencoder shares."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.core.autoencoder import AutoencoderSpec
 from align.core.option import at_least, option
 
 
 @final
 @attrs.frozen(kw_only=True)
-class AutoencoderConfig:
-    """Size of an autoencoder."""
+class AutoencoderConfig(AutoencoderSpec):
+    """A convolutional autoencoder whose decoder enlarges by repeating pixels.
+
+    Encoder and decoder have a residual block at every side, that of the pictures included.
+    """
+
+    kind: ClassVar[str] = "upsample"
 
     colours: int = option("channels of a picture", check=at_least(1), default=3)
     width: int = option("channels of the widest pictures", check=at_least(8), default=32)
     levels: int = option("halvings of the side", check=at_least(1), default=3)
     latents: int = option("channels of a latent", check=at_least(1), default=16)
+
+    def layers(self) -> tuple[nn.Module, nn.Module]:
+        """An untrained encoder and decoder."""
+        widths = [self.width * 2**i for i in range(self.levels + 1)]
+        down: list[nn.Module] = [nn.Conv2d(self.colours, widths[0], 3, padding=1)]
+        up: list[nn.Module] = [
+            nn.Conv2d(self.latents, widths[-1], 3, padding=1),
+            _Residual(widths[-1]),
+        ]
+        for narrow, wide in pairwise(widths):
+            down += [_Residual(narrow), nn.Conv2d(narrow, wide, 3, 2, 1)]
+        for narrow, wide in reversed(list(pairwise(widths))):
+            up += [
+                nn.Upsample(scale_factor=2.0),
+                nn.Conv2d(wide, narrow, 3, padding=1),
+                _Residual(narrow),
+            ]
+        down += [_Residual(widths[-1]), nn.Conv2d(widths[-1], self.latents, 3, padding=1)]
+        up += [nn.SiLU(), nn.Conv2d(widths[0], self.colours, 3, padding=1)]
+        return nn.Sequential(*down), nn.Sequential(*up)
 
 
 class _Residual(nn.Module):
@@ -39,35 +65,22 @@ class _Residual(nn.Module):
 
 @final
 class Autoencoder(nn.Module):
-    """Pictures (B, C, H, W) in [0, 1] to latents (B, L, H / 2^levels, W / 2^levels).
+    """Pictures (B, C, H, W) in [0, 1] to latents (B, L, h, w) and back.
 
     Latents leave `encode` with zero mean and unit deviation a channel, by the buffers `mean` and
     `std` that training fills in at its end.
+
+    Args:
+        config: makes the encoder and the decoder.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderSpec) -> None:
         super().__init__()
         self.config = config
-        widths = [config.width * 2**i for i in range(config.levels + 1)]
-        down: list[nn.Module] = [nn.Conv2d(config.colours, widths[0], 3, padding=1)]
-        up: list[nn.Module] = [
-            nn.Conv2d(config.latents, widths[-1], 3, padding=1),
-            _Residual(widths[-1]),
-        ]
-        for narrow, wide in pairwise(widths):
-            down += [_Residual(narrow), nn.Conv2d(narrow, wide, 3, 2, 1)]
-        for narrow, wide in reversed(list(pairwise(widths))):
-            up += [
-                nn.Upsample(scale_factor=2.0),
-                nn.Conv2d(wide, narrow, 3, padding=1),
-                _Residual(narrow),
-            ]
-        down += [_Residual(widths[-1]), nn.Conv2d(widths[-1], config.latents, 3, padding=1)]
-        up += [nn.SiLU(), nn.Conv2d(widths[0], config.colours, 3, padding=1)]
-        self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up)
+        self.encoder, self.decoder = config.layers()
         self.register_buffer("mean", torch.zeros(1, config.latents, 1, 1))
         self.register_buffer("std", torch.ones(1, config.latents, 1, 1))
 

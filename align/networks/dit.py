@@ -10,25 +10,37 @@ Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.core.model import Domain
+from align.core.network import NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
-from align.networks.role import Role
+from align.errors import PartError
+
+
+def _fours(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+    # Sines and cosines of rows and of columns each have a quarter of the channels.
+    if value < 4 or value % 4:
+        raise ValueError(f"'{attribute.name}' must be a multiple of 4, got {value}")
 
 
 @final
 @attrs.frozen(kw_only=True)
-class DiTConfig:
-    """Size of a diffusion transformer."""
+class DiTConfig(NetworkSpec):
+    """A diffusion transformer, for states that are latents of pictures.
+
+    Reference: Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748.
+    """
 
     kind: ClassVar[str] = "dit"
+    domain: ClassVar[Domain | None] = "image"
 
-    width: int = option("channels of a token", check=at_least(1), default=192)
+    width: int = option("channels of a token, a multiple of 4", check=_fours, default=192)
     depth: int = option("number of blocks", check=at_least(1), default=6)
     heads: int = option("attention heads; divides the width", check=at_least(1), default=3)
     patch: int = option("side of a patch, in latent pixels", check=at_least(1), default=1)
@@ -36,6 +48,19 @@ class DiTConfig:
         "blocks of a map that see the start time; the others see the end time", default=4
     )
     time_scale: float = option("factor on times before they are embedded", default=1.0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"'heads' must divide 'width', {self.width}")
+
+    def build(self, shape: tuple[int, ...], classes: int, role: Role) -> DiT:
+        """An untrained transformer; PartError where patches do not cover a state."""
+        if any(side % self.patch for side in shape[1:]):
+            sides = " x ".join(map(str, shape[1:]))
+            raise PartError(
+                f"net.patch: states of {sides} cannot be cut into squares of {self.patch}"
+            )
+        return DiT(self, shape, classes, role)
 
 
 class _TimeEmbedder(nn.Module):
@@ -147,35 +172,29 @@ class _FinalLayer(nn.Module):
 
 
 @final
-class DiT(nn.Module):
-    """Average velocity v_{s,u}(y; t, x) of the inner flow; without a context, of the flow itself.
+class DiT(VelocityNetwork):
+    """A diffusion transformer of states (C, H, W); see `VelocityNetwork` for its arguments."""
 
-    Args:
-        config: the size.
-        shape: (C, H, W) of a state.
-        classes: number of classes; label `classes` means "no class".
-        role: what it is; a flow ignores u, and only a meta flow map sees t and x.
-    """
+    config: DiTConfig
 
     def __init__(self, config: DiTConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
-        super().__init__()
-        channels, height, width = shape
-        self.config, self.shape, self.role = config, shape, role
-        self.grid = (height // config.patch, width // config.patch)
-        wide, scale = config.width, config.time_scale
-        self.register_buffer("pos_embed", _positions(wide, *self.grid)[None])
-        self.x_embedder = _PatchEmbedder(channels, wide, config.patch)
-        self.y_embedder = _LabelEmbedder(classes, wide)
+        super().__init__(config, shape, classes, role)
+        channels, rows, columns = shape
+        self.grid = (rows // config.patch, columns // config.patch)
+        width, scale = config.width, config.time_scale
+        self.register_buffer("pos_embed", _positions(width, *self.grid)[None])
+        self.x_embedder = _PatchEmbedder(channels, width, config.patch)
+        self.y_embedder = _LabelEmbedder(classes, width)
         if role == "meta_flow_map":
-            self.x_cond_embedder = _PatchEmbedder(channels, wide, config.patch)
-            self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(wide, 2 * wide))
-            self.s_embedder = _TimeEmbedder(wide, scale)
-            self.t_cond_embedder = _TimeEmbedder(wide, scale)
-            self.s_embedder_second = _TimeEmbedder(wide, scale)
-            self.t_embedder_second = _TimeEmbedder(wide, scale)
-        self.t_embedder = _TimeEmbedder(wide, scale)
-        self.blocks = nn.ModuleList(_Block(wide, config.heads) for _ in range(config.depth))
-        self.final_layer = _FinalLayer(wide, channels * config.patch**2)
+            self.x_cond_embedder = _PatchEmbedder(channels, width, config.patch)
+            self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+            self.s_embedder = _TimeEmbedder(width, scale)
+            self.t_cond_embedder = _TimeEmbedder(width, scale)
+            self.s_embedder_second = _TimeEmbedder(width, scale)
+            self.t_embedder_second = _TimeEmbedder(width, scale)
+        self.t_embedder = _TimeEmbedder(width, scale)
+        self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.depth))
+        self.final_layer = _FinalLayer(width, channels * config.patch**2)
         _initialise(self)
 
     def forward(
@@ -183,19 +202,47 @@ class DiT(nn.Module):
     ) -> Tensor:
         """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x)."""
         tokens = self.x_embedder(y) + self.pos_embed.to(y.dtype)
-        named = self.y_embedder(label)
+        label_embedding = self.y_embedder(label)
         if self.role == "meta_flow_map":
-            seen = self.t_cond_embedder(t)
-            shift, scale = self.x_cond_adaLN(seen).chunk(2, 1)
+            context = self.t_cond_embedder(t)
+            shift, scale = self.x_cond_adaLN(context).chunk(2, 1)
             tokens = tokens + self.x_cond_embedder(x) * (1 + scale[:, None]) + shift[:, None]
-            early = self.s_embedder(s) + self.t_embedder(u) + seen + named
-            late = self.s_embedder_second(s) + self.t_embedder_second(u) + seen + named
+            early = self.s_embedder(s) + self.t_embedder(u) + context + label_embedding
+            late = self.s_embedder_second(s) + self.t_embedder_second(u) + context + label_embedding
         else:
-            early = self.t_embedder(s) + named
-            late = self.t_embedder(u) + named if self.role == "flow_map" else early
+            early = self.t_embedder(s) + label_embedding
+            late = self.t_embedder(u) + label_embedding if self.role == "flow_map" else early
         for depth, block in enumerate(self.blocks):
             tokens = block(tokens, early if depth < self.config.encoder_depth else late)
         return self._unpatch(self.final_layer(tokens, late))
+
+    def weights_for(self, larger: DiT) -> dict[str, Tensor]:
+        """State dict of `larger`, which then says what this network says.
+
+        A flow and a flow map have the same weights: the map's later blocks see another time. To a
+        meta flow map's blocks the end of a jump is silent where they see the start, and the other
+        way round; its context patches are multiplied by zero.
+        """
+        state = self.state_dict()
+        if larger.role == "flow_map":
+            return state
+        new = larger.state_dict()
+        for key, tensor in state.items():
+            part, _, rest = key.partition(".")
+            if part == "t_embedder":
+                new[f"s_embedder.{rest}"] = new[f"t_embedder_second.{rest}"] = tensor
+            else:
+                new[key] = tensor
+            if part == "x_embedder":
+                new[f"x_cond_embedder.{rest}"] = tensor
+        for silent in ("t_embedder", "s_embedder_second", "t_cond_embedder"):
+            new[f"{silent}.mlp.2.weight"].zero_()
+            new[f"{silent}.mlp.2.bias"].zero_()
+        # Shift 0 and scale −1.
+        new["x_cond_adaLN.1.weight"].zero_()
+        shift, scale = new["x_cond_adaLN.1.bias"].chunk(2)
+        shift.zero_(), scale.fill_(-1)
+        return new
 
     def _unpatch(self, patches: Tensor) -> Tensor:
         """Patches (B, L, patch² C) back to states (B, C, H, W)."""

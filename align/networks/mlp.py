@@ -9,35 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.core.model import Domain
+from align.core.network import NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
-from align.networks.role import Role
 
 
 @final
 @attrs.frozen(kw_only=True)
-class MLPConfig:
-    """Size of a multilayer perceptron."""
+class MLPConfig(NetworkSpec):
+    """A multilayer perceptron with residual layers, for states that are vectors."""
 
     kind: ClassVar[str] = "mlp"
+    domain: ClassVar[Domain | None] = "vector"
 
     width: int = option("units of a hidden layer", check=at_least(1), default=128)
     depth: int = option("number of residual layers", check=at_least(1), default=3)
 
+    def build(self, shape: tuple[int, ...], classes: int, role: Role) -> MLP:
+        """An untrained perceptron."""
+        return MLP(self, shape, classes, role)
+
 
 @final
-class MLP(nn.Module):
-    """Average velocity v_{s,u}(y; t, x) of the inner flow; without a context, of the flow itself.
+class MLP(VelocityNetwork):
+    """A multilayer perceptron of states (D,); see `VelocityNetwork` for its arguments."""
 
-    Args:
-        config: the size.
-        shape: (D,) of a state.
-        classes: number of classes; label `classes` means "no class".
-        role: what it is; a flow ignores u, and only a meta flow map sees t and x.
-    """
+    config: MLPConfig
 
     def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
-        super().__init__()
-        self.config, self.shape, self.role = config, shape, role
+        super().__init__(config, shape, classes, role)
         (dim,) = shape
         features = {"flow": dim + 8, "flow_map": dim + 2 * 8, "meta_flow_map": 2 * dim + 3 * 8}[
             role
@@ -59,16 +59,22 @@ class MLP(nn.Module):
         self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
     ) -> Tensor:
         """Average velocity (B, D) from y (B, D) over inner times s to u, given (t, x)."""
-        seen = [y, _waves(s)]
+        features = [y, _waves(s)]
         if self.role != "flow":
-            seen += [_waves(u)]
+            features += [_waves(u)]
         if self.role == "meta_flow_map":
-            seen += [x, _waves(t)]
-        h = self.enter(torch.cat(seen, 1)) + self.label(label)
+            features += [x, _waves(t)]
+        h = self.enter(torch.cat(features, 1)) + self.label(label)
         for layer in self.layers:
             h = h + layer(h)
         average: Tensor = self.leave(F.silu(h))
         return average
+
+    def weights_for(self, larger: MLP) -> dict[str, Tensor]:
+        """State dict of `larger`, whose first layer is silent about features that are new."""
+        enter = torch.zeros_like(larger.enter.weight)
+        enter[:, : self.enter.in_features] = self.enter.weight.detach()
+        return self.state_dict() | {"enter.weight": enter}
 
 
 def _waves(t: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def merged(base: Any, change: Any) -> Any:
         change = {"kind": change}
     if not isinstance(base, Mapping) or not isinstance(change, Mapping):
         return change
-    if "kind" in base and change.get("kind", base["kind"]) != base["kind"]:
+    if change.get("kind", base.get("kind")) != base.get("kind"):
         return change
     return {**base, **{key: merged(base.get(key), item) for key, item in change.items()}}
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin
 import attrs
 from cattrs import Converter
 
+from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.option import ConfigError, ConfigErrors
 from align.core.term import TERM_OPTIONS, RewardTerm
@@ -178,7 +179,11 @@ def _read_part(
     """The part that a table with a `kind` names; `also` are keys that are read elsewhere."""
     contract, wanted = contract_of(tp), get_origin(tp) or tp
     assert contract is not None
-    kind = _said_kind(table, catalog.parts[contract])
+    default = DEFAULT_KINDS.get(contract)
+    if default and "kind" not in table:
+        kind = default
+    else:
+        kind = _said_kind(table, catalog.parts[contract])
     entry = catalog.find(contract, kind)
     if entry is None:
         raise ConfigErrors([ConfigError(("kind",), _unknown_kind(catalog, contract, kind))])

@@ -1,89 +1,21 @@
-"""Labelled pictures for training: read one by one or in batches, in a random order."""
+"""Rows of a data set for training: in batches, in a random order, read ahead by processes."""
 
 from __future__ import annotations
 
-import io
 import math
 import signal
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, final
 
 import attrs
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
-from align.core.option import at_least, option
+from align.core.dataset import Dataset, DatasetSpec, plain_name
 from align.core.streams import Streams
 from align.errors import PartError
-from align.training.sources import Index, index
-
-LAYOUT = torch.channels_last
-
-
-@final
-@attrs.frozen(kw_only=True)
-class Pictures:
-    """Pictures with classes: files, or latents made of them."""
-
-    path: str = option(
-        "folder or tar archive of <split>/<class>/<picture>, or WebDataset shards, "
-        "'x-{000..099}.tar' or 'x-*.tar'",
-        default="",
-    )
-    split: str = option("folder above the classes; shards have none", default="train")
-    mirror: bool = option("also train on left-right mirrored pictures", default=True)
-    size: int = option(
-        "side of the squares that pictures are scaled and cut to; 0 leaves them",
-        default=0,
-        check=at_least(0),
-    )
-    workers: int = option(
-        "processes that read pictures; 0 is none beside the main one", default=0, check=at_least(0)
-    )
-    latents: str = option(
-        "folder that keeps the latents of pictures; without 'path', all there is", default=""
-    )
-
-    def __attrs_post_init__(self) -> None:
-        if not (self.path or self.latents):
-            raise ValueError("expected 'path', or 'latents', a folder that has them already")
-
-
-@final
-@attrs.frozen(eq=False)
-class PictureSet(Dataset[Tensor | PartError]):
-    """R pictures of one `shape` (C, H, W), read when they are asked for."""
-
-    index: Index
-    shape: tuple[int, int, int]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.index.files)
-
-    def __getitem__(self, rows: list[int]) -> Tensor | PartError:
-        """Pictures (b, C, H, W), uint8; an error is returned, so that it may cross processes."""
-        try:
-            pictures = [read(self.index, row, self.shape[0], self.size) for row in rows]
-            for row, picture in zip(rows, pictures, strict=True):
-                if picture.shape != self.shape:
-                    raise _unequal(self.index, row, picture.shape, self.shape)
-        except PartError as error:
-            return error
-        # Colours innermost: convolutions then take a sixth less time.
-        return torch.from_numpy(np.stack(pictures)).contiguous(memory_format=LAYOUT)
-
-    def rows(self, rows: list[int]) -> Tensor:
-        """Pictures (b, C, H, W), uint8.
-
-        Raises:
-            PartError: one of them cannot be read, or has another size than the first of the set.
-        """
-        return _sound(self[rows])
 
 
 @final
@@ -99,84 +31,110 @@ class Labelled:
         return len(self.pictures)
 
 
-def find(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> PictureSet:
-    """The pictures of `data`, with 1 or 3 `colours`; of them all the first alone is read.
+def load(data: DatasetSpec, colours: int, classes: tuple[str, ...] = ()) -> Labelled:
+    """Read all pictures of `data` into memory; their labels count through `classes`, if given.
 
     Raises:
-        PartError: there are none, or they have other classes than `classes` (when that is given).
+        PartError: they cannot be read, or they have other classes than `classes`.
     """
-    if not data.path:
-        raise PartError(f"data: pictures are needed here, not only '{data.latents}'; set 'path'")
-    found = index(data.path, data.split, classes)
-    channels, height, width = read(found, 0, colours, data.size).shape
-    return PictureSet(found, (channels, height, width), data.size)
+    dataset = data.open(colours)
+    labels = labels_of(dataset, data.name, classes)
+    return Labelled(loaded(dataset, data.workers), labels, classes or dataset.classes)
 
 
-def load(data: Pictures, colours: int, classes: tuple[str, ...] = ()) -> Labelled:
-    """Read all pictures of `data` into memory, sorted by name; see `find`.
+def labels_of(dataset: Dataset, name: str, classes: tuple[str, ...]) -> Tensor:
+    """The class of each row (R,), int64, counted through `classes`; as they are if that is empty.
+
+    Args:
+        dataset: has the labels.
+        name: what messages call it.
+        classes: names, such as those of a model's classes.
 
     Raises:
-        PartError: as `find`; one of them cannot be read, or they are not all of one size.
+        PartError: the classes of the data set are not these.
     """
-    found = find(data, colours, classes)
-    pictures = loaded(found, data.workers)
-    return Labelled(pictures, torch.from_numpy(found.index.labels), found.index.classes)
+    labels = dataset.labels.to(torch.int64)
+    if not classes:
+        return labels
+    if dataset.classes:
+        return renumbered(labels, dataset.classes, classes, name)
+    for row in torch.nonzero((labels < 0) | (labels >= len(classes)))[:1, 0].tolist():
+        raise PartError(
+            f"data: class {int(labels[row])} of {dataset.row_name(row)} is out of range:"
+            f" the model's {len(classes)} classes are counted from 0"
+        )
+    return labels
 
 
-def loaded(found: PictureSet, workers: int) -> Tensor:
-    """All pictures (R, C, H, W), uint8; raises as `batches`."""
-    shape = len(found), *found.shape
-    pictures = torch.empty(shape, dtype=torch.uint8, memory_format=LAYOUT)
-    for first, chunk in chunks(found, workers):
-        pictures[first : first + len(chunk)] = chunk
-    return pictures
-
-
-def chunks(pictures: PictureSet, workers: int, size: int = 256) -> Iterator[tuple[int, Tensor]]:
-    """All pictures, `size` at a time, and the number of the first of them."""
-    firsts = range(0, len(pictures), size)
-    wanted = (list(range(first, min(first + size, len(pictures)))) for first in firsts)
-    yield from zip(firsts, batches(pictures, wanted, workers), strict=True)
-
-
-def batches(pictures: PictureSet, wanted: Iterable[list[int]], workers: int) -> Iterator[Tensor]:
-    """Pictures (b, C, H, W) of each list of rows, in turn, read ahead by `workers` processes.
+def renumbered(
+    labels: Tensor, names: Sequence[str], classes: tuple[str, ...], owner: str
+) -> Tensor:
+    """Labels (R,) that count through `names` as labels that count through `classes`.
 
     Raises:
-        PartError: a picture cannot be read, or has another size than the first of the set.
+        PartError: the names are not those of the classes, capitals and "_" for " " aside.
     """
-    loader = DataLoader(
-        pictures,
+    number = {plain_name(name): k for k, name in enumerate(classes)}
+    plain = [plain_name(name) for name in names]
+    if set(plain) != set(number):
+        odd = ", ".join(sorted(set(plain) ^ set(number)))
+        raise PartError(f"data: the classes of '{owner}' differ from the model's in: {odd}")
+    return torch.tensor([number[name] for name in plain])[labels]
+
+
+def loaded(dataset: Dataset, workers: int) -> Tensor:
+    """All rows (R, *S); raises as `batches`."""
+    rows: Tensor | None = None
+    for first, chunk in chunks(dataset, workers):
+        if rows is None:
+            layout = torch.channels_last if chunk.dim() == 4 else torch.contiguous_format
+            shape = (len(dataset), *chunk.shape[1:])
+            rows = torch.empty(shape, dtype=chunk.dtype, memory_format=layout)
+        rows[first : first + len(chunk)] = chunk
+    assert rows is not None, "a data set without rows does not open"
+    return rows
+
+
+def chunks(dataset: Dataset, workers: int, size: int = 256) -> Iterator[tuple[int, Tensor]]:
+    """All rows, `size` at a time, and the number of the first of them."""
+    firsts = range(0, len(dataset), size)
+    numbers = (list(range(first, min(first + size, len(dataset)))) for first in firsts)
+    yield from zip(firsts, batches(dataset, numbers, workers), strict=True)
+
+
+def batches(dataset: Dataset, numbers: Iterable[list[int]], workers: int) -> Iterator[Tensor]:
+    """The rows (b, *S) of each list of numbers, in turn, read ahead by `workers` processes.
+
+    Raises:
+        PartError: a row cannot be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Readable(dataset),
         batch_size=None,
-        sampler=wanted,
+        sampler=numbers,
         num_workers=workers,
-        worker_init_fn=_undisturbed,
+        worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
     )
     # A loader that begins draws a seed from the global generator, which is not ours to move.
-    yield from map(_sound, Streams(0, ()).initialise(lambda: iter(loader)))
+    for rows in Streams(0, ()).initialise(lambda: iter(loader)):
+        if isinstance(rows, PartError):
+            raise rows
+        yield rows
 
 
-def read(found: Index, row: int, colours: int, size: int) -> np.ndarray:
-    """One picture (C, H, W), uint8.
+@final
+@attrs.frozen(eq=False)
+class _Readable(TorchDataset[Any]):
+    """A data set for torch's loader; an error is returned, so that it may cross processes."""
 
-    Raises:
-        PartError: it cannot be read.
-    """
-    start, count = found.spans[row].tolist()
-    try:
-        with Path(found.files[row]).open("rb") as file:
-            file.seek(start)
-            content = io.BytesIO(file.read(count))
-        picture = Image.open(content).convert("L" if colours == 1 else "RGB")
-    except Exception as error:  # of any kind: what a broken file raises depends on its format
-        name = f"'{found.names[row]}'"
-        name += "" if found.names[row] == found.files[row] else f" in '{found.files[row]}'"
-        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise PartError(f"data: {name} is not a picture: {why}") from error
-    if size:
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(*picture.size[::-1], colours).transpose(2, 0, 1)
+    dataset: Dataset
+
+    def __getitem__(self, numbers: list[int]) -> Tensor | PartError:
+        try:
+            return self.dataset.rows(numbers)
+        except PartError as error:
+            return error
 
 
 def order(streams: Streams, rows: int, places: Tensor) -> Tensor:
@@ -209,19 +167,6 @@ def order(streams: Streams, rows: int, places: Tensor) -> Tensor:
     return out
 
 
-def _sound(found: Tensor | PartError) -> Tensor:
-    if isinstance(found, PartError):
-        raise found
-    return found
-
-
-def _unequal(found: Index, row: int, odd: tuple[int, ...], shape: tuple[int, ...]) -> PartError:
-    sizes = [f"'{found.names[k]}' has {w} x {h}" for k, (_, h, w) in ((0, shape), (row, odd))]
-    return PartError(
-        f"data: the pictures are not all of one size: {sizes[0]}, {sizes[1]}; set 'size'"
-    )
-
-
-def _undisturbed(_: int) -> None:
-    """Let Ctrl-C end a run after its step, which still needs the pictures."""
+def _ignore_interrupts(_: int) -> None:
+    """Let Ctrl-C end a run after its step, which still needs the rows."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -17,12 +17,33 @@ import torch
 from loguru import logger
 from torch import Tensor, distributed, nn
 
+from align.core.dataset import Dataset, DatasetSpec
 from align.core.streams import Streams
 from align.errors import PartError
 from align.io.files import filling, write
-from align.models.network_model import NetworkModel
-from align.training.data import Pictures, PictureSet, chunks, find, order
-from align.training.sources import match_classes, plain, signature
+from align.training.data import chunks, labels_of, order, renumbered
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class Encoding:
+    """How rows of a data set become states of a model.
+
+    Attributes:
+        encode: pictures (b, C, H, W) in [0, 1] to states (b, *S); None where states are vectors.
+        colours: channels C of a picture.
+        fingerprint: tells `encode` from others, as text; None where there is no `encode`.
+        shape: S, the shape of one state.
+        classes: names of the model's classes; none where it knows no classes.
+        device: where rows are encoded, and where labels live.
+    """
+
+    encode: Callable[[Tensor], Tensor] | None
+    colours: int = 3
+    fingerprint: Callable[[], str] | None = None
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    device: torch.device
 
 
 @final
@@ -52,87 +73,106 @@ class Examples:
         return states.to(device, torch.float32), labels
 
 
-def encoded(data: Pictures, model: NetworkModel) -> Examples:
-    """The pictures of `data` as states of `model`; their classes matter if the model has any.
+def encoded(data: DatasetSpec, encoding: Encoding) -> Examples:
+    """The rows of `data` as states of a model; their classes matter if the model has any.
 
     They are kept in memory, or in the folder `data.latents`: there they are written once, and
     mapped into memory from then on.
 
     Raises:
-        PartError: the pictures cannot be had, or the folder's latents are of something else.
+        PartError: the rows cannot be read, or the model cannot take them, or the folder's latents
+            are of something else.
     """
     if not data.latents:
-        found = _found(data, model)
-        states = torch.empty(_shape(data, model, found), device=model.device)
-        _encode(found, data, model, states)
-        return _examples(states, found.index.labels, model)
+        dataset, labels = _opened(data, encoding)
+        states = torch.empty(_shape(data, dataset, encoding), device=encoding.device)
+        _encode(dataset, data.workers, encoding, states)
+        return _examples(states, labels, encoding)
     folder = Path(data.latents)
-    origin = _origin(data, model)
+    origin = _origin(data, encoding)
     if not (folder / "about.json").exists():
-        _write(folder, data, model, origin)
-    return _read(folder, origin, model)
+        _write(folder, data, encoding, origin)
+    return _read(folder, data, encoding, origin)
 
 
-def _found(data: Pictures, model: NetworkModel) -> PictureSet:
-    return find(data, model.require_autoencoder().config.colours, model.classes)
+def digest(module: nn.Module) -> str:
+    """A digest of a module's weights: it tells them from others."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(content.numpy().tobytes())
+    return found.hexdigest()
 
 
-def _shape(data: Pictures, model: NetworkModel, found: PictureSet) -> tuple[int, ...]:
-    return (2 if data.mirror else 1, len(found), *model.shape)
+def _opened(data: DatasetSpec, encoding: Encoding) -> tuple[Dataset, Tensor]:
+    """The rows and their labels (R,), which count through the model's classes."""
+    if data.domain == "image" and encoding.encode is None:
+        raise PartError(
+            f"data: '{data.kind}' has pictures, and the model has no autoencoder that encodes them"
+        )
+    if data.domain == "vector" and encoding.encode is not None:
+        raise PartError(f"data: '{data.kind}' has vectors, and the model encodes pictures")
+    dataset = data.open(encoding.colours)
+    return dataset, labels_of(dataset, data.name, encoding.classes)
 
 
-def _examples(states: Tensor, labels: np.ndarray, model: NetworkModel) -> Examples:
-    named = torch.from_numpy(labels.astype(np.int64))
-    named = named if model.classes else torch.zeros_like(named)
-    return Examples(states, named.to(model.device), len(model.classes))
+def _shape(data: DatasetSpec, dataset: Dataset, encoding: Encoding) -> tuple[int, ...]:
+    """(V, R, *S)."""
+    views = 2 if data.mirror and encoding.encode else 1
+    return (views, len(dataset), *encoding.shape)
+
+
+def _examples(states: Tensor, labels: Tensor, encoding: Encoding) -> Examples:
+    labels = labels.to(torch.int64)
+    labels = labels if encoding.classes else torch.zeros_like(labels)
+    return Examples(states, labels.to(encoding.device), len(encoding.classes))
 
 
 @torch.no_grad()
-def _encode(found: PictureSet, data: Pictures, model: NetworkModel, states: Tensor) -> None:
+def _encode(dataset: Dataset, workers: int, encoding: Encoding, states: Tensor) -> None:
     """Fill `states` (V, R, *S), wherever they are."""
-    autoencoder, said = model.require_autoencoder(), 0
-    for first, chunk in chunks(found, data.workers):
+    tenths = 0
+    for first, chunk in chunks(dataset, workers):
         last = first + len(chunk)
         for view in range(len(states)):
-            seen = chunk.flip(-1) if view else chunk
-            latents = autoencoder.encode(seen.to(model.device) / 255.0)
-            if latents.shape[1:] != model.shape:
-                raise PartError(
-                    f"data: pictures of size {tuple(chunk.shape[1:])} become states"
-                    f" {tuple(latents.shape[1:])}, but the model's are {model.shape}; set 'size'"
-                )
+            rows = (chunk.flip(-1) if view else chunk).to(encoding.device)
+            latents = encoding.encode(rows / 255.0) if encoding.encode else rows
+            if latents.shape[1:] != encoding.shape:
+                raise PartError(_other_shape(chunk, latents, encoding))
             states[view, first:last] = latents
-        if 10 * last // len(found) > said:
-            said = 10 * last // len(found)
-            logger.info("{} of {} pictures encoded", last, len(found))
+        if 10 * last // len(dataset) > tenths:
+            tenths = 10 * last // len(dataset)
+            noun = "pictures encoded" if encoding.encode else "rows read"
+            logger.info("{} of {} {}", last, len(dataset), noun)
 
 
-def _origin(data: Pictures, model: NetworkModel) -> dict[str, Any]:
+def _other_shape(rows: Tensor, states: Tensor, encoding: Encoding) -> str:
+    if encoding.encode is None:
+        return (
+            f"data: rows have the shape {tuple(states.shape[1:])},"
+            f" but the model's states have {encoding.shape}"
+        )
+    return (
+        f"data: pictures of size {tuple(rows.shape[1:])} become states"
+        f" {tuple(states.shape[1:])}, but the model's are {encoding.shape}; set 'size'"
+    )
+
+
+def _origin(data: DatasetSpec, encoding: Encoding) -> dict[str, Any]:
     """What latents are made from, as far as it is known before they are."""
-    autoencoder = model.autoencoder
-    origin: dict[str, Any] = {"autoencoder": _digest(autoencoder)} if autoencoder else {}
-    if data.path:
-        origin |= {"files": signature(data.path, data.split), "split": data.split}
-        origin |= {"mirror": data.mirror, "size": data.size}
-    return origin
+    origin: dict[str, Any] = {}
+    if encoding.fingerprint is not None:
+        origin["autoencoder"] = encoding.fingerprint()
+    return origin | dict(data.fingerprint() if data.domain else {})
 
 
-def _digest(module: nn.Module) -> str:
-    """Tells weights from others."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(content.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write(folder: Path, data: Pictures, model: NetworkModel, origin: dict[str, Any]) -> None:
+def _write(folder: Path, data: DatasetSpec, encoding: Encoding, origin: dict[str, Any]) -> None:
     """Encode into `folder`, which is there at the end or not at all.
 
     Of several processes of one training run the first does it, and the others wait.
     """
-    if not data.path:
+    if not data.domain:
         raise PartError(f"data.latents: no file '{folder / 'about.json'}'; set 'path' to make it")
     if folder.exists() and any(folder.iterdir()):
         raise PartError(f"data.latents: '{folder}' holds other things; name another folder")
@@ -140,8 +180,8 @@ def _write(folder: Path, data: Pictures, model: NetworkModel, origin: dict[str, 
         while not (folder / "about.json").exists():
             time.sleep(1)
         return
-    found = _found(data, model)
-    shape = _shape(data, model, found)
+    dataset, labels = _opened(data, encoding)
+    shape = _shape(data, dataset, encoding)
     with filling(folder) as beside:
         needed, free = 4 * torch.Size(shape).numel(), shutil.disk_usage(beside).free
         if needed > free:
@@ -150,15 +190,15 @@ def _write(folder: Path, data: Pictures, model: NetworkModel, origin: dict[str, 
                 f" and the disk has {free / 1e9:.1f} GB left"
             )
         mapped = np.lib.format.open_memmap(beside / "states.npy", "w+", np.float32, shape)
-        _encode(found, data, model, torch.from_numpy(mapped))
+        _encode(dataset, data.workers, encoding, torch.from_numpy(mapped))
         mapped.flush()
-        np.save(beside / "labels.npy", found.index.labels)
-        about = {"classes": found.index.classes, "made_from": origin}
+        np.save(beside / "labels.npy", labels.numpy())
+        about = {"classes": encoding.classes or dataset.classes, "made_from": origin}
         write(beside / "about.json", json.dumps(about, indent=1) + "\n")
     logger.info("latents in {}", folder)
 
 
-def _read(folder: Path, origin: dict[str, Any], model: NetworkModel) -> Examples:
+def _read(folder: Path, data: DatasetSpec, encoding: Encoding, origin: dict[str, Any]) -> Examples:
     """Map the latents in `folder` into memory, if they are those asked for."""
     try:
         about = json.loads((folder / "about.json").read_text())
@@ -166,39 +206,39 @@ def _read(folder: Path, origin: dict[str, Any], model: NetworkModel) -> Examples
         labels, classes = np.load(folder / "labels.npy"), tuple(about["classes"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise PartError(f"data.latents: '{folder}' cannot be read: {error!r}") from error
-    for problem in _problems(states, labels, classes, about.get("made_from", {}), origin, model):
+    made_from = about.get("made_from", {})
+    # Latents that come alone may leave out whose they are.
+    asked = origin if data.domain else {k: v for k, v in origin.items() if k in made_from}
+    odd = ", ".join(name for name, value in asked.items() if made_from.get(name) != value)
+    if odd:
+        raise PartError(
+            f"data.latents: '{folder}' was made from something else ({odd});"
+            " delete it, or name another folder"
+        )
+    for problem in _problems(states, labels, classes, encoding):
         raise PartError(f"data.latents: '{folder}' {problem}")
-    if model.classes:
-        number = match_classes(f"'{folder}'", {plain(name) for name in classes}, model.classes)
-        labels = np.array([number[plain(name)] for name in classes])[labels]
+    numbers = torch.from_numpy(labels.astype(np.int64))
+    if encoding.classes:
+        numbers = renumbered(numbers, classes, encoding.classes, str(folder))
     with warnings.catch_warnings():
         # Nobody writes to them, which torch cannot know.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return _examples(torch.from_numpy(states), labels, model)
+        return _examples(torch.from_numpy(states), numbers, encoding)
 
 
 def _problems(
-    states: np.ndarray,
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    made_from: dict[str, Any],
-    origin: dict[str, Any],
-    model: NetworkModel,
+    states: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], encoding: Encoding
 ) -> Iterator[str]:
-    """What keeps latents from being those asked for."""
-    # Latents that come alone may leave out whose they are.
-    asked = origin if "files" in origin else {k: v for k, v in origin.items() if k in made_from}
-    odd = ", ".join(name for name, value in asked.items() if made_from.get(name) != value)
-    if odd:
-        yield f"was made from something else ({odd}); delete it, or name another folder"
-    if states.dtype not in (np.float16, np.float32, np.float64) or states.shape[2:] != model.shape:
+    """What keeps arrays from being states of a model and their labels."""
+    shape = encoding.shape
+    if states.dtype not in (np.float16, np.float32, np.float64) or states.shape[2:] != shape:
         yield (
             f"has states {states.shape} of type {states.dtype},"
-            f" expected floats (views, rows, {', '.join(map(str, model.shape))})"
+            f" expected floats (views, rows, {', '.join(map(str, shape))})"
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != states.shape[1:2]:
         yield f"has labels {labels.shape} of type {labels.dtype}, expected one integer a row"
     elif not states.size:
         yield "has no rows"
-    elif model.classes and not (labels.min() >= 0 and labels.max() < len(classes)):
+    elif encoding.classes and not (labels.min() >= 0 and labels.max() < len(classes)):
         yield f"has labels out of range: about.json names {len(classes)} classes, counted from 0"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import dropwhile
-from typing import final
+from typing import Final, final
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.dataset import Dataset, DatasetSpec
 from align.core.streams import Streams
-from align.training.data import Pictures, PictureSet, batches, chunks, find, loaded, order
+from align.errors import PartError
+from align.training.data import batches, chunks, loaded, order
 
-KEPT = 1 << 30
+IN_MEMORY: Final = 1 << 30
 """Bytes of pictures up to which all of them are kept in memory."""
 
 
@@ -27,64 +29,73 @@ class Reader:
     that come next; what a row shows depends on (seed, row) alone, with or without workers.
 
     Args:
-        pictures: the set.
+        dataset: the pictures.
         workers: number of processes.
-        kept: all pictures (R, C, H, W), if they are kept.
+        in_memory: all pictures (R, C, H, W), if they are kept.
     """
 
-    pictures: PictureSet
+    dataset: Dataset
     workers: int
-    kept: Tensor | None = None
+    in_memory: Tensor | None = None
     _ahead: Iterator[tuple[tuple[int, ...], Tensor]] = attrs.field(factory=lambda: iter(()))
 
     @classmethod
-    def of(cls, data: Pictures, colours: int) -> Reader:
-        """Find the pictures, and read them all if that is not too much."""
-        found = find(data, colours)
-        few = len(found) * torch.Size(found.shape).numel() <= KEPT
-        return cls(found, data.workers, loaded(found, data.workers) if few else None)
+    def of(cls, data: DatasetSpec, colours: int) -> Reader:
+        """Find the pictures, and read them all if that is not too much.
+
+        Raises:
+            PartError: there are none, or the data are no pictures.
+        """
+        if data.domain == "vector":
+            raise PartError(f"data: pictures are needed here, and '{data.kind}' has vectors")
+        dataset = data.open(colours)
+        small = len(dataset) * torch.Size(dataset.shape).numel() <= IN_MEMORY
+        return cls(dataset, data.workers, loaded(dataset, data.workers) if small else None)
 
     def read(self, rows: Streams) -> Tensor:
         """Pictures (b, C, H, W), uint8, of the rows of training that `rows` numbers."""
-        chosen = _chosen(rows, len(self.pictures))
-        return self.pictures.rows(chosen.tolist()) if self.kept is None else self.kept[chosen]
+        numbers = _numbers(rows, len(self.dataset))
+        if self.in_memory is None:
+            return self.dataset.rows(numbers.tolist())
+        return self.in_memory[numbers]
 
     def read_next(self, rows: Streams, coming: Callable[[], Iterable[Streams]]) -> Tensor:
         """As `read`; workers then go on with the rows after these in `coming()`.
 
         Rows may be asked for in pieces of any size, as long as they are those of `coming()`.
         """
-        if self.kept is not None or not self.workers:
+        if self.in_memory is not None or not self.workers:
             return self.read(rows)
-        samples, found = next(self._ahead, ((), None))
-        if found is None or samples != rows.samples:
+        samples, pictures = next(self._ahead, ((), None))
+        if pictures is None or samples != rows.samples:
             later = dropwhile(lambda piece: piece.samples != rows.samples, coming())
-            self._ahead = _reading(self.pictures, self.workers, later)
-            samples, found = next(self._ahead, ((), None))
-        return self.read(rows) if found is None else found
+            self._ahead = _reading(self.dataset, self.workers, later)
+            samples, pictures = next(self._ahead, ((), None))
+        return self.read(rows) if pictures is None else pictures
 
     def chunks(self, size: int = 256) -> Iterator[Tensor]:
         """All pictures, `size` at a time."""
-        if self.kept is not None:
-            return iter(self.kept.split(size))
-        return (chunk for _, chunk in chunks(self.pictures, self.workers, size))
+        if self.in_memory is not None:
+            return iter(self.in_memory.split(size))
+        return (chunk for _, chunk in chunks(self.dataset, self.workers, size))
 
 
 # Not a method: a reader that is let go must end its workers at once, and a method's `self` would
 # leave that to the garbage collector.
 def _reading(
-    pictures: PictureSet, workers: int, coming: Iterable[Streams]
+    dataset: Dataset, workers: int, coming: Iterable[Streams]
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    asked: deque[tuple[int, ...]] = deque()
+    requested: deque[tuple[int, ...]] = deque()
 
-    def wanted() -> Iterator[list[int]]:
+    def numbers() -> Iterator[list[int]]:
         for piece in coming:
-            asked.append(piece.samples)
-            yield _chosen(piece, len(pictures)).tolist()
+            requested.append(piece.samples)
+            yield _numbers(piece, len(dataset)).tolist()
 
-    for found in batches(pictures, wanted(), workers):
-        yield asked.popleft(), found
+    for pictures in batches(dataset, numbers(), workers):
+        yield requested.popleft(), pictures
 
 
-def _chosen(rows: Streams, count: int) -> Tensor:
+def _numbers(rows: Streams, count: int) -> Tensor:
+    """Which of `count` rows of a set these rows of training are."""
     return order(rows.fold_in("order"), count, torch.tensor(rows.samples))

@@ -264,6 +264,18 @@ def test_align_metrics(point):
     assert collects(point, "metric", Toy)
 
 
+def test_align_networks(point):
+    assert collects(point, "network", part("network"))
+
+
+def test_align_autoencoders(point):
+    assert collects(point, "autoencoder", part("autoencoder"))
+
+
+def test_align_datasets(point):
+    assert collects(point, "dataset", part("dataset"))
+
+
 def told(point, name, **arguments):
     """What two plugins, and not a broken third, hear of a hook."""
     heard = []

@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from align.core.model import Condition, FlowMap, NoisyState, PosteriorMap
+from align.core.network import make_network
 from align.core.problem import Problem
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.errors import PartError, PromptError
+from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
-from align.models.network import Network, about_of, load, modules_of
-from align.models.network_model import ROLES, NetworkModel, make_net, network_of
+from align.models.network import Network, load
+from align.models.network_model import ROLES, NetworkModel, network_of
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
@@ -35,7 +37,7 @@ def _randomised(module, seed):
 def _vectors(**parts):
     """Flow and map of vectors."""
     nets = {
-        name: _randomised(make_net(MLPConfig(width=16), (2,), 3, ROLES[name]), seed)
+        name: _randomised(make_network(MLPConfig(width=16), (2,), 3, ROLES[name]), seed)
         for seed, name in enumerate(("flow", "posterior"))
     }
     return NetworkModel(**{"shape": (2,), "classes": CLASSES, "domain": "vector", **nets, **parts})
@@ -131,7 +133,7 @@ def test_flow_map_is_the_posterior_map_without_a_context():
     assert torch.equal(model.jump(x, s, s, noisy.cond), x)
     with pytest.raises(PartError, match="hold no flow map"):
         attrs.evolve(model, posterior=None).jump(x, s, u, noisy.cond)
-    flow_map = _randomised(make_net(MLPConfig(width=16), (2,), 3, "flow_map"), 4)
+    flow_map = _randomised(make_network(MLPConfig(width=16), (2,), 3, "flow_map"), 4)
     both = attrs.evolve(model, flow_map=flow_map)
     average = flow_map(x, s, u, s, x, noisy.cond.tensors["label"])
     assert torch.allclose(both.jump(x, s, u, noisy.cond), x + (u - s)[:, None] * average)
@@ -263,8 +265,15 @@ def test_what_a_network_refuses(tmp_path):
     for wrong in ({}, {"weights": "a.safetensors", "net": SMALL}):
         with pytest.raises(ValueError, match="expected either 'weights' or 'net'"):
             Network(**wrong)
-    with pytest.raises(PartError, match="needs 'autoencoder'"):
-        Network(net=SMALL).build(CPU)
+    for both in ({}, {"autoencoder": "a.safetensors", "shape": (2,)}):
+        with pytest.raises(ValueError, match="'net' needs either 'autoencoder', the file"):
+            Network(net=SMALL, **both)
+    with pytest.raises(ValueError, match="'shape' must be one number"):
+        Network(net=SMALL, shape=(4, 8, 8))
+    with pytest.raises(
+        PartError, match=r"net: 'dit' is a network of images, but the model's .* \(2,\)"
+    ):
+        Network(net=SMALL, shape=(2,)).build(CPU)
     with pytest.raises(PartError, match="no file"):
         Network(weights=str(tmp_path / "none.safetensors")).build(CPU)
     path = tmp_path / "outer.safetensors"
@@ -286,6 +295,6 @@ def test_only_networks_can_be_trained():
 
 
 def test_kinds_of_nets():
-    assert isinstance(make_net(MLPConfig(), (2,), 0, "meta_flow_map"), MLP)
-    assert isinstance(make_net(SMALL, (4, 4, 4), 0, "flow"), DiT)
+    assert isinstance(make_network(MLPConfig(), (2,), 0, "meta_flow_map"), MLP)
+    assert isinstance(make_network(SMALL, (4, 4, 4), 0, "flow"), DiT)
     assert isinstance(_vectors().encode(["dog"]), Condition)

@@ -9,13 +9,13 @@ from PIL import Image
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.errors import PartError
 from align.models.network import Network
 from align.modes.autoencode import Autoencode
 from align.networks.autoencoder import AutoencoderConfig
 from align.networks.dit import DiTConfig
 from align.training import reader, weights
-from align.training.data import Pictures
 from align.training.loop import Optimisation
 
 PROBLEM, STREAMS = Problem(NoModel()), Streams(0, (0,))
@@ -56,7 +56,7 @@ def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
     assert [k for k, info in enumerate(infos) if info.pictures is not None] == [29, 59, 79]
     shown = infos[-1].pictures
     assert shown.shape == (32, 3, 8, 8)
-    pictures = state.reader.kept / 255
+    pictures = state.reader.in_memory / 255
     # Pictures and their reconstructions alternate.
     for picture in shown[::2]:
         mirrored = torch.stack((pictures, pictures.flip(3)))
@@ -113,7 +113,7 @@ def test_workers_make_no_difference_even_to_a_resumed_run(mode, monkeypatch):
     mode = attrs.evolve(mode, steps=4, optimisation=Optimisation(batch=8, grad_accumulation=2))
     state, infos = _run(mode)
     whole = mode.export(PROBLEM, state).modules["autoencoder"].state_dict()
-    monkeypatch.setattr(reader, "KEPT", 0)
+    monkeypatch.setattr(reader, "IN_MEMORY", 0)
     helped = attrs.evolve(mode, data=attrs.evolve(mode.data, workers=2))
     half, found = _run(helped, 2)
     fresh = helped.init(PROBLEM, STREAMS)

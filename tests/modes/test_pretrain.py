@@ -8,6 +8,7 @@ from PIL import Image
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.errors import PartError
@@ -18,7 +19,6 @@ from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.testing.worlds import line
 from align.training import weights
-from align.training.data import Pictures
 from align.training.loop import Optimisation
 
 SHAPE, CLASSES = (4, 4, 4), ("black", "white")

@@ -5,8 +5,9 @@ import torch
 
 from align.catalog.builtins import align_samplers
 from align.core.model import NoisyState
+from align.core.network import make_network
 from align.core.streams import Streams
-from align.models.network_model import NetworkModel, make_net
+from align.models.network_model import NetworkModel
 from align.networks.mlp import MLPConfig
 from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
@@ -51,7 +52,7 @@ def _state(model, samples=SAMPLES):
 
 def _network():
     nets = {
-        name: make_net(MLPConfig(width=16), (2,), 0, role).requires_grad_(False)
+        name: make_network(MLPConfig(width=16), (2,), 0, role).requires_grad_(False)
         for name, role in {"flow": "flow", "posterior": "meta_flow_map"}.items()
     }
     for net in nets.values():

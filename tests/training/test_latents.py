@@ -10,11 +10,12 @@ from loguru import logger
 from PIL import Image
 
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.training import latents
-from align.training.data import Pictures, load
+from align.training.data import load
 from align.training.latents import Examples, encoded
 
 
@@ -36,7 +37,7 @@ def _model(classes=("dog", "cat")):
 
 def test_states_are_latents_of_the_pictures_and_of_their_mirror_images(tmp_path):
     model, path = _model(), _pictures(tmp_path)
-    found = encoded(Pictures(path=path), model)
+    found = encoded(Pictures(path=path), model.encoding())
     pictures = load(Pictures(path=path), 3).pictures / 255
     assert found.states.shape == (2, 6, 4, 4, 4)
     assert torch.allclose(found.states[0], model.autoencoder.encode(pictures), atol=1e-5)
@@ -45,20 +46,20 @@ def test_states_are_latents_of_the_pictures_and_of_their_mirror_images(tmp_path)
     assert found.labels.tolist() == [1, 1, 1, 0, 0, 0]
     assert found.null_label == 2
     assert not found.states.requires_grad
-    plain = encoded(Pictures(path=path, mirror=False), model)
+    plain = encoded(Pictures(path=path, mirror=False), model.encoding())
     assert torch.equal(plain.states, found.states[:1])
 
 
 def test_a_model_without_classes_sees_none(tmp_path):
-    found = encoded(Pictures(path=_pictures(tmp_path)), _model(classes=()))
+    found = encoded(Pictures(path=_pictures(tmp_path)), _model(classes=()).encoding())
     assert found.labels.tolist() == [0] * 6
     assert found.null_label == 0
 
 
 def test_a_model_without_autoencoder_is_refused(tmp_path):
     model = NetworkModel(shape=(2,))
-    with pytest.raises(PartError, match="hold no autoencoder"):
-        encoded(Pictures(path=_pictures(tmp_path)), model)
+    with pytest.raises(PartError, match="no autoencoder that encodes them"):
+        encoded(Pictures(path=_pictures(tmp_path)), model.encoding())
 
 
 def _numbered(rows=5):
@@ -107,17 +108,17 @@ def data(tmp_path):
 @pytest.fixture
 def folder(data, tmp_path):
     """Latents that are written."""
-    encoded(data, _model())
+    encoded(data, _model().encoding())
     return tmp_path / "kept/latents"
 
 
 def test_latents_are_written_once_and_are_those_in_memory(data, tmp_path, monkeypatch):
     model, seen = _model(), []
-    plain = encoded(attrs.evolve(data, latents=""), model)
+    plain = encoded(attrs.evolve(data, latents=""), model.encoding())
     chunks = latents.chunks
     monkeypatch.setattr(latents, "chunks", lambda *a: seen.append(a) or chunks(*a))
     for _ in range(2):
-        found = encoded(data, model)
+        found = encoded(data, model.encoding())
         assert torch.equal(found.states, plain.states)
         assert torch.equal(found.labels, plain.labels)
         for one, two in zip(
@@ -132,11 +133,11 @@ def test_latents_are_written_once_and_are_those_in_memory(data, tmp_path, monkey
 
 
 def test_classes_of_latents_are_known_by_their_names(data, folder):
-    other = encoded(data, _model(classes=("Cat", "dog")))
+    other = encoded(data, _model(classes=("Cat", "dog")).encoding())
     assert other.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert encoded(data, _model(classes=())).labels.tolist() == [0] * 6
+    assert encoded(data, _model(classes=()).encoding()).labels.tolist() == [0] * 6
     with pytest.raises(PartError, match=r"latents' differ from the model's in: bird, cat$"):
-        encoded(data, _model(classes=("bird", "dog")))
+        encoded(data, _model(classes=("bird", "dog")).encoding())
 
 
 def test_latents_of_something_else_are_refused(data, folder):
@@ -150,42 +151,42 @@ def test_latents_of_something_else_are_refused(data, folder):
     place = data.path + "/train/cat/9.png"
     for odd, (asked, model) in cases.items():
         with pytest.raises(PartError) as caught:
-            encoded(asked, model)
+            encoded(asked, model.encoding())
         assert str(caught.value) == (
             f"data.latents: '{folder}' was made from something else ({odd});"
             " delete it, or name another folder"
         )
     Image.new("RGB", (8, 8)).save(place)
     with pytest.raises(PartError, match=r"something else \(files\)"):
-        encoded(data, _model())
+        encoded(data, _model().encoding())
 
 
 def test_a_run_killed_while_encoding_leaves_no_latents(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(latents, "_encode", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            encoded(data, _model())
+            encoded(data, _model().encoding())
     assert not list((tmp_path / "kept").iterdir())
     (tmp_path / "kept/latents.part").mkdir()
-    assert encoded(data, _model()).states.shape[1] == 6
+    assert encoded(data, _model().encoding()).states.shape[1] == 6
 
 
 def test_no_room_and_other_things_in_the_way(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(latents.shutil, "disk_usage", lambda _: attrs.make_class("U", ["free"])(9))
         with pytest.raises(PartError, match=r"would need 0\.0 GB, and the disk has 0\.0 GB left"):
-            encoded(data, _model())
+            encoded(data, _model().encoding())
     (tmp_path / "kept/latents").mkdir()
     (tmp_path / "kept/latents/mine").write_text("mine")
     with pytest.raises(PartError, match="holds other things; name another folder"):
-        encoded(data, _model())
+        encoded(data, _model().encoding())
 
 
 def test_pictures_of_another_size_than_the_model_s_are_refused(data):
     model = attrs.evolve(_model(), shape=(4, 8, 8))
     for asked in (data, attrs.evolve(data, latents="")):
         with pytest.raises(PartError) as caught:
-            encoded(asked, model)
+            encoded(asked, model.encoding())
         assert str(caught.value) == (
             "data: pictures of size (3, 8, 8) become states (4, 4, 4),"
             " but the model's are (4, 8, 8); set 'size'"
@@ -204,7 +205,7 @@ def _own(root, **other):
 
 
 def test_latents_of_one_s_own_need_no_pictures(tmp_path):
-    found = encoded(_own(tmp_path), _model())
+    found = encoded(_own(tmp_path), _model().encoding())
     assert found.labels.tolist() == [0, 1, 0]
     x1, labels = found.rows(_rows(0, 3), 0.0)
     assert x1.dtype == torch.float32
@@ -212,7 +213,10 @@ def test_latents_of_one_s_own_need_no_pictures(tmp_path):
     assert torch.equal(x1[order].reshape(-1), torch.arange(3 * 64.0))
     assert labels[order].tolist() == [0, 1, 0]
     # Nor does the model need an autoencoder to be trained on them.
-    assert len(encoded(_own(tmp_path), attrs.evolve(_model(), autoencoder=None)).labels) == 3
+    assert (
+        len(encoded(_own(tmp_path), attrs.evolve(_model(), autoencoder=None).encoding()).labels)
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,16 +248,16 @@ def test_latents_of_one_s_own_need_no_pictures(tmp_path):
 )
 def test_latents_that_do_not_fit_are_refused(tmp_path, other, message):
     with pytest.raises(PartError, match=message):
-        encoded(_own(tmp_path, **other), _model())
+        encoded(_own(tmp_path, **other), _model().encoding())
 
 
 def test_latents_without_pictures_must_be_there(tmp_path):
     with pytest.raises(PartError, match=r"no file '.*about\.json'; set 'path' to make it"):
-        encoded(Pictures(latents=str(tmp_path / "none")), _model())
+        encoded(Pictures(latents=str(tmp_path / "none")), _model().encoding())
     (tmp_path / "states.npy").write_bytes(b"")
     (tmp_path / "about.json").write_text("{}")
     with pytest.raises(PartError, match="cannot be read"):
-        encoded(Pictures(latents=str(tmp_path)), _model())
+        encoded(Pictures(latents=str(tmp_path)), _model().encoding())
 
 
 def test_the_log_says_how_far_it_is(tmp_path, monkeypatch):
@@ -266,7 +270,7 @@ def test_the_log_says_how_far_it_is(tmp_path, monkeypatch):
     logger.enable("align")
     sink = logger.add(lambda message: lines.append(message.record["message"]))
     try:
-        encoded(Pictures(path=_pictures(tmp_path, count=20)), _model())
+        encoded(Pictures(path=_pictures(tmp_path, count=20)), _model().encoding())
     finally:
         logger.remove(sink)
         logger.disable("align")

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.errors import PartError
 from align.training import data, reader
-from align.training.data import Pictures, find, load
+from align.training.data import load
 from align.training.loop import Optimisation, pieces
 from align.training.reader import Reader
 
@@ -32,7 +33,7 @@ def pictures(tmp_path):
 @pytest.fixture
 def unkept(monkeypatch):
     """As if no set were small enough to be kept in memory."""
-    monkeypatch.setattr(reader, "KEPT", 0)
+    monkeypatch.setattr(reader, "IN_MEMORY", 0)
 
 
 def coming(first):
@@ -53,12 +54,12 @@ def test_workers_and_memory_make_no_difference(pictures, monkeypatch):
     started, batches = [], data.batches
     monkeypatch.setattr(reader, "batches", lambda *a: started.append(a[2]) or batches(*a))
     kept = Reader.of(Pictures(path=str(pictures)), 3)
-    assert kept.kept.shape == (11, 3, 4, 4)
+    assert kept.in_memory.shape == (11, 3, 4, 4)
     expected = levels(kept)
     assert sorted(expected[:11]) == list(range(11))
-    monkeypatch.setattr(reader, "KEPT", 0)
+    monkeypatch.setattr(reader, "IN_MEMORY", 0)
     alone = Reader.of(Pictures(path=str(pictures)), 3)
-    assert alone.kept is None
+    assert alone.in_memory is None
     assert levels(alone) == expected
     helped = Reader.of(Pictures(path=str(pictures), workers=2), 3)
     assert levels(helped) == expected
@@ -92,8 +93,8 @@ def test_a_process_may_see_its_share_alone(pictures, unkept):
 
 def test_all_pictures_in_chunks(pictures, monkeypatch):
     expected = load(Pictures(path=str(pictures)), 3).pictures
-    for most in (reader.KEPT, 0):
-        monkeypatch.setattr(reader, "KEPT", most)
+    for most in (reader.IN_MEMORY, 0):
+        monkeypatch.setattr(reader, "IN_MEMORY", most)
         found = list(Reader.of(Pictures(path=str(pictures)), 3).chunks(4))
         assert [len(chunk) for chunk in found] == [4, 4, 3]
         assert torch.equal(torch.cat(found), expected)
@@ -109,7 +110,7 @@ def test_an_error_in_a_worker_is_one_clear_line(pictures, unkept):
 
 
 def test_a_set_can_be_sent_to_a_new_process(pictures):
-    found = find(Pictures(path=str(pictures)), 3)
+    found = Pictures(path=str(pictures)).open(3)
     assert torch.equal(pickle.loads(pickle.dumps(found)).rows([3, 1]), found.rows([3, 1]))
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState
+from align.core.network import Role
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel
 from align.modes.distill.inner import Average, InnerFlow
 from align.modes.distill.weighting import LogLossNet
-from align.networks.role import Role
 from align.samplers.glass import glass_velocity
 from align.training.latents import Examples
 

@@ -8,14 +8,16 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.dataset import DatasetSpec
 from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
 from align.core.model import DataSampler
+from align.core.network import NetworkSpec, grown, make_network
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import about_of, modules_of
-from align.models.network_model import Net, NetworkModel, make_net, network_of
+from align.models.about import about_of, modules_of
+from align.models.network_model import NetworkModel, network_of
 from align.modes.distill.coupling import Coupling, Student
 from align.modes.distill.diagonal import Data, Teacher
 from align.modes.distill.eulerian import Eulerian
@@ -25,8 +27,6 @@ from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
 from align.modes.distill.times import Times
 from align.modes.distill.weighting import LogLossNet, Weighting
-from align.networks.surgery import grown
-from align.training.data import Pictures
 from align.training.latents import encoded
 from align.training.loop import Optimisation, Training, advance
 
@@ -60,10 +60,10 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     role: Literal["meta_flow_map", "flow_map"] = option("what is trained", default="meta_flow_map")
-    data: Pictures | None = option(
+    data: DatasetSpec | None = option(
         "the pictures; without them x1 is drawn from the teacher, if it can", default=None
     )
-    net: Net | None = option(
+    net: NetworkSpec | None = option(
         "network of the map; without it, an exact copy of the best the model has", default=None
     )
     diagonal: Teacher | Data = option("what the diagonal is taught", default=Teacher())
@@ -99,7 +99,7 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
         if self.data is None and teacher.capability(DataSampler) is None:
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
-        examples = encoded(self.data, model) if self.data else None
+        examples = encoded(self.data, model.encoding()) if self.data else None
         return MapState(
             Training.of(student.to(model.device), self.optimisation),
             Coupling(problem, model, self.role, examples, self.dropout, self.guidance),
@@ -162,7 +162,7 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:
-            net = make_net(self.net, model.shape, len(model.classes), self.role)
+            net = make_network(self.net, model.shape, len(model.classes), self.role)
         else:
             net = grown(model.highest_rung(self.role), self.role)
         return Student(net, LogLossNet() if self.weighting.learned else None)

@@ -9,13 +9,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dataset import DatasetSpec
 from align.core.model import Condition, DataSampler
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.modes.finetune.evaluation import samples
-from align.training.data import Pictures
 from align.training.latents import Examples, encoded
 
 
@@ -39,7 +39,7 @@ class CleanData:
     @classmethod
     def of(
         cls,
-        data: Pictures | None,
+        data: DatasetSpec | None,
         problem: Problem,
         model: NetworkModel,
         pool: int,
@@ -54,7 +54,7 @@ class CleanData:
         labels = model.encode(problem.prompts).tensors["label"].tolist()
         plain = cls(problem, model, dict(zip(labels, problem.prompts, strict=True)))
         if data is not None:
-            return attrs.evolve(plain, examples=plain._asked(encoded(data, model)))
+            return attrs.evolve(plain, examples=plain._asked(encoded(data, model.encoding())))
         if problem.model.capability(DataSampler) is not None:
             return plain
         return attrs.evolve(plain, examples=plain.sampled(model, pool, steps, seed))

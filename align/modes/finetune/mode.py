@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.dataset import DatasetSpec
 from align.core.mode import (
     AlignmentMode,
     Export,
@@ -19,12 +20,12 @@ from align.core.mode import (
     Trainable,
     UsesRewardGradient,
 )
+from align.core.network import NetworkSpec
 from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
-from align.models.network import about_of, modules_of
-from align.models.network_model import Net
+from align.models.about import about_of, modules_of
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation, samples
@@ -33,7 +34,6 @@ from align.modes.finetune.state import FinetuneState, strengthened, trained, ung
 from align.modes.finetune.stein import TiltStein
 from align.modes.finetune.target import TiltedTarget
 from align.training import checkpoint
-from align.training.data import Pictures
 from align.training.loop import Optimisation, Training, advance
 from align.training.lora import Lora
 
@@ -69,7 +69,7 @@ class FineTune(
     kind: ClassVar[str] = "finetune"
 
     objective: Objective = option("what the velocity is taught", default=TiltGradient())
-    data: Pictures | None = option(
+    data: DatasetSpec | None = option(
         "clean pictures; none: what the model draws, or a pool of its samples", default=None
     )
     pool: int = option(
@@ -85,7 +85,7 @@ class FineTune(
     stages: int = option("of path 'tilt'", default=8, check=at_least(1))
     strength: float = option("factor on the weights of all rewards", default=1.0, check=above(0))
     lora: Lora | None = option("adapters that are trained; none: all weights", default=None)
-    net: Net | None = option(
+    net: NetworkSpec | None = option(
         "network of the flow, where the model is not made of networks", default=None
     )
     optimisation: Optimisation = option("how weights are changed", default=Optimisation())

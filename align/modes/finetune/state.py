@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from align.core.model import Condition, FlowModel
+from align.core.network import NetworkSpec, make_network
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import replaced
-from align.models.network_model import Net, NetworkModel, make_net, network_of
+from align.models.network_model import NetworkModel, network_of
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
 from align.modes.finetune.target import TiltedTarget
@@ -90,7 +91,7 @@ class FinetuneState:
         self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
 
 
-def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel:
+def trained(problem: Problem, net: NetworkSpec | None, streams: Streams) -> NetworkModel:
     """The model with a flow of its own to train: a copy of what it has, or an untrained `net`.
 
     Without a flow that is a copy of the map, whose diagonal is one.
@@ -105,7 +106,7 @@ def trained(problem: Problem, net: Net | None, streams: Streams) -> NetworkModel
         return network_of(problem)
     base = problem.model
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
-    made = streams.fold_in("weights").initialise(lambda: make_net(net, model.shape, 0, "flow"))
+    made = streams.fold_in("weights").initialise(lambda: make_network(net, model.shape, 0, "flow"))
     return model.with_net("flow", made.to(model.device))
 
 

@@ -6,18 +6,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dataset import DatasetSpec
 from align.core.metric import Metric
 from align.core.model import Condition, DataSampler, ModelSpec
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.network_model import NetworkModel
-from align.training.data import Pictures
 from align.training.latents import encoded
 
 
 def clean(
-    data: Pictures | None, data_model: ModelSpec | None, problem: Problem, streams: Streams
+    data: DatasetSpec | None, data_model: ModelSpec | None, problem: Problem, streams: Streams
 ) -> tuple[Tensor, Condition]:
     """Clean states x1 (B, *S), one for each row of `streams`, and what they are conditioned on.
 
@@ -36,7 +36,8 @@ def clean(
             raise PartError("mode.data: only a model made of networks takes pictures; leave it out")
         if any(problem.cond.prompts):
             raise PartError("model.prompt: the study is of all pictures; leave it empty")
-        found = encoded(attrs.evolve(data, mirror=False), model)
+        once = attrs.evolve(data, **{"mirror": False}) if data.mirror else data
+        found = encoded(once, model.encoding())
         there, asked = found.states.shape[1], len(streams.samples)
         if asked > there:
             raise PartError(f"run.samples: {asked}, but mode.data has {there} pictures")

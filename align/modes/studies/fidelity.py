@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dataset import DatasetSpec
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Need
 from align.core.model import Condition, ModelSpec
@@ -20,7 +21,6 @@ from align.modes.sampling.rollout import flow
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
 from align.samplers.refine import refine
-from align.training.data import Pictures
 
 
 @final
@@ -51,7 +51,7 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler"})
 
     metric: Metric = option("how far samples are from data, in one number")
-    data: Pictures | None = option("pictures; none: what the model's own law has", default=None)
+    data: DatasetSpec | None = option("pictures; none: what the model's own law has", default=None)
     data_model: ModelSpec | None = option(
         "model of the data, if they are no pictures", default=None
     )

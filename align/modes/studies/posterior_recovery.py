@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.dataset import DatasetSpec
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Need
 from align.core.model import Condition, ModelSpec, NoisyState
@@ -18,7 +19,6 @@ from align.core.study import Findings, Point, Study
 from align.engine.guard import guarded
 from align.modes.studies import setting
 from align.modes.studies.data import clean, decoded, measured
-from align.training.data import Pictures
 
 
 @final
@@ -51,7 +51,7 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler"})
 
     metric: Metric = option("how far draws are from data, in one number")
-    data: Pictures | None = option("pictures; none: what the model's own law has", default=None)
+    data: DatasetSpec | None = option("pictures; none: what the model's own law has", default=None)
     data_model: ModelSpec | None = option(
         "model of the data, if they are no pictures", default=None
     )

@@ -14,7 +14,8 @@ from pathlib import Path
 import attrs
 import torch
 
-from align.models.network import about_of, load, modules_of
+from align.models.about import about_of, modules_of
+from align.models.network import load
 from align.training import weights
 
 PACKAGE = Path(__file__).parents[1] / "align_pocket" / "weights"

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from align import Streams
-from align.training.data import Pictures, load, order
+from align.datasets.pictures import Pictures
+from align.training.data import load, order
 from align.training.loop import Optimisation, Training, advance
 
 WEIGHTS = Path(__file__).parents[1] / "align_pocket" / "weights"

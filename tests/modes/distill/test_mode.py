@@ -11,6 +11,7 @@ from PIL import Image
 from align.core.model import Condition, FlowMap, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.engine.guard import GuardedModel
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
@@ -33,7 +34,6 @@ from align.samplers.glass import glass_velocity
 from align.testing.distances import w1
 from align.testing.worlds import line
 from align.training import weights
-from align.training.data import Pictures
 from align.training.loop import Optimisation
 
 STREAMS, SMALL = Streams(0, (0,)), MLPConfig(width=32, depth=2)

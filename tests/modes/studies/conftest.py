@@ -7,9 +7,9 @@ from PIL import Image
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.models.network_model import NetworkModel
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
-from align.training.data import Pictures
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from align.core.network import LADDER, grown
 from align.core.streams import Streams
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
-from align.networks.surgery import LADDER, grown
 
 
 def _inputs(shape, rows=3):

@@ -15,6 +15,7 @@ from typing import TypeAlias, final
 import attrs
 import numpy as np
 
+from align.core.dataset import plain_name
 from align.errors import PartError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -28,7 +29,8 @@ class Index:
     """Where each of R pictures lies, and its class.
 
     Picture r, known as `names[r]`, is `spans[r, 1]` bytes of `files[r]` from byte `spans[r, 0]`
-    on; -1 bytes are all. Its class is `classes[labels[r]]`.
+    on; -1 bytes are all. Its class is `classes[labels[r]]`, or the number `labels[r]` where the
+    set has no class names.
     """
 
     names: tuple[str, ...]
@@ -38,15 +40,14 @@ class Index:
     classes: tuple[str, ...]
 
 
-def index(path: str, split: str, classes: tuple[str, ...] = ()) -> Index:
+def index(path: str, split: str) -> Index:
     """Find the pictures of a set; no picture is read.
 
     A folder's name is that of its class, but for capitals and with "_" for " ". In shards classes
-    may be numbers instead, which count through `classes`.
+    may be numbers instead.
 
     Raises:
-        PartError: there are none, or they have other classes than `classes` (when that is given),
-            or an archive is not one.
+        PartError: there are none, or an archive is not one.
     """
     files = files_of(path, split)
     if is_pattern(path):
@@ -59,10 +60,20 @@ def index(path: str, split: str, classes: tuple[str, ...] = ()) -> Index:
         inside = "pictures" if is_pattern(path) else f"pictures in <...>/{split}/<class>/"
         hint = "" if is_pattern(path) else "; WebDataset shards are given by a pattern, 'x-*.tar'"
         raise PartError(f"data: '{path}' has no {inside}{hint}")
-    said, names, where, starts, sizes = zip(*entries, strict=True)
-    numbered = is_pattern(path) and all(re.fullmatch(r"-?\d+", label) for label in said)
-    labels, known = (_counted if numbered else _named)(path, said, names, classes)
-    return Index(names, where, np.array([starts, sizes], np.int64).T, labels, known)
+    class_of, names, files_with, starts, sizes = zip(*entries, strict=True)
+    labels, classes = _numbered(class_of, numbers_allowed=is_pattern(path))
+    return Index(names, files_with, np.array([starts, sizes], np.int64).T, labels, classes)
+
+
+def _numbered(
+    class_of: Sequence[str], *, numbers_allowed: bool
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names of pictures; no names where all classes are numbers already."""
+    if numbers_allowed and all(re.fullmatch(r"-?\d+", name) for name in class_of):
+        return np.array(class_of, np.int64), ()
+    classes = tuple(sorted({plain_name(name) for name in set(class_of)}))
+    number = {name: k for k, name in enumerate(classes)}
+    return np.array([number[plain_name(name)] for name in class_of]), classes
 
 
 def is_pattern(path: str) -> bool:
@@ -77,8 +88,8 @@ def files_of(path: str, split: str) -> list[str]:
         PartError: one of them does not exist.
     """
     if is_pattern(path):
-        found = (sorted(glob.glob(each)) or [each] for each in _braces(path))  # noqa: PTH207
-        files = [file for some in found for file in some]
+        matches = (sorted(glob.glob(name)) or [name] for name in _braces(path))  # noqa: PTH207
+        files = [file for group in matches for file in group]
     elif Path(path).is_dir():
         return sorted(_walk(path, split))
     else:
@@ -90,7 +101,7 @@ def files_of(path: str, split: str) -> list[str]:
 
 
 def signature(path: str, split: str) -> str:
-    """What tells a set from others: a digest of names and sizes of the files that hold it."""
+    """A digest of the names and sizes of the files that hold a set: it tells sets apart."""
     digest = hashlib.sha256(split.encode())
     root = Path(path) if Path(path).is_dir() else Path(path).parent
     for file in map(Path, files_of(path, split)):
@@ -99,56 +110,15 @@ def signature(path: str, split: str) -> str:
     return digest.hexdigest()
 
 
-def plain(name: str) -> str:
-    """A class's name without what may be written in two ways."""
-    return name.lower().replace("_", " ")
-
-
-def _named(
-    path: str, said: Sequence[str], _: Sequence[str], classes: tuple[str, ...]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and classes of pictures whose classes are names."""
-    number = match_classes(f"'{path}'", {plain(name) for name in set(said)}, classes)
-    return np.array([number[plain(name)] for name in said]), classes or tuple(number)
-
-
-def match_classes(who: str, found: set[str], classes: tuple[str, ...]) -> dict[str, int]:
-    """The number of each class that was found, by its plain name.
-
-    Raises:
-        PartError: they are not those of the model (when it has any).
-    """
-    number = {plain(name): k for k, name in enumerate(classes or sorted(found))}
-    if found != set(number):
-        odd = ", ".join(sorted(found ^ set(number)))
-        raise PartError(f"data: the classes of {who} differ from the model's in: {odd}")
-    return number
-
-
-def _counted(
-    path: str, said: Sequence[str], names: Sequence[str], classes: tuple[str, ...]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and classes of pictures whose classes are numbers."""
-    numbers = np.array(said, np.int64)
-    if not classes:
-        found, labels = np.unique(numbers, return_inverse=True)
-        return labels, tuple(map(str, found.tolist()))
-    for row in np.flatnonzero((numbers < 0) | (numbers >= len(classes)))[:1]:
-        raise PartError(
-            f"data: class {numbers[row]} of '{names[row]}' in '{path}' is out of range:"
-            f" the model's {len(classes)} classes are counted from 0"
-        )
-    return numbers, classes
-
-
 def _braces(path: str) -> Iterator[str]:
     """'x-{08..10}.tar' as x-08.tar, x-09.tar, x-10.tar."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", path)
-    if not found:
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
+    if not braces:
         yield path
         return
-    for number in range(int(found[1]), int(found[2]) + 1):
-        yield from _braces(f"{path[: found.start()]}{number:0{len(found[1])}}{path[found.end() :]}")
+    before, after = path[: braces.start()], path[braces.end() :]
+    for number in range(int(braces[1]), int(braces[2]) + 1):
+        yield from _braces(f"{before}{number:0{len(braces[1])}}{after}")
 
 
 def _walk(folder: str, split: str) -> Iterator[str]:
@@ -199,8 +169,8 @@ def _shard(path: str) -> Iterator[Entry]:
             label = stream.read().decode(errors="replace").strip()
             if kind == "cls":
                 labels[key] = label
-            elif said := _said(label, f"'{member.name}' in '{path}'"):
-                labels.setdefault(key, said)
+            elif name := _class_in(label, f"'{member.name}' in '{path}'"):
+                labels.setdefault(key, name)
     for key, (name, start, size) in places.items():
         if key not in labels:
             raise PartError(
@@ -210,11 +180,11 @@ def _shard(path: str) -> Iterator[Entry]:
         yield labels[key], name, path, start, size
 
 
-def _said(text: str, who: str) -> str:
-    """The class in a JSON text; "" if it names none."""
+def _class_in(text: str, file: str) -> str:
+    """The class that a JSON text names; "" if it names none."""
     try:
-        said = json.loads(text)
+        fields = json.loads(text)
     except json.JSONDecodeError as error:
-        raise PartError(f"data: {who} is not JSON: {error}") from error
-    found = (said.get("label"), said.get("class")) if isinstance(said, dict) else ()
-    return next((str(one) for one in found if type(one) in (int, str)), "")
+        raise PartError(f"data: {file} is not JSON: {error}") from error
+    values = (fields.get("label"), fields.get("class")) if isinstance(fields, dict) else ()
+    return next((str(value) for value in values if type(value) in (int, str)), "")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from align.datasets.pictures import Pictures
+from align.datasets.sources import files_of, index, signature
 from align.errors import PartError
-from align.training.data import Pictures, load
-from align.training.sources import files_of, index, signature
+from align.training.data import load
 
 
 def _png(level, size=(4, 4)):
@@ -67,18 +68,17 @@ def test_pictures_are_found_by_place_not_read(tmp_path):
 def test_classes_of_shards_may_be_names(tmp_path, field):
     names = ("Big_cat", "dog")
     path = _shards(tmp_path, lambda n: ("json", json.dumps({field: names[n % 2], "width": 4})))
-    found = index(path, "train", ("dog", "big cat"))
-    assert found.labels.tolist() == [1, 0] * 3
     assert index(path, "train").classes == ("big cat", "dog")
+    assert load(Pictures(path=path), 3, ("dog", "big cat")).labels.tolist() == [1, 0] * 3
     with pytest.raises(PartError, match=r"differ from the model's in: big cat, bird$"):
-        index(path, "train", ("dog", "bird"))
+        load(Pictures(path=path), 3, ("dog", "bird"))
 
 
-def test_numbers_without_names_name_themselves(tmp_path):
+def test_classes_of_shards_that_are_numbers_have_no_names(tmp_path):
     path = _shards(tmp_path, lambda n: ("json", json.dumps({"label": 10 * (n // 2)})))
-    found = index(path, "train")
-    assert found.classes == ("0", "10", "20")
-    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    places = index(path, "train")
+    assert places.classes == ()
+    assert places.labels.tolist() == [0, 0, 10, 10, 20, 20]
 
 
 def test_cls_goes_before_json_and_other_members_are_left_alone(tmp_path):
@@ -96,7 +96,7 @@ def test_cls_goes_before_json_and_other_members_are_left_alone(tmp_path):
         "b.png": _png(8),
     }
     _tar(tmp_path / "x-0.tar", members)
-    found = index(str(tmp_path / "x-*.tar"), "train", ("cat", "dog"))
+    found = index(str(tmp_path / "x-*.tar"), "train")
     assert found.names == ("a.JPG", "b.png")
     assert found.labels.tolist() == [1, 0]
 
@@ -105,9 +105,10 @@ def test_cls_goes_before_json_and_other_members_are_left_alone(tmp_path):
 def test_a_class_out_of_range_is_refused(tmp_path, number):
     path = _shards(tmp_path, lambda n: ("cls", str(number if n == 3 else 0)))
     with pytest.raises(PartError) as caught:
-        index(path, "train", ("cat", "dog"))
+        load(Pictures(path=path), 3, ("cat", "dog"))
+    shard = path.replace("{08..10}", "09")
     assert str(caught.value) == (
-        f"data: class {number} of 'a/0003.png' in '{path}' is out of range:"
+        f"data: class {number} of 'a/0003.png' in '{shard}' is out of range:"
         " the model's 2 classes are counted from 0"
     )
 

@@ -1,0 +1,1 @@
+"""Data sets that training reads its rows from."""
