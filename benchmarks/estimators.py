@@ -1,17 +1,19 @@
 """Value estimators on worlds where the value is known.
 
-python benchmarks/estimators.py shift             error of the shift, state by state
-python benchmarks/estimators.py shift --law tilted
-python benchmarks/estimators.py steer             samples steered to the end
-python benchmarks/estimators.py draws             'auto' beside a fixed number of draws
-python benchmarks/estimators.py error             the reported standard error beside the real one
+    python -m benchmarks.estimators shift               error of the shift, state by state
+    python -m benchmarks.estimators shift --law tilted
+    python -m benchmarks.estimators steer               distance of steered samples from the law
+    python -m benchmarks.estimators draws               'auto' beside a fixed number of draws
+    python -m benchmarks.estimators error               reported and real standard error
+
+`python -m benchmarks.closed_form estimates` has the errors on the line beside reference figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import attrs
@@ -39,23 +41,11 @@ from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import sliced_w2, w1
 from align.testing.worlds import line, measured, plane, sampled
+from benchmarks.table import Table, parsed, parser_of, publish, short
 
 DYNAMICS = {"ode": ODE(), "sde": SDE()}
 World: TypeAlias = tuple[GaussianMixture, WeightedReward]
 TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-# Relative errors (gradient, stein, unbiased, clipped, oracle mix of gradient and unbiased) of an
-# earlier independent implementation, by t and N.
-REFERENCE: Final = {
-    (0.1, 4): (11.5, 1.20, 1.64, 1.09, 1.56),
-    (0.3, 16): (2.15, 0.33, 0.35, 0.96, 0.30),
-    (0.5, 4): (1.94, 0.72, 0.70, 0.72, 0.51),
-    (0.5, 16): (1.24, 0.50, 0.49, 0.71, 0.33),
-    (0.7, 4): (0.52, 0.67, 0.62, 0.46, 0.25),
-    (0.7, 16): (0.27, 0.49, 0.47, 0.44, 0.19),
-    (0.9, 4): (0.034, 0.61, 0.68, 0.14, 0.029),
-    (0.9, 16): (0.017, 0.37, 0.38, 0.14, 0.013),
-}
 
 
 def sharp() -> World:
@@ -133,7 +123,7 @@ class States:
 
     def clipped(self, shift: Tensor) -> Tensor:
         """The shift, where its guidance is longer than the drift cut to the drift's length."""
-        model, noisy = self.problem.model, self.at
+        model, noisy = self.problem.model, self.noisy
         bound = norms(
             model.velocity(noisy.x, noisy.t, noisy.cond)
         ) / model.path.denoiser_to_velocity(noisy.t)
@@ -148,47 +138,29 @@ class States:
         return share * one + (1 - share) * other
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table, a row at a time."""
-    names = list(head)
-    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
-
-
-def number(value: float) -> str:
-    """Three digits, without a leading zero."""
-    return (f"{value:.3f}" if value < 1 else f"{value:.2f}").removeprefix("0")
-
-
-def shifts(options: argparse.Namespace) -> None:
-    """Relative error of the shift, with reference figures in brackets."""
+def shifts(options: argparse.Namespace) -> Table:
+    """Relative error of the shift."""
     world = WORLDS[options.world]()
 
     def row(t: float, draws: int) -> list[str]:
-        where = States.of(world, t, options.law, options.states, options.repeats, MetaFlowMap())
-        found = {
-            name: one.estimate(where.problem, where.at, streams=where.streams).shift
-            for name, one in estimators(draws).items()
+        states = States.of(world, t, options.law, options.states, options.repeats, MetaFlowMap())
+        estimates = {
+            name: estimator.estimate(states.problem, states.noisy, streams=states.streams).shift
+            for name, estimator in estimators(draws).items()
         }
-        found["clipped"] = where.clipped(found["gradient"])
-        found["oracle"] = where.best_mix(found["gradient"], found["regression"])
-        known = (options.world, options.law) == ("line", "base")
-        old = REFERENCE.get((t, draws), ()) if known else ()
-        said = dict(zip(("gradient", "stein", "unbiased", "clipped", "oracle"), old, strict=False))
-        text = [number(t), str(draws)]
-        for name, shift in found.items():
-            told = f" ({number(said[name])})" if name in said else ""
-            text.append(number(where.relative(shift)) + told)
-        return text
+        estimates["clipped"] = states.clipped(estimates["gradient"])
+        estimates["oracle"] = states.best_mix(estimates["gradient"], estimates["regression"])
+        errors = (states.relative(shift) for shift in estimates.values())
+        return [short(t), str(draws), *map(short, errors)]
 
-    table(
-        ["t", "N", *estimators(1), "clipped", "oracle"],
+    return Table(
+        f"{options.world}, states of the {options.law} law",
+        ("t", "N", *estimators(1), "clipped", "oracle"),
         (row(t, draws) for t in TIMES for draws in options.draws),
     )
 
 
-def steers(options: argparse.Namespace) -> None:
+def steers(options: argparse.Namespace) -> Table:
     """Distance from the tilted law: sliced W2, on the line W1."""
 
     def row(name: str, draws: int) -> list[str]:
@@ -197,17 +169,19 @@ def steers(options: argparse.Namespace) -> None:
         goal = model.draw_tilted(reward, Streams(9, tuple(range(8 * options.particles))))
         other = model.draw_tilted(reward, Streams(10, tuple(range(options.particles))))
         mode = Steer(steps=options.steps, dynamics=DYNAMICS[options.dynamics])
-        made = [
-            sampled(mode, world, options.particles, sampler=MetaFlowMap(), estimator=one)
-            for one in (Exact(), *estimators(draws).values())
+        steered = [
+            sampled(mode, world, options.particles, sampler=MetaFlowMap(), estimator=estimator)
+            for estimator in (Exact(), *estimators(draws).values())
         ]
         flat = goal.shape[1] == 1
-        for x1 in (other, *made):
-            text.append(number(w1(x1[:, 0], goal[:, 0]) if flat else sliced_w2(x1, goal)))
+        for x1 in (other, *steered):
+            text.append(short(w1(x1[:, 0], goal[:, 0]) if flat else sliced_w2(x1, goal)))
         return text
 
-    table(
-        ["world", "N", "tilted law", "exact", *estimators(1)],
+    return Table(
+        f"W1 on the line, else sliced W2; {options.particles} particles, {options.steps} steps,"
+        f" {options.dynamics}",
+        ("world", "N", "tilted law", "exact", *estimators(1)),
         (row(name, draws) for name in options.worlds for draws in options.draws),
     )
 
@@ -228,7 +202,7 @@ def grown(draws: Draws, goal: float, budget: int) -> Draws:
         counts = torch.where(low, (2 * counts).clamp(max=budget), counts)
 
 
-def numbers_of_draws(options: argparse.Namespace) -> None:
+def numbers_of_draws(options: argparse.Namespace) -> Table:
     """Relative error over all times: 'auto' by several rules over a fixed number as large."""
     fixed = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
     rules = ((2.0, 32), (3.0, 16), (3.0, 32), (3.0, 64), (4.0, 32), (6.0, 32))
@@ -239,7 +213,7 @@ def numbers_of_draws(options: argparse.Namespace) -> None:
         for t in TIMES:
             world, law = WORLDS[name](), options.law
             where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
-            noisy, model = where.at, world[0]
+            noisy, model = where.noisy, world[0]
             many = drawn(
                 where.problem, noisy, draws=64, budget=64, gradient=False, streams=where.streams
             )
@@ -253,11 +227,12 @@ def numbers_of_draws(options: argparse.Namespace) -> None:
         text = [name]
         for rule in rules:
             like = _between({n: error[n] for n in fixed}, spent[rule])
-            text.append(f"{spent[rule]:.1f}: {number(math.sqrt(error[rule] / like))}")
+            text.append(f"{spent[rule]:.1f}: {short(math.sqrt(error[rule] / like))}")
         return text
 
-    table(
-        ["world", *(f"ess {goal:g}, budget {most}" for goal, most in rules)],
+    return Table(
+        "mean number of draws: error over that of a fixed number as large",
+        ("world", *(f"ess {goal:g}, budget {budget}" for goal, budget in rules)),
         map(row, options.worlds),
     )
 
@@ -280,38 +255,39 @@ def _between(known: dict[int, float], place: float) -> float:
     return math.exp((1 - share) * math.log(known[low]) + share * math.log(known[high]))
 
 
-def errors(options: argparse.Namespace) -> None:
+def errors(options: argparse.Namespace) -> Table:
     """Reported error over the standard deviation of V̂; and the mean of e^(V̂ − V)."""
     world = WORLDS[options.world]()
 
     def row(t: float, draws: int) -> list[str]:
         law = options.law
         where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
-        found = Stein(draws=draws).estimate(where.problem, where.at, streams=where.streams)
+        found = Stein(draws=draws).estimate(where.problem, where.noisy, streams=where.streams)
         gap, told = (
             part.unflatten(0, (where.repeats, -1))
             for part in (found.value - where.value, found.error)
         )
         ratio = told.mean(0) / gap.std(0)
-        tenth, half, most = torch.quantile(ratio, ratio.new_tensor([0.1, 0.5, 0.9])).tolist()
+        tenth, half, largest = torch.quantile(ratio, ratio.new_tensor([0.1, 0.5, 0.9])).tolist()
         grown = gap.exp()
         noise = float(grown.std(0).square().sum().sqrt()) / grown.shape[1] / where.repeats**0.5
-        spread = f"{number(half)} ({number(tenth)} to {number(most)})"
-        return [number(t), str(draws), spread, f"{grown.mean():.3f} ± {noise:.3f}"]
+        spread = f"{short(half)} ({short(tenth)} to {short(largest)})"
+        return [short(t), str(draws), spread, f"{grown.mean():.3f} ± {noise:.3f}"]
 
-    table(
+    return Table(
+        options.world,
         ["t", "N", "error / SD, median state (10 % to 90 %)", "mean of e^(V̂ − V)"],
         (row(t, draws) for t in TIMES for draws in options.draws),
     )
 
 
-def main() -> None:
+PARTS: Final = {"shift": shifts, "steer": steers, "draws": numbers_of_draws, "error": errors}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one of the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parts = {"shift": shifts, "steer": steers, "draws": numbers_of_draws, "error": errors}
-    parser.add_argument("part", choices=parts)
+    parser = parser_of("benchmarks.estimators", __doc__)
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--world", choices=WORLDS, default="line")
     parser.add_argument("--worlds", type=lambda text: text.split(","), default=list(WORLDS))
     parser.add_argument("--law", choices=("base", "tilted"), default="base", help="law of x_t")
@@ -321,10 +297,11 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--dynamics", choices=DYNAMICS, default="ode")
-    options = parser.parse_args()
+    options, command = parsed(parser, arguments)
     options.draws = options.draws or {"error": [16, 64]}.get(options.part, [4, 16])
-    torch.set_num_threads(1)
-    parts[options.part](options)
+    if options.toy:
+        options.states, options.repeats, options.particles, options.steps = 8, 2, 32, 2
+    publish([PARTS[options.part](options)], command, options.page, options.part)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     align run recipes/pocket/finetune.toml
     align run recipes/pocket/finetune_map.toml
-    python benchmarks/finetuned.py runs/finetune --arm "strength 1" --map runs/finetune_map
+    python -m benchmarks.finetuned runs/finetune --arm "strength 1" --map runs/finetune_map
 
 New samples of the base model, of the fine-tuned flow and of both maps, from the same noise, judged
 by the rewards of the run. Fréchet distances (MobileNetV2 features, not FID) are to samples of the
@@ -12,8 +12,7 @@ weights e^{strength r} of the base flow's samples within a class. Prints three M
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from align.modes.sampling.rollout import flow
 from align.recipe import load as load_recipe
 from align.runner.build import Rewards, build
 from align.runner.record import slug
+from benchmarks.table import Table, mean_and_error, parsed, parser_of, publish
 
 CPU = torch.device("cpu")
 
@@ -55,8 +55,10 @@ def weights_of(run: Path, arm: str) -> Path:
 
 
 @torch.no_grad()
-def sampled(model: NetworkModel, problem: Problem, seed: int, jumps: int) -> Tensor:
-    """Pictures by 25 Euler steps of the flow, or by some jumps of the map from nothing."""
+def sampled(
+    model: NetworkModel, problem: Problem, seed: int, jumps: int, steps: int = 25
+) -> Tensor:
+    """Pictures by Euler steps of the flow, or by some jumps of the map from nothing."""
     streams = Streams(seed, tuple(range(len(problem.cond))), ("start",))
     noise = streams.normal(model.shape).float()
     made = []
@@ -69,29 +71,90 @@ def sampled(model: NetworkModel, problem: Problem, seed: int, jumps: int) -> Ten
             for now, then in pairwise(times):
                 x = model.posterior_jump(x, now.expand(len(x)), then.expand(len(x)), noisy)
         else:
-            x = flow(model, x, cond, steps=25)
+            x = flow(model, x, cond, steps=steps)
         made.append(model.decode(x))
     return torch.cat(made)
 
 
-def row(*cells: object) -> None:
-    """Print one row of a table."""
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+@attrs.frozen(eq=False)
+class Judged:
+    """Samples by several models from the same noise, with their scores.
+
+    Attributes:
+        problem: the rewards, and the condition of every sample, classes in turn.
+        models: by name the model, the flow that it should agree with, and its jumps (0: its flow).
+        steps: Euler steps of a flow.
+        scores: by the same names the score of each reward, (n,).
+        others: samples of the flows from other noise, by the id of the model.
+    """
+
+    problem: Problem
+    models: dict[str, tuple[NetworkModel, NetworkModel, int]]
+    steps: int = 25
+    scores: dict[str, dict[str, Tensor]] = attrs.Factory(dict)
+    others: dict[int, Tensor] = attrs.Factory(dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the rewards."""
+        return [term.name for term in self.problem.reward.terms]
+
+    def tables(self, strengths: Sequence[float]) -> Iterator[Table]:
+        """By model, by class, and what the tilted law has."""
+        of_sets = ("Fréchet distance to its flow", "diversity", "sharpness")
+        yield Table("", ("samples by", *self.names, *of_sets), map(self.of_model, self.models))
+        columns = (f"{name}, {which}" for name in self.names for which in ("base", "gain"))
+        yield Table("", ("class", *columns), self.of_classes())
+        head = ("tilted law, strength", *self.names, "effective samples of a class")
+        yield Table("", head, map(self.of_law, strengths))
+
+    def of_model(self, name: str) -> tuple[str, ...]:
+        """Scores of a model's samples, and statistics of the set."""
+        model, teacher, jumps = self.models[name]
+        data = sampled(model, self.problem, 0, jumps, self.steps)
+        self.scores[name] = self.problem.reward.each(data, self.problem.cond.prompts)
+        if id(teacher) not in self.others:
+            self.others[id(teacher)] = sampled(teacher, self.problem, 1, 0, self.steps)
+        distance = Frechet().compute(data, self.others[id(teacher)])["frechet_mobilenet"]
+        diversity = Diversity().compute(data, None)["diversity_mobilenet"]
+        sharpness = float(statistic("sharpness", data).mean())
+        sets = f"{distance:.1f}", f"{diversity:.3f}", f"{sharpness:.4f}"
+        return name, *map(mean_and_error, self.scores[name].values()), *sets
+
+    def of_classes(self) -> Iterator[tuple[str, ...]]:
+        """Each class before fine-tuning, and what fine-tuning gained over the same noise."""
+        before, after = self.scores["base flow"], self.scores["fine-tuned flow"]
+        classes = len(self.problem.prompts)
+        for number, prompt in enumerate(self.problem.prompts):
+            cells = []
+            for name in self.names:
+                base, tuned = before[name][number::classes], after[name][number::classes]
+                cells += [mean_and_error(base), mean_and_error(tuned - base)]
+            yield prompt, *cells
+
+    def of_law(self, strength: float) -> tuple[str, ...]:
+        """Rewards of the tilted law, by weights e^{strength r} of the base flow's samples."""
+        scores, classes = self.scores["base flow"], len(self.problem.prompts)
+        reward = self.problem.reward.of(scores).double().view(-1, classes)
+        weights = torch.softmax(strength * reward, 0)
+        means = [(weights * scores[name].view(-1, classes)).sum(0).mean() for name in self.names]
+        effective = float((1 / weights.square().sum(0)).mean())
+        return f"{strength:g}", *(f"{float(mean):.2f}" for mean in means), f"{effective:.1f}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.finetuned", __doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--arm", default="strength 1")
     parser.add_argument("--map", type=Path)
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.3, 1.0, 3.0])
     parser.add_argument("--each", type=int, default=40, help="samples of a class")
-    options = parser.parse_args()
+    options, command = parsed(parser, arguments)
     problem, base = problem_of(options.run, 1)
-    prompts = len(problem.prompts)
-    count = options.each * prompts
-    problem = attrs.evolve(problem, cond=problem.condition(range(count)))
+    each = 2 if options.toy else options.each
+    rows = range(each * len(problem.prompts))
+    problem = attrs.evolve(problem, cond=problem.condition(rows))
     tuned = load(weights_of(options.run, options.arm), CPU, base.guidance)
     models = {"base flow": (base, base, 0), "fine-tuned flow": (tuned, tuned, 0)}
     if base.posterior is not None and options.map:
@@ -99,45 +162,8 @@ def main() -> None:
     if options.map:
         grown = load(weights_of(options.map, ""), CPU)
         models |= {f"map grown, {k} jump(s)": (grown, tuned, k) for k in (1, 4)}
-    names = [term.name for term in problem.reward.terms]
-    row("samples by", *names, "Fréchet distance to its flow", "diversity", "sharpness")
-    row(*["---"] * (len(names) + 4))
-    scores, other = dict[str, dict[str, Tensor]](), dict[int, Tensor]()
-    for name, (model, teacher, jumps) in models.items():
-        data = sampled(model, problem, 0, jumps)
-        scores[name] = problem.reward.each(data, problem.cond.prompts)
-        if id(teacher) not in other:
-            other[id(teacher)] = sampled(teacher, problem, 1, 0)
-        apart = Frechet().compute(data, other[id(teacher)])["frechet_mobilenet"]
-        spread = Diversity().compute(data, None)["diversity_mobilenet"]
-        sharp = float(statistic("sharpness", data).mean())
-        row(
-            name, *map(said, scores[name].values()), f"{apart:.1f}", f"{spread:.3f}", f"{sharp:.4f}"
-        )
-    print()
-    row("class", *(f"{name}, {who}" for name in names for who in ("base", "gain")))
-    row(*["---"] * (1 + 2 * len(names)))
-    for number, prompt in enumerate(problem.prompts):
-        own: Callable[[Tensor], Tensor] = lambda each, k=number: each[k::prompts]  # noqa: E731
-        cells = []
-        for name in names:
-            before, after = own(scores["base flow"][name]), own(scores["fine-tuned flow"][name])
-            cells += [said(before), said(after - before)]
-        row(prompt, *cells)
-    print()
-    row("tilted law, strength", *names, "effective samples of a class")
-    row(*["---"] * (2 + len(names)))
-    reward = problem.reward.of(scores["base flow"]).double().view(-1, prompts)
-    for strength in options.strengths:
-        weights = torch.softmax(strength * reward, 0)
-        means = [(weights * scores["base flow"][name].view(-1, prompts)).sum(0) for name in names]
-        cells = [f"{float(each.mean()):.2f}" for each in means]
-        row(strength, *cells, f"{float((1 / weights.square().sum(0)).mean()):.1f}")
-
-
-def said(values: Tensor) -> str:
-    """Mean and standard error of values (n,)."""
-    return f"{float(values.mean()):.2f} ± {float(values.std()) / len(values) ** 0.5:.2f}"
+    judged = Judged(problem, models, 2 if options.toy else 25)
+    publish(judged.tables(options.strengths), command, options.page, "finetuned")
 
 
 if __name__ == "__main__":

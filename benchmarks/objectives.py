@@ -1,24 +1,20 @@
-"""Every objective of `distill` on the 2-D mixture: how good the map is, and what a step costs.
+"""Every objective of `distill` on the 2-D mixture: how good the map is that it trains.
 
-    python benchmarks/objectives.py plane [--steps 4000] [--only NAME]
-    python benchmarks/objectives.py cost
+    python -m benchmarks.objectives [--steps 4000] [--only NAME]
 
-`plane` trains one small map an objective and compares its one-step posterior draws with exact ones
-(sliced W2, mean over states), and its jumps with the identities that an exact map obeys. `cost`
-times one step of each on the transformer of `pocket`, beside a flow-matching step of the same rows
-through the same network. Each prints a Markdown table.
+One small map is trained by each objective. Its one-step posterior draws are compared with exact
+ones (sliced W2, mean over states), and its jumps with the identities that an exact map obeys. What
+a step costs is measured by `python -m benchmarks.speed objectives`.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import torch
-from align_pocket import Pocket
 from torch import Tensor
 
 from align.core.model import NoisyState
@@ -27,25 +23,22 @@ from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network_model import NetworkModel
-from align.modes.distill.coupling import Coupling, Student
+from align.modes.distill.coupling import Student
 from align.modes.distill.diagonal import Data, Teacher
 from align.modes.distill.eulerian import Eulerian
 from align.modes.distill.lagrangian import Lagrangian
 from align.modes.distill.mean_flow import MeanFlow
-from align.modes.distill.mode import AnyConsistency, Distill, MapState
+from align.modes.distill.mode import AnyConsistency, Distill
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
-from align.modes.distill.times import Times
 from align.networks.mlp import MLPConfig
 from align.samplers.glass import glass_velocity
 from align.testing.distances import sliced_w2
 from align.testing.worlds import plane
-from align.training.latents import Examples
-from align.training.loop import Optimisation, Training
+from align.training.loop import Optimisation
+from benchmarks.table import Table, parsed, parser_of, publish
 
-CPU = torch.device("cpu")
 TIMES = (0.0, 0.2, 0.5, 0.8)
-STATES, DRAWS = 32, 1024
 
 OBJECTIVES: dict[str, tuple[Teacher | Data, AnyConsistency]] = {
     "semigroup": (Teacher(), Semigroup()),
@@ -73,17 +66,17 @@ class Exact:
     again: Tensor
 
     @classmethod
-    def of(cls, t: float) -> Exact:
-        """States noised to `t` of exact data."""
-        model, streams = plane()[0], Streams(5, tuple(range(STATES)))
+    def of(cls, t: float, states: int, draws: int) -> Exact:
+        """States noised to `t` of exact data, with so many draws at each."""
+        model, streams = plane()[0], Streams(5, tuple(range(states)))
         x1, noise = model.draw(streams), streams.fold_in("noise").normal((2,))
-        time_ = torch.full((STATES,), t, dtype=torch.float64)
+        time_ = torch.full((states,), t, dtype=torch.float64)
         noisy = NoisyState(
-            model.path.interpolate(noise, x1, time_), time_, model.encode([""] * STATES)
+            model.path.interpolate(noise, x1, time_), time_, model.encode([""] * states)
         )
         return cls(
             noisy,
-            *(model.draw_posterior(noisy, DRAWS, streams.fold_in("draws", k)) for k in (0, 1)),
+            *(model.draw_posterior(noisy, draws, streams.fold_in("draws", k)) for k in (0, 1)),
         )
 
     def distance(self, draws: Tensor) -> float:
@@ -93,17 +86,18 @@ class Exact:
 
 
 @torch.no_grad()
-def drawn(model: NetworkModel, noisy: NoisyState) -> Tensor:
+def drawn(model: NetworkModel, noisy: NoisyState, draws: int) -> Tensor:
     """One-step draws (N, B, D) of a learnt map."""
-    streams = Streams(7, tuple(range(STATES)))
-    noise = streams.normal((2,), draws=DRAWS).float().flatten(0, 1)
-    many = NoisyState(noisy.x.float(), noisy.t.float(), model.null_condition(STATES)).tile(DRAWS)
+    states = len(noisy.x)
+    noise = Streams(7, tuple(range(states))).normal((2,), draws=draws).float().flatten(0, 1)
+    many = NoisyState(noisy.x.float(), noisy.t.float(), model.null_condition(states)).tile(draws)
     ends = torch.zeros(len(noise)), torch.ones(len(noise))
-    return model.posterior_jump(noise, *ends, many).double().unflatten(0, (DRAWS, STATES))
+    x1 = model.posterior_jump(noise, *ends, many).double()
+    return x1.reshape(draws, states, 2)
 
 
 @torch.no_grad()
-def identities(model: NetworkModel, rows: int = 4096, h: float = 2e-3) -> tuple[float, ...]:
+def identities(model: NetworkModel, rows: int, h: float = 2e-3) -> tuple[float, ...]:
     """Root mean squares of what V8 says is zero, by central differences, beside ‖b̄‖.
 
     Lagrangian ∂_u X − b̄_u(X), Eulerian ∂_s X + (b̄_s · ∇) X, semigroup X_{w,u} ∘ X_{s,w} − X_{s,u}.
@@ -153,73 +147,35 @@ def trained(name: str, steps: int) -> tuple[NetworkModel, float]:
     return state.coupling.model.with_net("meta_flow_map", student.net), spent
 
 
-def table(steps: int, only: str | None) -> None:
-    """Train and judge every objective."""
-    worlds = [Exact.of(t) for t in TIMES]
-    heads = [*(f"SW2, t = {t:g}" for t in TIMES), "Lagrangian", "Eulerian", "semigroup", "ms/step"]
-    print(f"| objective | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}")
-    floor = [world.distance(world.again) for world in worlds]
-    print(f"| exact draws | {' | '.join(f'{each:.3f}' for each in floor)} | | | | |", flush=True)
-    for name in [only] if only else OBJECTIVES:
+def table(names: Iterable[str], steps: int, states: int = 32, draws: int = 1024) -> Table:
+    """One row for the exact draws, and one for each objective."""
+    worlds = [Exact.of(t, states, draws) for t in TIMES]
+
+    def row(name: str) -> tuple[str, ...]:
         model, spent = trained(name, steps)
-        found = [world.distance(drawn(model, world.at)) for world in worlds]
-        found += identities(model)[:3]
-        cells = " | ".join(f"{each:.3f}" for each in found)
-        print(f"| {name} | {cells} | {spent:.1f} |", flush=True)
+        distances = [world.distance(drawn(model, world.noisy, draws)) for world in worlds]
+        errors = identities(model, 4 * draws)[:3]
+        return name, *(f"{value:.3f}" for value in (*distances, *errors)), f"{spent:.1f}"
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        floor = (f"{world.distance(world.again):.3f}" for world in worlds)
+        yield "exact draws", *floor, "", "", "", ""
+        yield from map(row, names)
+
+    distances = (f"SW2, t = {t:g}" for t in TIMES)
+    head = ("objective", *distances, "Lagrangian", "Eulerian", "semigroup", "ms/step")
+    return Table(f"{steps} steps", head, rows())
 
 
-def started(name: str, problem: Problem, plain: bool, batch: int) -> Callable[[int], object]:
-    """A step of `distill` on random latents; a plain one is flow matching on data alone."""
-    diagonal, consistency = OBJECTIVES[name]
-    mode = Distill(
-        diagonal=Data() if plain else diagonal,
-        consistency=consistency,
-        times=Times(diagonal_share=1.0 if plain else 0.5),
-        optimisation=Optimisation(batch=batch),
-    )
-    model = problem.model.inner  # type: ignore[attr-defined]
-    streams = Streams(0, (0,))
-    states = streams.numbered(0, 256).normal(model.shape).float()[None]
-    examples = Examples(states, torch.zeros(256, dtype=torch.int64), len(model.classes))
-    student = streams.initialise(lambda: mode._untrained(model))
-    coupling = Coupling(problem, model, "meta_flow_map", examples, 0.1, 1.0)
-    state = MapState(Training.of(student, mode.optimisation), coupling)
-    return lambda index: mode.step(problem, state, index, streams)
-
-
-def cost(batch: int, rounds: int) -> None:
-    """Time steps in turn; print medians of the ratio to a flow-matching step."""
-    inner = attrs.evolve(Pocket().build(CPU), autoencoder=None, domain="vector")  # type: ignore[arg-type]
-    problem = Problem(GuardedModel(inner, "pocket", Meter(), 1 << 20))
-    plain = started("semigroup", problem, True, batch)
-    print("| objective | time of a step, in flow-matching steps |\n|---|---|")
-    for name in OBJECTIVES:
-        step, ratios = started(name, problem, False, batch), []
-        for index in range(rounds + 1):
-            spent = []
-            for call in (step, plain):
-                began = time.process_time()
-                call(index)
-                spent.append(time.process_time() - began)
-            ratios.append(spent[0] / spent[1])
-        print(f"| {name} | {statistics.median(ratios[1:]):.2f} |", flush=True)
-
-
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("plane", "cost"))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = parser_of("benchmarks.objectives", __doc__)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--only", choices=OBJECTIVES)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.what == "plane":
-        table(options.steps, options.only)
-    else:
-        cost(options.batch, options.rounds)
+    options, command = parsed(parser, arguments)
+    names = [options.only] if options.only else list(OBJECTIVES)
+    judged = table(names, 1, states=2, draws=16) if options.toy else table(names, options.steps)
+    publish([judged], command, options.page, "objectives")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Rewards beside the packages they stand in for: the same pictures, and climbed ones.
 
-    tox -e parity -- --version && .tox/parity/bin/python benchmarks/parity.py [--full]
+    tox -e parity -- --version && .tox/parity/bin/python -m benchmarks.parity [--full]
 
 Runs in the environment `parity`. Prints a table of scores on small checkpoints of the released
 layouts, one of what climbing does to the package's score, and with --full one on networks of the
@@ -9,13 +9,12 @@ released sizes, with random weights (12 GB of memory, and minutes).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import os
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +28,7 @@ from align_pickscore import PickScore
 from PIL import Image
 
 from align.io.images import Picture, opened
+from benchmarks.table import Table, parsed, parser_of, publish
 
 TESTS = Path(__file__).parents[1] / "tests" / "parity"
 SHAPES = {
@@ -38,7 +38,7 @@ SHAPES = {
     "grey": (256, 320, "L"),
     "transparent": (280, 240, "RGBA"),
 }
-OUT = sys.stdout  # packages redirect it where they are mended
+HEAD = ("reward", "picture", "package", "align", "difference")
 PROMPT, CPU = "a tabby cat, asleep", torch.device("cpu")
 
 
@@ -86,18 +86,20 @@ def small(folder: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def scores(part: Any, pictures: dict[str, Picture]) -> list[tuple[str, float, float]]:
-    """Name, the package's score and ours of each picture."""
-    reward = part.build(CPU)
-    told = part.judged([one.pil for one in pictures.values()], [PROMPT] * len(pictures))
-    rows = []
-    for (name, one), theirs in zip(pictures.items(), told.tolist(), strict=True):
-        with torch.no_grad():
-            rows.append((name, theirs, float(reward.score(one.tensor[None], [PROMPT]))))
-    return rows
+def rows(parts: dict[str, Any], pictures: dict[str, Picture]) -> Iterator[tuple[str, ...]]:
+    """The package's score and ours of each picture by each reward."""
+    for name, part in parts.items():
+        reward = part.build(CPU)
+        judged = part.judged(
+            [picture.pil for picture in pictures.values()], [PROMPT] * len(pictures)
+        )
+        for (shape, picture), theirs in zip(pictures.items(), judged.tolist(), strict=True):
+            with torch.no_grad():
+                ours = float(reward.score(picture.tensor[None], [PROMPT]))
+            yield name, shape, f"{theirs:.6f}", f"{ours:.6f}", f"{ours - theirs:.1e}"
 
 
-def climbed(part: Any, start: Picture, steps: int = 15) -> tuple[float, float]:
+def climbed(part: Any, start: Picture, steps: int) -> tuple[float, float]:
     """The package's score before and after steps of 2 levels along the sign of the gradient."""
     reward, x = part.build(CPU), start.tensor[None]
     for _ in range(steps):
@@ -108,59 +110,55 @@ def climbed(part: Any, start: Picture, steps: int = 15) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(levels).save(Path(folder) / "x.png")
         after = opened(Path(folder) / "x.png")
-    told = part.judged([start.pil, after.pil], [PROMPT] * 2).tolist()
-    return told[0], told[1]
+    first, last = part.judged([start.pil, after.pil], [PROMPT] * 2).tolist()
+    return first, last
 
 
-def table(parts: dict[str, Any], pictures: dict[str, Picture]) -> None:
-    """Print scores of all pictures by all rewards."""
-    print("| reward | picture | package | align | difference |\n|---|---|---|---|---|", file=OUT)
-    for name, part in parts.items():
-        for picture, theirs, ours in scores(part, pictures):
-            print(
-                f"| {name} | {picture} | {theirs:.6f} | {ours:.6f} | {ours - theirs:.1e} |",
-                file=OUT,
-            )
-    print(flush=True, file=OUT)
+def small_networks(folder: Path, pictures: dict[str, Picture], steps: int) -> Iterator[Table]:
+    """Scores of all pictures, and the package's score before and after climbing ours."""
+    with small(folder) as parts:
+        yield Table("", HEAD, rows(parts, pictures))
+        climbs = ((name, climbed(part, pictures["square"], steps)) for name, part in parts.items())
+        lines = ((name, *(f"{score:.4f}" for score in pair)) for name, pair in climbs)
+        yield Table("", ("reward", "package before", f"after {steps} steps"), lines)
 
 
-def full(folder: Path, pictures: dict[str, Picture]) -> None:
-    """Print scores by networks of the released sizes, one at a time."""
+def large_networks(folder: Path, pictures: dict[str, Picture]) -> Iterator[Table]:
+    """Scores by networks of the released sizes, one at a time."""
     makers = tiny()
-    makers.VIT_H = None
+    makers.__dict__["VIT_H"] = None
     from align_hpsv2.package import mended
 
     makers.whole_hpsv2()
     with mended():
-        from hpsv2.src import open_clip  # type: ignore[import-not-found]
+        from hpsv2.src import open_clip
 
         torch.manual_seed(0)
         model = open_clip.create_model("ViT-H-14", None)
         state = {name: tensor.half() for name, tensor in model.state_dict().items()}
         torch.save({"state_dict": state}, folder / "HPS.pt")
         del model, state
-    table({"HPSv2, 986 M weights": HPSv2(weights=str(folder / "HPS.pt"))}, pictures)
+    large = {"HPSv2, 986 M weights": HPSv2(weights=str(folder / "HPS.pt"))}
+    yield Table("", HEAD, rows(large, pictures))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.parity", __doc__)
     parser.add_argument("--full", action="store_true", help="networks of the released sizes too")
-    options = parser.parse_args()
+    options, command = parsed(parser, arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = drawn(folder)
-        with small(folder) as parts:
-            table(parts, pictures)
-            print("| reward | package before | after 15 steps |\n|---|---|---|", file=OUT)
-            for reward, part in parts.items():
-                before, after = climbed(part, pictures["square"])
-                print(f"| {reward} | {before:.4f} | {after:.4f} |", file=OUT)
-            print(flush=True, file=OUT)
+        if options.toy:
+            pictures = {"square": pictures["square"]}
+        tables = small_networks(folder, pictures, 2 if options.toy else 15)
         if options.full:
-            full(folder, {name: pictures[name] for name in ("square", "wide")})
+            few = {name: pictures[name] for name in ("square", "wide")}
+            tables = chain(tables, large_networks(folder, few))
+        publish(tables, command, options.page, "parity")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

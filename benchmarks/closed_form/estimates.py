@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias, get_args
 
 import attrs
 import torch
-from table import Table, short, verdict, verdicts
 from torch import Tensor
 
 from align.core.dynamics import normalise_guidance
@@ -20,16 +19,19 @@ from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
+from align.core.quadratic import Form
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
-from align.models.isotropic import Form, Isotropic
+from align.models.isotropic import Isotropic
 from align.samplers.dps import DPS
 from align.samplers.gaussian import posterior_moments
 from align.samplers.mfm import MetaFlowMap
 from align.testing.worlds import line
+from benchmarks.closed_form.verdicts import verdict, verdicts
+from benchmarks.table import Table, short
 
 FIRST = {
     0.2: (("16.7", "9.0", "2.3", "1.0"), ("1.0", ".98", ".44", ".22"), "7.3", ".35"),
@@ -133,7 +135,7 @@ def gaussian(noisy: NoisyState) -> tuple[Tensor, Tensor]:
     differences; the second with the covariance held fixed, as sampler `gaussian` does.
     """
     model, reward = line()
-    (form,) = (Form.of(*term.reward.quadratic()) for term in reward.terms)  # type: ignore[attr-defined]
+    form = Form.of(reward, noisy.x)
 
     def value(x: Tensor) -> Tensor:
         mean, covariance = posterior_moments(model, NoisyState(x, noisy.t, noisy.cond))
@@ -153,6 +155,7 @@ class Errors:
 
     states: int = 1000
     repeats: int = 20
+    draws: tuple[int, ...] = DRAWS
 
     def tables(self) -> Iterator[Table]:
         """G and GF by number of draws; what needs none; clipped and mixed."""
@@ -182,7 +185,7 @@ class Errors:
         lines, kinds = [], {"G": Gradient, "GF": Stein}
         for t, references in FIRST.items():
             exact, world = self._exact(t), World(t, self.states, self.repeats)
-            for place, draws in enumerate(DRAWS):
+            for place, draws in enumerate(self.draws):
                 cells, far = [], {}
                 for (name, kind), stated in zip(kinds.items(), references[:2], strict=True):
                     found = world.error(world.shift(kind(draws=draws), MetaFlowMap()), exact)
@@ -198,7 +201,7 @@ class Errors:
             world = World(t, 10 * self.states, 1)
             exact = world.shift(Exact(), MetaFlowMap())[0]
             point = world.error(world.shift(Gradient(draws=1), DPS()), exact)
-            through, fixed = (world.error(each[None], exact) for each in gaussian(world.at))
+            through, fixed = (world.error(each[None], exact) for each in gaussian(world.noisy))
             far = {
                 "DPS": (point.size, dps, point.beside(200)),
                 "Gaussian": (through.size, normal, through.beside(200)),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import attrs
 import torch
-from table import Table, order, short, verdict, verdicts
 from torch import Tensor, nn
 
 from align.core.draws import Draws, averaged, drawn
@@ -23,6 +22,8 @@ from align.estimators.gradient import gradient_of
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
 from align.testing.worlds import line
+from benchmarks.closed_form.verdicts import order, verdict, verdicts
+from benchmarks.table import Table, short
 
 PIECE = 1 << 16
 # Steered velocities b*: exact, by MFM-FT's loss, and by a plug-in of two draws.

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
-from table import Table, short, verdicts
 from torch import Tensor
 
 from align.core.dynamics import GuidanceNorm
@@ -32,6 +31,8 @@ from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2
 from align.testing.worlds import plane, sampled
+from benchmarks.closed_form.verdicts import verdicts
+from benchmarks.table import Table, short
 
 CENTRES = ((-3.0, -3.0), (0.0, 0.0), (3.0, 3.0))
 DIRECTIONS = 1024

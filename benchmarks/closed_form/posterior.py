@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import torch
-from identities import PATHS, worst
-from table import Table, order, short, verdict
 from torch import Tensor
 
 from align.core.model import FlowModel, NoisyState
@@ -18,6 +17,9 @@ from align.samplers.refine import refine
 from align.samplers.transition import glass_transition, stopping_time
 from align.testing.distances import w1
 from align.testing.worlds import line
+from benchmarks.closed_form.identities import PATHS, worst
+from benchmarks.closed_form.verdicts import order, verdict
+from benchmarks.table import Table, short
 
 
 def states(model: GaussianMixture) -> tuple[Tensor, Tensor, NoisyState]:
@@ -92,7 +94,7 @@ def flowed(model: FlowModel, y: Tensor, noisy: NoisyState, steps: int) -> Tensor
     return inner.to(torch.ones_like(noisy.t), y, steps=steps, method="euler")
 
 
-def convergence(count: int = 20_000) -> Table:
+def convergence(count: int) -> Table:
     """V4: W1 of K Euler steps to the posterior at t = .35, x = .2, at `count` quantiles of ε.
 
     On the line both maps rise with ε, so that W1 is the mean of their distance.
@@ -116,7 +118,7 @@ def convergence(count: int = 20_000) -> Table:
     return Table("V4. Euler steps of the inner flow", head, tuple(lines))
 
 
-def refinement(count: int = 40_000) -> Table:
+def refinement(count: int) -> Table:
     """V9: K exact posterior draws, each made noisy again, against draws of the mixture."""
     model, _ = line()
     cond = model.encode([""] * count)
@@ -139,7 +141,7 @@ def refinement(count: int = 40_000) -> Table:
     return Table(f"V9. Refinement, {count} samples", head, tuple(lines))
 
 
-def transition(count: int = 50_000) -> Table:
+def transition(count: int) -> Table:
     """V10: the inner flow stopped early, against the memoryless kernel of the mixture."""
     lines = []
     model, _ = line()
@@ -173,9 +175,16 @@ def transition(count: int = 50_000) -> Table:
     return Table(f"V10. Early stopping, {count} draws", head, tuple(lines))
 
 
-def tables() -> Iterator[Table]:
-    """V4, V9 and V10."""
-    yield drift()
-    yield convergence()
-    yield refinement()
-    yield transition()
+@attrs.frozen
+class Posterior:
+    """V4, V9 and V10, by `draws` draws, and quantiles of the noise where no draw is needed."""
+
+    draws: int = 40_000
+    quantiles: int = 20_000
+
+    def tables(self) -> Iterator[Table]:
+        """Velocity, convergence, refinement, early stopping."""
+        yield drift()
+        yield convergence(self.quantiles)
+        yield refinement(self.draws)
+        yield transition(self.draws * 5 // 4)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import attrs
 import torch
-from identities import tilted
-from table import Table, short, verdict
 from torch import Tensor
 
 from align.core.dynamics import Dynamics
@@ -19,6 +17,9 @@ from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.testing.distances import w1
 from align.testing.worlds import line, sampled
+from benchmarks.closed_form.identities import tilted
+from benchmarks.closed_form.verdicts import verdict
+from benchmarks.table import Table, short
 
 
 @attrs.frozen

@@ -1,24 +1,20 @@
-"""What fine-tuning `pocket` costs: a step beside a flow-matching step, and when it pays.
-
-    python benchmarks/finetuning.py
-
-Processor time, the shortest of some rounds. Then, from the same measures, the number of samples
-from which a run of the recipe is cheaper than steering each of them.
-"""
+"""What fine-tuning `pocket` costs: a step beside a flow-matching step, and when it pays."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import attrs
-import torch
 from align_pocket import Pocket, SilhouetteClass
-from overhead import CPU, seconds
 from torch import Tensor
 
+from align.core.estimator import ValueEstimator
+from align.core.mode import AlignmentMode
 from align.core.path import expand
 from align.core.problem import Problem
+from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
@@ -36,8 +32,10 @@ from align.runner.build import Rewards, build
 from align.runner.session import sample
 from align.samplers.mfm import MetaFlowMap
 from align.training.loop import Optimisation, advance
+from benchmarks.speed.timing import CPU, Sizes, shortest
+from benchmarks.table import Table
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, TiltGradient | TiltStein | Draft] = {
     "reward-weighted flow matching (Stein by the data)": TiltStein(
         draws_from="data", centred=False
     ),
@@ -46,6 +44,8 @@ OBJECTIVES = {
     "gradient, 4 draws": TiltGradient(draws=4),
     "DRaFT, last step of 25": Draft(last=1),
 }
+RUN = 240
+"""Steps of the run of fine-tuning that should pay."""
 
 
 def problem() -> Problem:
@@ -83,74 +83,73 @@ def matching(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[
             rows.fold_in("noise").normal(model.shape).float(),
         )
         x = expand(1 - t, x1) * noise + expand(t, x1) * x1
-        found = state.tilt.student.velocity(x, t, cond)
-        return (found - (x1 - noise)).flatten(1).square().mean(1), {}
+        velocity = state.tilt.student.velocity(x, t, cond)
+        return (velocity - (x1 - noise)).flatten(1).square().mean(1), {}
 
     return lambda: advance(state.training, loss, options, streams, 0, 1000)
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=240, help="of the run that should pay")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    whole, optimisation = problem(), Optimisation(batch=options.batch, warmup=0)
+def tables(sizes: Sizes) -> Iterator[Table]:
+    """Steps of training, then the number of samples from which a run is cheaper than steering."""
+    whole, optimisation = problem(), Optimisation(batch=sizes.batch, warmup=0)
     mode = FineTune(
-        pool=48,
+        pool=sizes.batch,
         flow_steps=2,
         optimisation=optimisation,
         evaluation=Evaluation(samples=2, flow_steps=2),
     )
-    steps = {"flow matching": matching(whole, mode, optimisation)}
-    for name, objective in OBJECTIVES.items():
-        steps[name] = stepping(whole, attrs.evolve(mode, objective=objective), optimisation)
-    times = {name: [seconds(step) for _ in range(options.rounds)] for name, step in steps.items()}
-    base = min(times["flow matching"])
-    print(
-        f"A step of {options.batch} rows\n\n| step | seconds | over flow matching |\n|---|---|---|"
+    steps: dict[str, Callable[[], object]] = {
+        "flow matching": matching(whole, mode, optimisation),
+        **{
+            name: stepping(whole, attrs.evolve(mode, objective=objective), optimisation)
+            for name, objective in OBJECTIVES.items()
+            if not sizes.toy or name == "gradient, 1 draw"
+        },
+    }
+    times = shortest(steps, sizes.rounds)
+    matched = times["flow matching"]
+    yield Table(
+        f"A training step of {sizes.batch} rows, shortest of {sizes.rounds} rounds",
+        ("step", "seconds", "over flow matching"),
+        [(name, f"{time:.2f}", f"{time / matched:.2f}") for name, time in times.items()],
     )
-    for name, found in times.items():
-        print(f"| {name} | {min(found):.2f} | {min(found) / base:.2f} |", flush=True)
-    one = Pocket(prompt="cat")
+    training = RUN * times["gradient, 1 draw"]
+    samples, flow_steps = sizes.rows, 2 if sizes.toy else 25
+    arms: dict[str, Callable[[], object]] = {
+        "none": partial(sampled, BestOfN(n=1, flow_steps=flow_steps), samples),
+        **{
+            f"MFM-G, {draws} draws": partial(
+                sampled, Steer(steps=flow_steps), samples, MetaFlowMap(), Gradient(draws=draws)
+            )
+            for draws in ((1,) if sizes.toy else (1, 4))
+        },
+    }
+    spent = {name: time / samples for name, time in shortest(arms, 2).items()}
+    plain = spent.pop("none")
+    yield Table(
+        f"A plain sample takes {plain:.3f} s; {RUN} steps take {training:.0f} s",
+        ("steering", "seconds a sample", "fine-tuning pays from"),
+        [
+            (name, f"{time:.3f}", f"{training / (time - plain):.0f} samples")
+            for name, time in spent.items()
+        ],
+    )
+
+
+def sampled(
+    mode: AlignmentMode[Any],
+    samples: int,
+    sampler: PosteriorSampler | None = None,
+    estimator: ValueEstimator | None = None,
+) -> None:
+    """Cats by a mode, for the reward of their class."""
     terms = [RewardTerm(part=SilhouetteClass(label="cat"), name="cat")]
-
-    def steered(draws: int) -> float:
-        mode, estimator = Steer(steps=25), Gradient(draws=draws)
-
-        def made() -> object:
-            return sample(
-                one,
-                mode,
-                rewards=terms,
-                sampler=MetaFlowMap(),
-                estimator=estimator,
-                samples=16,
-                device="cpu",
-            )
-
-        return min(seconds(made) for _ in range(2)) / 16
-
-    plain = (
-        min(
-            seconds(
-                lambda: sample(
-                    one, BestOfN(n=1, flow_steps=25), rewards=terms, samples=16, device="cpu"
-                )
-            )
-            for _ in range(2)
-        )
-        / 16
+    sample(
+        Pocket(prompt="cat"),
+        mode,
+        rewards=terms,
+        sampler=sampler,
+        estimator=estimator,
+        samples=samples,
+        device="cpu",
     )
-    training = options.steps * min(times["gradient, 1 draw"])
-    print(f"\nA plain sample takes {plain:.3f} s; {options.steps} steps {training:.0f} s.\n")
-    print("| steering | seconds a sample | fine-tuning pays from |\n|---|---|---|")
-    for draws in (1, 4):
-        found = steered(draws)
-        print(f"| MFM-G, {draws} draws | {found:.3f} | {training / (found - plain):.0f} samples |")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How well, and how fast, the classifiers of align-imagenet name small photographs.
 
-    python benchmarks/imagenet_accuracy.py ANIMALS64 [--per-class 10] [--sizes 64 128]
+    python scripts/accuracy.py ANIMALS64 [--per-class 10] [--sizes 64 128]
 
 ANIMALS64 is a folder with `classes.json`, a list of {folder, name, imagenet_index}, and with
 `val/<folder>/*.jpg`. One thread. Prints, for every network and working size: top-1 among the

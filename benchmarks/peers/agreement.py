@@ -1,6 +1,6 @@
 """Twisted SMC of align and of azula, step by step on the same noise: do they compute the same?
 
-python benchmarks/peers_agreement.py
+    python -m benchmarks.peers.agreement
 
 Resampling is switched off, as the two draw its random numbers differently. azula's path
 x = a x1 + s ε has a + s = 1.001, which is align's linear path at t = a / 1.001 times 1.001.
@@ -13,8 +13,6 @@ from unittest import mock
 
 import attrs
 import torch
-from peers import Case
-from peers_samplers import Measured, azula
 from torch import Tensor
 
 from align.core.problem import Problem
@@ -23,6 +21,8 @@ from align.dynamics.ddpm import DDPM
 from align.estimators.gradient import Gradient
 from align.modes.sampling.steer import Steer
 from align.samplers.dps import DPS
+from benchmarks.peers.cases import Case
+from benchmarks.peers.samplers import Measured, azula
 
 STEPS, ROWS, SCALE, SEED = 100, 64, 1.001, 0
 

@@ -1,19 +1,15 @@
 """What steering costs beside the network and reward calls that it is made of, and in memory.
 
-python benchmarks/overhead.py
-
-Every figure is a ratio of two things measured in turn: of the processor's time in this process,
-the shortest of some rounds; of peak memory in processes of their own.
+Peak memory is that of processes of their own: `python -m benchmarks.speed.steering DRAWS ROWS`.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import attrs
 import torch
@@ -25,7 +21,6 @@ from align.core.model import FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
-from align.engine.allocator import keep_freed
 from align.engine.guard import GuardedModel
 from align.engine.loop import execute
 from align.engine.meter import Meter, peak_memory
@@ -37,8 +32,10 @@ from align.runner.build import Rewards, build
 from align.runner.observers import NullObserver
 from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
+from benchmarks.speed.timing import CPU, Sizes, ratio
+from benchmarks.table import Table
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 class Near(Reward):
@@ -47,23 +44,6 @@ class Near(Reward):
     def score(self, data: Tensor, prompts: object) -> Tensor:
         """Score latents (B, ...)."""
         return -data.flatten(1).square().sum(1)
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Processor seconds of one call."""
-    began = time.process_time()
-    call()
-    return time.process_time() - began
-
-
-def ratio(one: Callable[[], object], other: Callable[[], object], rounds: int) -> float:
-    """The shortest time of `one` over that of `other`, of so many rounds in turn.
-
-    The shortest, since whatever else the machine does can only add.
-    """
-    one(), other()
-    times = [(seconds(one), seconds(other)) for _ in range(rounds)]
-    return min(first for first, _ in times) / min(second for _, second in times)
 
 
 def steered(problem: Problem, mode: Steer, rows: int) -> None:
@@ -92,9 +72,9 @@ def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
         zero, one = torch.zeros(draws * rows), torch.ones(draws * rows)
         x1 = model.posterior_jump(torch.randn_like(leaf), zero, one, noisy)
         r = score.weight * reward.score(model.decode(x1), many.prompts)
-        (pull,) = torch.autograd.grad(r.sum(), leaf)
+        (reward_grads,) = torch.autograd.grad(r.sum(), leaf)
         w = torch.softmax(r.detach().reshape(draws, rows), 0).reshape(draws, rows, 1, 1, 1)
-        gradient = (w * pull.reshape(draws, *x.shape)).sum(0)
+        gradient = (w * reward_grads.reshape(draws, *x.shape)).sum(0)
         x = x + 0.99 / steps * (velocity + (1 - time_) / time_ * gradient)
     return x
 
@@ -135,58 +115,64 @@ def there_and_back(model: FlowModel, problem: Problem, steps: int, rows: int) ->
         leaf = x.requires_grad_()
         velocity = model.velocity(leaf, torch.full((rows,), time_), problem.cond)
         x1 = leaf + (1 - time_) * velocity
-        (pull,) = torch.autograd.grad(-0.01 * x1.square().sum(), leaf)
-        x = (leaf + 0.99 / steps * (velocity + (1 - time_) / time_ * pull)).detach()
+        (gradient,) = torch.autograd.grad(-0.01 * x1.square().sum(), leaf)
+        x = (leaf + 0.99 / steps * (velocity + (1 - time_) / time_ * gradient)).detach()
 
 
 def peak(draws: int, rows: int) -> int:
     """Peak memory of two steps of MFM-G, bytes, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", str(draws), "--rows", str(rows)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.speed.steering", str(draws), str(rows)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return int(finished.stdout)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peak", type=int, help="print the peak memory with this many draws")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    rows, steps, rounds = options.rows, options.steps, options.rounds
-    if options.peak:
-        steered(pocket(rows, options.peak), Steer(steps=2), rows)
-        print(peak_memory(CPU))
-        return
-    print(
-        f"{rows} samples, {steps} steps, {options.threads} threads, shortest of {rounds} rounds\n"
-    )
-    print("| what | ratio | bound |\n|---|---|---|")
+def tables(sizes: Sizes) -> Iterator[Table]:
+    """Ratios of time, then of memory."""
+    rows, steps = sizes.rows, sizes.steps
+    size = f"{rows} samples, {steps} steps, shortest of {sizes.rounds} rounds"
+    yield Table(f"Steering: {size}", ("what", "ratio", "bound"), times(sizes))
+    yield Table("Peak memory", ("what", "ratio", "bound"), memory(rows, sizes.toy))
+
+
+def times(sizes: Sizes) -> Iterator[tuple[str, str, str]]:
+    """MFM-G over a bare loop; DPS over forward passes."""
+    rows, steps, rounds = sizes.rows, sizes.steps, sizes.rounds
     for draws in (1, 4):
         problem = pocket(rows, draws)
-        found = ratio(
-            lambda p=problem: steered(p, Steer(steps=steps), rows),
-            lambda p=problem, n=draws: loop(p, steps, rows, n),
+        over = ratio(
+            partial(steered, problem, Steer(steps=steps), rows),
+            partial(loop, problem, steps, rows, draws),
             rounds,
         )
-        print(f"| `steer`, MFM-G with {draws}, over a bare loop | {found:.3f} | 1.05 |", flush=True)
-    problem, model = latents(rows), latents(rows).model.capability(NetworkModel)
-    keep_freed()  # as every run does, so that all three have it
-    steps *= 4  # what a run costs once is small beside them
+        yield f"`steer`, MFM-G with {draws}, over a bare loop", f"{over:.3f}", "1.05"
+    problem = latents(rows)
+    model = problem.model.capability(NetworkModel)
+    assert model is not None
+    steps = 4 * steps  # what a run costs once is small beside so many
     steering = partial(steered, problem, Steer(steps=steps), rows)
     plain, pair = (partial(call, model, problem, steps, rows) for call in (forward, there_and_back))
-    for what, one, other, bound in (
+    for what, call, reference, bound in (
         ("`steer` with `dps` on latents, in bare forwards a step", steering, plain, "2.1"),
         ("the same written out without align", pair, plain, ""),
         ("`steer` with `dps` over what is written out", steering, pair, ""),
     ):
-        print(f"| {what} | {ratio(one, other, rounds):.3f} | {bound} |", flush=True)
-    one = peak(1, rows)
-    for draws in (4, 32):
-        found = peak(draws, rows) / one
-        print(f"| peak memory, {draws} draws over 1 ({one / 1e6:.0f} MB) | {found:.2f} | 1.3 |")
+        yield what, f"{ratio(call, reference, rounds):.3f}", bound
+
+
+def memory(rows: int, toy: bool) -> Iterator[tuple[str, str, str]]:
+    """Peaks by number of draws, over that of one."""
+    least = peak(1, rows)
+    for draws in (4,) if toy else (4, 32):
+        over = f"{peak(draws, rows) / least:.2f}"
+        yield f"{draws} draws over 1 ({least / 1e6:.0f} MB)", over, "1.3"
+
+
+def main() -> None:
+    """Print the peak memory of a process that steers."""
+    draws, rows = map(int, sys.argv[1:])
+    torch.set_num_threads(1)
+    steered(pocket(rows, draws), Steer(steps=2), rows)
+    print(peak_memory(CPU))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""`align` beside azula and deepinv: `python -m benchmarks.peers`."""
