@@ -25,11 +25,11 @@ from align.catalog.registry import load_catalog
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.engine.meter import Meter
 from align.metrics.statistics import statistic
 from align.models.network import load
 from align.models.network_model import NetworkModel
 from align.modes.sampling.rollout import flow
+from align.recipe import Run
 from align.recipe import load as load_recipe
 from align.runner.build import Rewards, build
 from align.runner.record import slug
@@ -42,7 +42,7 @@ def problem_of(run: Path, count: int) -> tuple[Problem, NetworkModel]:
     """The run's rewards, and its base model."""
     recipe = load_recipe(run / "recipe.toml", catalog=load_catalog()).recipe
     rewards = Rewards(recipe.reward, CPU)
-    problem = build(recipe.arms()[0], rewards, CPU, Meter(), samples=count)
+    problem = build(recipe.arms()[0], rewards, Run(samples=count)).problem
     model = problem.model.capability(NetworkModel)
     assert model is not None
     return problem, model

@@ -26,7 +26,7 @@ from align.metrics.statistics import ImageStatistics
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
-from align.runner.record import ArmResult
+from align.runner.results import ArmResult
 from align.runner.session import sample
 from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap

@@ -84,8 +84,11 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
 
     from loguru import logger
 
+    from align.engine.allocator import keep_freed
     from align.runner.session import run as run_recipe
     from align.training import parallel
+
+    keep_freed()  # the process is ours
 
     with suppress(ValueError):
         logger.remove(0)  # loguru's own sink on stderr; the run folder has the log
@@ -119,15 +122,15 @@ def _print_table(folder: Path) -> None:
     """
     from rich.table import Table
 
-    from align.report import noted, read, rows, studied, study_notes, study_rows
+    from align.report import read, rows, study_notes, study_rows
 
     results = read(folder)
-    if arms := studied(results):
-        heads, cells = study_rows(arms)
+    if studies := results.studies():
+        heads, cells = study_rows(studies)
         table = Table(*heads, box=None, pad_edge=False)
         for row in cells:
             table.add_row(*row)
-        _print(table, study_notes(arms))
+        _print(table, study_notes(studies))
         return
     heads, cells = rows(results)
     table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
@@ -135,7 +138,7 @@ def _print_table(folder: Path) -> None:
         values = [row[place] for row in cells]
         if any(values):
             table.add_row(head, *values)
-    _print(table, noted(results))
+    _print(table, results.all_notes())
 
 
 def _print(table: Table, notes: Sequence[str]) -> None:

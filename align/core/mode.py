@@ -24,10 +24,12 @@ class Info:
     Attributes:
         numbers: plain floats; "reward" is shown beside the progress bar.
         pictures: decoded samples (B, C, H, W) worth keeping, or None.
+        errors: standard errors of some of the numbers, by the number's name.
     """
 
     numbers: Mapping[str, float]
     pictures: Tensor | None = None
+    errors: Mapping[str, float] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +88,11 @@ class ReportsKL(ABC, Generic[State]):
     @abstractmethod
     def path_kl(self, state: State) -> float | None:
         """KL(samples | base model) in nats by the mode's own account; None where it has none."""
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the samples are known beforehand to be those of the base model."""
+        return False
 
 
 class UsesRewardGradient(ABC):

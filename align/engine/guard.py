@@ -24,8 +24,7 @@ from align.core.model import (
     PosteriorMap,
 )
 from align.core.path import Path
-from align.core.problem import Problem
-from align.core.reward import Reward, WeightedReward
+from align.core.reward import Reward
 from align.engine.meter import Meter
 from align.errors import AlignError, ContractError, PartError
 
@@ -184,12 +183,12 @@ class GuardedReward(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
-        part, pieces = f"reward {self.name}", []
+        tally, pieces = self.meter.rewards, []
         for start in range(0, len(data), self.chunk):
             rows = slice(start, start + self.chunk)
             call = functools.partial(self._checked, data[rows], prompts[rows])
-            pieces.append(self.meter.measured(part, len(data[rows]), call))
-        return self.meter.count(part, torch.cat(pieces))
+            pieces.append(tally.measured(self.name, len(data[rows]), call))
+        return tally.count(self.name, torch.cat(pieces))
 
     def capability(self, kind: type[Able]) -> Able | None:
         """What the inner reward can do; none of it costs a call."""
@@ -221,20 +220,6 @@ def guarded(model: FlowModel) -> GuardedModel:
 def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
     """Another model under the guard of `guarded`; the model itself where that has none."""
     return attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
-
-
-def metered(problem: Problem, meter: Meter) -> Problem:
-    """The problem, whose guards count with another meter."""
-    model = problem.model
-    if isinstance(model, GuardedModel):
-        model = attrs.evolve(model, meter=meter)
-    terms = tuple(
-        attrs.evolve(term, reward=attrs.evolve(term.reward, meter=meter))
-        if isinstance(term.reward, GuardedReward)
-        else term
-        for term in problem.reward.terms
-    )
-    return attrs.evolve(problem, model=model, reward=WeightedReward(terms))
 
 
 def _described(result: object) -> str:

@@ -14,7 +14,6 @@ from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Study
-from align.engine.allocator import keep_freed
 from align.engine.meter import Cost, Meter, forget_peak
 from align.errors import ContractError, DivergedError, PartError
 
@@ -67,7 +66,6 @@ def execute(
     end; what is saved is enough to go on exactly as if nothing had happened. A study may begin
     with the `last` state of the same study of the same model.
     """
-    keep_freed()
     forget_peak(streams.device)
     if last is not None and isinstance(mode, Study):
         state = mode.restart(last)

@@ -20,13 +20,15 @@ from align.engine.allocator import return_freed
 
 
 @final
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Cost:
     """Cost of a run; a call is one row through one part, whatever the batch.
 
     Attributes:
-        calls: rows evaluated, by part: "network", "decoder", and each reward's name.
-        backward: rows differentiated, by part.
+        calls: rows through the model's parts, "network" and "decoder".
+        backward: rows differentiated, by the same parts.
+        reward_calls: rows scored, by the reward's name.
+        reward_backward: scores differentiated, by the reward's name.
         flops: floating-point operations by torch's counter. Sampling: those of each part's first
             call stand for all its calls, a backward pass through a frozen part counting as much
             as the forward pass. Training: those of the first step stand for every step.
@@ -34,42 +36,32 @@ class Cost:
         memory: peak memory, bytes: of the process on a CPU, of torch's allocator on a GPU.
     """
 
-    calls: dict[str, int]
-    backward: dict[str, int]
-    flops: int
-    seconds: float
-    memory: int
+    calls: dict[str, int] = attrs.field(factory=dict)
+    backward: dict[str, int] = attrs.field(factory=dict)
+    reward_calls: dict[str, int] = attrs.field(factory=dict)
+    reward_backward: dict[str, int] = attrs.field(factory=dict)
+    flops: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+
+    @property
+    def nfe(self) -> int:
+        """Rows through the network, forward and backward."""
+        return self.calls.get("network", 0) + self.backward.get("network", 0)
+
+    @property
+    def rewards(self) -> int:
+        """Rows through all rewards, forward and backward."""
+        return sum(self.reward_calls.values()) + sum(self.reward_backward.values())
 
 
-@final
 @attrs.define
-class Meter:
-    """Counts while a run goes on."""
+class Tally:
+    """Counts the calls of parts that are told apart by name."""
 
     calls: Counter[str] = attrs.field(factory=Counter)
     backward: Counter[str] = attrs.field(factory=Counter)
     row_flops: dict[str, float] = attrs.field(factory=dict)
-    step_flops: int | None = None
-    began: float = attrs.field(factory=time.perf_counter)
-    memory: int = 0
-
-    def save(self, device: torch.device) -> dict[str, Any]:
-        """What has been counted, for `restore` in another process."""
-        cost = self.cost(device)
-        counts = {"calls": cost.calls, "backward": cost.backward, "row_flops": self.row_flops}
-        return {**counts, "seconds": cost.seconds, "memory": cost.memory}
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
-        self.calls.update(saved["calls"])
-        self.backward.update(saved["backward"])
-        self.row_flops.update(saved["row_flops"])
-        self.began -= saved["seconds"]
-        self.memory = max(self.memory, saved["memory"])
-
-    def begin(self) -> None:
-        """Start the clock anew: loading weights is not part of a run's cost."""
-        self.began = time.perf_counter()
 
     def count(self, part: str, result: Tensor) -> Tensor:
         """Count the rows of `result`, and again when a gradient passes through it."""
@@ -92,14 +84,57 @@ class Meter:
         self.row_flops[part] = counter.get_total_flops() / max(1, rows)
         return result
 
+    @property
+    def flops(self) -> float:
+        """Operations of all calls."""
+        passes = self.calls + self.backward
+        return sum(flops * passes[part] for part, flops in self.row_flops.items())
+
+
+@final
+@attrs.define
+class Meter(Tally):
+    """Counts while a run goes on: the model's parts itself, and rewards in a tally of their own."""
+
+    rewards: Tally = attrs.field(factory=Tally)
+    step_flops: int | None = None
+    began: float = attrs.field(factory=time.perf_counter)
+    memory: int = 0
+
+    def save(self, device: torch.device) -> dict[str, Any]:
+        """What has been counted, in plain numbers, for `restore` in another process."""
+        cost = attrs.asdict(self.cost(device))
+        del cost["flops"]
+        flops = {"row_flops": self.row_flops, "reward_flops": self.rewards.row_flops}
+        return {**cost, **{name: dict(rows) for name, rows in flops.items()}}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.calls.update(saved["calls"])
+        self.backward.update(saved["backward"])
+        self.row_flops.update(saved["row_flops"])
+        self.rewards.calls.update(saved["reward_calls"])
+        self.rewards.backward.update(saved["reward_backward"])
+        self.rewards.row_flops.update(saved["reward_flops"])
+        self.began -= saved["seconds"]
+        self.memory = max(self.memory, saved["memory"])
+
+    def begin(self) -> None:
+        """Start the clock anew: loading weights is not part of a run's cost."""
+        self.began = time.perf_counter()
+
     def cost(self, device: torch.device) -> Cost:
         """The cost so far."""
-        seconds = time.perf_counter() - self.began
-        memory = max(self.memory, peak_memory(device))
-        passes = self.calls + self.backward
-        flops = sum(each * passes[part] for part, each in self.row_flops.items())
-        total = int(flops) if self.step_flops is None else self.step_flops
-        return Cost(dict(self.calls), dict(self.backward), total, seconds, memory)
+        flops = int(self.flops + self.rewards.flops)
+        return Cost(
+            calls=dict(self.calls),
+            backward=dict(self.backward),
+            reward_calls=dict(self.rewards.calls),
+            reward_backward=dict(self.rewards.backward),
+            flops=flops if self.step_flops is None else self.step_flops,
+            seconds=time.perf_counter() - self.began,
+            memory=max(self.memory, peak_memory(device)),
+        )
 
 
 def forget_peak(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from align.errors import ContractError, PartError
+from align.io.files import replacing
 
 Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]
 Crop: TypeAlias = Literal["rounded", "floored"]
@@ -175,3 +176,26 @@ def _shape_cure(data: Tensor) -> str | None:
     if not data.is_floating_point():
         return "convert 8-bit pictures by x.float() / 255"
     return None if min(shape[2:]) > 0 else "the pictures are empty"
+
+
+def to_bytes(data: Tensor) -> np.ndarray:
+    """Pictures (B, C, H, W) in [0, 1] as (B, H, W, 3) uint8."""
+    pictures = data.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Pictures (B, H, W, 3) row by row in one."""
+    count, height, width, _ = pictures.shape
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a PNG."""
+    with replacing(path) as file:
+        Image.fromarray(picture).save(file, "png")

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from align.errors import PartError
-from align.io.files import write as save
+from align.io.files import write as write_file
 from align.report.card import cards
 from align.report.grid import grid
 from align.report.plots import curves, scatter, tradeoff
-from align.report.study import plot, studied, study_notes, study_rows
-from align.report.table import markdown, marked, noted, rows
+from align.report.schema import read
+from align.report.study import plot, study_notes, study_rows
+from align.report.table import markdown, rows, to_markdown
 
-__all__ = ["noted", "read", "rows", "studied", "study_notes", "study_rows", "write"]
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """The numbers of a run.
-
-    Raises:
-        PartError: the folder holds no finished run.
-    """
-    path = folder / "results.json"
-    if not path.is_file():
-        raise PartError(f"'{folder}' holds no finished run: it has no results.json")
-    results: dict[str, Any] = json.loads(path.read_text())
-    return results
+__all__ = ["read", "rows", "study_notes", "study_rows", "write"]
 
 
 def write(folder: Path) -> None:
@@ -38,13 +23,14 @@ def write(folder: Path) -> None:
     """
     results = read(folder)
     cards(folder, results)
-    if arms := studied(results):
-        save(folder / "study.md", marked(*study_rows(arms), study_notes(arms)))
-        plot(folder, arms)
+    if studies := results.studies():
+        heads, cells = study_rows(studies)
+        write_file(folder / "study.md", to_markdown(heads, cells, study_notes(studies)))
+        plot(folder, studies)
         return  # steps of a study make no curves
-    if made := [arm for arm in results["arms"] if arm["samples"]]:
-        save(folder / "table.md", markdown(results))
-        grid(folder, made)
-        scatter(folder, made)
+    if sampled := results.sampled():
+        write_file(folder / "table.md", markdown(results))
+        grid(folder, sampled)
+        scatter(folder, sampled)
         tradeoff(folder, results)
     curves(folder)

@@ -5,45 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from align.io.files import write
+from align.report.schema import ArmNumbers, RunResults
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
 
 
-def cards(folder: Path, results: Mapping[str, Any]) -> None:
+def cards(folder: Path, results: RunResults) -> None:
     """Write MODEL_CARD.md beside each model.safetensors of a run, from the run's folder alone."""
-    for arm in results["arms"]:
+    for arm in results.arms:
         alone = folder / "model.safetensors"
         file = alone if alone.exists() else _home(folder, arm) / "model.safetensors"
         if file.exists():
             write(file.with_name(NAME), card(folder, file, arm, results))
 
 
-def card(folder: Path, file: Path, arm: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     """The card of the model in `file`, which an arm of the run made."""
     about = json.loads((folder / "about.json").read_text())
-    said, last = weights.about(file), _last(folder, arm["name"])
-    nets = ", ".join(f"{name} ({net['kind']})" for name, net in said.get("nets", {}).items())
+    model, last = weights.about(file), _last(folder, arm.name)
+    nets = ", ".join(f"{name} ({net['kind']})" for name, net in model.get("nets", {}).items())
     libraries = about["libraries"]
     lines = [
-        f"# {arm['name']}",
+        f"# {arm.name}",
         "",
         f"Made by `{about['command']}` with align-core {libraries['align-core']} and torch"
         f" {libraries['torch']}, {about['time'][:10]}.",
         "",
         f"* Networks: {nets or 'autoencoder'}",
-        *(f"* A state: {' x '.join(map(str, said[key]))}" for key in ("shape",) if key in said),
-        *(f"* Classes: {', '.join(said[key])}" for key in ("classes",) if said.get(key)),
-        f"* Seconds of training: {arm['cost']['seconds']:.0f}",
+        *([f"* A state: {' x '.join(map(str, model['shape']))}"] if "shape" in model else []),
+        *([f"* Classes: {', '.join(model['classes'])}"] if model.get("classes") else []),
+        f"* Seconds of training: {arm.cost.seconds:.0f}",
         "",
         f'    [model]\n    kind = "network"\n    weights = "{file.name}"',
         "",
         *_rewards(arm, results),
         *_figures(last),
-        *(f"{note}\n" for note in results.get("notes", ()) if note.startswith(arm["name"])),
+        *(f"{note}\n" for note in arm.notes),
         "## Recipe",
         "",
         "```toml",
@@ -53,21 +53,21 @@ def card(folder: Path, file: Path, arm: Mapping[str, Any], results: Mapping[str,
     return "\n".join(lines) + "\n"
 
 
-def _home(folder: Path, arm: Mapping[str, Any]) -> Path:
-    return folder / "weights" / Path(arm["folder"]).name
+def _home(folder: Path, arm: ArmNumbers) -> Path:
+    return folder / "weights" / Path(arm.folder).name
 
 
-def _rewards(arm: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+def _rewards(arm: ArmNumbers, results: RunResults) -> list[str]:
     """Rewards with their weights, and what the arm's samples have."""
-    if not results["rewards"]:
+    if not results.rewards:
         return []
     heads = "| reward | weight | held out | samples of the model |"
     lines = ["## Rewards", "", heads, "|---|---|---|---|"]
-    for name, said in results["rewards"].items():
-        scores = arm["scores"].get(name, [])
+    for name, role in results.rewards.items():
+        scores = arm.scores.get(name, ())
         mean = f"{sum(scores) / len(scores):.4g} ({len(scores)})" if scores else ""
-        held = "yes" if said["held_out"] else ""
-        lines.append(f"| {name} | {said['weight']:g} | {held} | {mean} |")
+        held = "yes" if role.held_out else ""
+        lines.append(f"| {name} | {role.weight:g} | {held} | {mean} |")
     return [*lines, ""]
 
 
@@ -82,5 +82,5 @@ def _figures(last: Mapping[str, float]) -> list[str]:
 def _last(folder: Path, arm: str) -> dict[str, float]:
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    own = [line for line in lines if line["arm"] == arm]
-    return {k: v for k, v in own[-1].items() if k not in ("arm", "step")} if own else {}
+    steps = [line for line in lines if line["arm"] == arm]
+    return {k: v for k, v in steps[-1].items() if k not in ("arm", "step")} if steps else {}

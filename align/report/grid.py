@@ -5,25 +5,25 @@ Pictures that samples are to be seen beside come first, in a column of their own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from align.runner.record import save_picture
+from align.io.images import save_picture
+from align.report.schema import ArmNumbers
 
 MOST_ROWS = 16
 SMALLEST = 96
 
 
-def grid(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
+def grid(folder: Path, arms: Sequence[ArmNumbers]) -> None:
     """Write grid.png, if the arms made pictures."""
-    columns = [sorted((folder / arm["folder"]).glob("*.png"))[:MOST_ROWS] for arm in arms]
+    columns = [sorted((folder / arm.folder).glob("*.png"))[:MOST_ROWS] for arm in arms]
     if not all(columns):
         return
-    names = [arm["name"] for arm in arms]
+    names = [arm.name for arm in arms]
     if given := sorted((folder / "given").glob("*.png")):
         columns.insert(0, given)
         names.insert(0, ", ".join(path.stem.partition("_")[2].replace("_", " ") for path in given))

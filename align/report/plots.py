@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from safetensors.torch import load_file
 
-from align.core.baseline import BaseRewardStats
+from align.core.baseline import BaseRewardStats, Divergence
 from align.io.files import replacing
+from align.report.schema import ArmNumbers, BaseNumbers, RunResults
 
 
 def curves(folder: Path) -> None:
@@ -26,20 +26,19 @@ def curves(folder: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        for name in line.keys() - {"arm", "step"}:
+        for name in line.keys() - {"arm", "step", "errors"}:
             series[name][line["arm"]].append((line["step"] + 1, line[name]))
-    # One point is no curve; the order is that in which numbers are told.
-    told = [name for name in dict.fromkeys(key for line in lines for key in line) if name in series]
-    names = [name for name in told if max(map(len, series[name].values())) > 1]
-    names = [name for name in names if not name.startswith("error of ")]
+    # One point is no curve; the order is that in which numbers are recorded.
+    order = dict.fromkeys(name for line in lines for name in line if name in series)
+    names = [name for name in order if max(map(len, series[name].values())) > 1]
     if not names:
         return
-    wide = min(4, len(names))
-    high = -(-len(names) // wide)
-    figure = Figure(figsize=(4.2 * wide, 3.2 * high), layout="constrained")
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     arms = list(dict.fromkeys(line["arm"] for line in lines))
     for place, name in enumerate(names):
-        axes = figure.add_subplot(high, wide, place + 1)
+        axes = figure.add_subplot(rows, columns, place + 1)
         for number, arm in enumerate(arms):
             if len(points := series[name].get(arm, [])) > 1:
                 colour = f"C{number % 10}"
@@ -54,9 +53,9 @@ def curves(folder: Path) -> None:
     save_figure(figure, folder / "curves.png")
 
 
-def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
+def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
     """Write scatter.png, if the samples are points in the plane: a panel an arm."""
-    states = [load_file(folder / arm["folder"] / "states.safetensors")["x1"] for arm in arms]
+    states = [load_file(folder / arm.folder / "states.safetensors")["x1"] for arm in arms]
     if any(x1.dim() != 2 or x1.shape[1] != 2 for x1 in states):
         return
     figure = Figure(figsize=(3.2 * len(arms), 3.4), layout="constrained")
@@ -65,43 +64,43 @@ def scatter(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
         axes = figure.add_subplot(1, len(arms), place + 1, sharex=first, sharey=first)
         first = first or axes
         axes.scatter(x1[:, 0].tolist(), x1[:, 1].tolist(), s=3, linewidths=0, alpha=0.6)
-        axes.set_title(arm["name"], fontsize=9)
+        axes.set_title(arm.name, fontsize=9)
         axes.set_aspect("equal")
     save_figure(figure, folder / "scatter.png")
 
 
-def tradeoff(folder: Path, results: Mapping[str, Any]) -> None:
+def tradeoff(folder: Path, results: RunResults) -> None:
     """Write tradeoff.png: mean r of each arm against its compute, and against its divergence.
 
     A filled point stands at the mode's own account of KL(samples | base model), an open one with
     an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
     law has a higher mean of r at the same divergence.
     """
-    arms = [arm for arm in results["arms"] if arm.get("divergence")]
-    if not arms:
+    gains = [(arm, arm.divergence) for arm in results.arms if arm.divergence is not None]
+    if not gains:
         return
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    spent, apart = figure.subplots(1, 2, sharey=True)
-    for base in results.get("unsteered", ()):
-        _family(apart, base)
-    costs = [_calls(arm) for arm in arms]
-    for number, (arm, cost) in enumerate(zip(arms, costs, strict=True)):
+    spent, distance = figure.subplots(1, 2, sharey=True)
+    for base in results.unsteered:
+        _family(distance, base)
+    costs = [arm.cost.nfe / max(1, arm.samples) for arm, _ in gains]
+    for number, ((arm, gain), cost) in enumerate(zip(gains, costs, strict=True)):
         colour = f"C{number % 10}"
-        _point(spent, cost, arm["divergence"], colour, label=arm["name"])
-        _divergence(apart, arm["divergence"], colour)
+        _point(spent, cost, gain, colour, label=arm.name)
+        _divergence(distance, gain, colour)
     if min(costs) > 0:
         spent.set_xscale("log")
         spent.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         spent.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         spent.xaxis.set_minor_locator(NullLocator())
-    spent.set_xlabel("network calls a sample")
+    spent.set_xlabel("NFE (network calls) a sample")
     spent.set_ylabel("mean r")
-    apart.set_xlabel("KL(samples | base model), nats")
+    distance.set_xlabel("KL(samples | base model), nats")
     # The best possible mean of a normal reward is a straight line on this scale.
-    apart.set_xscale("function", functions=(_root, _square))
-    far = apart.get_xlim()[1]
-    apart.set_xlim(-0.002 * far, 1.2 * far)
-    for axes in (spent, apart):
+    distance.set_xscale("function", functions=(_root, _square))
+    far = distance.get_xlim()[1]
+    distance.set_xlim(-0.002 * far, 1.2 * far)
+    for axes in (spent, distance):
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
@@ -118,17 +117,10 @@ def _square(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.sign(x) * np.square(x))
 
 
-def _calls(arm: Mapping[str, Any]) -> float:
-    """Network calls a sample, forward and backward."""
-    cost = arm["cost"]
-    calls = cost["calls"].get("network", 0) + cost["backward"].get("network", 0)
-    return float(calls / max(1, arm["samples"]))
-
-
 def _point(
     axes: Axes,
     place: float,
-    said: Mapping[str, Any],
+    gain: Divergence,
     colour: str,
     *,
     label: str = "",
@@ -137,8 +129,8 @@ def _point(
     """Mean r ± its standard error at a place."""
     axes.errorbar(
         place,
-        said["reward"],
-        yerr=said["reward_error"] or 0.0,
+        gain.reward,
+        yerr=gain.reward_error or 0.0,
         fmt="o",
         color=colour,
         capsize=2,
@@ -148,33 +140,33 @@ def _point(
     )
 
 
-def _divergence(axes: Axes, said: Mapping[str, Any], colour: str) -> None:
+def _divergence(axes: Axes, gain: Divergence, colour: str) -> None:
     """Mean r at the mode's own account of the divergence, or at the bound from below."""
-    if said["at_most"] is not None:
-        _point(axes, said["at_most"], said, colour)
-    elif said["at_least"] is not None:
-        place = max(0.0, said["at_least"])
+    if gain.at_most is not None:
+        _point(axes, gain.at_most, gain, colour)
+    elif gain.at_least is not None:
+        place = max(0.0, gain.at_least)
         axes.annotate(
             "",
-            (place, said["reward"]),
+            (place, gain.reward),
             (22, 0),
             textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": colour},
         )
-        _point(axes, place, said, colour, filled=False)
+        _point(axes, place, gain, colour, filled=False)
 
 
-def _family(axes: Axes, base: Mapping[str, Any]) -> None:
+def _family(axes: Axes, base: BaseNumbers) -> None:
     """The laws p e^{λ r}, and among them p*, where λ = 1."""
-    if not base["r"]:
+    if not base.r:
         return
-    baseline = BaseRewardStats(torch.tensor(base["r"], dtype=torch.float64))
+    baseline = BaseRewardStats(torch.tensor(base.r, dtype=torch.float64))
     family = baseline.tilted()
     if not family:
         return
-    tilts, means, apart = zip(*family, strict=True)
-    label = f"best possible, by {len(base['r'])} unsteered samples"
-    axes.plot(apart, means, color="0.6", label=label, zorder=0)
+    tilts, means, distances = zip(*family, strict=True)
+    label = f"best possible, by {len(base.r)} unsteered samples"
+    axes.plot(distances, means, color="0.6", label=label, zorder=0)
     if tilts[-1] >= 1:
         mean, place = baseline.law(1.0)
         axes.plot(place, mean, "*", color="0.4", markersize=9, label="p e^r, likewise", zorder=1)

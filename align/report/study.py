@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from align.core.study import Findings, Point
 from align.report.plots import save_figure
+from align.report.schema import ArmNumbers
 
 WIDE = 5.0  # lengths that span this factor are shown on a logarithmic axis
 
 
-def studied(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The arms that are studies."""
-    return [arm for arm in results["arms"] if arm.get("findings")]
-
-
-def study_rows(arms: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def study_rows(arms: Sequence[ArmNumbers]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: a row an arm and number of calls, a column a panel.
 
     The head of the first column says what was measured, if those of the panels do not.
     """
-    panels, found = _panels(arms), arms[0]["findings"]
-    corner = "arm" if panels == [""] else found["value"]
-    heads = [corner, found["calls"], *(panel or found["value"] for panel in panels)]
+    panels, first = _panels(arms), _findings(arms[0])
+    corner = "arm" if panels == [""] else first.value
+    heads = [corner, first.calls, *(panel or first.value for panel in panels)]
     cells = []
     for arm in arms:
         rows: dict[float, dict[str, float]] = {}
-        for point in arm["findings"]["points"]:
-            rows.setdefault(point["calls"], {})[point["panel"]] = point["value"]
+        for point in _findings(arm).points:
+            rows.setdefault(point.calls, {})[point.panel] = point.value
         for calls, values in rows.items():
-            told = [f"{values[panel]:.3g}" if panel in values else "" for panel in panels]
-            cells.append([arm["name"], f"{calls:g}", *told])
+            numbers = [f"{values[panel]:.3g}" if panel in values else "" for panel in panels]
+            cells.append([arm.name, f"{calls:g}", *numbers])
     return heads, cells
 
 
-def study_notes(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+def study_notes(arms: Sequence[ArmNumbers]) -> list[str]:
     """What must be said beside it, once."""
-    return list(dict.fromkeys(note for arm in arms for note in arm["findings"]["notes"]))
+    return list(dict.fromkeys(note for arm in arms for note in _findings(arm).notes))
 
 
-def plot(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
-    """Write study.png: values over network calls, a line an arm; dashed where there are no calls.
+def plot(folder: Path, arms: Sequence[ArmNumbers]) -> None:
+    """Write study.png: values over NFE, a line an arm; dashed where there are no calls.
 
     All panels have one scale.
     """
-    panels, found = _panels(arms), arms[0]["findings"]
-    points = [point for arm in arms for point in arm["findings"]["points"]]
+    panels, first = _panels(arms), _findings(arms[0])
+    points = [point for arm in arms for point in _findings(arm).points]
     figure = Figure(figsize=(2.2 + max(4.2, 2.7 * len(panels)), 3.6), layout="constrained")
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(row, panels, strict=True):
@@ -58,32 +54,38 @@ def plot(folder: Path, arms: Sequence[Mapping[str, Any]]) -> None:
         for arm in arms:
             _line(axes, arm, panel, colours)
         axes.set_title(panel, fontsize=10)
-        axes.set_xlabel(found["calls"])
-        _scales(axes, points, found["ratios"])
-    row[0].set_ylabel(found["value"].replace("_", " "))
+        axes.set_xlabel(first.calls)
+        _scales(axes, points, first.ratios)
+    row[0].set_ylabel(first.value.replace("_", " "))
     handles, names = row[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
     save_figure(figure, folder / "study.png")
 
 
-def _panels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    points = (point for arm in arms for point in arm["findings"]["points"])
-    return list(dict.fromkeys(point["panel"] for point in points))
+def _findings(arm: ArmNumbers) -> Findings:
+    """What the arm, a study, found."""
+    assert arm.findings is not None
+    return arm.findings
 
 
-def _line(axes: Axes, arm: Mapping[str, Any], panel: str, colours: Iterator[str]) -> None:
+def _panels(arms: Sequence[ArmNumbers]) -> list[str]:
+    points = (point for arm in arms for point in _findings(arm).points)
+    return list(dict.fromkeys(point.panel for point in points))
+
+
+def _line(axes: Axes, arm: ArmNumbers, panel: str, colours: Iterator[str]) -> None:
     """The points of one arm in one panel, in the next colour if there is a line."""
-    points = [point for point in arm["findings"]["points"] if point["panel"] == panel]
-    points.sort(key=lambda point: float(point["calls"]))
-    paid = [(point["calls"], point["value"]) for point in points if point["calls"] > 0]
+    points = [point for point in _findings(arm).points if point.panel == panel]
+    points.sort(key=lambda point: float(point.calls))
+    paid = [(point.calls, point.value) for point in points if point.calls > 0]
     for point in points:
-        if not point["calls"]:
+        if not point.calls:
             axes.axhline(
-                point["value"],
+                point.value,
                 color="0.35",
                 linestyle=(0, (4, 3)),
                 linewidth=1.1,
-                label=f"{arm['name']}, no calls",
+                label=f"{arm.name}, no calls",
                 zorder=1,
             )
     if paid:
@@ -93,14 +95,14 @@ def _line(axes: Axes, arm: Mapping[str, Any], panel: str, colours: Iterator[str]
             markersize=5,
             linewidth=1.6,
             color=next(colours),
-            label=arm["name"],
+            label=arm.name,
             zorder=2,
         )
 
 
-def _scales(axes: Axes, points: Sequence[Mapping[str, Any]], ratios: bool) -> None:
+def _scales(axes: Axes, points: Sequence[Point], ratios: bool) -> None:
     """Powers of two across; upwards a logarithmic axis for lengths of several sizes."""
-    calls = sorted({point["calls"] for point in points if point["calls"] > 0})
+    calls = sorted({point.calls for point in points if point.calls > 0})
     if calls:
         axes.set_xscale("log", base=2)
         powers = [2.0**k for k in range(24) if calls[0] <= 2.0**k <= calls[-1]]
@@ -108,7 +110,7 @@ def _scales(axes: Axes, points: Sequence[Mapping[str, Any]], ratios: bool) -> No
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(calls[0] / 1.25, calls[-1] * 1.25)
-    values = [point["value"] for point in points]
+    values = [point.value for point in points]
     if ratios and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
 
-from align.core.baseline import FEW
+from align.core.baseline import FEW, Divergence
+from align.report.schema import ArmNumbers, RunResults
 
-TOLD: Final = {"reward": "r", "at_least": "KL at least", "at_most": "KL at most"}
+Column: TypeAlias = Literal["r", "KL at least", "KL at most"]
 
 
-def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def rows(results: RunResults) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: rewards as mean ± standard error, metrics, and cost a sample.
 
-    "calls" are rows through the network, forward and backward, a sample; "reward calls" likewise.
+    "NFE" counts rows through the network, forward and backward, a sample; "reward calls" likewise.
     "r" is what the arms optimise, where more than one reward makes it up; "KL at least" and "KL at
     most" are bounds of KL(samples | base model) in nats.
     """
-    rewards, arms = results["rewards"], results["arms"]
-    metrics = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
+    metrics = list(dict.fromkeys(name for arm in results.arms for name in arm.metrics))
+    columns = [name for name in get_args(Column) if any(_gain(arm, name) for arm in results.arms)]
+    if sum(not role.held_out for role in results.rewards.values()) < 2:
+        columns = [name for name in columns if name != "r"]
     heads = ["arm"]
-    heads += [f"{n} (held out)" if said["held_out"] else n for n, said in rewards.items()]
-    told = [key for key in TOLD if any(_told(arm, key) for arm in arms)]
-    if sum(not said["held_out"] for said in rewards.values()) < 2:
-        told = [key for key in told if key != "reward"]
-    heads += [*metrics, *(TOLD[key] for key in told)]
-    heads += ["network calls", "reward calls", "GFLOP", "seconds"]
-    return heads, [_row(arm, list(rewards), metrics, told) for arm in arms]
+    heads += [f"{n} (held out)" if role.held_out else n for n, role in results.rewards.items()]
+    heads += [*metrics, *columns, "NFE (network calls)", "reward calls", "GFLOP", "seconds"]
+    return heads, [_row(arm, list(results.rewards), metrics, columns) for arm in results.arms]
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def markdown(results: RunResults) -> str:
     """The table in Markdown, and what must be said beside it."""
-    return marked(*rows(results), noted(results))
+    return to_markdown(*rows(results), results.all_notes())
 
 
-def marked(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> str:
+def to_markdown(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> str:
     """Any table in Markdown, with notes."""
     lines = [heads, ["---"] * len(heads), *cells]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -43,39 +42,38 @@ def marked(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> st
     return table + "".join(f"\n{note.replace('*', chr(92) + '*')}\n" for note in notes)
 
 
-def noted(results: Mapping[str, Any]) -> list[str]:
-    """What must be said beside the table."""
-    return list(results.get("notes", ()))
-
-
 def _row(
-    arm: Mapping[str, Any], rewards: list[str], metrics: list[str], told: list[str]
+    arm: ArmNumbers, rewards: Sequence[str], metrics: Sequence[str], columns: Sequence[Column]
 ) -> list[str]:
-    cost, count = arm["cost"], max(1, arm["samples"])
-    scores = [_mean(arm["scores"].get(name, [])) for name in rewards]
-    found = [f"{arm['metrics'][n]:.4g}" if n in arm["metrics"] else "" for n in metrics]
-    calls = (cost["calls"].get("network", 0) + cost["backward"].get("network", 0)) / count
-    judged = sum(
-        number
-        for kind in ("calls", "backward")
-        for name, number in cost[kind].items()
-        if name.startswith("reward ")
-    )
-    costs = [f"{calls:g}", f"{judged / count:g}", f"{cost['flops'] / count / 1e9:.3g}"]
-    apart = [_told(arm, key) for key in told]
-    return [arm["name"], *scores, *found, *apart, *costs, f"{cost['seconds']:.1f}"]
+    cost, count = arm.cost, max(1, arm.samples)
+    scores = [_mean(arm.scores.get(name, ())) for name in rewards]
+    numbers = [f"{arm.metrics[name]:.4g}" if name in arm.metrics else "" for name in metrics]
+    gains = [_gain(arm, name) for name in columns]
+    costs = [f"{cost.nfe / count:g}", f"{cost.rewards / count:g}"]
+    costs += [f"{cost.flops / count / 1e9:.3g}", f"{cost.seconds:.1f}"]
+    return [arm.name, *scores, *numbers, *gains, *costs]
 
 
-def _told(arm: Mapping[str, Any], key: str) -> str:
+def _gain(arm: ArmNumbers, column: Column) -> str:
     """A number of the divergence ± its standard error; * where unsteered samples are too few."""
-    said = arm.get("divergence") or {}
-    if said.get(key) is None:
+    if arm.divergence is None:
         return ""
-    error, few = said.get(f"{key}_error"), key == "at_least" and (said["ess"] or FEW) < FEW
-    return f"{said[key]:.3g}" + (f" ± {error:.2g}" if error else "") + " *" * few
+    value, error, few = _number(arm.divergence, column)
+    if value is None:
+        return ""
+    return f"{value:.3g}" + (f" ± {error:.2g}" if error else "") + " *" * few
 
 
-def _mean(scores: list[float]) -> str:
+def _number(gain: Divergence, column: Column) -> tuple[float | None, float | None, bool]:
+    """Value, standard error, and whether it rests on too few unsteered samples."""
+    if column == "r":
+        return gain.reward, gain.reward_error, False
+    if column == "KL at most":
+        return gain.at_most, None, False
+    return gain.at_least, gain.at_least_error, (gain.ess or FEW) < FEW
+
+
+def _mean(scores: Sequence[float]) -> str:
     """Mean ± standard error."""
     if not scores:
         return ""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import attrs
 import torch
+from torch import Tensor
 
 from align.core.model import ClassConditional, NoModel
 from align.core.problem import Problem
 from align.core.prompts import expand_prompt
-from align.core.reward import Reward, Term, WeightedReward
+from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
+from align.core.streams import Streams
 from align.engine.guard import GuardedModel, GuardedReward
+from align.engine.loop import Observer, Outcome, execute
 from align.engine.meter import Meter
 from align.engine.offload import Offloaded, networks
 from align.errors import PartError
-from align.recipe import Arm, RewardTerm
+from align.recipe import Arm, RewardTerm, Run
 from align.training import parallel
 
 
@@ -26,15 +29,15 @@ def device_of(name: str) -> torch.device:
     Raises:
         PartError: CUDA is asked for and there is none.
     """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise PartError("run.device: torch sees no CUDA device here; use 'auto' or 'cpu'")
-    if there and name != "cpu" and not parallel.has_own_gpu():
+    if available and name != "cpu" and not parallel.has_own_gpu():
         raise PartError(
             f"run.device: each process needs a CUDA device of its own, and torch sees"
             f" {torch.cuda.device_count()}; start fewer processes or use 'cpu'"
         )
-    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
 @final
@@ -58,7 +61,7 @@ class Rewards:
             if not any(_alike(term, other) for other, _ in distinct):
                 distinct.append((term, self._built(term)))
         return tuple(
-            next(own for other, own in distinct if _alike(term, other)) for term in self.terms
+            next(reward for other, reward in distinct if _alike(term, other)) for term in self.terms
         )
 
     def _built(self, term: RewardTerm) -> Reward:
@@ -72,30 +75,78 @@ class Rewards:
         return reward if self.device.type == "cpu" else Offloaded.of(reward, self.device)
 
 
-def _alike(one: RewardTerm, other: RewardTerm) -> bool:
+def _alike(term: RewardTerm, other: RewardTerm) -> bool:
     """Whether two terms can share what is loaded."""
-    return one.part == other.part and one.offload == other.offload
+    return term.part == other.part and term.offload == other.offload
 
 
-def build(
-    arm: Arm, rewards: Rewards, device: torch.device, meter: Meter, *, samples: int, chunk: int = 0
-) -> Problem:
-    """Load model and rewards, and put them under guard.
+@final
+@attrs.frozen(eq=False)
+class Built:
+    """An arm that is ready to run.
+
+    Attributes:
+        arm: as the recipe has it.
+        problem: its parts, loaded and under guard.
+        streams: of its samples.
+        meter: what its guards count with.
+    """
+
+    arm: Arm
+    problem: Problem
+    streams: Streams
+    meter: Meter
+
+    def execute(
+        self, observer: Observer, *, saved: dict[str, Any] | None = None, last: object = None
+    ) -> Outcome:
+        """Run the arm's mode; the clock starts here, as loading is not part of the cost."""
+        self.meter.begin()
+        return execute(
+            self.arm.mode,
+            self.problem,
+            self.streams,
+            meter=self.meter,
+            observer=observer,
+            saved=saved,
+            last=last,
+        )
+
+    def reference_images(self) -> dict[str, Tensor]:
+        """Pictures (C, H, W) that rewards have; where a name is taken, with the reward's."""
+        pictures: dict[str, Tensor] = {}
+        for term in self.problem.reward.terms:
+            reward = term.reward.capability(HasReferenceImages)
+            for name, picture in reward.pictures().items() if reward else ():
+                pictures[f"{name} {term.name}" if name in pictures else name] = picture
+        return pictures
+
+
+def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
+    """Load an arm's model and the rewards, and put them under guard.
+
+    Args:
+        arm: of the recipe.
+        rewards: of the recipe; their device is the model's too.
+        run: says the seed, the number of samples and the rows that are in memory at once.
 
     Raises:
         PartError: a part cannot be loaded.
         PromptError: the model cannot follow its prompt.
     """
+    meter, device = Meter(), rewards.device
+    streams = Streams(run.seed, tuple(range(run.samples)), device=device)
     if arm.model is None:
-        return Problem(NoModel())
+        return Built(arm, Problem(NoModel()), streams, meter)
     inner = arm.model.build(device)
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
-    rows = chunk or {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
+    usual = {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
+    rows = run.chunk or usual
     model = GuardedModel(inner, arm.model.kind, meter, rows)
     conditional = inner.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
     problem = Problem(model, prompts=expand_prompt(arm.model.prompt, classes))
-    cond = problem.condition(range(samples))
+    cond = problem.condition(range(run.samples))
     terms = tuple(
         Term(
             name=term.name,
@@ -105,13 +156,13 @@ def build(
         )
         for term, reward in zip(rewards.terms, rewards.loaded(), strict=True)
     )
-    # A way back keeps everything on its way: about four times as much a row.
-    back = chunk or rows // 4
-    return attrs.evolve(
+    problem = attrs.evolve(
         problem,
         reward=WeightedReward(terms),
         sampler=arm.sampler,
         estimator=arm.estimator,
         cond=cond,
-        chunk=back,
+        # A way back keeps everything on its way: about four times as much a row.
+        chunk=run.chunk or rows // 4,
     )
+    return Built(arm, problem, streams, meter)

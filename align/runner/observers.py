@@ -11,54 +11,100 @@ from typing import Any, final
 import attrs
 
 from align.catalog.registry import Catalog
-from align.core.mode import Info
+from align.core.mode import Info, Trainable
 from align.engine.loop import Observer
+from align.recipe import Arm
 from align.runner.progress import Progress
 from align.runner.record import Record
 from align.training import parallel
 
 
 @final
-@attrs.frozen(eq=False)
-class RunObserver(Observer):
-    """Tells the record, the progress bar and the plugins how an arm goes on.
+@attrs.define(eq=False)
+class RunObserver:
+    """Tells the record, the progress bar and the plugins how a run goes on.
 
     Args:
-        arm: its name.
-        rows: of data that a step trains on, for the progress bar.
-        every: number of steps between checkpoints.
         record: the run folder.
         catalog: of the plugins.
         bar: the progress bar.
-        asked: whether the run is to stop.
+        checkpoint_every: number of steps between checkpoints.
     """
 
-    arm: str
-    rows: int
-    every: int
     record: Record
     catalog: Catalog
     bar: Progress
-    asked: Callable[[], bool]
+    checkpoint_every: int
+    stopping: Callable[[], bool] = attrs.field(default=lambda: False, init=False)
+    """Whether the run is to stop: after Ctrl-C."""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show the progress bar, and let Ctrl-C end the run after the step under way."""
+        with stop_after_step() as stopping, self.bar:
+            self.stopping = stopping
+            yield
+
+    def begin(self) -> None:
+        """Tell the plugins that the run begins."""
+        if parallel.first():
+            self.catalog.hook.align_run_start(run=self.record)
+
+    def end(self, result: object, error: BaseException | None) -> None:
+        """Tell the record and the plugins how the run ended: with a result, or with an error."""
+        status = "done"
+        if error is not None:
+            stopped = isinstance(error, KeyboardInterrupt)
+            status = "interrupted" if stopped else f"failed: {type(error).__name__}: {error}"
+        self.record.close(status)
+        if parallel.first():
+            self.catalog.hook.align_run_end(run=self.record, result=result, error=error)
+
+    def base_samples(self, done: int, count: int) -> None:
+        """Show how many unsteered samples there are, and stop there if the user asks."""
+        self.bar.step("unsteered samples", done - 1, count, {})
+        if self.stopping():
+            raise KeyboardInterrupt
+
+    def of(self, arm: Arm) -> ArmObserver:
+        """What watches one arm."""
+        return ArmObserver(self, arm.name, arm.mode.batch if isinstance(arm.mode, Trainable) else 0)
+
+
+@final
+@attrs.frozen(eq=False)
+class ArmObserver(Observer):
+    """Watches one arm of a run.
+
+    Args:
+        run: watches the whole run.
+        arm: its name.
+        rows: of data that a step trains on, for the progress bar.
+    """
+
+    run: RunObserver
+    arm: str
+    rows: int
 
     def step(self, index: int, steps: int, state: object, info: Info) -> None:
         """Keep the step's numbers and show them."""
-        self.record.step(self.arm, index, info)
-        self.bar.step(self.arm, index, steps, info.numbers, self.rows)
+        record = self.run.record
+        record.step(self.arm, index, info)
+        self.run.bar.step(self.arm, index, steps, info.numbers, self.rows)
         if parallel.first():
-            self.catalog.hook.align_step(run=self.record, index=index, state=state, info=info)
+            self.run.catalog.hook.align_step(run=record, index=index, state=state, info=info)
 
     def due(self, index: int) -> bool:
-        """Every so many steps."""
-        return (index + 1) % self.every == 0
+        """Whether a checkpoint is wanted: every so many steps."""
+        return (index + 1) % self.run.checkpoint_every == 0
 
     def stopping(self) -> bool:
-        """After Ctrl-C."""
-        return self.asked()
+        """Whether the run is to stop: after Ctrl-C."""
+        return self.run.stopping()
 
     def checkpoint(self, saved: dict[str, Any]) -> None:
-        """Keep it in the run folder."""
-        self.record.checkpoint(self.arm, saved)
+        """Keep the checkpoint in the run folder."""
+        self.run.record.checkpoint(self.arm, saved)
 
 
 @final
@@ -67,18 +113,18 @@ class NullObserver(Observer):
     """Watches without a record."""
 
     def step(self, index: int, steps: int, state: object, info: Info) -> None:
-        """Nothing to tell."""
+        """Keep nothing of the step."""
 
     def due(self, index: int) -> bool:
-        """Never."""
+        """No checkpoint is ever wanted."""
         return False
 
     def stopping(self) -> bool:
-        """Never."""
+        """The run is never asked to stop."""
         return False
 
     def checkpoint(self, saved: dict[str, Any]) -> None:
-        """Nothing to keep."""
+        """Keep nothing of the checkpoint."""
 
 
 @contextmanager

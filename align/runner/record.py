@@ -26,49 +26,23 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, final
 
 import attrs
-import numpy as np
 import torch
 from loguru import logger
-from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from align.core.baseline import Divergence
+from align.catalog.registry import Catalog
 from align.core.mode import Export, Info
-from align.core.study import Findings
-from align.engine.meter import Cost
+from align.core.reward import HasOrigins
 from align.errors import PartError
-from align.io.files import replacing, write
-from align.recipe import RewardTerm
+from align.io.files import write
+from align.io.images import mosaic, save_picture, to_bytes
+from align.recipe import Recipe
+from align.report.schema import RunResults
+from align.report.schema import save as save_results
 from align.training import checkpoint, parallel, weights
 
 Writes = TypeVar("Writes", bound=Callable[..., None])
-
-
-@final
-@attrs.frozen(eq=False)
-class ArmResult:
-    """How one arm of a run ended.
-
-    Attributes:
-        name: of the arm.
-        x1, data: clean states (B, *S), and decoded; None from a mode that makes no samples.
-        scores: every reward's score (B,) by name, held-out ones included.
-        metrics: numbers about the whole set of samples.
-        cost: of the arm.
-        divergence: how far its samples are from the base model's, where that was asked.
-        findings, warnings: of a study, and of a mode that has something to say.
-    """
-
-    name: str
-    x1: Tensor | None
-    data: Tensor | None
-    scores: Mapping[str, Tensor]
-    metrics: Mapping[str, float]
-    cost: Cost
-    divergence: Divergence | None = None
-    findings: Findings | None = None
-    warnings: tuple[str, ...] = ()
 
 
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
@@ -78,22 +52,39 @@ def folder_for(out: Path, recipe: str) -> Path:
     """Where a run may write: `out`, or beside it when `out` holds a run of another recipe."""
     for number in range(1, 1000):
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
-        kept = folder / "recipe.toml"
-        if not kept.exists() or _same(kept.read_text(), recipe):
+        earlier = folder / "recipe.toml"
+        if not earlier.exists() or _same(earlier.read_text(), recipe):
             return folder
     raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
 
 
-def _same(one: str, other: str) -> bool:
+def _same(first: str, second: str) -> bool:
     """Whether two resolved recipes make the same run, wherever and however often it is kept."""
     try:
-        tables = [tomllib.loads(text) for text in (one, other)]
+        tables = [tomllib.loads(text) for text in (first, second)]
     except tomllib.TOMLDecodeError:
         return False
     for table in tables:
         for key in ("out", "checkpoint_every"):
             table.get("run", {}).pop(key, None)
     return tables[0] == tables[1]
+
+
+def origins_of(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
+    """Where every part of a recipe comes from, by its class."""
+    parts: list[Any] = [*(term.part for term in recipe.reward), *recipe.metric]
+    for arm in recipe.arms():
+        inner = attrs.asdict(arm.mode, recurse=False).values()
+        parts += [p for p in (arm.model, arm.sampler, arm.estimator, arm.mode, *inner) if p]
+    known = {
+        f"{entry.cls.__module__}.{entry.cls.__name__}": str(entry.origin)
+        for entry in map(catalog.entry_of, parts)
+        if entry is not None
+    }
+    for part in parts:
+        if isinstance(part, HasOrigins):
+            known |= part.origins()
+    return known
 
 
 def slug(name: str) -> str:
@@ -103,11 +94,11 @@ def slug(name: str) -> str:
 
 def _slugs(arms: Sequence[str]) -> dict[str, str]:
     """A folder's name for each arm, no two alike."""
-    named: dict[str, str] = {}
+    slugs: dict[str, str] = {}
     for arm in arms:
         tried = (slug(arm) + (f"_{count}" if count > 1 else "") for count in itertools.count(1))
-        named[arm] = next(name for name in tried if name not in named.values())
-    return named
+        slugs[arm] = next(name for name in tried if name not in slugs.values())
+    return slugs
 
 
 def _once(write: Writes) -> Writes:
@@ -152,7 +143,7 @@ class Record:
         return record
 
     @_once
-    def about(self, **said: Any) -> None:
+    def about(self, **facts: Any) -> None:
         """Add to about.json."""
         path = self.folder / "about.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -164,7 +155,7 @@ class Record:
             "threads": torch.get_num_threads(),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
-        write(path, json.dumps(known | said, indent=1, ensure_ascii=False) + "\n")
+        write(path, json.dumps(known | facts, indent=1, ensure_ascii=False) + "\n")
 
     @_once
     def close(self, status: str) -> None:
@@ -179,14 +170,15 @@ class Record:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
         if (path := self.folder / "metrics.jsonl").exists():
             lines = map(_read, path.read_text().splitlines())
-            kept = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
-            write(path, "".join(json.dumps(v) + "\n" for v in kept))
+            others = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
+            write(path, "".join(json.dumps(v) + "\n" for v in others))
 
     @_once
     def step(self, arm: str, index: int, info: Info) -> None:
         """Add a line to metrics.jsonl, and the step's pictures if there are any."""
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"arm": arm, "step": index, **info.numbers}) + "\n")
+            errors = {"errors": dict(info.errors)} if info.errors else {}
+            file.write(json.dumps({"arm": arm, "step": index, **info.numbers, **errors}) + "\n")
         if info.pictures is not None:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
@@ -194,9 +186,9 @@ class Record:
     @_once
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
         """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
-        folder = self.folder / "samples" / self.arms[arm]
+        folder = self.folder / self.sample_folders()[arm]
         states = {"x1": x1.detach().cpu().contiguous()}
-        write(folder / "states.safetensors", save(states))
+        write(folder / "states.safetensors", to_safetensors(states))
         if data.dim() == 4:
             for index, picture in enumerate(to_bytes(data)):
                 save_picture(folder / f"{index:04d}.png", picture)
@@ -209,37 +201,13 @@ class Record:
             save_picture(path, to_bytes(picture[None])[0])
 
     @_once
-    def results(
-        self,
-        rewards: Sequence[RewardTerm],
-        sides: Sequence[ArmResult],
-        unsteered: Sequence[Mapping[str, Any]] = (),
-        notes: Sequence[str] = (),
-    ) -> None:
-        """Keep the numbers of every arm in results.json.
+    def results(self, results: RunResults) -> None:
+        """Keep the numbers of every arm in results.json."""
+        save_results(self.folder, results)
 
-        Args:
-            rewards: of the recipe.
-            sides: the arms.
-            unsteered: what is to be kept of unsteered samples, of each base model.
-            notes: what must be said beside the table.
-        """
-        said = {term.name: {"weight": term.weight, "held_out": term.held_out} for term in rewards}
-        arms = [
-            {
-                "name": side.name,
-                "folder": f"samples/{self.arms[side.name]}",
-                "samples": 0 if side.x1 is None else len(side.x1),
-                "scores": {name: score.tolist() for name, score in side.scores.items()},
-                "metrics": dict(side.metrics),
-                "cost": attrs.asdict(side.cost),
-                "divergence": attrs.asdict(side.divergence) if side.divergence else None,
-                "findings": attrs.asdict(side.findings) if side.findings else None,
-            }
-            for side in sides
-        ]
-        kept = {"rewards": said, "arms": arms, "unsteered": list(unsteered), "notes": list(notes)}
-        write(self.folder / "results.json", json.dumps(kept) + "\n")
+    def sample_folders(self) -> dict[str, str]:
+        """Where the samples of each arm are, by the arm's name, relative to the run folder."""
+        return {arm: f"samples/{slug}" for arm, slug in self.arms.items()}
 
     def checkpoint(self, arm: str, saved: Mapping[str, Any]) -> None:
         """Keep what a resumed run starts from."""
@@ -271,30 +239,7 @@ class Record:
 def _read(line: str) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None for one that a killed run left unfinished."""
     try:
-        said: dict[str, Any] = json.loads(line)
+        numbers: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return said
-
-
-def to_bytes(data: Tensor) -> np.ndarray:
-    """Pictures (B, C, H, W) in [0, 1] as (B, H, W, 3) uint8."""
-    pictures = data.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
-    return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-
-
-def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Pictures (B, H, W, 3) row by row in one."""
-    count, height, width, _ = pictures.shape
-    rows = -(-count // columns)
-    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = index // columns * height, index % columns * width
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
-
-
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 as a PNG."""
-    with replacing(path) as file:
-        Image.fromarray(picture).save(file, "png")
+    return numbers

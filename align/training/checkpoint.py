@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, Any] | None:
     if "folder" in saved["state"]:
         saved["state"]["folder"] = str(path.parent / saved["state"]["folder"])
     if not parallel.first():
-        saved["meter"] |= {"calls": {}, "backward": {}}
+        saved["meter"] |= {name: {} for name in parallel.COUNTS}
     return saved
 
 

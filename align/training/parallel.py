@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +20,9 @@ from align.core.streams import Streams
 from align.errors import PartError, PeerFailedError
 
 Parallel = Literal["ddp", "fsdp"]
+
+COUNTS: Final = ("calls", "backward", "reward_calls", "reward_backward")
+"""What of a cost is counted by name, so that counts of several processes are added."""
 
 
 @contextmanager
@@ -118,7 +121,7 @@ def total(costs: Mapping[str, Any]) -> dict[str, Any]:
     found, every = dict(costs), _gathered(dict(costs))
     for name in costs:
         values = [each[name] for each in every]
-        if name in ("calls", "backward"):
+        if name in COUNTS:
             found[name] = dict(sum(map(Counter, values), Counter[str]()))
         elif name == "flops":
             found[name] = sum(values)

@@ -16,7 +16,6 @@ from align.core.path import expand
 from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
 from align.modes.finetune.draft import Draft
@@ -27,7 +26,7 @@ from align.modes.finetune.state import FinetuneState
 from align.modes.finetune.stein import TiltStein
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
-from align.recipe import Arm, RewardTerm
+from align.recipe import Arm, RewardTerm, Run
 from align.runner.build import Rewards, build
 from align.runner.session import sample
 from align.samplers.mfm import MetaFlowMap
@@ -54,7 +53,7 @@ def problem() -> Problem:
     mode = BestOfN(n=1)
     arm = Arm(name="", model=model, sampler=sampler, estimator=None, mode=mode)
     term = RewardTerm(part=SilhouetteClass(), name="class")
-    return build(arm, Rewards((term,), CPU), CPU, Meter(), samples=8)
+    return build(arm, Rewards((term,), CPU), Run(samples=8)).problem
 
 
 def stepping(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[[], object]:

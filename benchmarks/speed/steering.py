@@ -27,7 +27,7 @@ from align.engine.meter import Meter, peak_memory
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
 from align.modes.sampling.steer import Steer
-from align.recipe import Arm, RewardTerm
+from align.recipe import Arm, RewardTerm, Run
 from align.runner.build import Rewards, build
 from align.runner.observers import NullObserver
 from align.samplers.dps import DPS
@@ -85,7 +85,7 @@ def pocket(rows: int, draws: int, chunk: int = 0) -> Problem:
     mode: AlignmentMode[object] = Steer(steps=1)  # type: ignore[assignment]
     arm = Arm(name="", model=Pocket(prompt="cat"), sampler=sampler, estimator=estimator, mode=mode)
     term = RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat")
-    return build(arm, Rewards((term,), CPU), CPU, Meter(), samples=rows, chunk=chunk)
+    return build(arm, Rewards((term,), CPU), Run(samples=rows, chunk=chunk)).problem
 
 
 def latents(rows: int) -> Problem:

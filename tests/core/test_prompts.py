@@ -6,11 +6,10 @@ import torch
 
 from align.core.model import ModelSpec
 from align.core.prompts import expand_prompt, match_class
-from align.engine.meter import Meter
 from align.errors import PromptError
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
-from align.recipe import Arm
+from align.recipe import Arm, Run
 from align.runner.build import Rewards, build
 
 
@@ -53,8 +52,7 @@ class Line(ModelSpec):
 
 def test_sample_i_has_prompt_i():
     arm = Arm(name="", model=Line(), sampler=None, estimator=None, mode=BestOfN())
-    cpu = torch.device("cpu")
-    problem = build(arm, Rewards((), cpu), cpu, Meter(), samples=5)
+    problem = build(arm, Rewards((), torch.device("cpu")), Run(samples=5)).problem
     assert problem.cond.prompts == ("the a", "the b", "the c", "the a", "the b")
     assert problem.condition((7, 2)).prompts == ("the b", "the c")
     assert problem.cond.tensors["label"].tolist() == [0, 1, 2, 0, 1]

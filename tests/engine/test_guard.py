@@ -9,9 +9,8 @@ import torch
 from align.core.estimator import ClosedForm
 from align.core.model import Condition, DataSampler, FlowMap, FlowModel, NoisyState, PosteriorMap
 from align.core.path import LinearPath
-from align.core.problem import Problem
-from align.core.reward import HasReferenceImages, Quadratic, Reward, Term, WeightedReward
-from align.engine.guard import GuardedModel, GuardedReward, guarded, metered, replaced
+from align.core.reward import HasReferenceImages, Quadratic, Reward
+from align.engine.guard import GuardedModel, GuardedReward, guarded, replaced
 from align.engine.meter import Meter
 from align.errors import ContractError, PartError
 from align.models.mixture import GaussianMixture
@@ -112,7 +111,7 @@ def test_rewards_are_cut_with_their_prompts(chunk, inputs):
     meter = Meter()
     score = GuardedReward(Toll(), "toll", meter, chunk).score(x, cond.prompts)
     assert torch.equal(score, Toll().score(x, cond.prompts))
-    assert meter.calls == {"reward toll": ROWS}
+    assert meter.rewards.calls == {"toll": ROWS}
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
@@ -135,12 +134,12 @@ def test_backward_rows_are_counted_once_for_every_pass(chunk, inputs):
     model = GuardedModel(Toy(), "toy", meter, chunk)
     reward = GuardedReward(Toll(), "toll", meter, chunk)
     total = reward.score(model.decode(model.velocity(x, s, cond)), cond.prompts).sum()
-    assert meter.backward == {}
+    assert meter.backward == meter.rewards.backward == {}
     (slope,) = torch.autograd.grad(total, x)
     assert torch.allclose(slope, (s / 3)[:, None].expand(-1, 3))
-    rows = {"network": ROWS, "decoder": ROWS, "reward toll": ROWS}
-    assert meter.backward == rows
-    assert meter.calls == rows
+    rows = {"network": ROWS, "decoder": ROWS}
+    assert meter.backward == meter.calls == rows
+    assert meter.rewards.backward == meter.rewards.calls == {"toll": ROWS}
 
 
 SPOILT = {
@@ -306,17 +305,3 @@ def test_replaced_model_keeps_the_guard_of_the_other():
 def test_guarded_twice_is_guarded_once():
     model = guarded(Toy())
     assert guarded(model) is model
-
-
-def test_metered_problem_counts_with_the_other_meter(inputs):
-    x, t, _, cond = inputs
-    first, other, meter = Meter(), Meter(), Meter()
-    terms = (
-        Term(name="a", reward=GuardedReward(Toll(), "a", first, 99)),
-        Term(name="b", reward=Toll()),
-    )
-    problem = metered(Problem(GuardedModel(Toy(), "toy", other, 99), WeightedReward(terms)), meter)
-    problem.model.velocity(x, t, cond), problem.reward.each(x, cond.prompts)
-    assert dict(meter.calls) == {"network": len(x), "reward a": len(x)}
-    assert not first.calls and not other.calls
-    assert metered(Problem(Plain()), meter).model.capability(Plain) is not None

@@ -6,7 +6,16 @@ import torch
 from PIL import Image
 
 from align.errors import ContractError, PartError
-from align.io.images import CLIP_MEAN, CLIP_STD, checked, opened, preprocess, standardised
+from align.io.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    checked,
+    mosaic,
+    opened,
+    preprocess,
+    standardised,
+    to_bytes,
+)
 
 BARS, CROP = "longest side, black bars", "shortest side, centre crop"
 
@@ -166,3 +175,19 @@ def test_other_files_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(PartError, match="8 bits a channel"):
         opened(tmp_path / "deep.png")
+
+
+def test_bytes_of_pictures():
+    data = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0, 0.499 / 255])[None, None, None]
+    made = to_bytes(data)
+    assert (made.shape, made.dtype) == ((1, 1, 6, 3), np.uint8)
+    assert made[0, 0, :, 2].tolist() == [0, 0, 128, 255, 255, 0]
+    colours = torch.tensor([0.2, 0.4, 0.6])[None, :, None, None].expand(2, 3, 1, 1)
+    assert to_bytes(colours)[1, 0, 0].tolist() == [51, 102, 153]
+
+
+def test_mosaic():
+    pictures = np.stack([np.full((2, 3, 3), n, np.uint8) for n in range(1, 6)])
+    sheet = mosaic(pictures, columns=2)
+    assert sheet.shape == (6, 6, 3)
+    assert sheet[::2, ::3, 0].tolist() == [[1, 2], [3, 4], [5, 0]]

@@ -130,7 +130,7 @@ def test_process_that_dies_in_a_run_costs_no_result(written, own, tmp_path, log)
     assert torch.equal(there.x1, here.x1)
     assert torch.equal(there.scores["it"], here.scores["it"])
     assert there.divergence == here.divergence and there.cost.calls == here.cost.calls
-    assert there.cost.backward == here.cost.backward and there.cost.backward["reward it"]
+    assert there.cost.backward == here.cost.backward and there.cost.reward_backward["it"]
 
 
 def test_record_of_an_isolated_reward_has_its_origins_scores_and_options(written, own, tmp_path):

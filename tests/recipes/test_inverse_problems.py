@@ -38,7 +38,7 @@ def levels(path):
 @pytest.mark.parametrize("path", INVERSE, ids=[path.stem for path in INVERSE])
 def test_inverse_problems(path, go):
     done = go(path, *PLAIN, "run.samples=2")
-    (side,) = done.sides
+    (side,) = done.results
     assert side.scores["measurement"].shape == side.scores["psnr"].shape == (2,)
     given = sorted((done.folder / "given").iterdir())
     assert [p.name for p in given] == ["0_known_picture.png", "1_measurement.png"]
@@ -56,7 +56,7 @@ def test_the_known_picture_is_what_its_recipe_makes(go):
     # Six Euler steps are enough to see which animal it is, and on which side its trunk is.
     done = go(ROOT / "recipes" / "inverse" / "known.toml", "mode.flow_steps=6")
     known = levels(ROOT / "recipes" / "inverse" / "known.png")
-    made = done.sides[0].data.mul(255).permute(0, 2, 3, 1).numpy()
+    made = done.results[0].data.mul(255).permute(0, 2, 3, 1).numpy()
     distance = np.abs(made - known).mean((1, 2, 3))
     assert distance.argmin() == 5
 

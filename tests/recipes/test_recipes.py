@@ -69,9 +69,9 @@ def ran(path, catalog, folder, device="cpu"):
 def test_recipe_runs(path, catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe, result = ran(path, catalog, tmp_path)
-    assert [side.name for side in result.sides] == [arm.name for arm in recipe.arms()]
+    assert [side.name for side in result.results] == [arm.name for arm in recipe.arms()]
     studies = isinstance(recipe.mode, Study)
-    for side in result.sides:
+    for side in result.results:
         assert (side.findings.points and not side.x1) if studies else len(side.data) == 2
         assert all(score.isfinite().all() for score in side.scores.values())
     shown = ("study.md", "study.png") if studies else ("table.md",)
@@ -92,7 +92,7 @@ def test_another_device_gives_the_same(path, catalog, tmp_path, monkeypatch, oth
     _, here = ran(path, catalog, tmp_path)
     with other_device():
         _, there = ran(path, catalog, tmp_path, "cuda")
-        for one, other in zip(here.sides, there.sides, strict=True):
+        for one, other in zip(here.results, there.results, strict=True):
             if one.data is not None:
                 assert other.data.device != one.data.device
                 torch.testing.assert_close(other.data.cpu(), one.data, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,12 @@
 
 import tomllib
 
+import attrs
+import pytest
+
 from align.catalog.registry import load_catalog
+from align.report import read, write
+from align.report.schema import save
 from align.runner.session import run
 
 RECIPE = """
@@ -52,11 +57,35 @@ def test_one_model_has_its_card_beside_it(tmp_path):
     assert tomllib.loads(recipe) == tomllib.loads((out / "recipe.toml").read_text())
 
 
-def test_each_of_several_models_has_one(tmp_path):
-    arms = '[[compare]]\nname = "one"\n[[compare]]\nname = "two"\nmode = {{ strength = 0.5 }}\n'
-    plain = '[[compare]]\nname = "plain"\nmode = {{ kind = "best_of_n", n = 1 }}\n'
-    out = made(tmp_path, (arms + plain).replace("{{", "{").replace("}}", "}"))
-    for name in ("one", "two"):
-        assert (out / "weights" / name / "MODEL_CARD.md").read_text().startswith(f"# {name}\n")
-    assert not (out / "MODEL_CARD.md").exists()
-    assert not (out / "weights" / "plain").exists()
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """The folder of a run with two arms that train and one that does not."""
+    arms = {
+        "one": "{ strength = 1.0 }",
+        "one more": "{ strength = 0.5 }",
+        "plain": '{ kind = "best_of_n", n = 1 }',
+    }
+    compare = "".join(f'[[compare]]\nname = "{k}"\nmode = {v}\n' for k, v in arms.items())
+    return made(tmp_path_factory.mktemp("several"), compare)
+
+
+def test_each_of_several_models_has_one(several):
+    for name, folder in (("one", "one"), ("one more", "one_more")):
+        card = (several / "weights" / folder / "MODEL_CARD.md").read_text()
+        assert card.startswith(f"# {name}\n")
+    assert not (several / "MODEL_CARD.md").exists()
+    assert not (several / "weights" / "plain").exists()
+
+
+def test_card_has_the_notes_of_its_own_arm_alone(several):
+    results = read(several)
+    arms = (attrs.evolve(arm, notes=(f"About '{arm.name}'.",)) for arm in results.arms)
+    save(several, attrs.evolve(results, arms=tuple(arms)))
+    write(several)
+    first, second = (
+        (several / "weights" / name / "MODEL_CARD.md").read_text() for name in ("one", "one_more")
+    )
+    assert "About 'one'." in first
+    assert "About 'one more'." not in first
+    assert "About 'one more'." in second
+    assert "About 'one'." not in second

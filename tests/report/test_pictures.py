@@ -2,14 +2,18 @@
 
 import json
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image
 
+from align.core.baseline import Divergence
+from align.engine.meter import Cost
+from align.io.images import save_picture
 from align.report import write
 from align.report.grid import MOST_ROWS, grid
 from align.report.plots import curves, scatter, tradeoff
-from align.runner.record import save_picture
+from align.report.schema import BaseNumbers, RunResults
 
 
 def filled(folder, arms, count, size=(4, 5)):
@@ -17,7 +21,7 @@ def filled(folder, arms, count, size=(4, 5)):
     for number, arm in enumerate(arms):
         for row in range(count):
             picture = np.full((*size, 3), 60 * number + 3 * row + 1, np.uint8)
-            save_picture(folder / arm["folder"] / f"{row:04d}.png", picture)
+            save_picture(folder / arm.folder / f"{row:04d}.png", picture)
 
 
 def sheet_of(folder, arms):
@@ -103,9 +107,8 @@ def test_no_scatter_of_anything_else(folder_of, arm_of, shape):
     assert not (folder / "scatter.png").exists()
 
 
-def apart(reward, **said):
-    missing = dict.fromkeys(("at_least", "at_least_error", "ess", "at_most"))
-    return missing | {"reward": reward, "reward_error": None} | said
+def gained(reward, **bounds):
+    return Divergence(reward=reward, **bounds)
 
 
 def inked(path, where):
@@ -118,28 +121,32 @@ def inked(path, where):
 
 def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of):
     right = (0.55, 1.0)
-    far = arm_of("far", 0, divergence=apart(2.0, at_most=3.0))
-    near = arm_of("near", 1, divergence=apart(0.0, at_most=1.0))
+    far = arm_of("far", 0, divergence=gained(2.0, at_most=3.0))
+    near = arm_of("near", 1, divergence=gained(0.0, at_most=1.0))
     alone, seen = folder_of(far, near), []
-    for arms in ([far], [far, near], [far | {"divergence": apart(2.0)}]):
-        tradeoff(alone, {"arms": arms})
+    for arms in ([far], [far, near], [attrs.evolve(far, divergence=gained(2.0))]):
+        tradeoff(alone, RunResults(arms=tuple(arms)))
         seen.append((inked(alone / "tradeoff.png", (0, 0.5)), inked(alone / "tradeoff.png", right)))
     (left, one), (_, two), (same, none) = seen
     assert min(left, one) > 20
     assert two == pytest.approx(2 * one, rel=0.3)
     assert none == 0  # nothing is known of its divergence
     assert same == left
-    bound = far | {"divergence": apart(2.0, at_least=3.0)}
-    tradeoff(alone, {"arms": [bound]})
+    bound = attrs.evolve(far, divergence=gained(2.0, at_least=3.0))
+    tradeoff(alone, RunResults(arms=(bound,)))
     assert inked(alone / "tradeoff.png", right) != one
 
 
+def base_of(r):
+    return BaseNumbers(arms=(), flow_steps=1, scores={}, r=r, cost=Cost())
+
+
 def test_tradeoff_shows_the_best_possible(folder_of, arm_of):
-    arm = arm_of("far", 0, divergence=apart(2.0, at_most=0.2))
+    arm = arm_of("far", 0, divergence=gained(2.0, at_most=0.2))
     folder = folder_of(arm)
     dark = []
-    for bases in ([], [{"r": None}], [{"r": [0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9]}]):
-        tradeoff(folder, {"arms": [arm], "unsteered": bases})
+    for r in ((), (None,), ((0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9),)):
+        tradeoff(folder, RunResults(arms=(arm,), unsteered=tuple(map(base_of, r))))
         sheet = np.asarray(Image.open(folder / "tradeoff.png").convert("L"))
         dark.append(int((sheet[:, sheet.shape[1] // 2 :] < 200).sum()))
     assert dark[0] == dark[1] < dark[2] - 100
@@ -147,7 +154,7 @@ def test_tradeoff_shows_the_best_possible(folder_of, arm_of):
 
 def test_no_tradeoff_of_arms_without_a_reward(folder_of, arm_of):
     folder = folder_of(arm_of("a", 0))
-    tradeoff(folder, {"arms": [arm_of("a", 0), arm_of("b", 1, divergence=None)]})
+    tradeoff(folder, RunResults(arms=(arm_of("a", 0), arm_of("b", 1, divergence=None))))
     assert not (folder / "tradeoff.png").exists()
 
 

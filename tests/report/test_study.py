@@ -3,25 +3,21 @@
 import json
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from align.core.study import Findings, Point
 from align.report import study as report
 from align.report import study_rows, write
 
 
 def finding(*points, notes=(), ratios=True):
     """A study's findings from (panel, calls, value)."""
-    keys = ("panel", "calls", "value")
-    return {
-        "value": "distance_of_sets",
-        "calls": "network calls a draw",
-        "points": [dict(zip(keys, point, strict=True)) for point in points],
-        "notes": list(notes),
-        "ratios": ratios,
-    }
+    points = tuple(Point(*point) for point in points)
+    return Findings("distance_of_sets", "NFE a draw", points, tuple(notes), ratios)
 
 
 @pytest.fixture
@@ -39,7 +35,7 @@ def arms(arm_of):
 
 def test_a_row_has_an_arm_and_its_calls(arms):
     heads, cells = study_rows(arms)
-    assert heads == ["distance_of_sets", "network calls a draw", "t = 0.1", "t = 0.5"]
+    assert heads == ["distance_of_sets", "NFE a draw", "t = 0.1", "t = 0.5"]
     assert cells[:4] == [
         ["exact", "0", "0.5", "0.25"],
         ["MFM", "1", "1", "0.75"],
@@ -47,9 +43,9 @@ def test_a_row_has_an_arm_and_its_calls(arms):
         ["GLASS", "1", "4.1", "4.5"],
     ]
     assert len(cells) == 6
-    alone = [{**arms[0], "findings": finding(("", 2.0, 0.5))}]
+    alone = [attrs.evolve(arms[0], findings=finding(("", 2.0, 0.5)))]
     assert study_rows(alone) == (
-        ["arm", "network calls a draw", "distance_of_sets"],
+        ["arm", "NFE a draw", "distance_of_sets"],
         [["exact", "2", "0.5"]],
     )
 
@@ -60,7 +56,7 @@ def test_a_study_has_a_table_and_a_plot(arms, folder_of):
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     write(folder)
     text = (folder / "study.md").read_text()
-    assert text.startswith("| distance_of_sets | network calls a draw | t = 0.1 | t = 0.5 |\n")
+    assert text.startswith("| distance_of_sets | NFE a draw | t = 0.1 | t = 0.5 |\n")
     assert text.count("A note.") == 1
     assert np.asarray(Image.open(folder / "study.png")).std() > 10
     for not_made in ("table.md", "curves.png"):
@@ -79,7 +75,7 @@ def test_the_plot_shows_what_was_found(arms, monkeypatch):
     figure = drawn(arms, monkeypatch)
     first, second = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["t = 0.1", "t = 0.5"]
-    assert first.get_xlabel() == "network calls a draw"
+    assert first.get_xlabel() == "NFE a draw"
     assert first.get_ylabel() == "distance of sets"
     level, mfm, glass = first.get_lines()
     assert set(level.get_ydata()) == {0.5}

@@ -1,19 +1,27 @@
 """The numbers of the table."""
 
+import attrs
 import pytest
 
-from align.errors import PartError
-from align.report import read, rows, write
+from align.core.baseline import Divergence
+from align.engine.meter import Cost
+from align.report import rows, write
+from align.report.schema import RewardRole, RunResults
 from align.report.table import markdown
 
-COST = {
-    "calls": {"network": 300, "decoder": 5, "reward cat": 60, "reward dog": 20},
-    "backward": {"network": 100, "decoder": 5, "reward cat": 20},
-    "flops": 8_000_000_000,
-    "seconds": 12.34,
-    "memory": 1,
+COST = Cost(
+    calls={"network": 300, "decoder": 5},
+    backward={"network": 100, "decoder": 5},
+    reward_calls={"cat": 60, "dog": 20},
+    reward_backward={"cat": 20},
+    flops=8_000_000_000,
+    seconds=12.34,
+    memory=1,
+)
+REWARDS = {
+    "cat": RewardRole(weight=2.0, held_out=False),
+    "dog": RewardRole(weight=1.0, held_out=True),
 }
-REWARDS = {"cat": {"weight": 2.0, "held_out": False}, "dog": {"weight": 1.0, "held_out": True}}
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def results(arm_of):
     scores = {"cat": [1.0, 2.0, 3.0, 6.0], "dog": [0.5] * 4}
     first = arm_of("plain", 0, 4, scores=scores, cost=COST)
     second = arm_of("steered", 1, 1, scores={"cat": [1.25]}, metrics={"edges": 0.123456})
-    return {"rewards": REWARDS, "arms": [first, second]}
+    return RunResults(rewards=REWARDS, arms=(first, second))
 
 
 def test_heads_and_cells(results):
@@ -31,7 +39,7 @@ def test_heads_and_cells(results):
         "cat",
         "dog (held out)",
         "edges",
-        "network calls",
+        "NFE (network calls)",
         "reward calls",
         "GFLOP",
         "seconds",
@@ -49,45 +57,41 @@ def test_markdown(results):
     assert {line.count("|") for line in lines} == {9}
 
 
-def apart(**said):
-    missing = dict.fromkeys(("at_least", "at_least_error", "ess", "at_most"))
-    return missing | {"reward": 1.0, "reward_error": None} | said
+def diverged(results, *gains):
+    """The results with a divergence for each arm."""
+    arms = (attrs.evolve(a, divergence=g) for a, g in zip(results.arms, gains, strict=True))
+    return attrs.evolve(results, arms=tuple(arms))
 
 
-def test_divergence(results):
-    first, second = results["arms"]
-    first["divergence"] = apart(at_least=1.234, at_least_error=0.123, ess=10.0, at_most=2.5)
-    second["divergence"] = apart(at_least=-0.5, at_least_error=0.3, ess=9.9)
-    heads, (one, two) = rows(results)
-    assert heads[4:7] == ["KL at least", "KL at most", "network calls"]
+def test_bounds_of_the_divergence_have_columns(results):
+    first = Divergence(reward=1.0, at_least=1.234, at_least_error=0.123, ess=10.0, at_most=2.5)
+    second = Divergence(reward=1.0, at_least=-0.5, at_least_error=0.3, ess=9.9)
+    heads, (one, two) = rows(diverged(results, first, second))
+    assert heads[4:7] == ["KL at least", "KL at most", "NFE (network calls)"]
     assert one[4:6] == ["1.23 ± 0.12", "2.5"]
     assert two[4:6] == ["-0.5 ± 0.3 *", ""]
-    first["divergence"] = apart(at_least=0.0, at_least_error=0.0, at_most=0.0)
-    assert rows(results)[1][0][4:6] == ["0", "0"]
-    first["divergence"] = second["divergence"] = apart(at_least=3.0, ess=20.0)
-    heads, (one, _) = rows(results)
-    assert (heads[4:6], one[4]) == (["KL at least", "network calls"], "3")
+    base = Divergence(reward=1.0, at_least=0.0, at_least_error=0.0, at_most=0.0)
+    assert rows(diverged(results, base, second))[1][0][4:6] == ["0", "0"]
+    bound = Divergence(reward=1.0, at_least=3.0, ess=20.0)
+    heads, (one, _) = rows(diverged(results, bound, bound))
+    assert (heads[4:6], one[4]) == (["KL at least", "NFE (network calls)"], "3")
 
 
 def test_r_has_a_column_where_several_rewards_make_it_up(results):
-    for arm in results["arms"]:
-        arm["divergence"] = apart() | {"reward_error": 0.25}
-    assert rows(results)[0][3:5] == ["edges", "network calls"]
-    results["rewards"] = {name: {"weight": 1.0, "held_out": False} for name in ("cat", "dog")}
-    heads, (one, _) = rows(results)
-    assert (heads[3:6], one[4]) == (["edges", "r", "network calls"], "1 ± 0.25")
+    gain = Divergence(reward=1.0, reward_error=0.25)
+    results = diverged(results, gain, gain)
+    assert rows(results)[0][3:5] == ["edges", "NFE (network calls)"]
+    optimised = {name: RewardRole(weight=1.0, held_out=False) for name in ("cat", "dog")}
+    heads, (one, _) = rows(attrs.evolve(results, rewards=optimised))
+    assert (heads[3:6], one[4]) == (["edges", "r", "NFE (network calls)"], "1 ± 0.25")
 
 
-def test_notes_stand_under_the_table(results):
-    lines = markdown(results | {"notes": ["* a star.", "Another."]}).splitlines()
+def test_notes_stand_under_the_table_with_the_arms_they_are_about(results):
+    arms = tuple(attrs.evolve(arm, notes=("Look.",)) for arm in results.arms)
+    noted = attrs.evolve(results, arms=arms, notes=("* a star.", "Another."))
+    lines = markdown(noted).splitlines()
     assert lines[3].startswith("| steered |")
-    assert lines[4:] == ["", r"\* a star.", "", "Another."]
-
-
-def test_a_folder_without_a_finished_run(tmp_path):
-    for asked in (read, write):
-        with pytest.raises(PartError, match=r"holds no finished run: it has no results\.json"):
-            asked(tmp_path)
+    assert lines[4:] == ["", "plain, steered: Look.", "", r"\* a star.", "", "Another."]
 
 
 def test_a_run_that_trains_has_no_table(folder_of, arm_of):

@@ -7,13 +7,12 @@ import torch
 import align
 from align.core.baseline import FEW, Divergence
 from align.core.model import NoisyState
-from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
 from align.dynamics.sde import SDE
-from align.engine.guard import GuardedModel, GuardedReward
-from align.engine.meter import Meter
+from align.engine.loop import Outcome
+from align.engine.meter import Cost
 from align.errors import PartError
 from align.estimators.exact import Exact
 from align.models.mixture import Mixture
@@ -22,7 +21,9 @@ from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import Arm, Recipe, RewardTerm, Run, with_unique_names
 from align.rewards.linear import Likelihood
-from align.runner.base_samples import BaseSampleStore, draw, notes
+from align.runner.base_samples import draw, sample_bases
+from align.runner.build import Rewards, build
+from align.runner.results import score, to_record
 from align.testing.worlds import sampled
 
 MODEL = Mixture(weights=(0.3, 0.45, 0.25), means=((-2.0,), (0.5,), (2.5,)), stds=(0.4, 0.7, 0.3))
@@ -32,20 +33,12 @@ FAR = Likelihood(matrix=((1.0,),), observed=(-2.0,), std=3.0)
 ONLY = (RewardTerm(part=NEAR, name="near"),)
 
 
-def problem(spec=MODEL, meter=None, chunk=1 << 20, terms=(("near", NEAR),), rows=2):
-    meter, model = meter or Meter(), spec.build(torch.device("cpu"))
-    rewards = tuple(
-        Term(name=n, reward=GuardedReward(part.build(model.device), n, meter, chunk))
-        for n, part in terms
-    )
-    guarded = GuardedModel(model, "mixture", meter, chunk)
-    cond = model.encode([""] * rows)
-    return Problem(guarded, WeightedReward(rewards), None, Exact(), cond, chunk)
+CPU = torch.device("cpu")
 
 
-def recipe(*arms, unsteered=16, rewards=ONLY):
+def recipe(*arms, unsteered=16, rewards=ONLY, **run):
     return Recipe(
-        run=Run(unsteered=unsteered),
+        run=Run(unsteered=unsteered, samples=2, **run),
         reward=with_unique_names(rewards),
         mode=arms[0].mode,
         compare=arms,
@@ -56,136 +49,146 @@ def arm(mode, model=MODEL, name="a"):
     return Arm(name=name, model=model, sampler=None, estimator=Exact(), mode=mode)
 
 
-def drawn(asked, count=6, flow_steps=4, seed=0, told=lambda done, of: None):
-    return draw(MODEL, asked, count=count, flow_steps=flow_steps, seed=seed, told=told)
+def bases_of(asked, on_progress=lambda done, count: None):
+    return sample_bases(asked, Rewards(asked.reward, CPU), on_progress)
 
 
-def test_they_are_plain_samples_with_noise_of_their_own():
-    found = drawn(problem(terms=(("near", NEAR), ("far", FAR))))
-    mode = BestOfN(n=1, flow_steps=4)
-    base = problem()
+def drawn(count=6, flow_steps=4, rewards=ONLY, on_progress=lambda done, count: None, **run):
+    """Samples of the base model, and the arm that they were drawn for."""
+    asked = recipe(arm(Steer(steps=3)), unsteered=count, rewards=rewards, **run)
+    built = build(asked.arms()[0], Rewards(asked.reward, CPU), asked.run)
+    return draw(built, asked, flow_steps, on_progress), built
+
+
+def ended(asked, bases, number=0, x1=None):
+    """The result of an arm, its mode left as `init` leaves it, with these samples."""
+    built = build(asked.arms()[number], Rewards(asked.reward, CPU), asked.run)
+    built = bases.normalised(built)
+    state = built.arm.mode.init(built.problem, built.streams)
+    x1 = torch.tensor([[0.0], [1.0]], dtype=torch.float64) if x1 is None else x1
+    return score(built, Outcome(x1, state, Cost()), bases)
+
+
+def test_base_samples_are_plain_samples_with_noise_of_their_own():
+    rewards = (RewardTerm(part=NEAR, name="near"), RewardTerm(part=FAR, name="far"))
+    base, built = drawn(rewards=rewards)
+    mode, problem = BestOfN(n=1, flow_steps=4), built.problem
     streams = Streams(0, tuple(range(6))).fold_in("unsteered")
-    cond = base.model.encode([""] * 6)
-    state = mode.init(base, streams)
-    state, _ = mode.step(attrs.evolve(base, cond=cond), state, 0, streams)
-    x1 = mode.finish(base, state)
+    problem = attrs.evolve(problem, cond=problem.model.encode([""] * 6))
+    state = mode.init(problem, streams)
+    state, _ = mode.step(problem, state, 0, streams)
+    x1 = mode.finish(problem, state)
     for name, part in (("near", NEAR), ("far", FAR)):
-        expected = part.build(x1.device).score(x1, ())
-        assert torch.allclose(found.scores[name], expected)
-    own = sampled(mode, (bare := MODEL.build(x1.device), base.reward), 6)
-    assert bare.shape == (1,)
-    assert not torch.isclose(own, x1).any()
+        assert torch.allclose(base.scores[name], part.build(CPU).score(x1, ()))
+    steered = sampled(mode, (MODEL.build(CPU), problem.reward), 6)
+    assert not torch.isclose(steered, x1).any()
 
 
-def test_they_are_counted_apart_and_told_of():
-    meter, told = Meter(), []
-    found = drawn(problem(meter=meter), told=lambda *said: told.append(said))
-    assert (dict(meter.calls), meter.row_flops) == ({}, {})
-    assert found.cost.calls == {"network": 24, "decoder": 12, "reward near": 6}
-    assert told == [(0, 6), (2, 6), (4, 6), (6, 6)]
+def test_base_samples_have_a_cost_and_show_their_progress():
+    shown = []
+    base, _ = drawn(on_progress=lambda *numbers: shown.append(numbers))
+    assert base.cost.calls == {"network": 24, "decoder": 12}
+    assert base.cost.reward_calls == {"near": 6}
+    assert shown == [(0, 6), (2, 6), (4, 6), (6, 6)]
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_the_chunk_changes_nothing(chunk):
-    whole, cut = drawn(problem(), count=9), drawn(problem(chunk=chunk), count=9)
+def test_base_samples_in_chunks_are_the_same(chunk):
+    (whole, _), (cut, _) = drawn(count=9), drawn(count=9, chunk=chunk)
     assert torch.allclose(whole.scores["near"], cut.scores["near"], rtol=0, atol=1e-12)
-    more = drawn(problem(), count=20).scores["near"][:9]
+    more = drawn(count=20)[0].scores["near"][:9]
     assert torch.allclose(whole.scores["near"], more, rtol=0, atol=1e-12)
-    assert not torch.isclose(drawn(problem(), count=9, seed=1).scores["near"], more).any()
+    assert not torch.isclose(drawn(count=9, seed=1)[0].scores["near"], more).any()
 
 
-def test_each_model_has_its_own_and_they_are_drawn_once():
-    a = arm(Steer(steps=3))
-    b = arm(BestOfN(n=2, flow_steps=7), name="b")
-    c = arm(BestOfN(n=2), model=OTHER, name="c")
-    shorter = arm(BestOfN(n=2, flow_steps=5), name="d")
-    bases = BaseSampleStore(recipe(a, b, c, shorter))
-    scores = {"near": torch.tensor([-1.0, -2.0])}
-    first = bases.divergence(a, problem(), scores, Steer().init(problem(), Streams(0, (0,))))
-    best = b.mode.init(problem(), Streams(0, (0,)))
-    second = bases.divergence(b, problem(), scores, best)
-    third = bases.divergence(c, problem(OTHER), scores, best)
-    made = [(one["arms"], one["flow_steps"]) for one in bases.said()]
-    assert made == [(["a", "b", "d"], 7), (["c"], 50)]
+def test_each_model_is_sampled_once():
+    asked = recipe(
+        arm(Steer(steps=3)),
+        arm(BestOfN(n=2, flow_steps=7), name="b"),
+        arm(BestOfN(n=2), model=OTHER, name="c"),
+        arm(BestOfN(n=2, flow_steps=5), name="d"),
+    )
+    bases = bases_of(asked)
+    assert [(base.model, base.flow_steps) for base in bases.models] == [(MODEL, 7), (OTHER, 50)]
+    results = [ended(asked, bases, number) for number in range(4)]
+    first, second, third, _ = (result.divergence for result in results)
     assert first.at_least == second.at_least != third.at_least
     assert (first.at_most, second.at_most) == (None, pytest.approx(0.1931, abs=1e-4))
-    for one, kept in zip(bases.drawn, bases.said(), strict=True):
-        assert kept["scores"] == {"near": one.scores["near"].tolist()}
-        assert kept["r"] == kept["scores"]["near"]
+    kept = to_record(asked, results, bases, dict.fromkeys("abcd", "")).unsteered
+    assert [(base.arms, base.flow_steps) for base in kept] == [(("a", "b", "d"), 7), (("c",), 50)]
+    for base, numbers in zip(bases.models, kept, strict=True):
+        assert numbers.scores == {"near": tuple(base.scores["near"].tolist())}
+        assert numbers.r == numbers.scores["near"]
 
 
-def test_nothing_is_drawn_for_nothing():
-    scores = {"near": torch.tensor([-1.0, -2.0])}
-    plain, training = arm(BestOfN(n=1)), arm(Distill())
-    for unsteered in (0, 16):
-        bases = BaseSampleStore(recipe(plain, training, unsteered=unsteered))
-        base = plain.mode.init(problem(), Streams(0, (0,)))
-        found = bases.divergence(plain, problem(), scores, base)
-        assert (found.at_least, found.at_most, found.reward) == (0, 0, -1.5)
-        assert bases.divergence(training, problem(), {}, None) is None
-        assert bases.normalised(training, problem()).reward.terms[0].transform is None
-        assert bases.drawn == []
-    steered = arm(Steer(steps=3))
-    found = BaseSampleStore(recipe(steered, unsteered=0)).divergence(
-        steered, problem(), scores, Steer().init(problem(), Streams(0, (0,)))
-    )
-    assert (found.reward, found.at_least, found.ess) == (-1.5, None, None)
+@pytest.mark.parametrize("unsteered", [0, 16])
+def test_no_model_is_sampled_where_nothing_needs_samples(unsteered):
+    asked = recipe(arm(BestOfN(n=1)), arm(Distill(), name="b"), unsteered=unsteered)
+    bases = bases_of(asked)
+    assert bases.models == ()
+    found = ended(asked, bases).divergence
+    assert (found.at_least, found.at_most, found.reward) == (0, 0, pytest.approx(-0.5 / 0.72))
+    training = build(asked.arms()[1], Rewards(asked.reward, CPU), asked.run)
+    assert bases.normalised(training) is training
+    assert bases_of(recipe(arm(Steer()), rewards=())).models == ()
 
 
-def test_statistics_are_those_of_the_first_model_for_every_arm():
+def test_no_bound_without_base_samples():
+    asked = recipe(arm(Steer(steps=3)), unsteered=0)
+    found = ended(asked, bases_of(asked)).divergence
+    assert (found.reward, found.at_least, found.ess) == (pytest.approx(-0.5 / 0.72), None, None)
+
+
+def test_statistics_are_those_of_the_first_optimising_model_for_every_arm():
     rewards = (
         RewardTerm(part=NEAR, name="near", normalise="zscore"),
         RewardTerm(part=FAR, name="far", normalise="rank", clip=(0.25, 1.0)),
         RewardTerm(part=FAR, name="bystander", normalise="zscore", held_out=True),
     )
-    terms = tuple((term.name, term.part) for term in rewards)
-    a, b = arm(Steer(steps=3)), arm(Steer(steps=3), model=OTHER, name="b")
-    bases = BaseSampleStore(recipe(a, b, rewards=rewards))
-    one = bases.normalised(a, problem(terms=terms)).reward
-    two = bases.normalised(b, problem(OTHER, terms=terms)).reward
-    assert len(bases.drawn) == 1
-    near, far, bystander = (term.transform for term in one.terms)
-    assert [term.transform for term in two.terms] == [near, far, bystander]
-    scores = bases.drawn[0].scores
+    plain = arm(BestOfN(n=1))
+    asked = recipe(plain, arm(BestOfN(n=1), model=OTHER, name="b"), rewards=rewards)
+    bases = bases_of(asked)
+    assert [base.model for base in bases.models] == [MODEL]
+    built = [build(a, Rewards(asked.reward, CPU), asked.run) for a in asked.arms()]
+    first, second = (bases.normalised(b).problem.reward for b in built)
+    near, far, bystander = (term.transform for term in first.terms)
+    assert [term.transform for term in second.terms] == [near, far, bystander]
+    scores = bases.models[0].scores
     assert float(near.of(scores["near"]).std()) == pytest.approx(1)
     assert float(far.of(scores["far"]).min()) == 0.25
     assert bystander is None
 
 
-def test_a_divergence_is_that_of_the_normalised_reward():
+def test_divergence_is_that_of_the_normalised_reward():
     rewards = (RewardTerm(part=NEAR, name="near", normalise="zscore", weight=3.0),)
-    steered = arm(Steer(steps=3))
-    bases = BaseSampleStore(recipe(steered, rewards=rewards))
-    asked = problem()
-    asked = attrs.evolve(
-        asked, reward=WeightedReward(tuple(attrs.evolve(t, weight=3.0) for t in asked.reward.terms))
-    )
-    asked = bases.normalised(steered, asked)
-    scores = {"near": torch.tensor([-1.0, -2.0])}
-    state = Steer().init(asked, Streams(0, (0,)))
-    found = bases.divergence(steered, asked, scores, state)
-    base = bases.drawn[0].scores["near"].double()
+    asked = recipe(arm(Steer(steps=3)), rewards=rewards)
+    bases = bases_of(asked)
+    result = ended(asked, bases)
+    base = bases.models[0].scores["near"].double()
     r = 3 * (base - base.mean()) / base.std()
-    expected = 3 * (-1.5 - base.mean()) / base.std()
-    assert found.reward == pytest.approx(float(expected))
-    assert found.at_least == pytest.approx(float(expected - r.exp().mean().log()))
-    assert bases.said()[0]["r"] == pytest.approx(r.tolist())
+    expected = 3 * (result.scores["near"].mean() - base.mean()) / base.std()
+    assert result.divergence.reward == pytest.approx(float(expected))
+    assert result.divergence.at_least == pytest.approx(float(expected - r.exp().mean().log()))
+    (kept,) = to_record(asked, [result], bases, {"a": ""}).unsteered
+    assert kept.r == pytest.approx(r.tolist())
 
 
-def test_notes():
-    renorm, plain = arm(Steer(guidance_norm="renorm")), arm(Steer(), name="b")
-    assert notes(recipe(plain), {"b": None}) == []
-    said = notes(recipe(renorm, plain), {"a": Divergence(reward=0.0, ess=FEW), "b": None})
-    assert len(said) == 1
-    assert said[0].startswith("a: guidance_norm = 'renorm' keeps the direction")
-    few = Divergence(reward=0.0, at_least=1.0, ess=3.21)
-    (said,) = notes(recipe(plain), {"b": few})
-    assert said.startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")
+def test_renormed_guidance_warns_and_few_base_samples_are_noted():
+    asked = recipe(arm(Steer(steps=3, guidance_norm="renorm")), arm(Steer(steps=3), name="b"))
+    bases = bases_of(asked)
+    first, second = (ended(asked, bases, number) for number in (0, 1))
+    assert first.warnings[0].startswith("guidance_norm = 'renorm' keeps the direction")
+    assert second.warnings == ()
+    for ess, notes in ((FEW, 0), (3.21, 1)):
+        found = attrs.evolve(second, divergence=Divergence(reward=0.0, at_least=1.0, ess=ess))
+        kept = to_record(asked, [found], bases, {"b": ""}).notes
+        assert len(kept) == notes
+    assert kept[0].startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")
 
 
 @pytest.mark.parametrize("dynamics", [ODE(), SDE()])
 def test_steering_exactly_is_as_far_as_the_closed_form_says(dynamics):
-    side = align.sample(
+    result = align.sample(
         MODEL,
         Steer(steps=100, dynamics=dynamics),
         rewards=[RewardTerm(part=NEAR)],
@@ -199,7 +202,7 @@ def test_steering_exactly_is_as_far_as_the_closed_form_says(dynamics):
     value = float(model.value(NoisyState(zero, zero[:, 0], model.encode([""])), reward))
     tilted = model.draw_tilted(reward, Streams(9, tuple(range(50_000))))
     exact = float(reward.total(tilted, [""] * 50_000).mean()) - value
-    found = side.divergence
+    found = result.divergence
     # 50 Euler steps of the base model, 100 of the steered one.
     assert found.at_least == pytest.approx(exact, abs=3 * found.at_least_error + 0.02)
     assert found.at_least_error < 0.05
@@ -214,5 +217,5 @@ def test_parts_alone_have_no_statistics_unless_asked():
     parts = {"rewards": terms, "estimator": Exact(), "samples": 2}
     with pytest.raises(PartError, match="'zscore' needs the scores of at least 2 unsteered"):
         align.sample(MODEL, Steer(steps=2), **parts)
-    side = align.sample(MODEL, Steer(steps=2), unsteered=8, **parts)
-    assert side.divergence.ess is not None
+    result = align.sample(MODEL, Steer(steps=2), unsteered=8, **parts)
+    assert result.divergence.ess is not None

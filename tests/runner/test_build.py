@@ -10,12 +10,11 @@ from torch import nn
 from align.core.model import ModelSpec
 from align.core.reward import Reward, RewardSpec
 from align.engine.guard import GuardedReward
-from align.engine.meter import Meter
 from align.engine.offload import Offloaded
 from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
 from align.modes.sampling.best_of_n import BestOfN
-from align.recipe import Arm, RewardTerm
+from align.recipe import Arm, RewardTerm, Run
 from align.rewards.linear import Likelihood
 from align.runner.build import Rewards, build
 
@@ -88,7 +87,7 @@ def test_equal_rewards_are_loaded_once_for_all_arms(built):
     ]
     rewards = Rewards(terms, CPU)
     assert built == []
-    problems = [build(arm(name), rewards, CPU, Meter(), samples=2) for name in "ab"]
+    problems = [build(arm(name), rewards, Run(samples=2)).problem for name in "ab"]
     assert built == [("a", "cpu"), ("b", "cpu")]
     first, second = map(inner, problems)
     assert first[0] is first[2] is second[0]
@@ -99,19 +98,19 @@ def test_equal_rewards_are_loaded_once_for_all_arms(built):
     scores = problems[0].reward.each(torch.ones(3, 1), [""] * 3)
     assert scores["one"].equal(scores["again"])
     meter = problems[0].reward.terms[0].reward.meter
-    assert meter.calls == {"reward one": 3, "reward other": 3, "reward again": 3}
+    assert meter.rewards.calls == {"one": 3, "other": 3, "again": 3}
 
 
 def test_another_run_loads_anew(built):
     for _ in range(2):
-        build(arm(), Rewards([term(Counted(), "one")], CPU), CPU, Meter(), samples=2)
+        build(arm(), Rewards([term(Counted(), "one")], CPU), Run(samples=2))
     assert len(built) == 2
 
 
 def test_a_prompt_is_refused_before_rewards_are_loaded(built):
     rewards = Rewards([term(Counted(), "one")], CPU)
     with pytest.raises(PromptError):
-        build(arm(prompt="a cat"), rewards, CPU, Meter(), samples=2)
+        build(arm(prompt="a cat"), rewards, Run(samples=2))
     assert built == []
 
 

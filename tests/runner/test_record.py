@@ -2,28 +2,17 @@
 
 import json
 
-import attrs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from align.core.baseline import Divergence
 from align.core.mode import Info
-from align.engine.meter import Cost
 from align.io.files import write
-from align.recipe import RewardTerm
-from align.rewards.compressibility import Compressibility
-from align.runner.record import (
-    ArmResult,
-    Record,
-    folder_for,
-    mosaic,
-    save_picture,
-    slug,
-    to_bytes,
-)
+from align.io.images import save_picture
+from align.report.schema import ArmNumbers, RunResults, read
+from align.runner.record import Record, folder_for, slug
 
 SAVED = {"done": 1, "meter": {"calls": {"network": 3}, "backward": {}}, "state": {}}
 RECIPE = '[run]\nseed = 0\nout = "runs/a"\n\n[mode]\nkind = "steer"\nsteps = 3\n'
@@ -100,11 +89,11 @@ def test_arms_with_like_names_have_folders_of_their_own(tmp_path):
     record = Record.open(tmp_path, RECIPE, {}, names)
     for number, name in enumerate(names):
         record.samples(name, torch.full((1, 2), float(number)), torch.zeros(1, 2))
-    record.results((), [side(name) for name in names])
     record.close("done")
-    arms = json.loads((tmp_path / "results.json").read_text())["arms"]
-    for number, arm in enumerate(arms):
-        x1 = load_file(tmp_path / arm["folder"] / "states.safetensors")["x1"]
+    folders = record.sample_folders()
+    assert list(folders) == names
+    for number, folder in enumerate(folders.values()):
+        x1 = load_file(tmp_path / folder / "states.safetensors")["x1"]
         assert x1.tolist() == [[number, number]]
 
 
@@ -204,62 +193,17 @@ def test_given_pictures_are_kept_in_order(record):
     assert [np.unique(s).tolist() for s in shown] == [[51], [153]]
 
 
-def test_bytes_of_pictures():
-    data = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0, 0.499 / 255])[None, None, None]
-    made = to_bytes(data)
-    assert (made.shape, made.dtype) == ((1, 1, 6, 3), np.uint8)
-    assert made[0, 0, :, 2].tolist() == [0, 0, 128, 255, 255, 0]
-    colours = torch.tensor([0.2, 0.4, 0.6])[None, :, None, None].expand(2, 3, 1, 1)
-    assert to_bytes(colours)[1, 0, 0].tolist() == [51, 102, 153]
-
-
-def test_mosaic():
-    pictures = np.stack([np.full((2, 3, 3), n, np.uint8) for n in range(1, 6)])
-    sheet = mosaic(pictures, columns=2)
-    assert sheet.shape == (6, 6, 3)
-    assert sheet[::2, ::3, 0].tolist() == [[1, 2], [3, 4], [5, 0]]
-
-
-def side(name, x1=None, **more):
-    cost = Cost({"network": 4}, {"reward a": 2}, 10, 1.5, 100)
-    return ArmResult(name, x1, x1, more.get("scores", {}), more.get("metrics", {}), cost)
-
-
-def test_results(record):
-    rewards = (
-        RewardTerm(part=Compressibility(), name="a", weight=2.0),
-        RewardTerm(part=Compressibility(), name="b", held_out=True),
+def test_results_are_kept_in_the_folder(record):
+    arms = tuple(
+        ArmNumbers(name=name, folder=folder, samples=0)
+        for name, folder in record.sample_folders().items()
     )
-    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.25])}
-    one = side("one", torch.zeros(2, 3), scores=scores, metrics={"edges": 0.5})
-    record.results(rewards, [one, side("two")])
-    said = json.loads((record.folder / "results.json").read_text())
-    assert said["rewards"] == {
-        "a": {"weight": 2.0, "held_out": False},
-        "b": {"weight": 1.0, "held_out": True},
-    }
-    first, second = said["arms"]
-    assert first["scores"] == {"a": [1.0, 2.0], "b": [0.5, 0.25]}
-    assert (first["name"], first["samples"], first["folder"]) == ("one", 2, "samples/one")
-    assert (first["metrics"], second["samples"]) == ({"edges": 0.5}, 0)
-    assert first["cost"] == {
-        "calls": {"network": 4},
-        "backward": {"reward a": 2},
-        "flops": 10,
-        "seconds": 1.5,
-        "memory": 100,
-    }
-    assert (said["unsteered"], said["notes"]) == ([], [])
-    assert (first["divergence"], second["divergence"]) == (None, None)
-    far = attrs.evolve(one, divergence=Divergence(reward=1.5, at_least=0.5))
-    record.results(rewards, [far], [{"arms": ["one"], "r": [0.5]}], ["a note"])
-    said = json.loads((record.folder / "results.json").read_text())
-    assert (said["unsteered"], said["notes"]) == ([{"arms": ["one"], "r": [0.5]}], ["a note"])
-    assert said["arms"][0]["divergence"] == {
-        "reward": 1.5,
-        "reward_error": None,
-        "at_least": 0.5,
-        "at_least_error": None,
-        "ess": None,
-        "at_most": None,
-    }
+    record.results(RunResults(arms=arms, notes=("a note",)))
+    assert read(record.folder) == RunResults(arms=arms, notes=("a note",))
+
+
+def test_standard_errors_of_a_step_stand_beside_its_numbers(record):
+    record.step("one", 0, Info({"a": 1.0}, errors={"a": 0.5}))
+    record.step("one", 1, Info({"a": 2.0}))
+    assert lines(record)[0] == {"arm": "one", "step": 0, "a": 1.0, "errors": {"a": 0.5}}
+    assert lines(record)[1] == {"arm": "one", "step": 1, "a": 2.0}

@@ -205,17 +205,19 @@ def test_the_folder_of_a_run(done):
 
 
 def test_what_is_returned_is_what_is_recorded(done):
-    assert [side.name for side in done.sides] == ["plain", "Stein", "gradient, noisy"]
-    for side, folder, arm in zip(done.sides, FOLDERS, results(done.folder)["arms"], strict=True):
+    assert [side.name for side in done.results] == ["plain", "Stein", "gradient, noisy"]
+    for side, folder, arm in zip(done.results, FOLDERS, results(done.folder)["arms"], strict=True):
         assert torch.equal(side.x1, states(done.folder)[folder])
         assert arm["folder"] == f"samples/{folder}"
         assert arm["scores"] == {name: s.tolist() for name, s in side.scores.items()}
         assert arm["cost"]["calls"] == side.cost.calls
     # 5 steps, 4 samples: one network call each, with Stein 4 draws more and their rewards.
-    assert done.sides[0].cost.calls == {"network": 40, "decoder": 8, "reward likelihood": 8}
-    assert done.sides[1].cost.calls == {"network": 100, "decoder": 80, "reward likelihood": 80}
-    assert done.sides[1].cost.backward == {}
-    assert done.sides[2].cost.backward["network"] == 40
+    assert done.results[0].cost.calls == {"network": 40, "decoder": 8}
+    assert done.results[0].cost.reward_calls == {"likelihood": 8}
+    assert done.results[1].cost.calls == {"network": 100, "decoder": 80}
+    assert done.results[1].cost.reward_calls == {"likelihood": 80}
+    assert done.results[1].cost.backward == {}
+    assert done.results[2].cost.backward["network"] == 40
 
 
 def test_the_resolved_recipe_repeats_the_run(done, go):
@@ -246,7 +248,7 @@ def test_the_chunk_changes_no_state(done, go, chunk):
     cut = go(RECIPE, f"run.chunk={chunk}")
     for name, x1 in states(cut.folder).items():
         assert torch.allclose(x1, states(done.folder)[name], rtol=0, atol=1e-12)
-    for one, other in zip(cut.sides, done.sides, strict=True):
+    for one, other in zip(cut.results, done.results, strict=True):
         assert (one.cost.calls, one.cost.backward) == (other.cost.calls, other.cost.backward)
 
 
@@ -269,10 +271,10 @@ def test_the_seed_matters(done, go):
 def test_held_out_rewards_are_measured_and_nothing_more(done, go):
     without = go(RECIPE.replace(HELD_OUT, ""))
     assert same(without.folder, done.folder)
-    for side in done.sides:
-        assert torch.allclose(side.scores["other"], -0.5 * side.x1[:, 1] ** 2)
-        assert "reward other" not in side.cost.calls | side.cost.backward
-    assert without.sides[1].divergence == done.sides[1].divergence
+    for result in done.results:
+        assert torch.allclose(result.scores["other"], -0.5 * result.x1[:, 1] ** 2)
+        assert "other" not in result.cost.reward_calls | result.cost.reward_backward
+    assert without.results[1].divergence == done.results[1].divergence
     said = results(done.folder)
     assert said["rewards"]["other"] == {"weight": 1.0, "held_out": True}
     assert "other (held out)" in (done.folder / "table.md").read_text()
@@ -283,7 +285,7 @@ def test_unsteered_samples_change_nothing_but_what_is_said_of_divergence(done, g
     assert same(without.folder, done.folder)
     assert metrics(without.folder) == metrics(done.folder)
     assert results(without.folder)["unsteered"] == []
-    for one, other in zip(without.sides, done.sides, strict=True):
+    for one, other in zip(without.results, done.results, strict=True):
         for count in ("calls", "backward", "flops"):
             assert getattr(one.cost, count) == getattr(other.cost, count)
         assert one.divergence.reward == other.divergence.reward
@@ -300,12 +302,12 @@ def test_unsteered_samples_are_recorded(done):
     assert base["r"] == base["scores"]["likelihood"]
     assert base["cost"]["calls"]["network"] == 320
     value = float(torch.tensor(base["r"], dtype=torch.float64).exp().mean().log())
-    for side, arm in zip(done.sides, results(done.folder)["arms"], strict=True):
+    for side, arm in zip(done.results, results(done.folder)["arms"], strict=True):
         assert arm["divergence"] == attrs.asdict(side.divergence)
         mean = float(side.scores["likelihood"].mean())
         assert side.divergence.at_least == pytest.approx(mean - value)
     # Best of 2 by its own account, Girsanov for the SDE, nothing for the ODE.
-    plain, ode, sde = (side.divergence.at_most for side in done.sides)
+    plain, ode, sde = (side.divergence.at_most for side in done.results)
     assert plain == pytest.approx(0.1931, abs=1e-4)
     assert (ode, sde > 0) == (None, True)
     assert "| KL at least | KL at most |" in (done.folder / "table.md").read_text()
@@ -326,7 +328,7 @@ def test_rewards_are_normalised_for_every_arm(done, go):
     by_hand = go(RECIPE.replace("std = 0.5\n", f"std = 0.5\nweight = {weight}\n", 1))
     for name, x1 in states(by_hand.folder).items():
         assert torch.allclose(states(normalised.folder)[name], x1, atol=1e-9)
-    for one, other in zip(normalised.sides, by_hand.sides, strict=True):
+    for one, other in zip(normalised.results, by_hand.results, strict=True):
         assert torch.allclose(one.scores["likelihood"], other.scores["likelihood"])
         assert one.divergence.at_least == pytest.approx(other.divergence.at_least)
         assert one.cost.calls == other.cost.calls
@@ -334,14 +336,15 @@ def test_rewards_are_normalised_for_every_arm(done, go):
 
 def test_what_must_be_said_is_said(go):
     noted = go(LONG, "mode.steps=2", 'mode.guidance_norm="renorm"', "reward[0].weight=80")
-    first, second = results(noted.folder)["notes"]
-    assert first.startswith("steer: guidance_norm = 'renorm'")
+    (steered,) = results(noted.folder)["arms"]
+    (first,), (second,) = steered["notes"], results(noted.folder)["notes"]
+    assert first.startswith("guidance_norm = 'renorm'")
     assert second.startswith("* V_0 rests on ")
     table = (noted.folder / "table.md").read_text()
-    assert f"\n{first}\n" in table
+    assert f"\nsteer: {first}\n" in table
     assert f"\n\\{second}\n" in table
     log = (noted.folder / "log.txt").read_text()
-    assert f"WARNING {first}" in log
+    assert f"WARNING steer: {first}" in log
     assert f"WARNING {second}" in log
 
 
@@ -454,10 +457,10 @@ def test_parts_can_be_run_without_a_recipe(done):
         estimator=Stein(draws=4),
         samples=4,
     )
-    assert torch.equal(side.x1, done.sides[1].x1)
-    assert side.cost.calls == done.sides[1].cost.calls
+    assert torch.equal(side.x1, done.results[1].x1)
+    assert side.cost.calls == done.results[1].cost.calls
     assert list(side.scores) == ["likelihood", "likelihood_2"]
-    assert torch.equal(side.scores["likelihood_2"], done.sides[1].scores["other"])
+    assert torch.equal(side.scores["likelihood_2"], done.results[1].scores["other"])
 
 
 def test_a_device_that_is_not_there():
@@ -549,8 +552,8 @@ def trained(go):
 def test_a_training_run(trained):
     names = {path.name for path in trained.folder.iterdir()}
     assert {"checkpoint.pt", "model.safetensors", "curves.png", "results.json"} <= names
-    assert trained.sides[0].x1 is None
-    assert trained.sides[0].cost.flops > 0
+    assert trained.results[0].x1 is None
+    assert trained.results[0].cost.flops > 0
     losses = [v["loss"] for v in metrics(trained.folder)]
     assert len(set(losses)) == STEPS
     rates = [v["learning_rate"] for v in metrics(trained.folder)]

@@ -85,6 +85,11 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
         independent = self.pool == "own" or self.n == 1
         return math.log(self.n) - (self.n - 1) / self.n if independent else None
 
+    @property
+    def is_base(self) -> bool:
+        """Whether there is nothing to choose from: one candidate."""
+        return self.n == 1
+
     def _better(self, old: Best, new: Best) -> Best:
         if self.pool == "shared":
             rewards, order = torch.cat((old.reward, new.reward)).sort(descending=True, stable=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.core.dynamics import Dynamics, GuidanceNorm, GuidedFlow, Transition
-from align.core.mode import AlignmentMode, Info, Need, ReportsKL
+from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL
 from align.core.option import above, at_least, between, option, rising_to
 from align.core.path import expand
 from align.core.problem import Problem
@@ -46,7 +46,7 @@ class Steered:
 
 @final
 @attrs.frozen(kw_only=True)
-class Steer(AlignmentMode[Steered], ReportsKL[Steered]):
+class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
     """Samples p*(x) ∝ p(x) e^{r(x)} by Doob's transform of the flow.
 
     At every step the estimator says how far the reward moves the denoiser, from D to D*, and the
@@ -151,6 +151,15 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered]):
         """KL of the guided paths from the base model's, by Girsanov; it bounds that of x1."""
         known = self.dynamics.has_density and self.particles == 1
         return float(state.path_kl.mean()) if known else None
+
+    def warnings(self, state: Steered) -> tuple[str, ...]:
+        """That `guidance_norm = "renorm"` samples another law than p e^r."""
+        if self.guidance_norm != "renorm":
+            return ()
+        return (
+            "guidance_norm = 'renorm' keeps the direction of the guidance alone. That climbs the "
+            "reward and does not sample p e^r, so that 'KL at least' is a bound and no estimate.",
+        )
 
     @property
     def _selection(self) -> Selection:

@@ -95,7 +95,7 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
         name, value = measured(self.metric, problem, x1, state.references)
         point = Point("", calls / count, value)
         state = attrs.evolve(state, value=name, points=(*state.points, point))
-        return state, Info({name: value, "network calls": point.calls})
+        return state, Info({name: value, "NFE": point.calls})
 
     def finish(self, problem: Problem, state: Fidelities) -> None:
         """No samples: they are of several kinds."""
@@ -106,7 +106,7 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
 
     def findings(self, state: Fidelities) -> Findings:
         """The metric over calls."""
-        return Findings(state.value, "network calls a sample", state.points, ratios=True)
+        return Findings(state.value, "NFE a sample", state.points, ratios=True)
 
     def _samples(self, problem: Problem, cond: Condition, steps: int, streams: Streams) -> Tensor:
         """x1 (b, *S)."""

@@ -101,7 +101,7 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
         name, value = measured(self.metric, problem, draws, state.references)
         point = Point(f"t = {time:g}", calls / len(draws), value)
         state = attrs.evolve(state, value=name, points=(*state.points, point))
-        return state, Info({name: value, "t": time, "network calls": point.calls})
+        return state, Info({name: value, "t": time, "NFE": point.calls})
 
     def finish(self, problem: Problem, state: Recovery) -> None:
         """No samples."""
@@ -112,4 +112,4 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
 
     def findings(self, state: Recovery) -> Findings:
         """The metric over calls, at each time."""
-        return Findings(state.value, "network calls a draw", state.points, ratios=True)
+        return Findings(state.value, "NFE a draw", state.points, ratios=True)

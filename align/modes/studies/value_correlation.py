@@ -103,7 +103,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     def findings(self, state: Values) -> Findings:
         """Pearson's r over calls, at each time."""
         notes = tuple(map(noise, self.times, state.rewards))
-        return Findings("Pearson's r", "network calls a draw", state.points, notes)
+        return Findings("Pearson's r", "NFE a draw", state.points, notes)
 
     def _compared(
         self, problem: Problem, state: Values, place: int, which: int, streams: Streams
@@ -127,5 +127,5 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
         r = pearson(value(found.rewards), value(state.rewards[place]))
         each = calls / found.rewards.numel()
         points = (*state.points, Point(f"t = {time:g}", each, r))
-        told = {"Pearson's r": r, "t": time, "network calls": each}
+        told = {"Pearson's r": r, "t": time, "NFE": each}
         return attrs.evolve(state, points=points), Info(told)

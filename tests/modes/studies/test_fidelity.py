@@ -23,7 +23,7 @@ def test_refinement_with_an_exact_map_is_exact_at_any_number_of_steps(studied):
     found = studied(MODE, Problem(plane()[0], sampler=MetaFlowMap()), 2000)[1]
     assert list(values(found)) == [1, 2, 4, 8]
     assert max(values(found).values()) < 0.25  # two sets of 2000: .05 to .2
-    assert (found.value, found.calls) == ("sliced_wasserstein", "network calls a sample")
+    assert (found.value, found.calls) == ("sliced_wasserstein", "NFE a sample")
 
 
 def test_refinement_counts_the_calls_of_its_draws(studied):

@@ -70,7 +70,7 @@ def go(tmp_path):
 
 
 def test_rollouts_are_run_once_for_arms_that_differ_in_their_sampler(go):
-    exact, glass, other = go(CORRELATION).sides
+    exact, glass, other = go(CORRELATION).results
     assert exact.cost.calls["network"] == 8 * (2 + 4 * 3)
     assert glass.cost.calls["network"] == 8 * 2 * (1 + 2)
     assert other.cost.calls["network"] == 8 * (2 + 5 * 3)
@@ -84,12 +84,12 @@ def test_what_was_found_is_in_the_record(go):
     near, far = (arm["findings"]["points"] for arm in arms)
     assert [(p["panel"], p["calls"]) for p in near] == [("t = 0.5", 0)]
     assert near[0]["value"] < 1
-    assert far[0]["value"] == result.sides[1].findings.points[0].value > 5
+    assert far[0]["value"] == result.results[1].findings.points[0].value > 5
     origins = json.loads((result.folder / "about.json").read_text())["origins"]
     assert "align.metrics.sliced_wasserstein.SlicedWasserstein" in origins
     assert "align.models.mixture.Mixture" in origins
     shown = CliRunner().invoke(main, ["report", str(result.folder)])
     assert shown.exit_code == 0, shown.output
     head, *rows = shown.output.splitlines()
-    assert head.split() == ["sliced_wasserstein", "network", "calls", "a", "draw", "t", "=", "0.5"]
+    assert head.split() == ["sliced_wasserstein", "NFE", "a", "draw", "t", "=", "0.5"]
     assert [row.split()[0] for row in rows] == ["exact", "other"]

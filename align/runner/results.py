@@ -1,0 +1,162 @@
+"""What arms end in: samples, scores and metrics, and what results.json keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import attrs
+import torch
+from loguru import logger
+from torch import Tensor
+
+from align.core.baseline import FEW, Divergence
+from align.core.metric import Metric
+from align.core.mode import HasWarnings, ReportsKL
+from align.core.study import Findings, Study
+from align.engine.loop import Outcome
+from align.engine.meter import Cost
+from align.recipe import Recipe
+from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
+from align.runner.base_samples import BaseSampleSet
+from align.runner.build import Built
+
+
+@final
+@attrs.frozen(eq=False)
+class ArmResult:
+    """How one arm of a run ended.
+
+    Attributes:
+        name: of the arm.
+        x1, data: clean states (B, *S), and decoded; None from a mode that makes no samples.
+        scores: every reward's score (B,) by name, held-out ones included.
+        metrics: numbers about the whole set of samples.
+        cost: of the arm.
+        divergence: how far its samples are from the base model's, where that was asked.
+        findings, warnings: of a study, and of a mode that has something to say.
+        base_r: what the arm optimises, of the samples of its base model, (M,), if there are any.
+    """
+
+    name: str
+    x1: Tensor | None
+    data: Tensor | None
+    scores: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+    cost: Cost
+    divergence: Divergence | None = None
+    findings: Findings | None = None
+    warnings: tuple[str, ...] = ()
+    base_r: Tensor | None = None
+
+
+@torch.no_grad()
+def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
+    """Decode and score the samples of an arm; that is not part of its cost."""
+    arm, problem = built.arm, built.problem
+    result = ArmResult(arm.name, None, None, {}, {}, outcome.cost)
+    if isinstance(arm.mode, HasWarnings):
+        result = attrs.evolve(result, warnings=tuple(arm.mode.warnings(outcome.state)))
+    if isinstance(arm.mode, Study):
+        result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
+    if outcome.x1 is None:
+        return result
+    data = problem.model.decode(outcome.x1)
+    scores = problem.reward.each(data, problem.cond.prompts)
+    logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in scores.items()})
+    result = attrs.evolve(result, x1=outcome.x1, data=data, scores=scores)
+    if "reward" not in arm.mode.needs or not problem.reward.optimised:
+        return result
+    at_most = arm.mode.path_kl(outcome.state) if isinstance(arm.mode, ReportsKL) else None
+    stats = bases.stats(built)
+    divergence = Divergence.of(problem.reward.of(scores), stats, at_most)
+    shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
+    logger.info("{}: {}", arm.name, shown)
+    return attrs.evolve(result, divergence=divergence, base_r=stats.r if stats else None)
+
+
+@torch.no_grad()
+def measure(results: Sequence[ArmResult], metrics: Sequence[Metric]) -> tuple[ArmResult, ...]:
+    """Every metric on every arm; the first arm's samples are the references of the others."""
+    measured = []
+    for result in results:
+        numbers: dict[str, float] = {}
+        for metric in metrics:
+            references = results[0].data if metric.needs_references else None
+            compared = not metric.needs_references or result is not results[0]
+            if result.data is not None and compared:
+                numbers |= metric.compute(result.data, references)
+        measured.append(attrs.evolve(result, metrics=numbers))
+    return tuple(measured)
+
+
+def to_record(
+    recipe: Recipe,
+    results: Sequence[ArmResult],
+    bases: BaseSampleSet,
+    folders: Mapping[str, str],
+) -> RunResults:
+    """The numbers that are kept of a run.
+
+    Args:
+        recipe: of the run.
+        results: of its arms, in its order.
+        bases: samples of its base models.
+        folders: where each arm's samples are, by the arm's name.
+    """
+    return RunResults(
+        rewards={t.name: RewardRole(weight=t.weight, held_out=t.held_out) for t in recipe.reward},
+        arms=tuple(_numbers(result, folders[result.name]) for result in results),
+        unsteered=_bases(recipe, results, bases),
+        notes=_notes(recipe, results),
+    )
+
+
+def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
+    return ArmNumbers(
+        name=result.name,
+        folder=folder,
+        samples=0 if result.x1 is None else len(result.x1),
+        scores=_plain(result.scores),
+        metrics=dict(result.metrics),
+        cost=result.cost,
+        divergence=result.divergence,
+        findings=result.findings,
+        notes=result.warnings,
+    )
+
+
+def _bases(
+    recipe: Recipe, results: Sequence[ArmResult], bases: BaseSampleSet
+) -> tuple[BaseNumbers, ...]:
+    """What is kept of each base model's samples; r is the same for all arms that have it."""
+    kept = []
+    for base in bases.models:
+        arms = [arm.name for arm in recipe.arms() if arm.model == base.model]
+        r = next((x.base_r for x in results if x.name in arms and x.base_r is not None), None)
+        kept.append(
+            BaseNumbers(
+                arms=tuple(arms),
+                flow_steps=base.flow_steps,
+                scores=_plain(base.scores),
+                r=None if r is None else tuple(r.tolist()),
+                cost=base.cost,
+            )
+        )
+    return tuple(kept)
+
+
+def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
+    """What must be said about the run as a whole."""
+    gains = [result.divergence for result in results if result.divergence is not None]
+    few = min((gain.ess for gain in gains if gain.ess and gain.ess < FEW), default=None)
+    if few is None:
+        return ()
+    return (
+        f"* V_0 rests on {few:.1f} of {recipe.run.unsteered} unsteered samples: it is too low, "
+        "and 'KL at least' too high. Raise run.unsteered.",
+    )
+
+
+def _plain(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(score.tolist()) for name, score in scores.items()}
