@@ -194,6 +194,8 @@ def test_the_folder_of_a_run(done):
         "Likelihood",
         "Steer",
         "BestOfN",
+        "ODE",
+        "SDE",
     }
     assert all(origin.startswith("align-core ") for origin in origins.values())
     log = (done.folder / "log.txt").read_text()

@@ -59,7 +59,7 @@ KILLED = """
 import os, signal, sys
 import torch
 import align
-from align.runner.session import record
+from align.runner import record
 from pathlib import Path
 
 save, replace, step = torch.save, Path.replace, record.Record.step
