@@ -49,7 +49,7 @@ RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 """Keys of a part's table that are not the part's own."""
 _DISTRIBUTION: Final = "align-core"
 # Named, not imported: what align ships takes the same road as what others ship.
-_BUILT_IN: Final = EntryPoint(name="align", value="align.catalog.builtins", group="align")
+_BUILT_IN: Final = EntryPoint(name="align", value="align.builtins", group="align")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

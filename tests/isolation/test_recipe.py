@@ -234,4 +234,4 @@ def test_isolation_is_named_by_one_package_and_the_table_of_contents():
         for path in root.rglob("*.py")
         if re.search(r"isolat", path.read_text()) and path.parent.name != "isolation"
     }
-    assert naming == {"catalog/builtins.py"}
+    assert naming == {"builtins.py"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.catalog.builtins import align_samplers
+from align.builtins import align_samplers
 from align.core.model import NoisyState
 from align.core.network import make_network
 from align.core.streams import Streams
