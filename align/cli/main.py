@@ -173,24 +173,20 @@ def check(recipes: tuple[str, ...], sets: Sets, traceback: bool) -> None:
         raise RecipeError("\n".join(wrong))
 
 
-@main.group()
-def new() -> None:
-    """Begin a distribution of one's own."""
-
-
-@new.command("reward")
+@main.command()
+@click.argument("kind", type=click.Choice(tuple(CONTRACT_CLASSES)))
 @click.argument("name")
-@click.option("--into", default=".", metavar="FOLDER", help="Where; by default here.")
+@click.option("--into", default=".", metavar="FOLDER", help="Where to write; by default here.")
 @_traceback
 @_guarded
-def new_reward(name: str, into: str, traceback: bool) -> None:
-    """Write a complete distribution, tests included, with a reward NAME to make one's own."""
+def new(kind: str, name: str, into: str, traceback: bool) -> None:
+    """Write a complete distribution with a part NAME of this KIND, tests included."""
     from pathlib import Path
 
     from align.catalog.registry import load_catalog
-    from align.cli.scaffold import write_reward
+    from align.cli.scaffold import write_scaffold
 
-    folder = write_reward(name, Path(into), load_catalog())
+    folder = write_scaffold(kind, name, Path(into), load_catalog())
     click.echo(f"{folder}: written. Install it and try it:")
     click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
 

@@ -1,5 +1,6 @@
-"""`align new`: what it writes is whole, and plugins/align-toy is what it writes."""
+"""`align new`: a scaffold of every contract is a whole distribution that passes its own tests."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,77 +10,120 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.registry import load_catalog
 from align.cli.main import main
-from align.cli.scaffold import reward_files
+from align.cli.scaffold import TEMPLATES
 from align.testing.kit import checks_of
 
-ROOT = Path(__file__).parents[2]
+RUN = """\
+import sys, pytest
+sys.path[:0] = sys.argv[1:]
+tests = [f"{folder}/tests" for folder in sys.argv[1:]]
+options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib", "-rA"]
+sys.exit(pytest.main([*options, "--rootdir", "..", *tests]))
+"""
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(main, ["new", "reward", *arguments])
+    return CliRunner().invoke(main, ["new", *arguments])
 
 
-def test_align_toy_is_what_is_written():
-    toy = ROOT / "plugins" / "align-toy"
-    for path, text in reward_files("toy").items():
-        assert (toy / path).read_text(encoding="utf-8") == text, path
-    written = {Path(path).parts[0] for path in reward_files("toy")}
-    passing = {"LICENSE", "__pycache__", ".pytest_cache", "align_toy.egg-info", "build"}
-    assert {path.name for path in toy.iterdir()} - passing == written
+def test_every_contract_has_templates():
+    folders = {path.name for path in TEMPLATES.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders == {*CONTRACT_CLASSES, "common"}
 
 
-def test_what_is_written_passes_its_own_tests(tmp_path, monkeypatch):
-    result = invoke("red_things", "--into", str(tmp_path))
-    assert (result.exit_code, result.stderr) == (0, "")
-    folder = tmp_path / "align-red-things"
-    assert f"pip install -e '{folder}[test]' && pytest {folder}" in result.stdout
-    code = "import sys, pytest; sys.path.insert(0, '.'); sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-W", "error"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+@pytest.fixture(scope="module")
+def scaffolds(tmp_path_factory):
+    """The folder of a scaffold for each contract."""
+    into = tmp_path_factory.mktemp("scaffolds")
+    for contract in CONTRACT_CLASSES:
+        result = invoke(contract, f"my_{contract}", "--into", str(into))
+        assert (result.exit_code, result.stderr) == (0, "")
+        folder = into / f"align-my-{contract}"
+        assert f"pip install -e '{folder}[test]' && pytest {folder}" in result.stdout
+    return {contract: into / f"align-my-{contract}" for contract in CONTRACT_CLASSES}
+
+
+def test_scaffold_of_every_contract_passes_its_own_tests(scaffolds):
+    folders = [str(folder) for folder in scaffolds.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *folders],
+        capture_output=True,
+        text=True,
+        cwd=scaffolds["reward"],
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
-    assert f"{2 * len(checks_of('reward')) + 1} passed" in done.stdout
+    ran = re.findall(r"^(?:PASSED|SKIPPED|XFAIL) .*$", done.stdout, re.M)
+    assert len(ran) >= sum(len(checks_of(contract)) for contract in CONTRACT_CLASSES) / 2
 
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert project["name"] == "align-red-things"
-    ((name, value),) = project["entry-points"]["align"].items()
-    monkeypatch.syspath_prepend(str(folder))
-    catalog = load_catalog([EntryPoint(name, value, "align")], builtins=False)
-    assert not catalog.broken and list(catalog.parts["reward"]) == ["red_things"]
-    assert catalog.parts["reward"]["red_things"].cls.__name__ == "RedThings"
+
+def test_scaffold_of_every_contract_is_found_by_its_entry_point(scaffolds, monkeypatch):
+    points = []
+    for folder in scaffolds.values():
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        assert project["name"] == folder.name
+        ((name, value),) = project["entry-points"]["align"].items()
+        points.append(EntryPoint(name, value, "align"))
+        monkeypatch.syspath_prepend(str(folder))
+    catalog = load_catalog(points, builtins=False)
+    assert not catalog.broken
+    for contract in CONTRACT_CLASSES:
+        assert list(catalog.parts[contract]) == [f"my_{contract}"]
+        entry = catalog.find(contract, f"my_{contract}")
+        assert entry.cls.__name__ == f"My{contract.capitalize()}"
+
+
+def test_scaffold_of_every_contract_is_formatted_and_typed_like_align(scaffolds):
+    ruff = [sys.executable, "-m", "ruff"]
+    folders = [str(folder) for folder in scaffolds.values()]
+    config = str(Path(__file__).parents[2] / "pyproject.toml")
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [*ruff, *command, "--config", config, "--no-cache", *folders],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "No module named ruff" in done.stderr:
+            pytest.skip("ruff is not installed")
+        assert done.returncode == 0, done.stdout
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "align-mine").mkdir()
-    result = invoke("mine", "--into", str(tmp_path))
+    result = invoke("reward", "mine", "--into", str(tmp_path))
     assert result.exit_code == 1
     assert result.stderr.startswith(f"'{tmp_path / 'align-mine'}' is there already; choose another")
     assert not list((tmp_path / "align-mine").iterdir())
     (tmp_path / "align-file").write_text("mine")
-    assert invoke("file", "--into", str(tmp_path)).exit_code == 1
+    assert invoke("reward", "file", "--into", str(tmp_path)).exit_code == 1
     assert (tmp_path / "align-file").read_text() == "mine"
-    result = invoke("mine", "--into", str(tmp_path / "away"))
+    result = invoke("reward", "mine", "--into", str(tmp_path / "away"))
     assert result.stderr == f"no folder '{tmp_path / 'away'}'; make it first\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("contract", "name", "message"),
     [
-        ("Red", "a reward's name is like 'brightness' or 'red_things', not 'Red'"),
-        ("red-things", "a reward's name is like 'brightness' or 'red_things', not 'red-things'"),
-        ("red__things", "a reward's name is like"),
-        ("red_", "a reward's name is like"),
-        ("../red", "a reward's name is like"),
-        ("1st", "a reward's name is like"),
-        ("psnr", "there is a reward 'psnr' already, of align-core "),
-        ("none", "the name 'none' is taken in Python or in align; choose another"),
-        ("reward_spec", "the name 'reward_spec' is taken in Python or in align; choose another"),
-        ("core", "there is a distribution 'align-core' already; choose another name"),
-        ("pocket", "there is a distribution 'align-pocket' already; choose another name"),
+        ("reward", "Red", "a reward's name is like 'brightness' or 'red_things', not 'Red'"),
+        ("reward", "red-things", "a reward's name is like 'brightness' or 'red_things', not"),
+        ("model", "red__things", "a model's name is like"),
+        ("reward", "red_", "a reward's name is like"),
+        ("reward", "../red", "a reward's name is like"),
+        ("reward", "1st", "a reward's name is like"),
+        ("reward", "psnr", "there is a reward 'psnr' already, of align-core "),
+        ("sampler", "mfm", "there is a sampler 'mfm' already, of align-core "),
+        ("reward", "none", "the name 'none' is taken in Python or in align; choose another"),
+        ("reward", "reward_spec", "the name 'reward_spec' is taken in Python or in align; choose"),
+        ("model", "flow_model", "the name 'flow_model' is taken in Python or in align; choose"),
+        ("reward", "core", "there is a distribution 'align-core' already; choose another name"),
+        ("metric", "pocket", "there is a distribution 'align-pocket' already; choose another name"),
     ],
 )
-def test_names_that_cannot_be(tmp_path, name, told):
-    result = invoke(name, "--into", str(tmp_path))
-    assert result.exit_code == 1 and result.stderr.startswith(told)
+def test_name_that_cannot_be_used_is_refused(tmp_path, contract, name, message):
+    result = invoke(contract, name, "--into", str(tmp_path))
+    assert result.exit_code == 1 and result.stderr.startswith(message)
     assert not list(tmp_path.iterdir())
