@@ -14,7 +14,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TRIED = ("align-core", "align-imagenet", "align-pocket")
-UNPUBLISHED = ("align-toy",)  # what `align new` writes, kept as an example
 CHECK = """
 import sys
 from pathlib import Path
@@ -31,11 +30,10 @@ print("align", align.__version__, "of", Path(align.__file__).parent)
 def distributions() -> dict[str, Path]:
     """Every distribution that is published, by name."""
     folders = [ROOT, *sorted(ROOT.glob("plugins/align-*"))]
-    projects = {
+    return {
         tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"]: folder
         for folder in folders
     }
-    return {name: folder for name, folder in projects.items() if name not in UNPUBLISHED}
 
 
 def call(*command: str | Path, cwd: Path = ROOT) -> None:

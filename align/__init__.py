@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from align.catalog.hookspecs import hookimpl
     from align.catalog.registry import Catalog, did_you_mean, load_catalog
     from align.core.draws import Draws, averaged, budget_option, drawn, draws_option
+    from align.core.dynamics import Dynamics, FlowEvaluation, GaussianStep, GuidedFlow, Transition
     from align.core.estimate import Estimate
     from align.core.estimator import ClosedForm, ValueEstimator
     from align.core.metric import Metric
@@ -74,6 +75,13 @@ _NAMES: Final = {
     "align.catalog.hookspecs": ("hookimpl",),
     "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
     "align.core.draws": ("Draws", "averaged", "budget_option", "drawn", "draws_option"),
+    "align.core.dynamics": (
+        "Dynamics",
+        "FlowEvaluation",
+        "GaussianStep",
+        "GuidedFlow",
+        "Transition",
+    ),
     "align.core.estimate": ("Estimate",),
     "align.core.estimator": ("ClosedForm", "ValueEstimator"),
     "align.core.metric": ("Metric",),
@@ -145,11 +153,15 @@ __all__ = [
     "DataSampler",
     "Domain",
     "Draws",
+    "Dynamics",
     "Estimate",
     "Export",
     "Findings",
+    "FlowEvaluation",
     "FlowMap",
     "FlowModel",
+    "GaussianStep",
+    "GuidedFlow",
     "HasReferenceImages",
     "HasReferenceImplementation",
     "HasWarnings",
@@ -176,6 +188,7 @@ __all__ = [
     "Study",
     "Term",
     "Trainable",
+    "Transition",
     "TrigonometricPath",
     "UsesRewardGradient",
     "ValueEstimator",
