@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from align.catalog.hookspecs import hookimpl
     from align.catalog.registry import Catalog, did_you_mean, load_catalog
+    from align.core.autoencoder import AutoencoderSpec
+    from align.core.dataset import Dataset, DatasetSpec
     from align.core.draws import Draws, averaged, budget_option, drawn, draws_option
     from align.core.dynamics import Dynamics, FlowEvaluation, GaussianStep, GuidedFlow, Transition
     from align.core.estimate import Estimate
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         NoModel,
         PosteriorMap,
     )
+    from align.core.network import NetworkSpec, Role, VelocityNetwork
     from align.core.option import (
         ConfigError,
         ConfigErrors,
@@ -74,6 +77,8 @@ if TYPE_CHECKING:
 _NAMES: Final = {
     "align.catalog.hookspecs": ("hookimpl",),
     "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
+    "align.core.autoencoder": ("AutoencoderSpec",),
+    "align.core.dataset": ("Dataset", "DatasetSpec"),
     "align.core.draws": ("Draws", "averaged", "budget_option", "drawn", "draws_option"),
     "align.core.dynamics": (
         "Dynamics",
@@ -107,6 +112,7 @@ _NAMES: Final = {
         "NoisyState",
         "PosteriorMap",
     ),
+    "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
     "align.core.option": (
         "ConfigError",
         "ConfigErrors",
@@ -143,6 +149,7 @@ _HOMES: Final = {name: module for module, names in _NAMES.items() for name in na
 __all__ = [
     "AlignError",
     "AlignmentMode",
+    "AutoencoderSpec",
     "Catalog",
     "ClassConditional",
     "ClosedForm",
@@ -151,6 +158,8 @@ __all__ = [
     "ConfigErrors",
     "ContractError",
     "DataSampler",
+    "Dataset",
+    "DatasetSpec",
     "Domain",
     "Draws",
     "Dynamics",
@@ -170,6 +179,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "Need",
+    "NetworkSpec",
     "NoModel",
     "NoisyState",
     "PartError",
@@ -184,6 +194,7 @@ __all__ = [
     "Reward",
     "RewardSpec",
     "RewardTerm",
+    "Role",
     "Streams",
     "Study",
     "Term",
@@ -192,6 +203,7 @@ __all__ = [
     "TrigonometricPath",
     "UsesRewardGradient",
     "ValueEstimator",
+    "VelocityNetwork",
     "WeightedReward",
     "__version__",
     "above",

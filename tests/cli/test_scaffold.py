@@ -20,7 +20,8 @@ RUN = """\
 import sys, pytest
 sys.path[:0] = sys.argv[1:]
 tests = [f"{folder}/tests" for folder in sys.argv[1:]]
-options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib", "-rA"]
+options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-W", "error"]
+options += ["-W", "ignore:.torch.jit.script. is deprecated:DeprecationWarning"]
 sys.exit(pytest.main([*options, "--rootdir", "..", *tests]))
 """
 
