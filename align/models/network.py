@@ -50,6 +50,11 @@ class Network(ModelSpec):
                 "'net' needs either 'autoencoder', the file of an autoencoder's weights for a flow"
                 " of pictures, or 'shape', that of one state for a flow of vectors"
             )
+        if self.net is not None and self.net.domain not in (None, self.domain):
+            raise ValueError(
+                f"'net' is a '{self.net.kind}', which is for {self.net.domain}s, and with"
+                f" '{'autoencoder' if self.autoencoder else 'shape'}' the flow is of {self.domain}s"
+            )
         if self.shape and (len(self.shape) > 1 or self.shape[0] < 1):
             raise ValueError("'shape' must be one number, the entries of a vector")
 

@@ -8,9 +8,11 @@ from typing import Any, Final, final
 import attrs
 
 from align.catalog.registry import Catalog
+from align.core.dataset import DatasetSpec
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
+from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
 from align.errors import AlignError
 from align.recipe.schema import Arm, Recipe
@@ -174,6 +176,20 @@ def _domains(ask: _Question) -> Iterator[ConfigError]:
         if metric.domain not in (None, model.domain):
             text = f"'{metric.kind}' measures {metric.domain}s, but model '{model.kind}' makes"
             yield _at(ask, ("metric", index), f"{text} {model.domain}s")
+    for contract, option, part in _trained_on(ask.arm):
+        if part.domain not in (None, model.domain):
+            text = f"{contract} '{part.kind}' of mode.{option} is for {part.domain}s, but model"
+            text += f" '{model.kind}' makes {model.domain}s"
+            own = ask.changed & {"mode", "model"}
+            yield ask.fault(text, "mode", "model") if own else ConfigError(("mode", option), text)
+
+
+def _trained_on(arm: Arm) -> Iterator[tuple[str, str, NetworkSpec | DatasetSpec]]:
+    """Networks and data sets among the mode's own options, with their contracts and names."""
+    for field in attrs.fields(type(arm.mode)):
+        part = getattr(arm.mode, field.name)
+        if isinstance(part, NetworkSpec | DatasetSpec):
+            yield "network" if isinstance(part, NetworkSpec) else "dataset", field.name, part
 
 
 def _statistics(ask: _Question) -> Iterator[ConfigError]:

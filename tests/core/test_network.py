@@ -1,10 +1,11 @@
-"""Steps up the ladder are exact copies."""
+"""Networks by their options; steps up the ladder of roles are exact copies."""
 
 import pytest
 import torch
 
-from align.core.network import LADDER, grown
+from align.core.network import LADDER, grown, make_network
 from align.core.streams import Streams
+from align.errors import PartError
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
 
@@ -123,3 +124,30 @@ def test_growing_depends_on_the_streams_alone():
     assert all(torch.equal(first[key], second[key]) for key in first)
     other = Streams(1, ()).initialise(lambda: grown(flow, "meta_flow_map")).state_dict()
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_networks_for_states_of_another_kind_are_refused():
+    assert isinstance(make_network(MLPConfig(), (2,), 0, "meta_flow_map"), MLP)
+    assert isinstance(make_network(DiTConfig(), (4, 4, 4), 0, "flow"), DiT)
+    with pytest.raises(PartError) as caught:
+        make_network(DiTConfig(), (2,), 0, "flow")
+    assert str(caught.value) == (
+        "net: 'dit' is a network of images, but the model's states have the shape (2,);"
+        " use another kind of network"
+    )
+    with pytest.raises(PartError, match="'mlp' is a network of vectors"):
+        make_network(MLPConfig(), (4, 4, 4), 0, "flow")
+    with pytest.raises(PartError, match="states of 4 x 6 cannot be cut into squares of 4"):
+        make_network(DiTConfig(patch=4), (4, 4, 6), 0, "flow")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 30, "heads": 3}, "'width' must be a multiple of 4, got 30"),
+        ({"width": 32, "heads": 3}, "'heads' must divide 'width', 32"),
+    ],
+)
+def test_sizes_of_a_transformer_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DiTConfig(**options)

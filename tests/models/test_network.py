@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.model import Condition, FlowMap, NoisyState, PosteriorMap
+from align.core.model import FlowMap, NoisyState, PosteriorMap
 from align.core.network import make_network
 from align.core.problem import Problem
 from align.engine.guard import GuardedModel
@@ -269,11 +269,11 @@ def test_what_a_network_refuses(tmp_path):
         with pytest.raises(ValueError, match="'net' needs either 'autoencoder', the file"):
             Network(net=SMALL, **both)
     with pytest.raises(ValueError, match="'shape' must be one number"):
-        Network(net=SMALL, shape=(4, 8, 8))
-    with pytest.raises(
-        PartError, match=r"net: 'dit' is a network of images, but the model's .* \(2,\)"
-    ):
-        Network(net=SMALL, shape=(2,)).build(CPU)
+        Network(net=MLPConfig(), shape=(4, 8, 8))
+    with pytest.raises(ValueError, match="'dit', which is for images, and with 'shape' the flow"):
+        Network(net=SMALL, shape=(2,))
+    with pytest.raises(ValueError, match="'mlp', which is for vectors, and with 'autoencoder'"):
+        Network(net=MLPConfig(), autoencoder="a.safetensors")
     with pytest.raises(PartError, match="no file"):
         Network(weights=str(tmp_path / "none.safetensors")).build(CPU)
     path = tmp_path / "outer.safetensors"
@@ -294,7 +294,10 @@ def test_only_networks_can_be_trained():
         network_of(Problem(other))
 
 
-def test_kinds_of_nets():
-    assert isinstance(make_network(MLPConfig(), (2,), 0, "meta_flow_map"), MLP)
-    assert isinstance(make_network(SMALL, (4, 4, 4), 0, "flow"), DiT)
-    assert isinstance(_vectors().encode(["dog"]), Condition)
+def test_an_untrained_flow_of_vectors_needs_no_autoencoder():
+    spec = Network(net=MLPConfig(width=16), shape=(2,), classes=("a", "b"))
+    assert (spec.domain, spec.provides) == ("vector", frozenset())
+    model = spec.build(CPU)
+    assert (model.shape, model.classes, model.autoencoder) == ((2,), ("a", "b"), None)
+    assert isinstance(model.flow, MLP)
+    assert model.decode(torch.ones(3, 2)).shape == (3, 2)

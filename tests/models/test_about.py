@@ -1,0 +1,84 @@
+"""What a weights file says of its networks, and what is said where it cannot be followed."""
+
+import json
+
+import attrs
+import pytest
+import torch
+
+from align.catalog.registry import load_catalog
+from align.core.streams import Streams
+from align.errors import PartError
+from align.models.about import about_of, modules_of
+from align.models.network import load
+from align.models.network_model import NetworkModel
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.networks.mlp import MLP, MLPConfig
+from align.training import weights
+
+CPU = torch.device("cpu")
+
+
+def model(**parts):
+    """A model of vectors with a flow."""
+    flow = Streams(0, ()).initialise(lambda: MLP(MLPConfig(width=8), (2,), 0, "flow"))
+    return NetworkModel(**{"shape": (2,), "domain": "vector", "flow": flow} | parts)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes the model with some of what its file says replaced."""
+
+    def write(change):
+        path, about = tmp_path / "m.safetensors", json.loads(json.dumps(about_of(model())))
+        change(about)
+        weights.write(path, modules_of(model()), about, torch.float32)
+        return path
+
+    return write
+
+
+def test_built_in_networks_are_named_by_kind_alone():
+    assert about_of(model())["nets"] == {
+        "flow": {"width": 8, "depth": 3, "kind": "mlp", "role": "flow"}
+    }
+
+
+def test_a_network_that_is_no_velocity_network_cannot_be_described():
+    with pytest.raises(PartError, match="its flow is a Linear, which no weights file can describe"):
+        about_of(model(flow=torch.nn.Linear(2, 2)))
+
+
+def test_an_unknown_kind_is_one_line(written):
+    path = written(lambda about: about["nets"]["flow"].update(kind="spiral"))
+    with pytest.raises(PartError) as caught:
+        load(path, CPU)
+    assert str(caught.value) == (
+        f"weights: '{path}' needs network 'spiral', which no installed plugin brings;"
+        " install the one that does"
+    )
+
+
+def test_options_of_another_version_are_one_line(written):
+    path = written(lambda about: about["nets"]["flow"].update(depths=3))
+    with pytest.raises(PartError) as caught:
+        load(path, CPU)
+    version = load_catalog([]).find("network", "mlp").origin
+    text = f"weights: '{path}' holds network 'mlp' of another version than {version}: "
+    assert str(caught.value).startswith(text)
+    assert "depths" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_whose_autoencoder_names_no_kind_has_the_first_one(tmp_path):
+    config, path = AutoencoderConfig(width=8, levels=1, latents=4), tmp_path / "m.safetensors"
+    outer = Streams(0, ()).initialise(lambda: Autoencoder(config)).requires_grad_(False)
+    whole = NetworkModel(shape=(4, 4, 4), autoencoder=outer)
+    about = about_of(whole)
+    assert about["autoencoder"] == attrs.asdict(config) | {"kind": "upsample"}
+    del about["autoencoder"]["kind"]
+    weights.write(path, modules_of(whole), about, torch.float32)
+    again = load(path, CPU).autoencoder
+    assert again.config == config
+    pictures = Streams(0, (0,)).uniform((3, 8, 8)).float()
+    assert torch.equal(again.encode(pictures), outer.encode(pictures))

@@ -1,0 +1,192 @@
+"""A network and a data set of another distribution: trained, exported, opened again, steered."""
+
+import importlib.util
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import align
+from align.catalog.registry import load_catalog
+from align.core.network import VelocityNetwork
+from align.errors import PartError, RecipeError
+from align.models.network import Network, load
+from align.testing import conformance
+from align.training import weights
+
+OUTSIDER = Path(__file__).parent / "outsider.py"
+CPU = torch.device("cpu")
+PRETRAIN = """
+[run]
+device = "cpu"
+
+[model]
+kind = "network"
+net = { kind = "shallow", units = [8, 4] }
+shape = [2]
+classes = ["Upper", "lower"]
+
+[mode]
+kind = "pretrain"
+data = { kind = "two_moons", count = 20 }
+steps = 3
+optimisation = { batch = 8, warmup = 1 }
+"""
+DISTILL = """
+[run]
+device = "cpu"
+
+[model]
+kind = "network"
+weights = "runs/flow/model.safetensors"
+
+[mode]
+kind = "distill"
+data = { kind = "two_moons", count = 20 }
+steps = 3
+optimisation = { batch = 8, warmup = 1 }
+"""
+STEER = """
+[run]
+device = "cpu"
+samples = 4
+unsteered = 0
+
+[model]
+kind = "network"
+weights = "runs/map/model.safetensors"
+prompt = "upper"
+
+[sampler]
+kind = "mfm"
+
+[estimator]
+kind = "gradient"
+draws = 2
+
+[[reward]]
+kind = "likelihood"
+matrix = [[1.0, 0.0]]
+observed = [1.0]
+std = 0.5
+
+[mode]
+kind = "steer"
+steps = 3
+"""
+
+
+def module():
+    """The outsider's module, without its distribution."""
+    spec = importlib.util.spec_from_file_location("outsider_of_tests", OUTSIDER)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+OUTER = module()
+test_network = conformance("network", OUTER.Shallow)
+test_network_of_latents = conformance("network", OUTER.Shallow, on=lambda: (2, 4, 4))
+test_dataset = conformance("dataset", OUTER.TwoMoons)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder in which the outsider's distribution is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(OUTSIDER, folder / "align_shallow.py")
+    info = folder / "align_shallow-0.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: align-shallow\nVersion: 0.3\n")
+    (info / "entry_points.txt").write_text("[align]\nshallow = align_shallow\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(site, tmp_path_factory):
+    """A folder with the runs of the three recipes, made where the distribution is installed."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        patch.chdir(folder)
+        for name, recipe in (("flow", PRETRAIN), ("map", DISTILL), ("steered", STEER)):
+            Path(f"{name}.toml").write_text(recipe)
+            align.run(f"{name}.toml", progress=False)
+    return folder / "runs"
+
+
+def test_training_of_an_outsider_s_network_ends_in_weights_that_name_it(runs):
+    about = weights.about(runs / "map/model.safetensors")
+    assert about["nets"]["posterior"] == {
+        "units": [8, 4],
+        "kind": "shallow",
+        "plugin": "align-shallow 0.3",
+        "role": "meta_flow_map",
+    }
+    assert about["classes"] == ["Upper", "lower"]
+
+
+def test_weights_open_again_where_the_plugin_is_installed(runs, site, monkeypatch):
+    monkeypatch.syspath_prepend(str(site))
+    path = runs / "map/model.safetensors"
+    spec = Network(weights=str(path), prompt="upper")
+    assert spec.domain == "vector"
+    model = spec.build(CPU)
+    assert isinstance(model.posterior, VelocityNetwork)
+    assert model.posterior.config.units == (8, 4)
+    assert model.posterior.role == "meta_flow_map"
+    flow = load(runs / "flow/model.safetensors", CPU).flow
+    assert all(torch.equal(flow.state_dict()[k], v) for k, v in model.flow.state_dict().items())
+
+
+def test_an_outsider_s_map_is_steered(runs):
+    lines = (runs / "steered/metrics.jsonl").read_text().splitlines()
+    rewards = [step["reward"] for step in map(json.loads, lines) if "reward" in step]
+    assert len(rewards) == 3
+    assert all(map(math.isfinite, rewards))
+
+
+def test_weights_without_their_plugin_say_what_to_install(runs):
+    path = runs / "map/model.safetensors"
+    for use in (Network(weights=str(path)).build, lambda device: load(path, device)):
+        with pytest.raises(PartError) as caught:
+            use(CPU)
+        assert str(caught.value) == (
+            f"weights: '{path}' needs network 'shallow' of align-shallow 0.3,"
+            " which is not installed; pip install align-shallow"
+        )
+
+
+def test_weights_with_a_broken_plugin_say_why_it_is_broken(runs, site, tmp_path, monkeypatch):
+    shutil.copytree(site, tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "align_shallow", raising=False)
+    (tmp_path / "site/align_shallow.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(PartError) as caught:
+        load(runs / "map/model.safetensors", CPU)
+    text = str(caught.value)
+    assert "plugin 'shallow' (align-shallow 0.3) did not load: ModuleNotFoundError" in text
+    assert "\n" not in text
+
+
+def test_weights_are_found_in_a_catalog_that_is_handed_down(runs):
+    path = runs / "flow/model.safetensors"
+    empty = load_catalog([], builtins=False)
+    with pytest.raises(PartError, match="needs network 'shallow'"):
+        load(path, CPU, catalog=empty)
+
+
+def test_recipes_without_the_plugin_are_refused_at_its_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.toml").write_text(PRETRAIN)
+    with pytest.raises(RecipeError) as caught:
+        align.run("r.toml", progress=False)
+    assert str(caught.value).splitlines() == [
+        "r.toml:7: model.net.kind: no network named 'shallow'; known are 'dit', 'mlp'",
+        "r.toml:13: mode.data.kind: no dataset named 'two_moons'; known are 'pictures'",
+    ]
