@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from align.catalog.registry import Catalog, did_you_mean, load_catalog
     from align.core.autoencoder import AutoencoderSpec
     from align.core.dataset import Dataset, DatasetSpec
-    from align.core.draws import Draws, averaged, budget_option, drawn, draws_option
+    from align.core.draws import Draws, budget_option, draws_option, make_draws, weighted_mean
     from align.core.dynamics import Dynamics, FlowEvaluation, GaussianStep, GuidedFlow, Transition
     from align.core.estimate import Estimate
     from align.core.estimator import ClosedForm, ValueEstimator
@@ -79,7 +79,7 @@ _NAMES: Final = {
     "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
     "align.core.autoencoder": ("AutoencoderSpec",),
     "align.core.dataset": ("Dataset", "DatasetSpec"),
-    "align.core.draws": ("Draws", "averaged", "budget_option", "drawn", "draws_option"),
+    "align.core.draws": ("Draws", "weighted_mean", "budget_option", "make_draws", "draws_option"),
     "align.core.dynamics": (
         "Dynamics",
         "FlowEvaluation",
@@ -208,15 +208,14 @@ __all__ = [
     "__version__",
     "above",
     "at_least",
-    "averaged",
     "between",
     "budget_option",
     "did_you_mean",
-    "drawn",
     "draws_option",
     "expand",
     "hookimpl",
     "load_catalog",
+    "make_draws",
     "match_class",
     "option",
     "part_table",
@@ -225,6 +224,7 @@ __all__ = [
     "rising_to",
     "run",
     "sample",
+    "weighted_mean",
 ]
 
 

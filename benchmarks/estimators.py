@@ -20,7 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Draws, drawn
+from align.core.draws import Draws, make_draws
 from align.core.dynamics import norms
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -34,7 +34,7 @@ from align.dynamics.sde import SDE
 from align.estimators.blend import Blend
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
-from align.estimators.stein import Stein, regressed
+from align.estimators.stein import Stein, regression_shift
 from align.models.mixture import GaussianMixture, Mixture
 from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
@@ -214,13 +214,13 @@ def numbers_of_draws(options: argparse.Namespace) -> Table:
             world, law = WORLDS[name](), options.law
             where = States.of(world, t, law, options.states, options.repeats, ExactPosterior())
             noisy, model = where.noisy, world[0]
-            many = drawn(
+            many = make_draws(
                 where.problem, noisy, draws=64, budget=64, gradient=False, streams=where.streams
             )
             denoiser = model.denoiser(noisy)
             for rule in (*fixed, *rules):
                 some = _first(many, rule) if isinstance(rule, int) else grown(many, *rule)
-                off = regressed(some, denoiser) - where.shift
+                off = regression_shift(some, denoiser) - where.shift
                 error[rule] += float(off.square().sum(1).mean())
                 if not isinstance(rule, int):
                     spent[rule] += float(some.counts.double().mean()) / len(TIMES)

@@ -303,7 +303,7 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
         inner = [one for one in members(field.type) or [field.type] if attrs.has(one)]
         kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]
         tp = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
-        tp = f"the kind of a part of contract {contract}, or its table" if contract else tp
+        tp = f"{contract}: a kind, or a table" if contract else tp
         rows.append((name + of, tp, default_text(field), field.metadata.get("help", "")))
         for one in [] if contract else inner:
             rows += _options(one, f"{name}.", f" ({tag_of(one)})" if len(inner) > 1 else "")

@@ -105,10 +105,10 @@ class Draws:
 
     def mean(self, weights: Tensor) -> Tensor:
         """Σ_n weights_n x1_n, (B, *S), of weights (N, B)."""
-        return averaged(self.x1, weights)
+        return weighted_mean(self.x1, weights)
 
 
-def averaged(terms: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(terms: Tensor, weights: Tensor) -> Tensor:
     """Σ_n w_n f_n, (B, *S), of terms f (N, B, *S) and weights w (N, B)."""
     return (expand(weights.to(terms), terms) * terms).sum(0)
 
@@ -119,12 +119,12 @@ def variance(terms: Tensor, weights: Tensor) -> Tensor:
     The weights (N, B) sum to 1. With equal ones this is the sample variance. With one draw, or one
     that has all the weight, it is 0.
     """
-    apart = (terms - averaged(terms, weights)).flatten(2).square().sum(2).to(weights)
+    apart = (terms - weighted_mean(terms, weights)).flatten(2).square().sum(2).to(weights)
     left = (1 - weights.square().sum(0)).clamp(min=torch.finfo(weights.dtype).tiny)
     return (weights * apart).sum(0) / left
 
 
-def drawn(
+def make_draws(
     problem: Problem,
     noisy: NoisyState,
     *,

@@ -8,7 +8,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option, variance
+from align.core.draws import (
+    Count,
+    Draws,
+    budget_option,
+    draws_option,
+    make_draws,
+    variance,
+    weighted_mean,
+)
 from align.core.estimate import Estimate
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -17,7 +25,7 @@ from align.core.path import Path, expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.gradient import gradient_of, shift_of_gradient
-from align.estimators.stein import denoiser_of, regressed
+from align.estimators.stein import denoiser_of, regression_shift
 
 Rule: TypeAlias = Literal["both", "variance", "time"]
 
@@ -36,7 +44,7 @@ def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
     tiny = torch.finfo(clean.dtype).tiny
     odds = clean.clamp(min=tiny).log() - steep.clamp(min=tiny).log()
     # Draws of a posterior that is a point differ by rounding alone.
-    size = averaged(draws.x1.square(), draws.equal).flatten(1).sum(1)
+    size = weighted_mean(draws.x1.square(), draws.equal).flatten(1).sum(1)
     rounding = (16 * torch.finfo(draws.x1.dtype).eps) ** 2 * size
     return torch.where(clean > rounding, odds, torch.nan)
 
@@ -81,12 +89,12 @@ class Blend(ValueEstimator):
 
         And a network call, which steering then saves.
         """
-        draws = drawn(
+        draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
         )
         path, denoiser = problem.model.path, denoiser_of(problem, noisy, draws)
         steep = shift_of_gradient(path, gradient_of(draws), noisy.t)
-        weighted = regressed(draws, denoiser)
+        weighted = regression_shift(draws, denoiser)
         share = expand(self._share(path, draws, noisy.t).to(steep), steep)
         found = draws.estimate(share * steep + (1 - share) * weighted)
         return attrs.evolve(found, denoiser=denoiser)

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Count, Draws, averaged, budget_option, drawn, draws_option
+from align.core.draws import Count, Draws, budget_option, draws_option, make_draws, weighted_mean
 from align.core.estimate import Estimate
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -30,7 +30,7 @@ def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
 def gradient_of(draws: Draws) -> Tensor:
     """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), of draws that were made with their gradients."""
     assert draws.reward_grads is not None
-    return averaged(draws.reward_grads, draws.weights)
+    return weighted_mean(draws.reward_grads, draws.weights)
 
 
 @final
@@ -56,7 +56,7 @@ class Gradient(ValueEstimator):
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws, N rewards and the way back through both."""
-        draws = drawn(
+        draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
         )
         return draws.estimate(shift_of_gradient(problem.model.path, gradient_of(draws), noisy.t))

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import attrs
 import torch
 
-from align.core.draws import Count, budget_option, drawn, draws_option
+from align.core.draws import Count, budget_option, draws_option, make_draws
 from align.core.estimate import Estimate
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -50,7 +50,7 @@ class Search(ValueEstimator):
 
         Steering then saves that call.
         """
-        draws = drawn(
+        draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
         )
         denoiser = denoiser_of(problem, noisy, draws)

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Count, Draws, budget_option, drawn, draws_option, variance
+from align.core.draws import Count, Draws, budget_option, draws_option, make_draws, variance
 from align.core.estimate import Estimate
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -29,19 +29,19 @@ def denoiser_of(problem: Problem, noisy: NoisyState, draws: Draws) -> Tensor:
     return problem.model.path.denoiser_from_velocity(velocity, noisy.x, noisy.t)
 
 
-def centred(draws: Draws) -> Tensor:
+def centred_shift(draws: Draws) -> Tensor:
     """Σ_n w_n x1_n less the mean of the draws, (B, *S)."""
     # One sum of differences: no cancellation, and exactly zero when all weights are equal.
     return draws.mean(draws.weights - draws.equal)
 
 
-def unshrunk(shift: Tensor, draws: Draws) -> Tensor:
-    """N/(N − 1) times a `centred` shift (B, *S): unbiased to first order in the reward."""
+def unbiased_shift(shift: Tensor, draws: Draws) -> Tensor:
+    """N/(N − 1) times a `centred_shift` shift (B, *S): unbiased to first order in the reward."""
     factor = draws.counts / (draws.counts - 1).clamp(min=1)
     return expand(factor.to(shift), shift) * shift
 
 
-def regressed(draws: Draws, denoiser: Tensor) -> Tensor:
+def regression_shift(draws: Draws, denoiser: Tensor) -> Tensor:
     """N/(N − 1) (Σ_n w_n x1_n − mean) + (1 − c) (mean − D), with D = `denoiser`; all (B, *S).
 
     The mean of the draws is a control variate, as D is what it should be. Its best coefficient
@@ -53,7 +53,7 @@ def regressed(draws: Draws, denoiser: Tensor) -> Tensor:
     ratio = variance(draws.x1, draws.weights) / torch.where(some, plain, 1)
     rest = 1 - torch.where(some, ratio, 1).clamp(max=1)
     offset = draws.mean(draws.equal) - denoiser
-    return unshrunk(centred(draws), draws) + expand(rest.to(offset), offset) * offset
+    return unbiased_shift(centred_shift(draws), draws) + expand(rest.to(offset), offset) * offset
 
 
 @final
@@ -91,15 +91,17 @@ class Stein(ValueEstimator):
 
         "velocity" and "regression" cost a network call, which steering then saves.
         """
-        draws = drawn(
+        draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
         )
         if self.centring in ("mean", "unbiased"):
-            shift = centred(draws)
-            return draws.estimate(shift if self.centring == "mean" else unshrunk(shift, draws))
+            shift = centred_shift(draws)
+            return draws.estimate(
+                shift if self.centring == "mean" else unbiased_shift(shift, draws)
+            )
         denoiser = denoiser_of(problem, noisy, draws)
         shift = (
-            regressed(draws, denoiser)
+            regression_shift(draws, denoiser)
             if self.centring == "regression"
             else draws.mean(draws.weights) - denoiser
         )

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.draws import Draws, averaged, drawn
+from align.core.draws import Draws, make_draws, weighted_mean
 from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
@@ -76,7 +76,9 @@ class FixedPoints:
         def draws(sampler: MetaFlowMap | ExactPosterior, purpose: str, gradient: bool) -> Draws:
             problem = Problem(model, reward, sampler, None, noisy.cond, chunk=PIECE)
             own = streams.fold_in(purpose)
-            return drawn(problem, noisy, draws=self.draws, budget=4, gradient=gradient, streams=own)
+            return make_draws(
+                problem, noisy, draws=self.draws, budget=4, gradient=gradient, streams=own
+            )
 
         problem = Problem(model, reward, cond=noisy.cond)
         shift = Exact().estimate(problem, noisy, streams=streams).shift
@@ -112,7 +114,7 @@ class FixedPoints:
 
 def ratio(terms: Tensor, draws: Draws) -> tuple[float, float]:
     """Σ w f of terms f (N, 1, 1) with its standard error, by the delta method."""
-    mean = averaged(terms, draws.weights)
+    mean = weighted_mean(terms, draws.weights)
     apart = draws.weights[..., None] * (terms - mean)
     return float(mean), float(apart.square().sum().sqrt())
 
@@ -136,7 +138,7 @@ def identities(rows: int = 64) -> Table:
     x = model.path.interpolate(streams.fold_in("noise").normal((1,)), x1, t)
     noisy = NoisyState(x, t, model.encode([""] * rows))
     problem = Problem(model, reward, MetaFlowMap(), None, noisy.cond)
-    draws = drawn(problem, noisy, draws=1, budget=4, gradient=True, streams=streams)
+    draws = make_draws(problem, noisy, draws=1, budget=4, gradient=True, streams=streams)
     assert draws.reward_grads is not None
     score, pull = draws.rewards[0][:, None], draws.reward_grads[0]
     base, half = model.velocity(x, t, noisy.cond), expand(model.path.half_variance(t), x)
@@ -159,7 +161,9 @@ def identities(rows: int = 64) -> Table:
     four = MetaFlowMap().sample(model, NoisyState(leaf, t, noisy.cond), draws=4, streams=streams)
     value = torch.logsumexp(problem.reward_of(four, noisy.cond), 0) - math.log(4)
     (whole,) = torch.autograd.grad(value.sum(), leaf)
-    parts = gradient_of(drawn(problem, noisy, draws=4, budget=4, gradient=True, streams=streams))
+    parts = gradient_of(
+        make_draws(problem, noisy, draws=4, budget=4, gradient=True, streams=streams)
+    )
     found = (
         ("loss = regression weighted by e^r", relative(fine(0.0), weighted), 1e-16),
         (

@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.draws import Draws, averaged, drawn, variance
+from align.core.draws import Draws, make_draws, variance, weighted_mean
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
@@ -45,7 +45,9 @@ def states(world, rows, t=0.5, sampler=None, chunk=1 << 20):
 
 
 def make(problem, noisy, streams, draws=5, budget=32, gradient=True):
-    return drawn(problem, noisy, draws=draws, budget=budget, gradient=gradient, streams=streams)
+    return make_draws(
+        problem, noisy, draws=draws, budget=budget, gradient=gradient, streams=streams
+    )
 
 
 def same(one, other):
@@ -240,7 +242,7 @@ def test_variance():
     terms = streams.normal((2, 3), draws=6)
     equal = torch.full((6, 4), 1 / 6).double()
     assert torch.allclose(variance(terms, equal), terms.var(0).flatten(1).sum(1))
-    assert torch.allclose(averaged(terms, equal), terms.mean(0))
+    assert torch.allclose(weighted_mean(terms, equal), terms.mean(0))
     # Two draws of weight ½ are two draws, whatever else has weight 0.
     two = torch.zeros(6, 4).double()
     two[1] = two[4] = 0.5

@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.draws import drawn
+from align.core.draws import make_draws
 from align.core.model import NoisyState
 from align.core.path import LinearPath, TrigonometricPath
 from align.core.problem import Problem
@@ -42,7 +42,7 @@ def test_the_weights_are_the_rule_s(kind, t):
     problem, noisy, streams = states(line(kind), 10, t)
     path = problem.model.path
     a, b = float(path.alpha(noisy.t)[0]), float(path.beta(noisy.t)[0])
-    found = drawn(problem, noisy, draws=5, budget=32, gradient=True, streams=streams)
+    found = make_draws(problem, noisy, draws=5, budget=32, gradient=True, streams=streams)
     steep = Gradient(draws=5).estimate(problem, noisy, streams=streams).shift
     mean = Stein(draws=5, centring="regression").estimate(problem, noisy, streams=streams).shift
     by_variance = found.x1.var(0) / (a * a / b * found.reward_grads).var(0)
@@ -58,7 +58,7 @@ def test_the_weights_are_the_rule_s(kind, t):
 
 def test_variances_are_summed_over_the_elements():
     problem, noisy, streams = states(plane(), 6, 0.6)
-    found = drawn(problem, noisy, draws=7, budget=32, gradient=True, streams=streams)
+    found = make_draws(problem, noisy, draws=7, budget=32, gradient=True, streams=streams)
     odds = odds_by_variance(problem.model.path, found, noisy.t)
     scale = 0.4**2 / 0.6
     wanted = found.x1.var(0).sum(1) / (scale * found.reward_grads).var(0).sum(1)

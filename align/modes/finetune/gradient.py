@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import averaged
+from align.core.draws import weighted_mean
 from align.core.option import at_least, between, option
 from align.core.path import expand
 from align.core.streams import Streams
@@ -79,7 +79,7 @@ class TiltGradient(FineTuning):
             half = torch.full_like(half, RELEASED)
         reward_grads = draws.reward_grads
         if self.plug_in:
-            reward_grads = averaged(reward_grads, draws.weights)[None]
+            reward_grads = weighted_mean(reward_grads, draws.weights)[None]
         targets = tilt.base(noisy) + expand(half, noisy.x) * reward_grads
         share = 1 / (1 + half.square())
         losses, _, said = regressed(tilt, noisy, draws, targets, share, weighs=self.weighs)

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import Draws, drawn
+from align.core.draws import Draws, make_draws
 from align.core.model import Condition, FlowModel, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -46,7 +46,7 @@ class TiltedTarget:
     def draws(self, noisy: NoisyState, count: int, gradient: bool, rows: Streams) -> Draws:
         """Posterior draws at noisy states with their rewards, in full precision."""
         with torch.autocast(noisy.x.device.type, enabled=False):
-            return drawn(
+            return make_draws(
                 self.problem, noisy, draws=count, budget=4, gradient=gradient, streams=rows
             )
 

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.draws import drawn
+from align.core.draws import make_draws
 from align.core.mode import AlignmentMode, Info, Need
 from align.core.model import NoisyState
 from align.core.option import at_least, option
@@ -122,7 +122,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
             self.draws,
             state.noisy,
         )
-        make = partial(drawn, asked, noisy[place], draws=most, budget=most, gradient=False)
+        make = partial(make_draws, asked, noisy[place], draws=most, budget=most, gradient=False)
         found, calls = setting.counted(model, lambda: make(streams=own))
         r = pearson(value(found.rewards), value(state.rewards[place]))
         each = calls / found.rewards.numel()
