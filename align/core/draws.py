@@ -1,7 +1,7 @@
 """Posterior draws with their rewards: made once, in chunks, for every estimator.
 
-How many rows are in memory at once is decided here, from `Problem.chunk`, and changes no result
-beyond float rounding: draw n of sample i is the same in any chunk.
+`Problem.chunk` bounds the rows that are in memory at once. It changes results by float rounding
+alone: draw n of sample i is the same in any chunk.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def budget_option() -> Any:
 @final
 @attrs.frozen(eq=False)
 class Draws:
-    """N draws of x1 at each of B states, with what the reward says of them.
+    """N draws of x1 at each of B states, with their rewards.
 
     Where a state has fewer than N draws, the missing ones have reward −∞, and so weight 0.
 
     Attributes:
         x1: the draws, (N, B, *S), without a graph.
         rewards: r(x1), (N, B).
-        pulls: ∂r(x1)/∂x through the sampler, (N, B, *S); None where no gradient was asked for.
+        reward_grads: ∂r(x1)/∂x through the sampler, (N, B, *S); None if they were not computed.
         counts: number of draws at each state, (B,).
-        point: whether the one draw is the denoiser.
+        point: whether there is one draw at each state, the denoiser.
     """
 
     x1: Tensor
@@ -84,21 +84,21 @@ class Draws:
         return 1 / self.weights.square().sum(0)
 
     def estimate(self, shift: Tensor) -> Estimate:
-        """The estimate with this shift; its value is V̂ = log (1/N) Σ e^r.
+        """The estimate with this shift (B, *S); its value is V̂ = log (1/N) Σ e^r.
 
         e^V̂ is unbiased; V̂ itself is too low by about half its squared error. The standard error
         is that of a logarithm of a mean, √((N / ess − 1) / (N − 1)).
         """
         counts, ess = self.counts.to(self.rewards), self.ess
         spread = ((counts / ess - 1).clamp(min=0) / (counts - 1).clamp(min=1)).sqrt()
-        alone = torch.full_like(spread, 0.0 if self.point else torch.inf)
-        there = self.rewards.isfinite()
+        single = torch.full_like(spread, 0.0 if self.point else torch.inf)
+        present = self.rewards.isfinite()
         return Estimate(
             value=torch.logsumexp(self.rewards, 0) - counts.log(),
-            error=torch.where(self.counts > 1, spread, alone),
+            error=torch.where(self.counts > 1, spread, single),
             shift=shift,
             ess=ess,
-            reward=torch.where(there, self.rewards, 0).sum(0) / counts,
+            reward=torch.where(present, self.rewards, 0).sum(0) / counts,
             draws=self.counts,
             denoiser=self.x1[0] if self.point else None,
         )
@@ -116,12 +116,13 @@ def weighted_mean(terms: Tensor, weights: Tensor) -> Tensor:
 def variance(terms: Tensor, weights: Tensor) -> Tensor:
     """Σ_n w_n ‖f_n − Σ_m w_m f_m‖² / (1 − Σ_n w_n²), (B,): summed over the elements of a term.
 
-    The weights (N, B) sum to 1. With equal ones this is the sample variance. With one draw, or one
-    that has all the weight, it is 0.
+    The weights (N, B) sum to 1. Equal weights give the sample variance. Where one draw has all the
+    weight, the variance is 0.
     """
-    apart = (terms - weighted_mean(terms, weights)).flatten(2).square().sum(2).to(weights)
-    left = (1 - weights.square().sum(0)).clamp(min=torch.finfo(weights.dtype).tiny)
-    return (weights * apart).sum(0) / left
+    differences = terms - weighted_mean(terms, weights)
+    squares = differences.flatten(2).square().sum(2).to(weights)
+    degrees = (1 - weights.square().sum(0)).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (weights * squares).sum(0) / degrees
 
 
 def make_draws(
@@ -133,35 +134,44 @@ def make_draws(
     gradient: bool,
     streams: Streams,
 ) -> Draws:
-    """Draws at the states of `noisy`, with their rewards and, when asked, their gradients.
+    """Make draws at the states of `noisy`, score them, and differentiate their rewards if asked to.
 
-    With `draws` = "auto" every state gets 4; where the effective sample size is below three
-    quarters of that, the number is doubled until it is reached or `budget` is spent. A state's
-    number depends on its own draws alone. (The value is then no longer exactly unbiased: whether
-    to go on depends on what was seen.)
+    With `draws` = "auto" every state gets 4 draws. Where their effective sample size is below 3,
+    the number is doubled, until the size is reached or `budget` is spent. A state's number depends
+    on its own draws alone. The value is then not exactly unbiased, since the number of draws
+    depends on their rewards.
 
-    Costs a draw and a reward for each, and the way back through both when `gradient` is asked.
+    Costs a draw and a reward each, and with `gradient` a backward pass through both.
+
+    Args:
+        problem: has the model, its sampler and the reward.
+        noisy: B states.
+        draws: their number at each state, or "auto".
+        budget: the most draws at a state with "auto".
+        gradient: whether to differentiate the rewards by the states.
+        streams: random numbers, one row a state.
 
     Raises:
         PartError: the problem has no sampler.
     """
     if draws != "auto":
         return _fixed(problem, noisy, draws, gradient, streams)
-    found = _fixed(problem, noisy, FIRST, gradient, streams)
-    made = FIRST
-    while not found.point and made < budget:
-        low = torch.nonzero(found.ess < 0.75 * FIRST)[:, 0]
+    result = _fixed(problem, noisy, FIRST, gradient, streams)
+    count = FIRST
+    while not result.point and count < budget:
+        low = torch.nonzero(result.ess < 0.75 * FIRST)[:, 0]
         if not len(low):
             break
-        more = min(made, budget - made)
-        cut = streams.rows(low).after(made)
-        found = _extended(found, low, _fixed(problem, noisy.rows(low), more, gradient, cut))
-        made += more
-    return found
+        extra = min(count, budget - count)
+        later = streams.rows(low).after(count)
+        more = _fixed(problem, noisy.rows(low), extra, gradient, later)
+        result = _extended(result, low, more)
+        count += extra
+    return result
 
 
-def _extended(found: Draws, rows: Tensor, more: Draws) -> Draws:
-    """`found` with `more` draws at some of its rows, and missing draws elsewhere."""
+def _extended(draws: Draws, rows: Tensor, more: Draws) -> Draws:
+    """`draws` with `more` of them at some rows, and missing draws elsewhere."""
 
     def join(before: Tensor, after: Tensor, missing: float) -> Tensor:
         blank = before.new_full((len(after), *before.shape[1:]), missing)
@@ -169,27 +179,28 @@ def _extended(found: Draws, rows: Tensor, more: Draws) -> Draws:
         return torch.cat((before, blank))
 
     reward_grads = None
-    if found.reward_grads is not None and more.reward_grads is not None:
-        reward_grads = join(found.reward_grads, more.reward_grads, 0.0)
-    counts = found.counts.index_add(0, rows, more.counts)
-    rewards = join(found.rewards, more.rewards, -torch.inf)
-    return Draws(join(found.x1, more.x1, 0.0), rewards, reward_grads, counts, found.point)
+    if draws.reward_grads is not None and more.reward_grads is not None:
+        reward_grads = join(draws.reward_grads, more.reward_grads, 0.0)
+    counts = draws.counts.index_add(0, rows, more.counts)
+    rewards = join(draws.rewards, more.rewards, -torch.inf)
+    return Draws(join(draws.x1, more.x1, 0.0), rewards, reward_grads, counts, draws.point)
 
 
 def _fixed(
     problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
 ) -> Draws:
-    """The same number of draws at every state, in chunks."""
+    """The same number of draws at every state, made in chunks."""
     sampler, states = problem.sampler, len(noisy.x)
     if sampler is None:
         raise PartError("an estimator that draws needs a sampler")
     draws = 1 if sampler.point else draws
-    # Without a way back a row keeps only its result.
-    most = problem.chunk if gradient else 4 * problem.chunk
-    each, rows = max(1, most // max(1, states)), min(states, most)
+    # Without a backward pass a row holds only its result.
+    limit = problem.chunk if gradient else 4 * problem.chunk
+    draws_at_once, rows = max(1, limit // max(1, states)), min(states, limit)
     stacks = []
-    for start in range(0, draws, each):
-        count, later = min(each, draws - start), streams.after(start) if start else streams
+    for start in range(0, draws, draws_at_once):
+        count = min(draws_at_once, draws - start)
+        later = streams.after(start) if start else streams
         cuts = [slice(place, place + rows) for place in range(0, states, max(1, rows))]
         parts = [_piece(problem, noisy.rows(cut), count, gradient, later.rows(cut)) for cut in cuts]
         stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
@@ -201,7 +212,7 @@ def _fixed(
 def _piece(
     problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
 ) -> tuple[Tensor, ...]:
-    """Draws (n, b, *S), rewards (n, b) and, when asked, gradients (n, b, *S)."""
+    """Draws (n, b, *S), rewards (n, b) and, with `gradient`, reward gradients (n, b, *S)."""
     sampler, model = problem.sampler, problem.model
     assert sampler is not None
     if not gradient:

@@ -1,4 +1,4 @@
-"""Estimates: what a value estimator says about noisy states."""
+"""Estimates: the results of value estimators."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 @final
 @attrs.frozen(kw_only=True, eq=False)
 class Estimate:
-    """What an estimator says about B noisy states.
+    """Value and shift at B noisy states, and how they were found.
 
     Attributes:
         value: estimate of V_t(x) = log E[e^{r(x1)} | x_t = x], (B,), in units of the reward.
-        error: standard error of the value, (B,); infinite where one draw says nothing of it, 0
-            where the value is exact for the sampler.
+        error: standard error of the value, (B,); infinite where a single draw cannot
+            give it, 0 where the value is exact for the sampler.
         shift: estimate of D*_t(x) − D_t(x), (B, *S): how far the reward pulls the mean of x1.
         ess: effective sample size of the draws' weights, (B,), from 1 to the number of draws.
         reward: mean reward of the draws, (B,), for the progress bar.
         draws: how many draws were made at each state, (B,).
-        denoiser: D_t(x), (B, *S), where the estimator came to know it at no cost.
+        denoiser: D_t(x), (B, *S), where the estimator computed it on its way; else None.
     """
 
     value: Tensor
@@ -34,7 +34,7 @@ class Estimate:
 
     def rows(self, rows: Tensor) -> Estimate:
         """The estimate at some of the states, given by their numbers."""
-        known = None if self.denoiser is None else self.denoiser[rows]
+        denoiser = None if self.denoiser is None else self.denoiser[rows]
         return Estimate(
             value=self.value[rows],
             error=self.error[rows],
@@ -42,11 +42,11 @@ class Estimate:
             ess=self.ess[rows],
             reward=self.reward[rows],
             draws=self.draws[rows],
-            denoiser=known,
+            denoiser=denoiser,
         )
 
     def numbers(self) -> dict[str, float]:
-        """Means over the states, for the record; no error where one draw says nothing of it."""
+        """Means over the states, for the record; without the error where it is not known."""
         means = {"reward": self.reward, "value": self.value, "ess": self.ess, "draws": self.draws}
         if bool(self.error.isfinite().all()):
             means["error"] = self.error

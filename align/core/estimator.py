@@ -1,4 +1,4 @@
-"""Value estimators: how good is a noisy state, and where does the reward pull it."""
+"""Value estimators: the value of a noisy state, and how a reward moves its denoiser."""
 
 from __future__ import annotations
 

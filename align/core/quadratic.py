@@ -19,7 +19,7 @@ class Form:
 
     Attributes:
         axes: orthonormal eigenvectors of P as columns, (D, D).
-        bend: eigenvalues of P, (D,).
+        quadratic: eigenvalues of P, (D,).
         linear: h in these axes, (D,).
         constant: c, ().
     """
@@ -51,7 +51,7 @@ class Form:
         return cls(axes, values, linear @ axes, constant)
 
     def bounded(self, variance: Tensor) -> bool:
-        """Whether e^{r} has a finite mean over N(m, v I) for all v up to `variance` ()."""
+        """Whether e^r has a finite mean over N(m, v I) for all v up to `variance` ()."""
         return bool((1 + variance * self.quadratic).min() > 0)
 
     def log_means(self, means: Tensor, variances: Tensor) -> Tensor:
@@ -59,14 +59,12 @@ class Form:
 
         With g = h − P m:  r(m) − ½ log det(I + v P) + ½ v gᵀ (I + v P)⁻¹ g.
         """
-        centre = means @ self.axes
-        slope = self.linear - self.quadratic * centre
-        spread = variances[..., None]
-        grown = 1 + spread * self.quadratic
-        at_mean = (self.linear * centre - 0.5 * self.quadratic * centre.square()).sum(
-            -1
-        ) + self.constant
-        return at_mean + 0.5 * (spread * slope.square() / grown - grown.log()).sum(-1)
+        centre, v = means @ self.axes, variances[..., None]
+        gradient = self.linear - self.quadratic * centre
+        growth = 1 + v * self.quadratic
+        terms = self.linear * centre - 0.5 * self.quadratic * centre.square()
+        at_mean = terms.sum(-1) + self.constant
+        return at_mean + 0.5 * (v * gradient.square() / growth - growth.log()).sum(-1)
 
 
 def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +77,7 @@ def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:
     affine = term.transform.affine if term.transform else (1.0, 0.0)
     if reward is None or affine is None:
         raise PartError(
-            f"the exact value is known for quadratic rewards; '{term.name}' is none: "
+            f"the exact value is known for quadratic rewards only, and '{term.name}' is not one; "
             "use the estimator 'gradient' or 'stein'"
         )
     slope, intercept = affine

@@ -20,7 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -51,7 +51,7 @@ class Streams:
     Args:
         seed: of the run.
         samples: the number of each row's sample.
-        purpose: what the numbers are for; `noisy` extends it.
+        purpose: what the numbers are for; `fold_in` extends it.
         device: where the numbers are made.
         first: the number of each row's first draw; () is 0 for all.
     """
@@ -80,7 +80,7 @@ class Streams:
         return attrs.evolve(self, first=tuple(map(draws.__add__, first)))
 
     def spread(self, draws: int) -> Streams:
-        """(draws · B) rows, draw-major like `NoisyState.tile`: row (n, b) owns draw n of row b."""
+        """(draws · B) rows, draw-major like `NoisyState.tile`: row (n, b) has draw n of row b."""
         if draws == 1:
             return self
         base = self.first or (0,) * len(self.samples)
@@ -93,15 +93,15 @@ class Streams:
         Particle m of sample i is sample i + 2³² m.
         """
         # Thousands of numbers at every step: put together by iterators, not in a Python loop.
-        each = zip(*(range(one, one + (count << 32), 1 << 32) for one in self.samples), strict=True)
-        samples = tuple(chain.from_iterable(each))
+        spans = (range(sample, sample + (count << 32), 1 << 32) for sample in self.samples)
+        samples = tuple(chain.from_iterable(zip(*spans, strict=True)))
         return attrs.evolve(self, samples=samples, first=self.first * count)
 
     def numbered(self, first: int, count: int) -> Streams:
         """The streams of the samples `first`, `first` + 1, ...: `count` of them."""
         return attrs.evolve(self, samples=tuple(range(first, first + count)), first=())
 
-    def initialise(self, make: Callable[[], Made]) -> Made:
+    def initialise(self, make: Callable[[], Result]) -> Result:
         """Run `make` with torch's global generator seeded from these streams, then put it back.
 
         For libraries that draw from the global generator, as `torch.nn.init` does.
@@ -139,7 +139,7 @@ class Streams:
         sample = torch.tensor(self.samples, dtype=torch.int64, device=self.device)[None, :, None]
         block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
         words = philox((block, draw, sample & _MASK, (sample >> 32) & _MASK), key)
-        # Pairs that nobody asked for are not stacked.
+        # Pairs beyond `count` are not stacked.
         pairs = torch.stack(words[: 2 if count <= 2 else 4], -1).flatten(-2)
         return pairs[..., : count + count % 2]
 

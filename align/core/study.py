@@ -33,7 +33,7 @@ class Findings:
 
     Attributes:
         value: what was measured, in words.
-        calls: what the calls are counted for, "NFE a draw".
+        calls: what the network calls are counted for, "NFE a draw".
         points: in the order in which they are to be shown.
         notes: what must be said beside them.
         ratios: whether values are lengths, of which ratios matter.

@@ -1,4 +1,4 @@
-"""Gradient and Stein on the same draws, each where it is the less noisy."""
+"""A blend of Gradient and Stein on the same draws: each where it is less noisy."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def odds_by_variance(path: Path, draws: Draws, t: Tensor) -> Tensor:
     assert draws.reward_grads is not None
     scale = shift_of_gradient(path, torch.ones_like(t), t).to(draws.rewards)
     clean = variance(draws.x1, draws.equal)
-    steep = variance(draws.reward_grads, draws.equal) * scale.square()
+    gradient = variance(draws.reward_grads, draws.equal) * scale.square()
     tiny = torch.finfo(clean.dtype).tiny
-    odds = clean.clamp(min=tiny).log() - steep.clamp(min=tiny).log()
+    odds = clean.clamp(min=tiny).log() - gradient.clamp(min=tiny).log()
     # Draws of a posterior that is a point differ by rounding alone.
     size = weighted_mean(draws.x1.square(), draws.equal).flatten(1).sum(1)
     rounding = (16 * torch.finfo(draws.x1.dtype).eps) ** 2 * size
@@ -82,22 +82,25 @@ class Blend(ValueEstimator):
 
     draws: Count = draws_option()
     budget: int = budget_option()
-    rule: Rule = option("what the weight of the gradient follows", default="both")
+    rule: Rule = option(
+        "rule for the weight of the gradient: by the variances of the draws, by time, or both",
+        default="both",
+    )
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
-        """Value and shift; costs N draws, N rewards and the way back through both.
+        """Value and shift; costs N draws, N rewards, a backward pass through both, a network call.
 
-        And a network call, which steering then saves.
+        The denoiser is part of the estimate, so that steering makes no call of its own.
         """
         draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
         )
         path, denoiser = problem.model.path, denoiser_of(problem, noisy, draws)
-        steep = shift_of_gradient(path, gradient_of(draws), noisy.t)
-        weighted = regression_shift(draws, denoiser)
-        share = expand(self._share(path, draws, noisy.t).to(steep), steep)
-        found = draws.estimate(share * steep + (1 - share) * weighted)
-        return attrs.evolve(found, denoiser=denoiser)
+        by_gradient = shift_of_gradient(path, gradient_of(draws), noisy.t)
+        by_mean = regression_shift(draws, denoiser)
+        share = expand(self._share(path, draws, noisy.t).to(by_gradient), by_gradient)
+        estimate = draws.estimate(share * by_gradient + (1 - share) * by_mean)
+        return attrs.evolve(estimate, denoiser=denoiser)
 
     def _share(self, path: Path, draws: Draws, t: Tensor) -> Tensor:
         """λ, the weight of the gradient, (B,)."""
@@ -108,6 +111,6 @@ class Blend(ValueEstimator):
         known = ~odds.isnan()
         if self.rule == "both":
             odds = (odds + by_time) / 2
-        # At t = 0 the gradient says nothing, and its zeros have no variance.
+        # At t = 0 the gradient is zero, and its zeros have no variance.
         share = torch.where(known, odds, by_time).sigmoid()
         return torch.where(path.beta(t) > 0, share, 0.0)

@@ -30,7 +30,10 @@ class Exact(ValueEstimator):
     needs_model: ClassVar[type | None] = ClosedForm
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
-        """Value and shift; the effective size is 1, and the reward that of the denoiser."""
+        """Value and shift; costs a network call and a reward.
+
+        `ess` is 1, and `reward` that of the denoiser.
+        """
         model, exact = problem.model, problem.model.capability(ClosedForm)
         if exact is None:
             raise PartError("estimator 'exact' needs a model with an exact value, like 'mixture'")

@@ -28,11 +28,11 @@ class GaussianValue(ValueEstimator):
         r = −|A x − y|²/(2 σ²):   V̂ = −½ uᵀ S⁻¹ u − ½ log det(S/σ²),   u = y − A D,
                                   S = σ² I + v A Aᵀ,    shift = (α²/β) (∂D/∂x)ᵀ Aᵀ S⁻¹ u.
 
-    v is the posterior variance of Gaussian data of standard deviation s. There is nothing to draw,
-    so that V̂ is smooth where the reward is sharp and few draws would meet it; it is wrong by as
-    much as the posterior is not that Gaussian. Particles that are weighed by it (mode 'steer',
-    resample 'systematic') make up for that. For rewards that are quadratic, like 'likelihood', of
-    states that are scored as they are.
+    v is the posterior variance of Gaussian data of standard deviation s. Nothing is drawn, so that
+    V̂ is smooth even where a reward is so sharp that few draws would have a high one. V̂ is wrong
+    where the posterior is not this Gaussian; particles that are weighed by it (mode 'steer',
+    resample 'systematic') correct that. Rewards must be quadratic, like 'likelihood', and score the
+    states themselves.
 
     Reference: Pseudoinverse-Guided Diffusion Models for Inverse Problems, Song, Vahdat, Mardani,
     Kautz, 2023, ICLR, section 3.2 (guidance and, with s = 1, its r²; there without log det S).
@@ -48,9 +48,10 @@ class GaussianValue(ValueEstimator):
     )
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
-        """Value and shift; costs a network call, the way back through it, and a reward.
+        """Value and shift; costs a network call, a backward pass through it, and a reward.
 
-        Steering then saves its own call. `reward` is that of the denoiser.
+        The denoiser is part of the estimate, so that steering makes no call of its own. `reward` is
+        that of the denoiser.
         """
         if problem.model.domain != "vector":
             raise PartError("estimator 'gaussian' needs a reward that sees the states themselves")
@@ -77,13 +78,14 @@ class GaussianValue(ValueEstimator):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Value (b,), shift (b, D) and denoiser (b, D)."""
         path, model = problem.model.path, problem.model
-        noised, known = path.alpha(noisy.t) ** 2, (self.data_std * path.beta(noisy.t)) ** 2
-        spread = self.data_std**2 * noised / (noised + known)
+        noise_variance = path.alpha(noisy.t) ** 2
+        data_variance = (self.data_std * path.beta(noisy.t)) ** 2
+        variance = self.data_std**2 * noise_variance / (noise_variance + data_variance)
         with torch.enable_grad():
             x = noisy.x.detach().requires_grad_()
             denoiser = path.denoiser_from_velocity(
                 model.velocity(x, noisy.t, noisy.cond), x, noisy.t
             )
-            value = form.log_means(denoiser, spread)
+            value = form.log_means(denoiser, variance)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), shift_of_gradient(path, gradient, noisy.t), denoiser.detach()

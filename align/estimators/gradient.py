@@ -20,7 +20,7 @@ from align.core.streams import Streams
 def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
     """D* − D = (α²/β) ∇V; both are (B, *S), t is (B,).
 
-    At t = 0 the value is constant, its gradient says nothing, and the shift is taken to be zero.
+    At t = 0 the value is constant and its gradient zero; the shift is then taken to be zero.
     """
     beta = path.beta(t)
     scale = torch.where(beta > 0, path.alpha(t) ** 2 / torch.where(beta > 0, beta, 1), 0)
@@ -28,7 +28,7 @@ def shift_of_gradient(path: Path, gradient: Tensor, t: Tensor) -> Tensor:
 
 
 def gradient_of(draws: Draws) -> Tensor:
-    """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), of draws that were made with their gradients."""
+    """∇V̂ = Σ_n w_n ∂r(x1_n)/∂x, (B, *S), from draws that have reward gradients."""
     assert draws.reward_grads is not None
     return weighted_mean(draws.reward_grads, draws.weights)
 
@@ -55,7 +55,7 @@ class Gradient(ValueEstimator):
     budget: int = budget_option()
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
-        """Value and shift; costs N draws, N rewards and the way back through both."""
+        """Value and shift; costs N draws, N rewards and a backward pass through both."""
         draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=True, streams=streams
         )

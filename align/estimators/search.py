@@ -25,13 +25,13 @@ class Search(ValueEstimator):
         shift = x1_best − D_t(x),   value = max_n r(x1_n).
 
     These are the limits of Σ_n w_n x1_n − D and of (1/k) log (1/N) Σ_n e^{k r(x1_n)}, for weights
-    w = softmax(k r) with k → ∞: the reward's weight has no say. Particles that are compared by
+    w = softmax(k r) with k → ∞: the reward's weight changes nothing. Particles that are compared by
     `value` are compared by their best draw. With the dynamics 'renoise' this is MFM-Search, which
     climbs the reward and does not sample p*.
 
     `error` is the jackknife's standard error of the maximum, (N − 1)/N times its lead over the
-    second best: how far another N draws may be from it, within a factor of two or so, and not how
-    far V_t is. `ess` is that of the draws' weights at k = 1, which is what "auto" goes by.
+    second best: within a factor of two or so the deviation of another N draws' maximum, and not the
+    distance from V_t. `ess` is that of the draws' weights at k = 1, which decides about "auto".
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Algorithm 4.
     """
@@ -48,7 +48,7 @@ class Search(ValueEstimator):
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Best reward and shift; costs N draws, N rewards and a network call.
 
-        Steering then saves that call.
+        The denoiser is part of the estimate, so that steering makes no call of its own.
         """
         draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
@@ -56,9 +56,9 @@ class Search(ValueEstimator):
         denoiser = denoiser_of(problem, noisy, draws)
         best = draws.rewards.max(0)
         place = expand(best.indices, denoiser)[None].expand_as(draws.x1[:1])
-        found = draws.estimate(draws.x1.gather(0, place)[0] - denoiser)
-        error = found.error
+        estimate = draws.estimate(draws.x1.gather(0, place)[0] - denoiser)
+        error = estimate.error
         if len(draws.rewards) > 1:
             first, second = draws.rewards.topk(2, 0).values
             error = (1 - 1 / draws.counts) * (first - second)
-        return attrs.evolve(found, value=best.values, error=error, denoiser=denoiser)
+        return attrs.evolve(estimate, value=best.values, error=error, denoiser=denoiser)

@@ -30,13 +30,13 @@ def denoiser_of(problem: Problem, noisy: NoisyState, draws: Draws) -> Tensor:
 
 
 def centred_shift(draws: Draws) -> Tensor:
-    """Σ_n w_n x1_n less the mean of the draws, (B, *S)."""
+    """Σ_n w_n x1_n minus the mean of the draws, (B, *S)."""
     # One sum of differences: no cancellation, and exactly zero when all weights are equal.
     return draws.mean(draws.weights - draws.equal)
 
 
 def unbiased_shift(shift: Tensor, draws: Draws) -> Tensor:
-    """N/(N − 1) times a `centred_shift` shift (B, *S): unbiased to first order in the reward."""
+    """N/(N − 1) times a centred shift (B, *S): unbiased to first order in the reward."""
     factor = draws.counts / (draws.counts - 1).clamp(min=1)
     return expand(factor.to(shift), shift) * shift
 
@@ -49,11 +49,11 @@ def regression_shift(draws: Draws, denoiser: Tensor) -> Tensor:
     posterior over that of the posterior, here summed over the elements and at most 1.
     """
     plain = variance(draws.x1, draws.equal)
-    some = plain > 0
-    ratio = variance(draws.x1, draws.weights) / torch.where(some, plain, 1)
-    rest = 1 - torch.where(some, ratio, 1).clamp(max=1)
+    positive = plain > 0
+    ratio = variance(draws.x1, draws.weights) / torch.where(positive, plain, 1)
+    share = 1 - torch.where(positive, ratio, 1).clamp(max=1)
     offset = draws.mean(draws.equal) - denoiser
-    return unbiased_shift(centred_shift(draws), draws) + expand(rest.to(offset), offset) * offset
+    return unbiased_shift(centred_shift(draws), draws) + expand(share.to(offset), offset) * offset
 
 
 @final
@@ -89,16 +89,17 @@ class Stein(ValueEstimator):
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs N draws and N rewards.
 
-        "velocity" and "regression" cost a network call, which steering then saves.
+        "velocity" and "regression" cost a network call. The denoiser is then part of the estimate,
+        so that steering makes no call of its own.
         """
         draws = make_draws(
             problem, noisy, draws=self.draws, budget=self.budget, gradient=False, streams=streams
         )
         if self.centring in ("mean", "unbiased"):
             shift = centred_shift(draws)
-            return draws.estimate(
-                shift if self.centring == "mean" else unbiased_shift(shift, draws)
-            )
+            if self.centring == "unbiased":
+                shift = unbiased_shift(shift, draws)
+            return draws.estimate(shift)
         denoiser = denoiser_of(problem, noisy, draws)
         shift = (
             regression_shift(draws, denoiser)

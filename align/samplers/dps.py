@@ -23,7 +23,7 @@ class DPS(PosteriorSampler):
     kind: ClassVar[str] = "dps"
     differentiable: ClassVar[bool] = True
     point: ClassVar[bool] = True
-    exact_for: ClassVar[str] = "a posterior that is a point, so at t = 1 alone"
+    exact_for: ClassVar[str] = "a posterior that is a point, which it is at t = 1 alone"
     needs: ClassVar[type | None] = None
 
     def sample(

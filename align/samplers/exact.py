@@ -18,7 +18,7 @@ from align.errors import PartError
 @final
 @attrs.frozen(kw_only=True)
 class ExactPosterior(PosteriorSampler):
-    """x1 ~ p(x1 | x_t) independently, without an error and without a gradient.
+    """Independent exact draws x1 ~ p(x1 | x_t), without a gradient.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 (the
     posterior of a mixture).
@@ -26,7 +26,7 @@ class ExactPosterior(PosteriorSampler):
 
     kind: ClassVar[str] = "exact"
     differentiable: ClassVar[bool] = False
-    exact_for: ClassVar[str] = "every model that it takes"
+    exact_for: ClassVar[str] = "every model that knows its posterior"
     needs: ClassVar[type | None] = ClosedForm
 
     @torch.no_grad()

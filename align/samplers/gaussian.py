@@ -19,12 +19,13 @@ def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tens
     """Mean D_t(x) and covariance C_t(x) of p(x1 | x_t = x), by Tweedie's formulas.
 
     p(x1 | x) ∝ p(x1) exp(x1 · η − β² |x1|² / (2 α²)) is an exponential family in η = β x / α², so
-    that C = ∂D/∂η = (α²/β) ∂D/∂x; on the linear path ((1 − t)²/t) ∂D/∂x. The Jacobian is taken
-    row by row, made symmetric, which a network's is not, and carries no graph.
+    that C = ∂D/∂η = (α²/β) ∂D/∂x; on the linear path ((1 − t)²/t) ∂D/∂x. The Jacobian is computed
+    row by row and without a graph. It is made symmetric, as a network's need not be.
 
-    At t = 0 both vanish and C is what their ratio tends to, the covariance of the data. It is
-    taken where β = √ε of the floating type, at which the error of that (in β) and the rounding of
-    the ratio (in ε/β) are equal: about 1e-8 in double and 3e-4 in single precision.
+    At t = 0 both β and ∂D/∂x vanish, and C is the limit of their ratio, the covariance of the data.
+    Times are at least that at which β = √ε for the ε of the floating type: there the error of the
+    limit (in β) equals the rounding of the ratio (in ε/β), about 1e-8 in double and 3e-4 in single
+    precision.
 
     Args:
         model: any flow model; costs one network call and D backward passes a state.
@@ -40,9 +41,9 @@ def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tens
     x = noisy.x if graph else noisy.x.detach().requires_grad_()
     with torch.enable_grad():
         mean = path.denoiser_from_velocity(model.velocity(x, t, noisy.cond), x, t)
-        # The states do not see one another: the gradient of a sum over them is that of each.
+        # A state's denoiser depends on that state alone: a sum over states differentiates each.
         sums = mean.flatten(1).sum(0)
-        rows = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums]
+        rows = [torch.autograd.grad(total, x, retain_graph=True)[0] for total in sums]
     jacobian = torch.stack(rows, 1).flatten(2)
     covariance = expand(path.alpha(t) ** 2 / path.beta(t), jacobian) * jacobian
     covariance = (covariance + covariance.mT) / 2
@@ -92,15 +93,16 @@ class GaussianPosterior(PosteriorSampler):
         mean = path.denoiser_from_velocity(
             model.velocity(noisy.x, noisy.t, noisy.cond), noisy.x, noisy.t
         )
-        noised, known = path.alpha(noisy.t) ** 2, (self.data_std * path.beta(noisy.t)) ** 2
-        spread = self.data_std * (noised / (noised + known)).sqrt()
-        return mean + expand(spread, mean) * noise
+        noise_variance = path.alpha(noisy.t) ** 2
+        data_variance = (self.data_std * path.beta(noisy.t)) ** 2
+        std = self.data_std * (noise_variance / (noise_variance + data_variance)).sqrt()
+        return mean + expand(std, mean) * noise
 
 
 def _root_times(covariance: Tensor, noise: Tensor) -> Tensor:
     """C^½ ε, (N, B, D), of the symmetric root of C (B, D, D), its eigenvalues clamped at 0."""
     # There is no eigensolver for half precision.
-    wide = torch.promote_types(covariance.dtype, torch.float32)
-    values, vectors = torch.linalg.eigh(covariance.to(wide))
+    dtype = torch.promote_types(covariance.dtype, torch.float32)
+    values, vectors = torch.linalg.eigh(covariance.to(dtype))
     root = (vectors * values.clamp(min=0).sqrt()[:, None]) @ vectors.mT
-    return torch.einsum("bde,nbe->nbd", root, noise.to(wide))
+    return torch.einsum("bde,nbe->nbd", root, noise.to(dtype))

@@ -28,10 +28,10 @@ class Renoise(PosteriorSampler):
     p_1(z) = p_s(x_s) |∂x_s/∂z|, and the proposal's density is N(x_s; c x, ρ² I) |∂x_s/∂z|: w is
     their ratio, whatever the map, and each draw is one of its own K candidates by w.
 
-    Two things are not exact. K is finite: the draws lean towards the proposal. And a network knows
-    the score alone, so that log p_s(x_s) − log p_s(c x) is taken as ρ ε · ∇ log p_s(c x + ρ ε / 2),
-    the midpoint rule, which is exact where p_s is Gaussian. A linear expansion around c x would be
-    of no use: ρ is so large that the curvature decides.
+    Two things are not exact. K is finite, so that draws lean towards the proposal. And networks
+    give only the score, so that log p_s(x_s) − log p_s(c x) is taken by the midpoint rule as
+    ρ ε · ∇ log p_s(c x + ρ ε / 2), which is exact where p_s is Gaussian. A linear expansion around
+    c x would not do: ρ is so large that the curvature decides.
 
     The earlier time s is where α_s²/β_s² = g (2 + g / S²), g = α_t²/β_t². For Gaussian data of
     standard deviation S the proposal then is the posterior, and all weights are equal.
@@ -74,10 +74,10 @@ class Renoise(PosteriorSampler):
         z = flow_map.jump(start, times, torch.ones_like(times), cond).reshape(noise.shape)
         velocity = model.velocity(middle, times, cond)
         score = path.score_from_velocity(velocity, middle, times).reshape(noise.shape)
-        misfit = (noisy.x - expand(path.beta(noisy.t), noisy.x) * z) / expand(
+        residual = (noisy.x - expand(path.beta(noisy.t), noisy.x) * z) / expand(
             path.alpha(noisy.t), noisy.x
         )
-        terms = score * moved - misfit.square() / 2 + noise.square() / 2
+        terms = score * moved - residual.square() / 2 + noise.square() / 2
         edges = torch.softmax(terms.flatten(3).sum(-1), 0).cumsum(0)[:-1]
         place = streams.fold_in("choice").uniform((), draws=draws).to(edges)
         chosen = (place > edges).sum(0, keepdim=True)

@@ -9,7 +9,6 @@ and steering of diffusion models, Singhal et al., 2025, arXiv:2501.06848, sectio
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -25,82 +24,75 @@ Potential: TypeAlias = Literal["diff", "max", "add"]
 @final
 @attrs.frozen(eq=False)
 class Weights:
-    """What the particles of B samples have earned; all (M, B), float64.
+    """Log weights of the particles of B samples, and what they are made from; (M, B), float64.
 
-    Whatever potentials a path has spent on its way, the last one is e^{r(x1)} over their product,
-    so that the target is p*(x) ∝ p(x) e^{r(x)}.
+    Whatever potentials a path has collected on its way, the last one is e^{r(x1)} over their
+    product, so that the target is p*(x) ∝ p(x) e^{r(x)}.
 
     Attributes:
         log: log weights since the last resampling.
-        ratio: log p(x_u | x_t) − log q(x_u | x_t) of moves since the last weighing, for the base
-            transition p and the guided one q.
-        spent: log of all potentials on each particle's path.
-        seen: what the potential remembers: the best value so far, or their sum.
-        evidence: log of the estimate of E[e^r] up to the last resampling, (B,).
+        log_ratio: log p(x_u | x_t) − log q(x_u | x_t) of moves since the last weighing, for the
+            base transition p and the guided one q.
+        log_potentials: log of the product of all potentials on each particle's path.
+        memory: what the potential remembers of earlier values: the best so far, or their sum.
     """
 
     log: Tensor
-    ratio: Tensor
-    spent: Tensor
-    seen: Tensor
-    evidence: Tensor
+    log_ratio: Tensor
+    log_potentials: Tensor
+    memory: Tensor
 
     @classmethod
     def equal(cls, particles: int, samples: int, device: torch.device) -> Weights:
-        """Before the first step."""
+        """Equal weights, before the first step."""
         zero = torch.zeros(particles, samples, dtype=torch.float64, device=device)
-        return cls(zero, zero, zero, zero, zero[0])
+        return cls(zero, zero, zero, zero)
 
     @property
     def ess(self) -> Tensor:
-        """(Σ w)² / Σ w², (B,)."""
+        """Effective sample size (Σ w)² / Σ w², (B,)."""
         return 1 / torch.softmax(self.log, 0).square().sum(0)
 
-    @property
-    def log_evidence(self) -> Tensor:
-        """log of the unbiased estimate of E[e^r] over the base model, (B,), after the last step."""
-        return self.evidence + torch.logsumexp(self.log, 0) - math.log(len(self.log))
+    def after_move(self, log_ratio: Tensor) -> Weights:
+        """The weights after a move with this log ratio (M, B) of base and guided transition."""
+        return attrs.evolve(self, log_ratio=self.log_ratio + log_ratio)
 
-    def moved(self, ratio: Tensor) -> Weights:
-        """After a move with this log ratio."""
-        return attrs.evolve(self, ratio=self.ratio + ratio)
-
-    def weighed(self, value: Tensor, potential: Potential, first: bool) -> Weights:
-        """After seeing the twists V̂ (M, B).
+    def after_values(self, value: Tensor, potential: Potential, first: bool) -> Weights:
+        """The weights once the particles have estimated values V̂ (M, B); `first` at the first step.
 
         "diff": log G = V̂ − V̂ before, so that the product so far is e^V̂.
         "max": log G = the best V̂ so far.   "add": log G = the sum of V̂ so far.
         """
-        seen = value
+        memory = value
         if not first and potential == "max":
-            seen = torch.maximum(self.seen, value)
+            memory = torch.maximum(self.memory, value)
         elif potential == "add":
-            seen = self.seen + value
-        gained = value - self.spent if potential == "diff" else seen
-        return self._gained(gained, seen)
+            memory = self.memory + value
+        log_potential = value - self.log_potentials if potential == "diff" else memory
+        return self._multiplied(log_potential, memory)
 
-    def closed(self, reward: Tensor) -> Weights:
-        """After the last step, at clean states with rewards r (M, B)."""
-        return self._gained(reward - self.spent, self.seen)
+    def after_rewards(self, reward: Tensor) -> Weights:
+        """The weights after the last step, at clean states with rewards r (M, B)."""
+        return self._multiplied(reward - self.log_potentials, self.memory)
 
-    def _gained(self, gained: Tensor, seen: Tensor) -> Weights:
-        return attrs.evolve(
-            self,
-            log=self.log + self.ratio + gained,
-            ratio=torch.zeros_like(self.ratio),
-            spent=self.spent + gained,
-            seen=seen,
+    def _multiplied(self, log_potential: Tensor, memory: Tensor) -> Weights:
+        return Weights(
+            log=self.log + self.log_ratio + log_potential,
+            log_ratio=torch.zeros_like(self.log_ratio),
+            log_potentials=self.log_potentials + log_potential,
+            memory=memory,
         )
 
-    def resampled(self, source: Tensor, done: Tensor) -> Weights:
-        """After particle m of sample b was replaced by `source` (M, B), where `done` (B,)."""
-        level = torch.logsumexp(self.log, 0) - math.log(len(self.log))
+    def after_resampling(self, source: Tensor, resampled: Tensor) -> Weights:
+        """The weights once particle m of sample b is a copy of particle `source` (M, B).
+
+        `resampled` (B,) are the samples whose particles were drawn anew; their weights are equal.
+        """
         return Weights(
-            log=torch.where(done, 0.0, self.log),
-            ratio=self.ratio.gather(0, source),
-            spent=self.spent.gather(0, source),
-            seen=self.seen.gather(0, source),
-            evidence=self.evidence + torch.where(done, level, 0.0),
+            log=torch.where(resampled, 0.0, self.log),
+            log_ratio=self.log_ratio.gather(0, source),
+            log_potentials=self.log_potentials.gather(0, source),
+            memory=self.memory.gather(0, source),
         )
 
 
@@ -113,37 +105,42 @@ class Selection:
     potential: Potential
     ess_threshold: float
 
-    def survivors(
+    def select(
         self, weights: Weights, value: Tensor, index: int, streams: Streams
     ) -> tuple[Weights, Tensor | None, dict[str, float]]:
-        """Weights after the twists `value` (M, B) were seen, who replaces whom, and the ess.
+        """Weigh the particles by their estimated values V̂ (M, B), and choose which go on.
 
-        Particle m of sample b is replaced by number `source` (M, B); None: nobody is.
+        Returns:
+            The new weights; the number (M, B) of the particle that each one becomes a copy of, or
+            None if all stay; and numbers for the record.
         """
         if self.resample == "best_per_particle":
             return weights, None, {}
         if self.resample == "best":
             return weights, value.argmax(0).expand_as(value), {}
-        weights = weights.weighed(value, self.potential, index == 0)
+        weights = weights.after_values(value, self.potential, index == 0)
         ess = weights.ess
         numbers = {"particles": float(ess.mean())}
-        poor = ess < self.ess_threshold * len(value)
-        if self.resample == "none" or not poor.any():
+        low = ess < self.ess_threshold * len(value)
+        if self.resample == "none" or not low.any():
             return weights, None, numbers
-        own = torch.arange(len(value), device=value.device)[:, None]
-        source = torch.where(poor, systematic(weights.log, streams), own)
-        return weights.resampled(source, poor), source, numbers
+        same = torch.arange(len(value), device=value.device)[:, None]
+        source = torch.where(low, systematic(weights.log, streams), same)
+        return weights.after_resampling(source, low), source, numbers
 
     def winner(self, weights: Weights, reward: Tensor, streams: Streams) -> tuple[Weights, Tensor]:
-        """The number of each sample's result (B,) when clean states have rewards r (M, B)."""
+        """The last weights, and each sample's result, given rewards r (M, B) of clean states.
+
+        The result is the number of a particle, (B,): the best one, or one drawn by its weight.
+        """
         if self.resample in ("best", "best_per_particle"):
             return weights, reward.argmax(0)
-        weights = weights.closed(reward)
-        return weights, chosen(weights.log, streams)
+        weights = weights.after_rewards(reward)
+        return weights, categorical(weights.log, streams)
 
 
 def systematic(log_weights: Tensor, streams: Streams) -> Tensor:
-    """Numbers (M, B) of the particles that survive: w_m M of each on average, at least its floor.
+    """Numbers (M, B) of the particles that survive: w_m M of each on average.
 
     One uniform number a sample: places (m + U)/M on the cumulative weights.
     """
@@ -151,12 +148,12 @@ def systematic(log_weights: Tensor, streams: Streams) -> Tensor:
     edges = torch.softmax(log_weights, 0).cumsum(0).T.contiguous()
     place = torch.arange(count, device=edges.device)[None]
     places = (place + streams.uniform(()).to(edges)[:, None]) / count
-    found = torch.searchsorted(edges, places.contiguous(), right=True)
-    return found.clamp(max=count - 1).T.contiguous()
+    numbers = torch.searchsorted(edges, places.contiguous(), right=True)
+    return numbers.clamp(max=count - 1).T.contiguous()
 
 
-def chosen(log_weights: Tensor, streams: Streams) -> Tensor:
-    """One particle's number (B,) for each sample, with the probability of its weight."""
+def categorical(log_weights: Tensor, streams: Streams) -> Tensor:
+    """The number (B,) of one particle for each sample, drawn by its weight."""
     edges = torch.softmax(log_weights, 0).cumsum(0)
     return (streams.uniform(()).to(edges) > edges[:-1]).sum(0)
 

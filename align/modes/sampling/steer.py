@@ -176,7 +176,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         t = state.x.new_full((len(state.x),), time)
         estimate = guide.estimate(state.x, t)
         value = estimate.value.double().unflatten(0, (self.particles, -1))
-        weights, source, numbers = self._selection.survivors(
+        weights, source, numbers = self._selection.select(
             state.weights, value, index, streams.fold_in("resample", index)
         )
         state = attrs.evolve(state, weights=weights)
@@ -196,7 +196,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
             # Where the last step has no noise, guidance would have no density to weigh it by.
             x = torch.where(expand(gaussian.std > 0, x), x, gaussian.mean)
         log_ratio = gaussian.log_ratio.unflatten(0, (self.particles, -1))
-        weights = state.weights.moved(log_ratio)
+        weights = state.weights.after_move(log_ratio)
         return Steered(x, weights, state.path_kl + gaussian.kl, state.winner)
 
     def _ended(self, problem: Problem, state: Steered, streams: Streams) -> Steered:

@@ -1,4 +1,4 @@
-"""What draws and samples are measured against."""
+"""The data that studies measure draws and samples against."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def clean(
     """Clean states x1 (B, *S), one for each row of `streams`, and what they are conditioned on.
 
     Args:
-        data: pictures, which the model's autoencoder makes states of; each has its class.
-        data_model: a model that draws them, where they are no pictures; None is the problem's own.
-        problem: its condition is that of states which have no class of their own.
-        streams: say which of the pictures, or which draws.
+        data: pictures, each with its class; the model's autoencoder encodes them.
+        data_model: the model that draws the data if they are not pictures; None for the problem's.
+        problem: has the model, and the condition of states that have no class.
+        streams: choose the pictures, or make the draws; one row a state.
 
     Raises:
-        PartError: there are no such data, or too few, or the model cannot take them.
+        PartError: the model has no data to draw, cannot encode pictures, or there are too few.
     """
     if data is not None:
         model = problem.model.capability(NetworkModel)
@@ -37,11 +37,11 @@ def clean(
         if any(problem.cond.prompts):
             raise PartError("model.prompt: the study is of all pictures; leave it empty")
         once = attrs.evolve(data, **{"mirror": False}) if data.mirror else data
-        found = encoded(once, model.encoding())
-        there, asked = found.states.shape[1], len(streams.samples)
-        if asked > there:
-            raise PartError(f"run.samples: {asked}, but mode.data has {there} pictures")
-        x1, label = found.rows(streams.fold_in("data"), 0.0)
+        latents = encoded(once, model.encoding())
+        available, wanted = latents.states.shape[1], len(streams.samples)
+        if wanted > available:
+            raise PartError(f"run.samples: {wanted}, but mode.data has {available} pictures")
+        x1, label = latents.rows(streams.fold_in("data"), 0.0)
         return x1, model.encode([model.classes[k] if model.classes else "" for k in label.tolist()])
     source = data_model.build(problem.model.device) if data_model else problem.model
     sampler = source.capability(DataSampler)
@@ -55,10 +55,10 @@ def measured(metric: Metric, problem: Problem, x1: Tensor, references: Tensor) -
     domain = problem.model.domain
     if metric.domain not in (None, domain):
         raise PartError(f"mode.metric: '{metric.kind}' measures {metric.domain}s, not {domain}s")
-    found = metric.compute(decoded(problem, x1), references if metric.needs_references else None)
-    if len(found) != 1:
-        raise PartError(f"mode.metric: '{metric.kind}' has {len(found)} numbers, expected one")
-    return next(iter(found.items()))
+    numbers = metric.compute(decoded(problem, x1), references if metric.needs_references else None)
+    if len(numbers) != 1:
+        raise PartError(f"mode.metric: '{metric.kind}' has {len(numbers)} numbers, expected one")
+    return next(iter(numbers.items()))
 
 
 @torch.no_grad()

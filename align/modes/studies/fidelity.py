@@ -1,4 +1,4 @@
-"""How good samples are that take a few steps."""
+"""Study: how good are samples that take a few steps?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from align.samplers.refine import refine
 @final
 @attrs.frozen(eq=False)
 class Fidelities:
-    """Data as metrics see them, what samples are conditioned on, and what was found."""
+    """Data as metrics see them, the condition of samples, and the points so far."""
 
     references: Tensor
     cond: Condition
@@ -39,9 +39,10 @@ class Fidelities:
 class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
     """How far are samples of K steps from data?
 
-    "refinement" makes K posterior draws, each but the last made noisy again, and calls the network
-    K times as often as the sampler does for one. "flow" takes K Euler steps along the velocity,
-    one call each. Neither is steered. Compared are `run.samples` samples with as many data.
+    "refinement" makes K posterior draws, each but the last made noisy again; it calls the network K
+    times as often as the sampler does for one draw. "flow" takes K Euler steps along the velocity,
+    with one call each. Neither is steered. The metric compares `run.samples` samples with as many
+    data.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1 and
     Algorithm 1.
@@ -51,12 +52,12 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler"})
 
     metric: Metric = option("how far samples are from data, in one number")
-    data: DatasetSpec | None = option("pictures; none: what the model's own law has", default=None)
+    data: DatasetSpec | None = option("pictures; without them a model draws the data", default=None)
     data_model: ModelSpec | None = option(
-        "model of the data, if they are no pictures", default=None
+        "model that draws the data, if not the recipe's own", default=None
     )
     method: Literal["refinement", "flow"] = option("how samples are made", default="refinement")
-    by_class: bool = option("whether samples have the classes of the data, or none", default=False)
+    by_class: bool = option("whether samples have the classes of the data", default=False)
     outer_steps: tuple[int, ...] = setting.counts_option(
         "steps K from noise to a sample", default=(1, 2, 4, 8)
     )
@@ -79,7 +80,7 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
         """All samples of K steps."""
         model, count = guarded(problem.model), len(streams.samples)
 
-        def made() -> Tensor:
+        def make() -> Tensor:
             cuts = setting.cuts(problem, count)
             return torch.cat(
                 [
@@ -91,14 +92,14 @@ class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
             )
 
         problem = attrs.evolve(problem, model=model)
-        x1, calls = setting.counted(model, made)
+        x1, calls = setting.counted(model, make)
         name, value = measured(self.metric, problem, x1, state.references)
         point = Point("", calls / count, value)
         state = attrs.evolve(state, value=name, points=(*state.points, point))
         return state, Info({name: value, "NFE": point.calls})
 
     def finish(self, problem: Problem, state: Fidelities) -> None:
-        """No samples: they are of several kinds."""
+        """No samples: the study makes several sets of them."""
 
     def restart(self, last: Fidelities) -> Fidelities:
         """What the arm before was measured against, with no points yet."""

@@ -1,4 +1,4 @@
-"""How good posterior draws are, by their law."""
+"""Study: do posterior draws have the right law?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from align.modes.studies.data import clean, decoded, measured
 @final
 @attrs.frozen(eq=False)
 class Recovery:
-    """Clean states x1 (B, *S) with their conditions, what they decode to, and what was found."""
+    """Clean states x1 (B, *S), their conditions, what they decode to, and the points so far."""
 
     x1: Tensor
     cond: Condition
@@ -40,9 +40,9 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
 
         x1 ~ p,   x_t = α_t ε + β_t x1,   x̂ ~ p(x1 | x_t):   then x̂ ~ p, whatever t is.
 
-    A draw for each of `run.samples` data, the metric of all draws beside the data they came from,
-    for each time and each number of steps of the sampler. A sampler without the option `steps` is
-    measured as it is. Noise is the same for all times, steps and samplers.
+    One draw is made for each of `run.samples` data, at each time and with each number of steps of
+    the sampler, and the metric compares all draws with the data. A sampler without the option
+    `steps` is measured as it is. Noise is the same for all times, steps and samplers.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1, Fig. 6.
     """
@@ -51,14 +51,14 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler"})
 
     metric: Metric = option("how far draws are from data, in one number")
-    data: DatasetSpec | None = option("pictures; none: what the model's own law has", default=None)
+    data: DatasetSpec | None = option("pictures; without them a model draws the data", default=None)
     data_model: ModelSpec | None = option(
-        "model of the data, if they are no pictures", default=None
+        "model that draws the data, if not the recipe's own", default=None
     )
     times: tuple[float, ...] = option(
         "times t of the noisy states",
         default=(0.1, 0.2, 0.5),
-        check=setting.each(lambda t: 0 <= t < 1, "times from 0 to below 1"),
+        check=setting.every(lambda t: 0 <= t < 1, "times from 0 to below 1"),
     )
     inner_steps: tuple[int, ...] = setting.inner_steps_option()
 
@@ -84,20 +84,18 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
         model, path, time = guarded(problem.model), problem.model.path, self.times[place]
         t = torch.full((len(state.x1),), time).to(state.x1)
         noise = streams.fold_in("noise").normal(model.shape).to(state.x1)
-        noisy, own = (
-            NoisyState(path.interpolate(noise, state.x1, t), t, state.cond),
-            streams.fold_in("draw"),
-        )
+        noisy = NoisyState(path.interpolate(noise, state.x1, t), t, state.cond)
+        numbers = streams.fold_in("draw")
 
-        def drawn() -> Tensor:
+        def draw() -> Tensor:
             return torch.cat(
                 [
-                    sampler.sample(model, noisy.rows(cut), draws=1, streams=own.rows(cut))[0]
+                    sampler.sample(model, noisy.rows(cut), draws=1, streams=numbers.rows(cut))[0]
                     for cut in setting.cuts(problem, len(t))
                 ]
             )
 
-        draws, calls = setting.counted(model, drawn)
+        draws, calls = setting.counted(model, draw)
         name, value = measured(self.metric, problem, draws, state.references)
         point = Point(f"t = {time:g}", calls / len(draws), value)
         state = attrs.evolve(state, value=name, points=(*state.points, point))

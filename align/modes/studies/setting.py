@@ -1,4 +1,4 @@
-"""What studies share: clean data to measure against, steps to go through, and calls to count."""
+"""Shared by studies: options, numbers of steps to go through, and network calls to count."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
 from align.engine.guard import GuardedModel
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def each(fine: Callable[[Any], bool], expected: str) -> Check:
-    """Refuse an empty array, and one with an entry that is not `fine`."""
+def every(allowed: Callable[[Any], bool], expected: str) -> Check:
+    """Refuse an empty array, and one with an entry that is not `allowed`; `expected` in words."""
 
     def check(_: Any, attribute: attrs.Attribute[Any], values: Any) -> None:
         for value in values or ["nothing"]:
-            if not (values and fine(value)):
+            if not (values and allowed(value)):
                 raise ValueError(f"'{attribute.name}' must be {expected}, got {value}")
 
     return check
@@ -28,7 +28,7 @@ def each(fine: Callable[[Any], bool], expected: str) -> Check:
 
 def counts_option(help: str, *, default: tuple[int, ...]) -> Any:
     """An option that names several numbers of steps."""
-    return option(help, default=default, check=each(lambda n: n >= 1, "steps of at least 1"))
+    return option(help, default=default, check=every(lambda n: n >= 1, "steps of at least 1"))
 
 
 def inner_steps_option() -> Any:
@@ -39,21 +39,25 @@ def inner_steps_option() -> Any:
 def varied(
     sampler: PosteriorSampler | None, counts: Sequence[int], which: int
 ) -> PosteriorSampler | None:
-    """The sampler with one of these numbers of steps; as it is, and once only, if it has none."""
+    """The sampler with number `which` of these numbers of steps.
+
+    A sampler without the option `steps` is returned as it is for the first number, and None for the
+    others.
+    """
     assert sampler is not None
     if "steps" in attrs.fields_dict(type(sampler)):
         return attrs.evolve(sampler, **{"steps": counts[which]})
     return None if which else sampler
 
 
-def counted(model: GuardedModel, make: Callable[[], Made]) -> tuple[Made, int]:
-    """What `make` makes, and the network calls that it took."""
+def counted(model: GuardedModel, make: Callable[[], Result]) -> tuple[Result, int]:
+    """The result of `make`, and the number of network calls of the model in it."""
     before = model.meter.calls["network"]
-    made = make()
-    return made, model.meter.calls["network"] - before
+    result = make()
+    return result, model.meter.calls["network"] - before
 
 
 def cuts(problem: Problem, rows: int) -> Iterator[slice]:
-    """All rows, as many at a time as fit into memory without a way back."""
-    most = 4 * problem.chunk
-    return (slice(first, min(first + most, rows)) for first in range(0, rows, most))
+    """Slices that cover all rows, each as large as memory allows without a backward pass."""
+    limit = 4 * problem.chunk
+    return (slice(first, min(first + limit, rows)) for first in range(0, rows, limit))

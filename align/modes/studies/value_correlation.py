@@ -1,4 +1,4 @@
-"""How good values are that rest on a few draws."""
+"""Study: how good are values that are estimated from a few draws?"""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ from align.modes.studies.values import advanced, noise, pearson, scored, states,
 @final
 @attrs.frozen(eq=False)
 class Values:
-    """States at each time, rollouts under way (M · B, *S), and what was found.
+    """States at each time, their rollouts, and the points measured so far.
 
-    `rewards` are those of the rollouts' ends, (M, B), for each time whose rollouts are done.
+    Attributes:
+        noisy: the states at each time, B of them.
+        x: rollouts that are not at their end, (M · B, *S).
+        rewards: rewards of the rollouts' ends, (M, B), for each time whose rollouts are done.
+        points: the points measured so far.
     """
 
     noisy: tuple[NoisyState, ...]
@@ -40,12 +44,13 @@ class Values:
 class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     """Do values by a sampler's draws rank states as those by long rollouts do?
 
-        V = log (1/N) Σ_n e^{r(x1_n)}: the draws against the ends of M rollouts from the same x_t.
+        V = log (1/N) Σ_n e^{r(x1_n)}: over the draws, and over the ends of M rollouts from x_t.
 
-    A rollout follows the memoryless dynamics to t = 1, which end in p(x1 | x_t), in small steps.
-    Pearson's r of both over `run.samples` states, which the flow makes from noise, at each time.
-    The rollouts are run once for all arms with the same model. As they are finite in number, an
-    exact value would not have r = 1 either; the findings say about what it would have.
+    A rollout follows the memoryless process to t = 1 in small steps; its end is a draw from
+    p(x1 | x_t). At each time the study reports Pearson's r between the two values over
+    `run.samples` states, which the flow makes from noise. The rollouts are run once for all arms
+    with the same model. Since they are finite in number, not even an exact value has r = 1; the
+    findings estimate the r that it would have.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1, Fig. 6.
     """
@@ -57,7 +62,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     times: tuple[float, ...] = option(
         "times t of the states",
         default=(0.1, 0.2, 0.5),
-        check=setting.each(lambda t: 0 < t < 1, "times between 0 and 1"),
+        check=setting.every(lambda t: 0 < t < 1, "times between 0 and 1"),
     )
     inner_steps: tuple[int, ...] = setting.inner_steps_option()
     particles: int = option("rollouts M from each state", default=200, check=at_least(2))
@@ -66,7 +71,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
 
     @property
     def steps(self) -> int:
-        """At each time one for each step of the rollouts, and for each number of inner steps."""
+        """Per time, one for each step of the rollouts and one for each number of inner steps."""
         return len(self.times) * (self.rollout_steps + len(self.inner_steps))
 
     @torch.no_grad()
@@ -84,10 +89,11 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
         if step >= self.rollout_steps:
             return self._compared(problem, state, place, step - self.rollout_steps, streams)
         if len(state.rewards) > place:
-            return state, Info({})  # an arm before ran these rollouts
-        noisy, own = state.noisy[place].tile(self.particles), streams.fold_in("rollout", place)
-        x, own = state.x if step else noisy.x, own.particles(self.particles)
-        x = advanced(problem, noisy, x, step, self.rollout_steps, own)
+            return state, Info({})  # an earlier arm ran these rollouts
+        noisy = state.noisy[place].tile(self.particles)
+        numbers = streams.fold_in("rollout", place).particles(self.particles)
+        x = state.x if step else noisy.x
+        x = advanced(problem, noisy, x, step, self.rollout_steps, numbers)
         if step + 1 < self.rollout_steps:
             return attrs.evolve(state, x=x), Info({})
         rewards = scored(problem, x.unflatten(0, (self.particles, -1)))
@@ -108,24 +114,18 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     def _compared(
         self, problem: Problem, state: Values, place: int, which: int, streams: Streams
     ) -> tuple[Values, Info]:
-        """Values of N draws beside those of the rollouts; costs N draws a state."""
+        """The correlation of values by N draws with those by rollouts; costs N draws a state."""
         sampler = setting.varied(problem.sampler, self.inner_steps, which)
         if sampler is None:
             return state, Info({})
-        model, time, own = (
-            guarded(problem.model),
-            self.times[place],
-            streams.fold_in("draw"),
+        model, time, noisy = guarded(problem.model), self.times[place], state.noisy[place]
+        problem = attrs.evolve(problem, model=model, sampler=sampler)
+        make = partial(make_draws, draws=self.draws, budget=self.draws, gradient=False)
+        draws, calls = setting.counted(
+            model, lambda: make(problem, noisy, streams=streams.fold_in("draw"))
         )
-        asked, most, noisy = (
-            attrs.evolve(problem, model=model, sampler=sampler),
-            self.draws,
-            state.noisy,
-        )
-        make = partial(make_draws, asked, noisy[place], draws=most, budget=most, gradient=False)
-        found, calls = setting.counted(model, lambda: make(streams=own))
-        r = pearson(value(found.rewards), value(state.rewards[place]))
-        each = calls / found.rewards.numel()
-        points = (*state.points, Point(f"t = {time:g}", each, r))
-        told = {"Pearson's r": r, "t": time, "NFE": each}
-        return attrs.evolve(state, points=points), Info(told)
+        r = pearson(value(draws.rewards), value(state.rewards[place]))
+        nfe = calls / draws.rewards.numel()
+        points = (*state.points, Point(f"t = {time:g}", nfe, r))
+        metrics = {"Pearson's r": r, "t": time, "NFE": nfe}
+        return attrs.evolve(state, points=points), Info(metrics)

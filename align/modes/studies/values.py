@@ -1,4 +1,4 @@
-"""Values of states: by long rollouts, which need the velocity alone; and how well two agree."""
+"""Values of states by long rollouts, which need the velocity alone, and their correlation."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def states(
         raise PartError("run.samples: a correlation is over states; make at least 2")
     model = problem.model
     start = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
-    found = []
+    noisy = []
     for time in times:
         x = flow(model, start, problem.cond, end=time, steps=steps)
-        found.append(NoisyState(x, x.new_full((len(x),), time), problem.cond))
-    return tuple(found)
+        noisy.append(NoisyState(x, x.new_full((len(x),), time), problem.cond))
+    return tuple(noisy)
 
 
 def advanced(
@@ -49,7 +49,7 @@ def advanced(
     thousand rollouts.
 
     Args:
-        problem: with the model.
+        problem: has the model.
         noisy: where the rollouts begin, (B, *S).
         x: where they are, (B, *S).
         step: from 0.
@@ -68,9 +68,9 @@ def advanced(
 
 
 def scored(problem: Problem, ends: Tensor) -> Tensor:
-    """r (M, B) of clean states (M, B, *S), as many at a time as fit into memory."""
-    each = max(1, 4 * problem.chunk // ends.shape[1])
-    return torch.cat([problem.reward_of(some, problem.cond) for some in ends.split(each)])
+    """r (M, B) of clean states (M, B, *S), in pieces that fit into memory."""
+    size = max(1, 4 * problem.chunk // ends.shape[1])
+    return torch.cat([problem.reward_of(piece, problem.cond) for piece in ends.split(size)])
 
 
 def value(rewards: Tensor) -> Tensor:
@@ -90,14 +90,15 @@ def pearson(a: Tensor, b: Tensor) -> float:
 
 
 def noise(time: float, rewards: Tensor) -> str:
-    """What rollouts with rewards (M, B) can tell of r, in words.
+    """A sentence on the highest r that the noise of rollouts with rewards (M, B) allows.
 
-    From the correlation ρ of their two halves: of an exact value with theirs it is √(2ρ / (1 + ρ)).
+    If ρ is the correlation of the values by either half of the rollouts, an exact value has the
+    correlation √(2ρ / (1 + ρ)) with that by all of them.
 
     Reference: The proof and measurement of association between two things, Spearman, 1904,
     doi:10.2307/1412159 (attenuation); Correlation calculated from faulty data, Spearman, 1910,
     doi:10.1111/j.2044-8295.1910.tb00206.x (halves).
     """
     halves = max(0.0, pearson(*map(value, rewards.chunk(2))))
-    most = math.sqrt(2 * halves / (1 + halves))
-    return f"At t = {time:g} an exact value would have r = {most:.2f} by the rollouts' own noise."
+    highest = math.sqrt(2 * halves / (1 + halves))
+    return f"At t = {time:g} noise of the rollouts limits r to {highest:.2f} for an exact value."
