@@ -125,7 +125,7 @@ def test_draws_are_the_sampler_s():
     assert not found.reward_grads.requires_grad
 
 
-def test_weighted_pulls_are_the_gradient_of_the_value():
+def test_weighted_reward_gradients_are_the_gradient_of_the_value():
     problem, noisy, streams = states(plane(), 6)
     x = noisy.x.clone().requires_grad_()
     x1 = MetaFlowMap().sample(
@@ -165,7 +165,7 @@ def test_more_draws_where_few_carry_the_weight(budget):
         assert not found.reward_grads[count:, row].any()
 
 
-def test_no_reward_is_computed_that_is_not_counted():
+def test_auto_scores_each_draw_once():
     model, reward = line()
     scorer = RecordingReward(reward.terms[0].reward)
     world = model, WeightedReward((Term(name="one", reward=scorer),))
@@ -212,7 +212,7 @@ def test_a_point_is_drawn_once(draws):
     assert torch.allclose(estimate.denoiser, problem.model.denoiser(noisy))
 
 
-def test_one_draw_says_nothing_of_the_error():
+def test_error_of_one_draw_is_infinite():
     estimate = make(*states(line(), 3), draws=1).estimate(torch.zeros(3, 1))
     assert estimate.error.isinf().all()
     assert "error" not in estimate.numbers()
@@ -237,7 +237,7 @@ def test_errors_are_standard_deviations(draws, t):
     assert gap.mean() < 0
 
 
-def test_variance():
+def test_weighted_variance_of_known_terms():
     streams = Streams(0, tuple(range(4)))
     terms = streams.normal((2, 3), draws=6)
     equal = torch.full((6, 4), 1 / 6).double()
@@ -262,7 +262,7 @@ def test_missing_draws_do_not_count():
     assert torch.allclose(estimate.ess, torch.tensor([2.0, 3.0]))
 
 
-def test_what_cannot_be():
+def test_missing_sampler_and_wrong_numbers_of_draws_are_refused():
     problem, noisy, streams = states(line(), 2)
     with pytest.raises(PartError, match="needs a sampler"):
         make(attrs.evolve(problem, sampler=None), noisy, streams)

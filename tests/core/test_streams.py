@@ -22,7 +22,7 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
-def test_known_answers(counter, key, words):
+def test_philox_gives_the_published_words(counter, key, words):
     got = philox(tuple(torch.tensor([word]) for word in counter), key)
     assert tuple(int(word) for word in got) == words
 
@@ -67,7 +67,7 @@ def test_purposes_and_seeds_differ():
     assert torch.equal(base.fold_in("a").fold_in(1).normal((4,)), base.fold_in("a", 1).normal((4,)))
 
 
-def test_moments():
+def test_normal_and_uniform_numbers_have_their_moments():
     count = 200_000
     x = Streams(2, tuple(range(count // 10))).normal((10,)).flatten()
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):

@@ -37,7 +37,7 @@ def states(world, rows, t, sampler=None):
 
 @pytest.mark.parametrize("t", [0.3, 0.7])
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
-def test_the_weights_are_the_rule_s(kind, t):
+def test_weight_of_the_gradient_follows_the_rule(kind, t):
     """λ by hand, from the draws and their gradients."""
     problem, noisy, streams = states(line(kind), 10, t)
     path = problem.model.path
@@ -65,7 +65,7 @@ def test_variances_are_summed_over_the_elements():
     assert torch.allclose(odds, wanted.log())
 
 
-def test_time_follows_the_noise_on_every_path():
+def test_odds_by_time_depend_on_the_noise_level_alone():
     t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     for path in (LinearPath(), TrigonometricPath()):
         share = odds_by_time(path, t).sigmoid()
@@ -83,7 +83,7 @@ def test_estimates_are_finite(rule, t, sampler):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_at_time_zero_the_weighted_mean_has_the_say(rule):
+def test_weight_of_the_gradient_at_time_zero_is_zero(rule):
     problem, noisy, streams = states(line(), 8, 0.0)
     found = Blend(draws=6, rule=rule).estimate(problem, noisy, streams=streams)
     mean = Stein(draws=6, centring="regression").estimate(problem, noisy, streams=streams)
@@ -93,7 +93,7 @@ def test_at_time_zero_the_weighted_mean_has_the_say(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("draws, sampler", [(1, MetaFlowMap()), (4, DPS()), (4, Glass(steps=1))])
-def test_without_a_spread_it_goes_by_time(rule, draws, sampler):
+def test_weight_of_the_gradient_follows_time_where_draws_have_no_variance(rule, draws, sampler):
     problem, noisy, streams = states(line(), 5, 0.6, sampler)
     found = Blend(draws=draws, rule=rule).estimate(problem, noisy, streams=streams)
     steep = Gradient(draws=draws).estimate(problem, noisy, streams=streams)
@@ -103,7 +103,7 @@ def test_without_a_spread_it_goes_by_time(rule, draws, sampler):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("t", [0.2, 0.6, 0.9])
-def test_it_is_consistent(rule, t):
+def test_blend_with_many_draws_is_the_exact_shift(rule, t):
     problem, noisy, streams = states(line(), 10, t)
     found = Blend(draws=6000, rule=rule).estimate(problem, noisy, streams=streams)
     exact = Exact().estimate(problem, noisy, streams=streams)
@@ -112,7 +112,7 @@ def test_it_is_consistent(rule, t):
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.7])
-def test_it_is_better_than_either(t):
+def test_error_of_the_blend_is_below_those_of_gradient_and_stein(t):
     problem, noisy, _ = states(line(), 60, t)
     many, streams = noisy.tile(20), Streams(6, tuple(range(1200)))
     exact = Exact().estimate(problem, noisy, streams=streams).shift.repeat(20, 1)
@@ -141,7 +141,7 @@ def test_regression_goes_between_the_centres():
     assert share.max() > 0.5
 
 
-def test_without_a_reward_regression_says_nothing():
+def test_regression_shift_without_a_reward_is_zero():
     problem, noisy, streams = states(line(), 5, 0.4)
     terms = tuple(attrs.evolve(one, weight=0.0) for one in problem.reward.terms)
     problem = attrs.evolve(problem, reward=attrs.evolve(problem.reward, terms=terms))
@@ -162,7 +162,7 @@ def test_regression_saves_noise_where_few_draws_count():
         assert noise[1] < 0.6 * noise[0]
 
 
-def test_the_denoiser_saves_the_mode_a_call(monkeypatch):
+def test_steering_makes_no_network_call_where_the_estimate_has_the_denoiser(monkeypatch):
     problem, noisy, streams = states(line(), 3, 0.5)
     calls, velocity = [], GaussianMixture.velocity
     monkeypatch.setattr(

@@ -66,7 +66,7 @@ def test_estimates_are_finite_and_detached(estimator, t):
 
 
 @pytest.mark.parametrize("estimator", EACH, ids=lambda e: e.kind)
-def test_rows_do_not_see_each_other(estimator):
+def test_estimates_of_a_row_do_not_depend_on_other_rows(estimator):
     problem, noisy, streams = _set(plane(), 16, 0.4)
     many = estimator.estimate(problem, noisy, streams=streams)
     for count in (1, 4):
@@ -143,12 +143,12 @@ def test_bias_falls_as_one_over_n(kind):
 
 
 @pytest.mark.parametrize("estimator", [Stein(draws=1), Stein(draws=1, centring="unbiased")])
-def test_stein_with_one_draw_is_exactly_nothing(estimator):
+def test_stein_shift_of_one_draw_is_exactly_zero(estimator):
     problem, noisy, streams = _set(plane(), 8, 0.5)
     assert not estimator.estimate(problem, noisy, streams=streams).shift.any()
 
 
-def test_centring():
+def test_centring_chooses_what_the_weighted_mean_is_compared_with():
     problem, noisy, streams = _set(line(), 6, 0.4)
     draws = MetaFlowMap().sample(problem.model, noisy, draws=4, streams=streams)
     weights = torch.softmax(problem.reward_of(draws, noisy.cond), 0)[..., None]

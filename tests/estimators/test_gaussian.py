@@ -36,7 +36,7 @@ def states(world, rows, t):
 
 @pytest.mark.parametrize("t", [0.0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("path", ["linear", "trigonometric"])
-def test_it_is_exact_for_gaussian_data(path, t):
+def test_value_and_shift_of_gaussian_data_are_exact(path, t):
     problem, noisy = states(blob(path), 5, t)
     got = GaussianValue(data_std=0.6).estimate(problem, noisy, streams=Streams(0, tuple(range(5))))
     wanted = Exact().estimate(problem, noisy, streams=Streams(0, tuple(range(5))))
@@ -44,7 +44,7 @@ def test_it_is_exact_for_gaussian_data(path, t):
         assert torch.allclose(getattr(got, name), getattr(wanted, name), rtol=1e-9, atol=1e-9)
 
 
-def test_the_formula_by_matrices():
+def test_value_agrees_with_the_formula_in_matrices():
     """V̂ and ∂V̂/∂D = Aᵀ S⁻¹ u on a mixture, where v is not the posterior's variance."""
     world = plane()[0], measured(A, Y, 0.3)
     problem, noisy = states(world, 4, 0.4)
@@ -62,7 +62,7 @@ def test_the_formula_by_matrices():
         assert torch.allclose(got.shift[row], 0.36 / 0.4 * pull[0])
 
 
-def test_it_is_the_limit_of_gaussian_draws():
+def test_value_is_the_limit_of_many_gaussian_draws():
     problem, noisy = states((plane()[0], measured(A, Y, 2.0)), 3, 0.6)
     streams = Streams(1, (0, 1, 2))
     x1 = GaussianPosterior().sample(problem.model, noisy, draws=100_000, streams=streams)
@@ -71,7 +71,7 @@ def test_it_is_the_limit_of_gaussian_draws():
     assert torch.allclose(got.value, drawn, atol=0.01)
 
 
-def test_particles_make_up_for_what_it_does_not_know():
+def test_particles_correct_the_value_of_data_that_are_not_gaussian():
     """Three far modes: the posterior is no Gaussian, and guidance alone gives them wrong masses."""
     world, rows = plane(), 128
     exact = world[0].draw_tilted(world[1], Streams(1, tuple(range(rows))))
@@ -93,7 +93,7 @@ def test_particles_make_up_for_what_it_does_not_know():
     assert sliced_w2(alone, exact) > 0.5
 
 
-def test_what_it_cannot_do_it_says():
+def test_unfit_rewards_and_models_are_refused_with_a_cure():
     world = blob()
     problem, noisy = states(world, 1, 0.5)
     streams = Streams(0, (0,))

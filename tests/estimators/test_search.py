@@ -46,7 +46,7 @@ def test_the_shift_leads_to_the_best_draw():
     assert torch.allclose(found.denoiser, problem.model.denoiser(noisy), atol=1e-12)
 
 
-def test_it_is_the_limit_of_a_large_weight():
+def test_search_is_the_limit_of_a_large_reward_weight():
     weight = 1e5
     problem, noisy, streams = states(line(), 20, weight=weight)
     stein = Stein(draws=6, centring="velocity").estimate(problem, noisy, streams=streams)
@@ -82,7 +82,7 @@ def test_errors_of_few_draws(draws):
         assert torch.allclose(found.error, (reward[0] - reward[1]).abs() / 2)
 
 
-def test_a_point_has_no_shift():
+def test_shift_of_a_point_posterior_is_zero():
     problem, noisy, streams = states(line(), 4, sampler=DPS())
     found = Search().estimate(problem, noisy, streams=streams)
     assert not found.shift.any()
@@ -100,7 +100,7 @@ def test_renoising_the_best_draw_climbs_the_reward():
     assert climbed > 0.5 * drawn  # rewards are negative
 
 
-def test_renoising_is_the_algorithm_s_step():
+def test_search_with_renoising_takes_the_step_of_algorithm_4():
     model, reward = line()
     streams, t, u = Streams(0, tuple(range(9))), 0.3, 0.7
     cond = model.encode([""] * 9)

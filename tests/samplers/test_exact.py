@@ -45,7 +45,7 @@ def test_draws_are_consistent_with_data_that_were_made_noisy():
     assert torch.allclose(*alike, rtol=0.05, atol=0.05)
 
 
-def test_no_call_and_no_gradient():
+def test_exact_draws_cost_no_network_call_and_carry_no_gradient():
     model, meter = line()[0], Meter()
     x = torch.tensor([[0.2]], dtype=torch.float64, requires_grad=True)
     noisy = NoisyState(x, torch.tensor([0.4]).double(), model.encode([""]))
@@ -56,6 +56,6 @@ def test_no_call_and_no_gradient():
     assert not meter.calls
 
 
-def test_a_network_does_not_know_its_posterior():
+def test_a_network_is_refused_by_the_exact_sampler():
     with pytest.raises(PartError, match="exact posterior, like 'mixture'"):
         ExactPosterior().sample(NetworkModel(shape=(2,)), None, draws=1, streams=Streams(0, (0,)))

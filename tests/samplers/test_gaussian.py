@@ -120,7 +120,7 @@ def test_gradient_goes_through_the_denoiser(sampler):
     assert torch.equal(again, draws)
 
 
-def test_negative_eigenvalues_count_as_none():
+def test_negative_eigenvalues_are_set_to_zero():
     """A network's Jacobian may have them: here the velocity pulls too hard along one axis."""
     model = _one("linear")
 

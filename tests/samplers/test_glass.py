@@ -29,7 +29,7 @@ def _near(a, b, tolerance):
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_drift_by_brute_force(kind):
+def test_inner_velocity_agrees_with_conditioning_on_both_states(kind):
     model, _ = line(kind)
     grid = torch.tensor([0, 1e-12, 1e-4, 0.1, 0.35, 0.5, 0.8, 0.95, 0.999], dtype=torch.float64)
     points = torch.linspace(-3, 3, 7, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_drift_by_brute_force(kind):
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_drift_by_brute_force_in_single_precision(kind):
+def test_inner_velocity_in_single_precision_agrees_with_double(kind):
     model, _ = line(kind)
     t, s = torch.tensor([0.0, 1e-4, 0.3, 0.97]), torch.tensor([0.0, 1e-3, 0.5, 0.98])
     t, s = (v.flatten() for v in torch.meshgrid(t, s, indexing="ij"))
@@ -50,7 +50,7 @@ def test_drift_by_brute_force_in_single_precision(kind):
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_limits(kind):
+def test_inner_velocity_at_its_limits_is_the_flows_and_the_denoisers(kind):
     model, _ = line(kind)
     y = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     cond = model.encode([""] * 9)
@@ -116,7 +116,7 @@ def test_draws_differ_nest_and_carry_a_gradient():
 
 @pytest.mark.parametrize("kind", PATHS)
 @pytest.mark.parametrize("t", [0.0, 0.35, 0.9])
-def test_drift_at_the_end_is_the_flow_s(kind, t):
+def test_inner_velocity_at_time_one_is_the_flows(kind, t):
     """At s = 1 the inner state is x1 itself, and x says no more."""
     model, _ = line(kind)
     y = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]

@@ -57,7 +57,7 @@ def test_all_candidates_of_gaussian_data_are_equally_likely():
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("std", [0.5, 1.6])
-def test_weights_make_up_for_a_wrong_proposal(path, std):
+def test_importance_weights_correct_a_wrong_proposal(path, std):
     """Data of another deviation: wrong with one candidate, right with many."""
     model, count = _gaussian(path, 1.0), 1500
     noisy = _at(model, [1.0, 0.6], *[0.45] * count)
@@ -100,7 +100,7 @@ def test_draws_in_the_plane_are_near_the_posterior():
     assert many < 0.12  # two sets of exact draws: 0.06
 
 
-def test_it_needs_a_flow_map():
+def test_a_model_without_a_flow_map_is_refused():
     with pytest.raises(PartError, match="flow map; use 'glass'"):
         Renoise().sample(Plain(line()[0]), None, draws=1, streams=Streams(0, (0,)))
     for wrong in ({"candidates": 0}, {"data_std": 0.0}):

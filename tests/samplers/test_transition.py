@@ -32,7 +32,7 @@ def _kernel(model, x, t, u):
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_stopping_time_makes_up_for_what_is_missing(kind):
+def test_stopping_time_adds_the_missing_precision(kind):
     path = line(kind)[0].path
     t, u = (
         v.flatten()
@@ -67,7 +67,7 @@ def test_noise_becomes_the_same_quantile_of_the_kernel(kind, t, u):
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_kernel_by_draws(kind):
+def test_transitions_follow_the_kernel(kind):
     model, _ = line(kind)
     count = 20_000
     rows = Streams(0, tuple(range(count)))
@@ -81,7 +81,7 @@ def test_kernel_by_draws(kind):
     assert w1(wrong[:, 0], exact) > 0.05
 
 
-def test_moments_in_the_plane():
+def test_transitions_in_the_plane_have_the_moments_of_the_kernel():
     model, _ = plane()
     count = 4000
     rows = Streams(1, tuple(range(count)))
@@ -100,7 +100,7 @@ def test_moments_in_the_plane():
 
 
 @pytest.mark.parametrize("method", ["euler", "heun"])
-def test_to_the_end_it_is_a_posterior_draw(method):
+def test_transition_to_time_one_is_a_posterior_draw(method):
     model, _ = line()
     streams = Streams(2, (5, 6))
     noisy = NoisyState(_times(0.3, -1)[:, None], _times(0.2, 0.6), model.encode([""] * 2))

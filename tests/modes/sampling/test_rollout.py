@@ -66,7 +66,7 @@ def test_particles_of_a_seed_stay_the_same(dynamics):
     assert x1.flatten().tolist() == pytest.approx(PARTICLES[dynamics.kind], rel=1e-12)
 
 
-def test_grid_starts_and_ends_where_it_should():
+def test_grid_runs_from_start_to_one():
     assert grid(4, 0.2, 1.0) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert grid(2, 0.0, 2.0) == [0.0, 0.25, 1.0]
 
@@ -149,7 +149,7 @@ def test_log_ratio_is_that_of_the_two_gaussians():
     assert torch.allclose(drawn.kl, kl[:, 0])
 
 
-def test_a_gaussian_without_noise_has_no_say_in_weights():
+def test_a_gaussian_step_without_noise_has_log_ratio_zero():
     mean = torch.ones(2, 1).double()
     step = GaussianStep.draw(mean, mean, torch.zeros(2).double(), Streams(0, (0, 1)))
     assert torch.equal(step.x, 2 * mean)
@@ -190,7 +190,7 @@ def test_network_calls_count_the_velocity_where_the_estimator_does_not_know_the_
     assert meter.calls["network"] == 3 * (4 + 1)
 
 
-def test_a_guide_answers_from_memory_at_the_very_states_alone():
+def test_guide_reuses_an_estimate_only_at_the_same_states_and_times():
     problem, meter = metered(Gradient(draws=2), DPS())
     guide = Guide(problem, problem.cond, Streams(0, (0, 1, 2)))
     x, t = torch.zeros(3, 2).double(), torch.full((3,), 0.4).double()

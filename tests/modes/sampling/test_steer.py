@@ -61,7 +61,7 @@ def test_stein_draws_give_the_tilted_law_on_the_line():
     assert w1(sampled(mode, world, 1000, **parts)[:, 0], target) < 0.1
 
 
-def test_the_plane_by_the_exact_value():
+def test_exact_value_gives_the_tilted_law_in_the_plane():
     world = plane()
     x1 = sampled(Steer(steps=100), world, 2048, estimator=Exact())
     assert torch.allclose(masses(x1, CENTRES), SHARES, atol=0.05)
@@ -82,7 +82,7 @@ def test_the_plane_by_the_exact_value():
     ],
     ids=["stein-4", "stein-16", "stein-64", "gradient-4", "gradient-16", "gradient-64"],
 )
-def test_the_plane_by_posterior_draws(estimator, shares, distance):
+def test_posterior_draws_give_the_tilted_law_in_the_plane(estimator, shares, distance):
     # Numbers of an independent implementation, one seed, 4096 particles and 1000 steps; with 1024
     # particles the shares' standard error is 0.016 and two exact sets lie 0.1 to 0.4 apart.
     world = plane()
@@ -108,7 +108,7 @@ def test_a_sample_is_the_same_in_any_batch(dynamics, sampler, estimator):
             assert torch.allclose(few[row], many[sample], atol=1e-10, rtol=1e-10)
 
 
-def test_one_stein_draw_and_zero_scale_are_plain_sampling():
+def test_steering_with_one_stein_draw_or_scale_zero_is_plain_sampling():
     world = plane()
     for dynamics in (ODE(), SDE()):
         plain = sampled(BestOfN(flow_steps=20, dynamics=dynamics), world, 8)
@@ -120,7 +120,7 @@ def test_one_stein_draw_and_zero_scale_are_plain_sampling():
 
 
 @pytest.mark.parametrize("normalise", ["clip", "renorm"])
-def test_renormalised_steering_still_raises_the_reward_but_misses_the_law(normalise):
+def test_normalised_guidance_raises_the_reward_but_misses_the_tilted_law(normalise):
     world = plane()
     mode = Steer(steps=50, guidance_norm=normalise)
     x1 = sampled(mode, world, 512, estimator=Exact())
@@ -130,7 +130,7 @@ def test_renormalised_steering_still_raises_the_reward_but_misses_the_law(normal
     assert reward[1] < -2  # the tilted law's own mean is −0.5
 
 
-def test_info_and_options():
+def test_step_reports_finite_numbers_and_start_may_be_zero():
     model, reward = line()
     cond = model.encode([""] * 4)
     problem = Problem(model, reward, MetaFlowMap(), Stein(draws=4), cond)
@@ -150,7 +150,7 @@ def test_info_and_options():
         assert x1.isfinite().all()
 
 
-def test_times_may_be_listed():
+def test_listed_times_replace_steps_start_and_power():
     listed = Steer(times=(0.01, 0.25, 0.5, 1.0))
     assert listed.steps == 3
     assert Steer().steps == 50
@@ -167,7 +167,7 @@ def test_times_may_be_listed():
         Steer(times=(0.0, 1.0), steps=7)
 
 
-def test_girsanov_bounds_the_divergence():
+def test_path_kl_of_the_exact_shift_is_the_kl_of_the_tilted_law():
     model, reward = line()
     streams = Streams(0, tuple(range(2000)))
     problem = Problem(model, reward, None, Exact(), model.encode([""] * 2000))

@@ -44,7 +44,7 @@ def test_the_model_or_another_law_draws():
     assert clean(None, law, problem, FOUR)[0].min() > 40
 
 
-def test_data_that_cannot_be_had(pictures, network):
+def test_missing_or_unfit_data_raise_with_a_cure(pictures, network):
     model, _ = line()
     with pytest.raises(PartError, match=r"mode.data: the model cannot draw data; name pictures"):
         clean(None, None, Problem(Plain(model)), FOUR)
@@ -57,7 +57,7 @@ def test_data_that_cannot_be_had(pictures, network):
         clean(pictures, None, white, FOUR)
 
 
-def test_metrics_that_do_not_suit(network):
+def test_metrics_of_another_domain_or_several_numbers_are_refused(network):
     x1 = torch.zeros(4, 4, 4, 4)
     with pytest.raises(PartError, match=r"'sliced_wasserstein' measures vectors, not images"):
         measured(SlicedWasserstein(), network, x1, x1)

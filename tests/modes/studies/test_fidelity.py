@@ -40,7 +40,7 @@ def test_the_flow_needs_many_steps(studied):
     assert found[64] < 0.25
 
 
-def test_another_law_may_be_what_is_measured_against(studied):
+def test_samples_are_compared_with_the_data_model_if_there_is_one(studied):
     law = Mixture(weights=(1.0,), means=((9.0, 0.0),), stds=(0.1,))
     mode = attrs.evolve(MODE, data_model=law, outer_steps=(1,))
     found = values(studied(mode, Problem(plane()[0], sampler=MetaFlowMap()), 500)[1])

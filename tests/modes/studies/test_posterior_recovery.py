@@ -53,7 +53,7 @@ def test_calls_are_those_of_the_sampler(studied):
     assert list(heun["t = 0.2"]) == [1.0, 7.0, 31.0]
 
 
-def test_an_equal_study_before_lends_its_data(studied):
+def test_data_are_reused_by_the_next_arm_of_an_equal_study(studied):
     model, _ = plane()
     problem = Problem(model, sampler=ExactPosterior())
     state, _ = studied(MODE, problem, 10)

@@ -78,7 +78,7 @@ def test_rollouts_are_run_once_for_arms_that_differ_in_their_sampler(go):
     assert exact.findings.notes == glass.findings.notes != other.findings.notes
 
 
-def test_what_was_found_is_in_the_record(go):
+def test_findings_are_in_the_record(go):
     result = go(RECOVERY)
     arms = json.loads((result.folder / "results.json").read_text())["arms"]
     near, far = (arm["findings"]["points"] for arm in arms)

@@ -24,7 +24,7 @@ def test_steps_of_a_sampler():
     assert varied(DPS(), (2, 4), 1) is None
 
 
-def test_the_flow_is_the_models():
+def test_flow_in_many_steps_is_the_exact_flow_map():
     model, _ = line()
     x = Streams(0, tuple(range(50))).normal(model.shape)
     cond = model.encode([""] * 50)
@@ -35,7 +35,7 @@ def test_the_flow_is_the_models():
     assert torch.equal(flow(model, x, cond, end=0.0, steps=3), x)
 
 
-def test_calls_are_counted_once():
+def test_counted_returns_the_calls_of_its_function_alone():
     model, _ = line()
     counting = guarded(model)
     x, t, cond = torch.zeros(3, 1).double(), torch.zeros(3).double(), model.encode([""] * 3)
@@ -62,6 +62,6 @@ def test_cuts_cover_all_rows():
         ),
     ],
 )
-def test_wrong_options(make, said):
+def test_wrong_options_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()

@@ -54,7 +54,7 @@ def test_a_point_ranks_states_worse_than_draws(studied, problem):
     assert abs(eight.value - found.points[0].value) < 0.03
 
 
-def test_rollouts_are_not_run_again(studied, problem):
+def test_rollouts_are_reused_by_the_next_arm(studied, problem):
     meter = Meter()
     model = GuardedModel(problem.model, "mixture", meter, 1 << 20)
     guarded = attrs.evolve(problem, model=model)
@@ -67,7 +67,7 @@ def test_rollouts_are_not_run_again(studied, problem):
     assert len(found.points) == 2
 
 
-def test_a_state_has_its_own_rollouts(problem):
+def test_rollouts_of_a_state_do_not_depend_on_the_others(problem):
     """The values of some states are the same without the others."""
     mode = attrs.evolve(MODE, particles=3, rollout_steps=4)
     rewards = []

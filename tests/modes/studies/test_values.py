@@ -71,12 +71,12 @@ def test_correlation_forgets_scale_and_nothing_else():
         pearson(a, torch.ones(1000))
 
 
-def test_what_rollouts_can_tell():
+def test_noise_of_rollouts_limits_the_correlation():
     """Rewards with a noise that is averaged over M: r of the true value with theirs is foretold."""
     true = Streams(0, tuple(range(2000))).normal(())
     for spread, rollouts in ((0.05, 40), (1.0, 4)):
         apart = Streams(1, tuple(range(2000))).normal((), draws=rollouts)
         rewards = true + spread * apart
-        told = float(noise(0.5, rewards).partition("r = ")[2].split()[0])
+        told = float(noise(0.5, rewards).partition("limits r to ")[2].split()[0])
         assert told == pytest.approx(pearson(true, value(rewards)), abs=0.06)
     assert told < 0.9
