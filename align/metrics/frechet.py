@@ -1,4 +1,4 @@
-"""Fréchet distances: how far apart two sets are, as Gaussians."""
+"""Fréchet distances between two sets, each fitted by a Gaussian."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (D,) of rows (N, D), and R (min(N, D), D) with Rᵀ R their covariance."""
-    wide = rows.double()
-    mean = wide.mean(0)
-    root = (wide - mean) / (len(rows) - 1) ** 0.5
+    exact = rows.double()
+    mean = exact.mean(0)
+    root = (exact - mean) / (len(rows) - 1) ** 0.5
     if root.shape[0] > root.shape[1]:
         root = torch.linalg.qr(root, mode="r").R
     return mean, root
@@ -55,8 +55,8 @@ def _gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
 class FrechetThumbnails(Metric):
     """Fréchet distance to the references, of Gaussians fitted to thumbnails of 8 x 8 pixels.
 
-    It sees layout and colour, and no more: no network judges, and nothing has to be downloaded.
-    Few samples bias it upwards; compare values with each other only, at equal numbers of pictures.
+    It measures layout and colour alone; it needs no network and no download. Few samples bias it
+    upwards, so compare values only at equal numbers of pictures.
 
     Reference: GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium,
     Heusel et al., 2017, arXiv:1706.08500, equation 6 (there of an Inception network's features).
@@ -74,8 +74,8 @@ class FrechetThumbnails(Metric):
         """
         if references is None:
             raise PartError("metric 'frechet_thumbnails' compares with references; got none")
-        one, other = (_thumbnails(data) for data in (samples, references))
-        return {self.kind: frechet_distance(one, other)}
+        thumbnails = [_thumbnails(pictures) for pictures in (samples, references)]
+        return {self.kind: frechet_distance(*thumbnails)}
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:

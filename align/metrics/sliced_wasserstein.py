@@ -1,4 +1,4 @@
-"""How far two sets of vectors are apart."""
+"""The sliced Wasserstein distance between two sets of vectors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
 class SlicedWasserstein(Metric):
     """Sliced Wasserstein-2 distance to the references, in the units of the data.
 
-    The directions are always the same. Two sets of one law are not at 0: their distance falls as
-    one over the root of their size, and is what others should be compared with.
+    The directions are the same in every run. Two finite sets of one law have a distance above 0,
+    which falls as one over the root of their size; compare other distances with that.
 
     Reference: Sliced and Radon Wasserstein barycenters of measures, Bonneel, Rabin, Peyré,
     Pfister, 2015, doi:10.1007/s10851-014-0506-3, section 3.

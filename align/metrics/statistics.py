@@ -20,8 +20,7 @@ Statistic: TypeAlias = Literal[
     "brightness", "contrast", "saturation", "sharpness", "edges", "entropy"
 ]
 BINS: Final = 8
-# The largest value of each; the smallest is 0.
-MOST: Final[Mapping[Statistic, float]] = MappingProxyType(
+LARGEST: Final[Mapping[Statistic, float]] = MappingProxyType(
     {
         "brightness": 1.0,
         "contrast": 0.5,
@@ -31,8 +30,9 @@ MOST: Final[Mapping[Statistic, float]] = MappingProxyType(
         "entropy": 3 * math.log2(BINS),
     }
 )
-# Shares of pixels and of a histogram's bins are constant almost everywhere.
+"""The largest value of each statistic; the smallest is 0."""
 COUNTS: Final[frozenset[Statistic]] = frozenset({"edges", "entropy"})
+"""Statistics without a gradient: they count pixels, and are constant almost everywhere."""
 
 
 def statistic(name: Statistic, data: Tensor, *, edge: float = 0.1) -> Tensor:
@@ -50,8 +50,8 @@ def statistic(name: Statistic, data: Tensor, *, edge: float = 0.1) -> Tensor:
     Reference: Diatom autofocusing in brightfield microscopy: a comparative study, Pech-Pacheco,
     Cristóbal, Chamorro-Martínez, Fernández-Valdivia, 2000, ICPR, section 2 (sharpness).
     """
-    wide = data.to(torch.promote_types(data.dtype, torch.float32))
-    pictures = wide.clamp(0, 1).expand(-1, 3, -1, -1)
+    floats = data.to(torch.promote_types(data.dtype, torch.float32))
+    pictures = floats.clamp(0, 1).expand(-1, 3, -1, -1)
     match name:
         case "brightness":
             return pictures.mean((1, 2, 3))
@@ -78,8 +78,8 @@ class ImageStatistics(Metric):
     entropy: of the colour histogram with 8 bins a channel, in bits (0 to 9).
     saturation: mean of (max − min) / max over the channels of a pixel, from 0 to 1.
 
-    A model that learns to please a reward by textures or flat backgrounds moves these far from
-    where unsteered samples have them.
+    A model that hacks a reward by textures or flat backgrounds moves these numbers far from those
+    of base samples.
     """
 
     kind: ClassVar[str] = "image_statistics"
@@ -96,10 +96,10 @@ class ImageStatistics(Metric):
 
 
 def _laplacian(grey: Tensor) -> Tensor:
-    """Laplacian (B, H, W) of brightness (B, H, W), which is continued at the edges."""
-    wide = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    across = wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
-    return across + wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] - 4 * grey
+    """Laplacian (B, H, W) of brightness (B, H, W); the outermost pixels repeat beyond the edge."""
+    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return across + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] - 4 * grey
 
 
 def _edges(grey: Tensor, edge: float) -> Tensor:

@@ -1,1 +1,1 @@
-"""Models that need nothing beyond the core: closed-form worlds."""
+"""Models: networks in weights files, and closed-form worlds."""

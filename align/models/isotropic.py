@@ -1,4 +1,4 @@
-"""Mixtures of isotropic Gaussians, one for each of B rows: closed under all that is asked here."""
+"""Mixtures of isotropic Gaussians, one for each of B rows, and their posteriors."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Isotropic:
     means: Tensor
     variances: Tensor
 
-    def seen(self, alpha: Tensor, beta: Tensor) -> Isotropic:
+    def noised(self, alpha: Tensor, beta: Tensor) -> Isotropic:
         """Law of β x + α ε with ε ~ N(0, I): means β m_k, variances α² + β² v_k; α, β are (B,)."""
         variances = (alpha**2)[:, None] + (beta**2)[:, None] * self.variances
         means = expand(beta, self.means) * self.means
         return Isotropic(self.log_weights.expand(variances.shape), means, variances)
 
-    def given(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Isotropic:
+    def posterior(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Isotropic:
         """Law of x1 given that β x1 + α ε is `x` (B, D); finite at α = 0 and at β = 0."""
-        seen = self.seen(alpha, beta)
+        noised = self.noised(alpha, beta)
         return Isotropic(
-            torch.log_softmax(seen.log_terms(x), -1),
-            self.centres_given(x, alpha, beta, seen),
-            alpha[:, None] ** 2 / seen.variances * self.variances,
+            torch.log_softmax(noised.log_terms(x), -1),
+            self.posterior_means(x, alpha, beta, noised),
+            alpha[:, None] ** 2 / noised.variances * self.variances,
         )
 
-    def centres_given(self, x: Tensor, alpha: Tensor, beta: Tensor, seen: Isotropic) -> Tensor:
-        """Means (B, M, D) of the components of `given`, where `seen` is that of α and β."""
-        gain = beta[:, None] * self.variances / seen.variances
-        means = (alpha[:, None] ** 2 / seen.variances)[..., None] * self.means
+    def posterior_means(self, x: Tensor, alpha: Tensor, beta: Tensor, noised: Isotropic) -> Tensor:
+        """Means (B, M, D) of the components of `posterior`; `noised` is the law at α and β."""
+        gain = beta[:, None] * self.variances / noised.variances
+        means = (alpha[:, None] ** 2 / noised.variances)[..., None] * self.means
         return means + gain[..., None] * x[:, None]
 
     def log_terms(self, x: Tensor) -> Tensor:
@@ -75,15 +75,15 @@ class Isotropic:
         """
         size = self.means.shape[-1]
         logits = self.log_weights if form is None else self.log_weights + self.log_tilts(form)
-        edges = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
-        place = streams.fold_in("component").uniform((1,), draws=draws).to(edges)
-        chosen = (place > edges).sum(-1)
+        bounds = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
+        place = streams.fold_in("component").uniform((1,), draws=draws).to(bounds)
+        chosen = (place > bounds).sum(-1)
         rows = torch.arange(chosen.shape[1], device=chosen.device) % len(self.means)
         means, variances = self.means[rows, chosen], self.variances[rows, chosen][..., None]
         noise = streams.fold_in("element").normal((size,), draws=draws).to(means)
         if form is None:
             return means + variances.sqrt() * noise
-        grown = 1 + variances * form.quadratic
+        scale = 1 + variances * form.quadratic
         centre = means @ form.axes
-        centre = centre + variances / grown * (form.linear - form.quadratic * centre)
-        return (centre + (variances / grown).sqrt() * noise) @ form.axes.T
+        centre = centre + variances / scale * (form.linear - form.quadratic * centre)
+        return (centre + (variances / scale).sqrt() * noise) @ form.axes.T

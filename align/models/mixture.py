@@ -49,7 +49,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         self.device = prior.means.device
 
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """A condition without content; a mixture follows no prompt but the empty one."""
+        """A condition without tensors; PromptError for any prompt that is not empty."""
         for prompt in prompts:
             if prompt:
                 raise PromptError(f"a mixture cannot follow the prompt '{prompt}'; leave it empty")
@@ -63,17 +63,17 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         """b_t(x) = Σ_k p(k | x) (α' α (x − β m_k) + β' (α² m_k + β v_k x)) / (α² + β² v_k)."""
         path = self.path
         alpha, beta = path.alpha(t), path.beta(t)
-        seen = self.prior.seen(alpha, beta)
-        known = torch.softmax(seen.log_terms(x), -1)
-        gap = x[:, None] - seen.means
-        noise = expand(alpha, gap) / seen.variances[..., None] * gap
-        clean = self.prior.centres_given(x, alpha, beta, seen)
+        noised = self.prior.noised(alpha, beta)
+        shares = torch.softmax(noised.log_terms(x), -1)
+        gap = x[:, None] - noised.means
+        noise = expand(alpha, gap) / noised.variances[..., None] * gap
+        clean = self.prior.posterior_means(x, alpha, beta, noised)
         rates = path.alpha_rate(t)[:, None, None] * noise + path.beta_rate(t)[:, None, None] * clean
-        return (known[..., None] * rates).sum(1)
+        return (shares[..., None] * rates).sum(1)
 
     def posterior(self, noisy: NoisyState) -> Isotropic:
         """p(x1 | x_t = x), one mixture for each of the B states."""
-        return self.prior.given(noisy.x, self.path.alpha(noisy.t), self.path.beta(noisy.t))
+        return self.prior.posterior(noisy.x, self.path.alpha(noisy.t), self.path.beta(noisy.t))
 
     def denoiser(self, noisy: NoisyState) -> Tensor:
         """D_t(x), (B, D)."""
@@ -81,7 +81,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x), (B,)."""
-        return self.prior.seen(self.path.alpha(t), self.path.beta(t)).log_prob(x)
+        return self.prior.noised(self.path.alpha(t), self.path.beta(t)).log_prob(x)
 
     def draw_posterior(self, noisy: NoisyState, draws: int, streams: Streams) -> Tensor:
         """Independent draws (N, B, D) from p(x1 | x_t = x)."""
@@ -93,7 +93,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         In one dimension this is the flow map X_{s,u}(x) of the velocity; in more it is the flow
         map of another flow through the same laws.
         """
-        return self._carried(x, self.prior, s, u)
+        return self._transported(x, self.prior, s, u)
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """Triangular map between the inner interpolant's laws at `s` and at `u`.
@@ -101,7 +101,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         In one dimension this is the flow map X_{s,u}(y; t, x) of the inner flow; in more it is the
         flow map of another flow through the same laws.
         """
-        return self._carried(y, self.posterior(noisy), s, u)
+        return self._transported(y, self.posterior(noisy), s, u)
 
     def draw(self, streams: Streams) -> Tensor:
         """Clean data (B, D)."""
@@ -116,11 +116,11 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         """Clean data (B, D) from p*(x) ∝ p(x) e^{r(x)}, itself a mixture."""
         return self.prior.draw(streams.fold_in("tilted"), 1, self._form(reward))[0]
 
-    def _carried(self, y: Tensor, law: Isotropic, s: Tensor, u: Tensor) -> Tensor:
+    def _transported(self, y: Tensor, law: Isotropic, s: Tensor, u: Tensor) -> Tensor:
         """y (B, D) at time s to time u of the flow from noise to `law`, along the axes."""
-        turned = Isotropic(law.log_weights, law.means @ self.axes.T, law.variances)
-        source = turned.seen(self.path.alpha(s), self.path.beta(s))
-        target = turned.seen(self.path.alpha(u), self.path.beta(u))
+        rotated = Isotropic(law.log_weights, law.means @ self.axes.T, law.variances)
+        source = rotated.noised(self.path.alpha(s), self.path.beta(s))
+        target = rotated.noised(self.path.alpha(u), self.path.beta(u))
         return transport(y @ self.axes.T, source, target) @ self.axes
 
     def _form(self, reward: WeightedReward) -> Form:
@@ -192,12 +192,12 @@ class Mixture(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """Everything there is."""
+        """Every capability: both maps, draws of data, and closed forms."""
         return frozenset({FlowMap, PosteriorMap, DataSampler, ClosedForm})
 
     @property
     def prompt(self) -> str:
-        """None."""
+        """Always empty: a mixture follows no prompt."""
         return ""
 
     def build(self, device: torch.device) -> GaussianMixture:

@@ -41,9 +41,9 @@ class DiTConfig(NetworkSpec):
     domain: ClassVar[Domain | None] = "image"
 
     width: int = option("channels of a token, a multiple of 4", check=_fours, default=192)
-    depth: int = option("number of blocks", check=at_least(1), default=6)
+    depth: int = option("number of transformer blocks", check=at_least(1), default=6)
     heads: int = option("attention heads; divides the width", check=at_least(1), default=3)
-    patch: int = option("side of a patch, in latent pixels", check=at_least(1), default=1)
+    patch: int = option("side of a patch, in pixels of a latent", check=at_least(1), default=1)
     encoder_depth: int = option(
         "blocks of a map that see the start time; the others see the end time", default=4
     )

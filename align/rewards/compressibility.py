@@ -30,7 +30,9 @@ class Compressibility(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-float("inf"), 0.0)
 
-    quality: int = option("of the JPEG file", default=95, check=between(1, 100))
+    quality: int = option(
+        "quality of the JPEG file, from 1 to 100", default=95, check=between(1, 100)
+    )
 
     def build(self, device: torch.device) -> Reward:
         """The reward; there is nothing to load."""
@@ -51,7 +53,9 @@ class Incompressibility(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (0.0, float("inf"))
 
-    quality: int = option("of the JPEG file", default=95, check=between(1, 100))
+    quality: int = option(
+        "quality of the JPEG file, from 1 to 100", default=95, check=between(1, 100)
+    )
 
     def build(self, device: torch.device) -> Reward:
         """The reward; there is nothing to load."""

@@ -21,7 +21,7 @@ _EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
 class Known:
     """A picture (C, H, W) in [0, 1]: C = 1 when its three channels are alike, or else 3.
 
-    So a grey picture counts once a pixel and not three times, whatever the file says.
+    A grey picture therefore counts once a pixel, even if its file has three channels.
     """
 
     path: str
@@ -30,14 +30,14 @@ class Known:
     def view(self, data: Tensor) -> Tensor:
         """Samples (B, 1 or 3, H, W) with the channels of the picture, in float32 or wider.
 
-        Where the picture is grey, that is the mean of theirs.
+        Where the picture is grey, samples become the mean of their channels.
 
         Raises:
             PartError: they are not of the picture's size.
         """
         if data.shape[-2:] != self.picture.shape[-2:]:
-            mine, theirs = ("x".join(map(str, x.shape[-2:])) for x in (self.picture, data))
-            text = f"'{self.path}' has {mine} pixels, but the model makes {theirs}"
+            expected, actual = ("x".join(map(str, x.shape[-2:])) for x in (self.picture, data))
+            text = f"'{self.path}' has {expected} pixels, but the model makes {actual}"
             raise PartError(f"picture: {text}; give one of that size")
         data = data.to(torch.promote_types(data.dtype, torch.float32))
         if len(self.picture) == 1:
@@ -46,7 +46,7 @@ class Known:
 
 
 def known(path: str, device: torch.device) -> Known:
-    """Read a picture, in float32; a relative path is seen from the working directory.
+    """Read a picture, in float32; a relative path starts at the working directory.
 
     Raises:
         PartError: there is no such file, or it is not a picture of 8 bits a channel.

@@ -38,8 +38,12 @@ class Likelihood(RewardSpec):
     domain: ClassVar[Domain | None] = "vector"
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
-    matrix: tuple[tuple[float, ...], ...] = option("A, one row a measurement", check=_rows)
-    observed: tuple[float, ...] = option("y, what was measured", check=_matches)
+    matrix: tuple[tuple[float, ...], ...] = option(
+        "matrix A, one row for each measurement", check=_rows
+    )
+    observed: tuple[float, ...] = option(
+        "measured values y, one for each row of the matrix", check=_matches
+    )
     std: float = option("standard deviation of the measurement's noise", check=above(0))
 
     def build(self, device: torch.device) -> LinearLikelihood:

@@ -15,7 +15,7 @@ from align.core.option import above, option
 from align.core.reward import HasReferenceImages, Reward, RewardSpec
 from align.core.streams import Streams
 from align.rewards.known import Known, known
-from align.rewards.operators import Operator, Seen
+from align.rewards.operators import AnyOperator, Operator
 
 
 @final
@@ -35,10 +35,12 @@ class Measurement(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
-    picture: str = option("PNG of x0, of the size that the model makes")
-    operator: Seen = option("A, what is seen of a picture")
-    std: float = option("standard deviation of the noise, where white is 1", check=above(0))
-    seed: int = option("of the measurement's noise, whatever the run's seed", default=0)
+    picture: str = option("PNG of the known picture x0, of the size that the model makes")
+    operator: AnyOperator = option("operator A: what the measurement sees of a picture")
+    std: float = option("standard deviation of the measurement's noise; white is 1", check=above(0))
+    seed: int = option(
+        "seed of the measurement's noise; the run's seed does not change it", default=0
+    )
 
     def build(self, device: torch.device) -> Reward:
         """Measure the picture; raises PartError when it cannot be read or seen."""
@@ -58,8 +60,8 @@ class _Measured(Reward, HasReferenceImages):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """R (B,) of pictures (B, C, H, W) in [0, 1]."""
-        seen = self.operator.apply(self.known.view(data))
-        residual = (seen - self.observed.to(seen)) / self.std
+        measured = self.operator.apply(self.known.view(data))
+        residual = (measured - self.observed.to(measured)) / self.std
         return -0.5 * residual.flatten(1).square().sum(1)
 
     def pictures(self) -> dict[str, Tensor]:

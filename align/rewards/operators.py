@@ -44,31 +44,31 @@ class Inpaint(Operator):
     kind: ClassVar[str] = "inpaint"
 
     box: tuple[int, int, int, int] = option(
-        "what is hidden, [top, left, bottom, right] in pixels; bottom and right are outside",
+        "hidden box, [top, left, bottom, right] in pixels; row bottom and column right are seen",
         check=_box,
     )
 
     def apply(self, pictures: Tensor) -> Tensor:
         """The pixels that are seen, (B, C, K)."""
-        return pictures[..., self._seen(*pictures.shape[-2:]).to(pictures.device)]
+        return pictures[..., self._visible(*pictures.shape[-2:]).to(pictures.device)]
 
     def show(self, observed: Tensor, height: int, width: int) -> Tensor:
         """The pixels in their places, and grey where nothing is seen."""
         shown = observed.new_full((len(observed), height, width), 0.5)
-        shown[:, self._seen(height, width).to(observed.device)] = observed
+        shown[:, self._visible(height, width).to(observed.device)] = observed
         return shown
 
-    def _seen(self, height: int, width: int) -> Tensor:
+    def _visible(self, height: int, width: int) -> Tensor:
         """Which pixels are seen, (H, W)."""
         top, left, bottom, right = self.box
         if bottom > height or right > width:
             text = f"the box {list(self.box)} does not lie within the picture's {height} rows"
             raise PartError(f"operator 'inpaint': {text} and {width} columns")
-        seen = torch.ones(height, width, dtype=torch.bool)
-        seen[top:bottom, left:right] = False
-        if not seen.any():
+        visible = torch.ones(height, width, dtype=torch.bool)
+        visible[top:bottom, left:right] = False
+        if not visible.any():
             raise PartError("operator 'inpaint': the box hides the whole picture")
-        return seen
+        return visible
 
 
 @final
@@ -102,7 +102,7 @@ class Blur(Operator):
 
     std: float = option("standard deviation of the Gaussian, in pixels", check=above(0))
     padding: Literal["reflect", "zero"] = option(
-        "what lies beyond the edge: the picture's mirror image about its outermost pixels, or 0",
+        "pixels beyond the edge: 'reflect' mirrors the picture about its outermost ones",
         default="reflect",
     )
 
@@ -116,8 +116,8 @@ class Blur(Operator):
         places = torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype)
         kernel = torch.softmax(-0.5 * (places / self.std) ** 2, 0)
         mode = "reflect" if self.padding == "reflect" else "constant"
-        wide = F.pad(pictures.flatten(0, 1)[:, None], [reach] * 4, mode=mode)
-        rows = F.conv2d(wide, kernel[None, None, :, None])
+        padded = F.pad(pictures.flatten(0, 1)[:, None], [reach] * 4, mode=mode)
+        rows = F.conv2d(padded, kernel[None, None, :, None])
         return F.conv2d(rows, kernel[None, None, None, :]).reshape(pictures.shape)
 
     def show(self, observed: Tensor, height: int, width: int) -> Tensor:
@@ -125,4 +125,4 @@ class Blur(Operator):
         return observed
 
 
-Seen: TypeAlias = Inpaint | Downsample | Blur
+AnyOperator: TypeAlias = Inpaint | Downsample | Blur

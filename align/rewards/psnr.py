@@ -14,7 +14,7 @@ from align.core.option import option
 from align.core.reward import Reward, RewardSpec
 from align.rewards.known import Known, known
 
-_MOST: Final = 100.0  # far above what 8 bits can tell apart, and finite
+_LIMIT: Final = 100.0  # far above what 8 bits can tell apart, and finite
 
 
 @final
@@ -28,7 +28,7 @@ class PSNR(RewardSpec):
     kind: ClassVar[str] = "psnr"
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
-    range: ClassVar[tuple[float, float]] = (0.0, _MOST)
+    range: ClassVar[tuple[float, float]] = (0.0, _LIMIT)
 
     picture: str = option("PNG of the known picture, of the size that the model makes")
 
@@ -44,6 +44,6 @@ class _PSNR(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Decibels (B,) of pictures (B, C, H, W) in [0, 1]."""
-        seen = self.known.view(data).clamp(0, 1)
-        error = (seen - self.known.picture.to(seen)).square().flatten(1).mean(1)
-        return -10 * error.clamp(min=10 ** (-_MOST / 10)).log10()
+        pictures = self.known.view(data).clamp(0, 1)
+        error = (pictures - self.known.picture.to(pictures)).square().flatten(1).mean(1)
+        return -10 * error.clamp(min=10 ** (-_LIMIT / 10)).log10()

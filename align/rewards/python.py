@@ -1,4 +1,4 @@
-"""A reward that is a function in a file of the user's own."""
+"""A reward that is a function in the user's own Python file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _readable(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"'{value}' is not Python: {error}") from error
 
 
-def _there(spec: Python, attribute: attrs.Attribute[Any], value: str) -> None:
-    """The function is in the file, as far as can be seen without running it."""
+def _has_function(spec: Python, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Refuse a file that does not define the function, judged without running the file."""
     try:
         names = list(_names([ast.parse(Path(spec.file).read_bytes())]))
     except (OSError, ValueError, SyntaxError):
-        return  # of which the file's own check has told
+        return  # the check of `file` reports it
     if value not in names and "*" not in names:
         known = ", ".join(f"'{name}'" for name in names if not name.startswith("_"))
         raise ValueError(f"'{spec.file}' has no '{value}'; it has {known or 'nothing'}")
@@ -71,13 +71,15 @@ class Python(RewardSpec):
     kind: ClassVar[str] = "python"
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
-    file: str = option("Python file, as seen from where the command is started", check=_readable)
-    function: str = option("its name in the file", default="score", check=_there)
+    file: str = option(
+        "Python file; a relative path starts at the working directory", check=_readable
+    )
+    function: str = option("name of the function in the file", default="score", check=_has_function)
     differentiable: bool = option(
-        "whether the score carries a gradient back to the data; tried before the first score",
+        "whether the score carries a gradient back to the data; checked before the first score",
         default=True,
     )
-    domain: Domain | None = option("the data it scores; both if left out", default=None)
+    domain: Domain | None = option("kind of data that it scores; both if left out", default=None)
 
     def build(self, device: torch.device) -> Reward:
         """Run the file; raises PartError if that fails."""
@@ -111,7 +113,7 @@ class _Function(Reward):
     """Calls the function.
 
     Attributes:
-        tried: whether it is known to carry a gradient if it says so.
+        tried: whether its declared gradient has been checked.
     """
 
     function: Scores
@@ -138,14 +140,14 @@ class _Function(Reward):
         raise ContractError(f"{self.who} returned {got}, expected a tensor ({len(data)},)")
 
     def _try(self, data: Tensor, prompts: Sequence[str]) -> None:
-        """See with one row whether the gradient that is declared is there."""
+        """Check with one row that the declared gradient exists."""
         if not self.differentiable or not len(data):
             return
         with torch.enable_grad():
             row = data.detach().clone().requires_grad_()
-            score, found = self._of(row, prompts), None
+            score, gradient = self._of(row, prompts), None
             if score.requires_grad:
-                (found,) = torch.autograd.grad(score.sum(), row, allow_unused=True)
-        if found is None:
+                (gradient,) = torch.autograd.grad(score.sum(), row, allow_unused=True)
+        if gradient is None:
             text = f"{self.who} carries no gradient back to the data"
             raise ContractError(f"{text}; set differentiable = false")

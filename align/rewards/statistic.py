@@ -13,7 +13,7 @@ from torch import Tensor
 from align.core.model import Domain
 from align.core.option import above, option
 from align.core.reward import Reward, RewardSpec
-from align.metrics.statistics import COUNTS, MOST, Statistic, statistic
+from align.metrics.statistics import COUNTS, LARGEST, Statistic, statistic
 
 
 @final
@@ -34,12 +34,14 @@ class PictureStatistic(RewardSpec):
     kind: ClassVar[str] = "statistic"
     domain: ClassVar[Domain | None] = "image"
 
-    of: Statistic = option("what is measured of a picture")
+    of: Statistic = option("statistic v of the picture")
     towards: float | None = option(
-        "value that is wanted; without one, more is better", default=None
+        "value of the statistic that scores best; without one, more is better", default=None
     )
     width: float = option(
-        "distance from `towards` at which R is −1; unused without it", default=0.1, check=above(0)
+        "distance from `towards` at which the score is −1; unused without `towards`",
+        default=0.1,
+        check=above(0),
     )
     edge: float = option("difference of brightness that makes an edge", default=0.1, check=above(0))
 
@@ -51,7 +53,7 @@ class PictureStatistic(RewardSpec):
     @property
     def range(self) -> tuple[float, float]:
         """Bounds of R."""
-        return (0.0, MOST[self.of]) if self.towards is None else (-math.inf, 0.0)
+        return (0.0, LARGEST[self.of]) if self.towards is None else (-math.inf, 0.0)
 
     def build(self, device: torch.device) -> Reward:
         """The reward; there is nothing to load."""

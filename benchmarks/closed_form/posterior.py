@@ -33,7 +33,7 @@ def states(model: GaussianMixture) -> tuple[Tensor, Tensor, NoisyState]:
 def conditioned(model: GaussianMixture, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """The inner velocity by conditioning the mixture on both observations, one after the other."""
     path = model.path
-    law = model.posterior(noisy).given(y, path.alpha(s), path.beta(s))
+    law = model.posterior(noisy).posterior(y, path.alpha(s), path.beta(s))
     return path.velocity_from_denoiser(law.mean(), y, s)
 
 
@@ -157,7 +157,7 @@ def transition(count: int) -> Table:
         found = glass_transition(inner, u, steps=40, method="heun", noise=rows.normal((1,)))
         scale = path.beta(t) / path.beta(u)
         missing = (path.alpha(t) ** 2 - (scale * path.alpha(u)) ** 2).sqrt()
-        law = model.prior.seen(path.alpha(u), path.beta(u)).given(noisy.x, missing, scale)
+        law = model.prior.noised(path.alpha(u), path.beta(u)).posterior(noisy.x, missing, scale)
         exact, other = (law.draw(Streams(seed, tuple(range(count))), 1)[0, :, 0] for seed in (1, 2))
         distance, floor = w1(found[:, 0], exact), w1(other, exact)
         within = "agrees" if distance <= 2 * floor else "differs"

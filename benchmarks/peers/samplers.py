@@ -61,7 +61,7 @@ def azula() -> Iterator[Peer]:
 
         def forward(self, x_t: Tensor, t: Tensor, **_: Any) -> Any:
             signal, noise = (part.to(x_t).expand(len(x_t)) for part in self.schedule(t))
-            return DiracPosterior(self.prior.given(x_t, noise, signal).mean())
+            return DiracPosterior(self.prior.posterior(x_t, noise, signal).mean())
 
     def dps(zeta: float) -> Callable[..., Any]:
         return lambda denoiser, problem, **options: DPSSampler(
@@ -118,7 +118,7 @@ def deepinv() -> Iterator[Peer]:
 
         def forward(self, x: Tensor, sigma: Any, *_: Any, **__: Any) -> Tensor:
             level = torch.as_tensor(sigma).double().flatten().expand(len(x))
-            law = self.prior.given(x[:, 0, 0].double(), level, torch.ones_like(level))
+            law = self.prior.posterior(x[:, 0, 0].double(), level, torch.ones_like(level))
             return law.mean()[:, None, None].to(x)
 
     def dps(guidance: str) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from align.metrics.statistics import COUNTS, MOST, ImageStatistics, statistic
+from align.metrics.statistics import COUNTS, LARGEST, ImageStatistics, statistic
 from align.rewards.statistic import PictureStatistic
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_towards_a_value():
     assert score.tolist() == pytest.approx([-2.25, 0, -1], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(MOST) - COUNTS))
+@pytest.mark.parametrize("name", sorted(set(LARGEST) - COUNTS))
 def test_climbing_raises_the_statistic(name, noise):
     data = noise(2, 3, 12, 12).float() * 0.2 + 0.4
     first = scored(data, of=name)
@@ -64,7 +64,7 @@ def test_climbing_raises_the_statistic(name, noise):
     assert (scored(data, of=name) > 1.05 * first).all()
 
 
-@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("name", LARGEST)
 def test_grey_pictures_precision_and_flat_pictures(name, noise):
     data = noise(2, 1, 8, 8)
     assert torch.equal(scored(data, of=name), scored(data.expand(-1, 3, -1, -1), of=name))
@@ -74,14 +74,14 @@ def test_grey_pictures_precision_and_flat_pictures(name, noise):
     score = scored(flat, of=name)
     if name not in COUNTS:
         assert torch.autograd.grad(score.sum(), flat)[0].isfinite().all()
-    assert 0 <= score.item() < MOST[name]
+    assert 0 <= score.item() < LARGEST[name]
 
 
-@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("name", LARGEST)
 def test_what_it_says_of_itself(name):
     part = PictureStatistic(of=name)
     assert part.differentiable == (name not in COUNTS)
-    assert part.range == (0, MOST[name])
+    assert part.range == (0, LARGEST[name])
     assert PictureStatistic(of=name, towards=0.3).range == (-math.inf, 0)
     data = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
     assert statistic(name, data).requires_grad == part.differentiable

@@ -20,7 +20,7 @@ PATHS = ("linear", "trigonometric")
 
 def _inner(model, y, s, noisy):
     """E of the inner interpolant's rate: condition the mixture on x, then on y."""
-    law = model.posterior(noisy).given(y, model.path.alpha(s), model.path.beta(s))
+    law = model.posterior(noisy).posterior(y, model.path.alpha(s), model.path.beta(s))
     return model.path.velocity_from_denoiser(law.mean(), y, s)
 
 

@@ -28,7 +28,7 @@ def _kernel(model, x, t, u):
     path = model.path
     scale = path.beta(t) / path.beta(u)
     noise = (path.alpha(t) ** 2 - (scale * path.alpha(u)) ** 2).sqrt()
-    return model.prior.seen(path.alpha(u), path.beta(u)).given(x, noise, scale)
+    return model.prior.noised(path.alpha(u), path.beta(u)).posterior(x, noise, scale)
 
 
 @pytest.mark.parametrize("kind", PATHS)
