@@ -62,6 +62,7 @@ def attempt(folder: Path) -> None:
     elsewhere.mkdir()
     shutil.copy(ROOT / "recipes" / "tabby_cat.toml", elsewhere)
     call(python, "-c", CHECK, cwd=elsewhere)
+    call(environment / "bin" / "align", "new", "reward", "probe", cwd=elsewhere)
     call(environment / "bin" / "align", "run", "tabby_cat.toml", cwd=elsewhere)
     for name in ("grid.png", "table.md", "recipe.toml"):
         assert (elsewhere / "runs" / "tabby_cat" / name).stat().st_size, f"no {name}"
