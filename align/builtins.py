@@ -117,16 +117,18 @@ def align_networks() -> list[type[NetworkSpec]]:
     """Networks of velocities."""
     from align.networks.dit import DiTConfig
     from align.networks.mlp import MLPConfig
+    from align.networks.unet import UNetConfig
 
-    return [DiTConfig, MLPConfig]
+    return [DiTConfig, MLPConfig, UNetConfig]
 
 
 @hookimpl
 def align_autoencoders() -> list[type[AutoencoderSpec]]:
     """Autoencoders."""
     from align.networks.autoencoder import AutoencoderConfig
+    from align.networks.pixel_shuffle import PixelShuffleConfig
 
-    return [AutoencoderConfig]
+    return [AutoencoderConfig, PixelShuffleConfig]
 
 
 @hookimpl

@@ -51,6 +51,8 @@ from align.modes.studies.value_correlation import ValueCorrelation
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLPConfig
+from align.networks.pixel_shuffle import PixelShuffleConfig
+from align.networks.unet import UNetConfig
 from align.rewards.compressibility import Compressibility, Incompressibility
 from align.rewards.linear import Likelihood
 from align.rewards.measurement import Measurement
@@ -347,8 +349,13 @@ test_dit = conformance(
     "network", lambda: DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=2)
 )
 test_mlp = conformance("network", lambda: MLPConfig(width=16, depth=2))
+test_unet = conformance("network", lambda: UNetConfig(widths=(8, 16), blocks=1, heads=2))
 
 test_upsample = conformance("autoencoder", lambda: OUTER)
+test_pixel_shuffle = conformance(
+    "autoencoder",
+    lambda: PixelShuffleConfig(latents=3, encoder=(8, 16), decoder=(24, 16, 8), blocks=1),
+)
 
 test_pictures = conformance("dataset", pictures)
 

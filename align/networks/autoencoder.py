@@ -7,11 +7,11 @@ from typing import ClassVar, final
 
 import attrs
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.core.autoencoder import AutoencoderSpec
 from align.core.option import at_least, option
+from align.networks.layers import Residual
 
 
 @final
@@ -35,32 +35,19 @@ class AutoencoderConfig(AutoencoderSpec):
         down: list[nn.Module] = [nn.Conv2d(self.colours, widths[0], 3, padding=1)]
         up: list[nn.Module] = [
             nn.Conv2d(self.latents, widths[-1], 3, padding=1),
-            _Residual(widths[-1]),
+            Residual(widths[-1]),
         ]
         for narrow, wide in pairwise(widths):
-            down += [_Residual(narrow), nn.Conv2d(narrow, wide, 3, 2, 1)]
+            down += [Residual(narrow), nn.Conv2d(narrow, wide, 3, 2, 1)]
         for narrow, wide in reversed(list(pairwise(widths))):
             up += [
                 nn.Upsample(scale_factor=2.0),
                 nn.Conv2d(wide, narrow, 3, padding=1),
-                _Residual(narrow),
+                Residual(narrow),
             ]
-        down += [_Residual(widths[-1]), nn.Conv2d(widths[-1], self.latents, 3, padding=1)]
+        down += [Residual(widths[-1]), nn.Conv2d(widths[-1], self.latents, 3, padding=1)]
         up += [nn.SiLU(), nn.Conv2d(widths[0], self.colours, 3, padding=1)]
         return nn.Sequential(*down), nn.Sequential(*up)
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of the same shape (B, width, H, W)."""
-        change: Tensor = self.second(F.silu(self.first(F.silu(self.norm(x)))))
-        return x + change
 
 
 @final

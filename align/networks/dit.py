@@ -9,7 +9,6 @@ Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, final
 
 import attrs
@@ -21,6 +20,7 @@ from align.core.model import Domain
 from align.core.network import NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 from align.errors import PartError
+from align.networks.layers import Attention, LabelEmbedder, TimeEmbedder
 
 
 def _fours(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
@@ -63,35 +63,6 @@ class DiTConfig(NetworkSpec):
         return DiT(self, shape, classes, role)
 
 
-class _TimeEmbedder(nn.Module):
-    """256 cosines and sines of a time, then two linear layers."""
-
-    def __init__(self, width: int, scale: float) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
-        self.scale = scale
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Embed times (B,) as (B, width)."""
-        k = torch.arange(128, device=t.device, dtype=torch.float32)
-        angles = self.scale * t[:, None].float() * torch.exp(-math.log(10_000) * k / 128)
-        embedded: Tensor = self.mlp(torch.cat((angles.cos(), angles.sin()), 1).to(t.dtype))
-        return embedded
-
-
-class _LabelEmbedder(nn.Module):
-    """One row a class; the last row is "no class"."""
-
-    def __init__(self, classes: int, width: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
-
-    def forward(self, label: Tensor) -> Tensor:
-        """Embed classes (B,) as (B, width)."""
-        embedded: Tensor = self.embedding_table(label)
-        return embedded
-
-
 class _PatchEmbedder(nn.Module):
     """Non-overlapping patches of (B, C, H, W) as tokens (B, H W / patch², width)."""
 
@@ -103,24 +74,6 @@ class _PatchEmbedder(nn.Module):
         """Tokens of `x`."""
         tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
         return tokens
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens (B, L, width) by softmax attention."""
-        # Heads of each third: the way back then gathers three gradients with one copy.
-        thirds = self.qkv(x).chunk(3, 2)
-        q, k, v = (third.unflatten(2, (self.heads, -1)).transpose(1, 2) for third in thirds)
-        mixed: Tensor = self.proj(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        )
-        return mixed
 
 
 class _Mlp(nn.Module):
@@ -146,7 +99,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attn = _Attention(width, heads)
+        self.attn = Attention(width, heads)
         self.mlp = _Mlp(width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -184,15 +137,15 @@ class DiT(VelocityNetwork):
         width, scale = config.width, config.time_scale
         self.register_buffer("pos_embed", _positions(width, *self.grid)[None])
         self.x_embedder = _PatchEmbedder(channels, width, config.patch)
-        self.y_embedder = _LabelEmbedder(classes, width)
+        self.y_embedder = LabelEmbedder(classes, width)
         if role == "meta_flow_map":
             self.x_cond_embedder = _PatchEmbedder(channels, width, config.patch)
             self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-            self.s_embedder = _TimeEmbedder(width, scale)
-            self.t_cond_embedder = _TimeEmbedder(width, scale)
-            self.s_embedder_second = _TimeEmbedder(width, scale)
-            self.t_embedder_second = _TimeEmbedder(width, scale)
-        self.t_embedder = _TimeEmbedder(width, scale)
+            self.s_embedder = TimeEmbedder(width, scale)
+            self.t_cond_embedder = TimeEmbedder(width, scale)
+            self.s_embedder_second = TimeEmbedder(width, scale)
+            self.t_embedder_second = TimeEmbedder(width, scale)
+        self.t_embedder = TimeEmbedder(width, scale)
         self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.depth))
         self.final_layer = _FinalLayer(width, channels * config.patch**2)
         _initialise(self)
@@ -263,7 +216,7 @@ def _initialise(net: DiT) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-    embedders = [m for m in net.modules() if isinstance(m, _TimeEmbedder)]
+    embedders = [m for m in net.modules() if isinstance(m, TimeEmbedder)]
     for layer in (layer for embedder in embedders for layer in embedder.mlp):
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.02)

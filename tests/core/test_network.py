@@ -8,6 +8,7 @@ from align.core.streams import Streams
 from align.errors import PartError
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
+from align.networks.unet import UNetConfig
 
 
 def _inputs(shape, rows=3):
@@ -23,6 +24,8 @@ def _net(kind, role, depth=2):
     def made():
         if kind == "mlp":
             net = MLP(MLPConfig(width=16, depth=2), (2,), 5, role)
+        elif kind == "unet":
+            net = UNetConfig(widths=(8, 16), blocks=1).build((3, 4, 6), 5, role)
         else:
             sizes = DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=depth)
             net = DiT(sizes, (3, 4, 6), 5, role)
@@ -33,7 +36,7 @@ def _net(kind, role, depth=2):
     return Streams(0, ()).initialise(made)
 
 
-KINDS = pytest.mark.parametrize("kind", ["dit", "mlp"])
+KINDS = pytest.mark.parametrize("kind", ["dit", "mlp", "unet"])
 
 
 @KINDS
@@ -48,9 +51,9 @@ def test_a_map_equals_its_flow_on_the_diagonal(kind, role, depth):
     for context in (x, torch.zeros_like(x), 100 * x):
         for time in (t, torch.zeros_like(t)):
             found = made(y, s, s, time, context, label)
-            # The wider first layer of the MLP adds zeros in another order.
+            # A wider first layer, of MLP and U-Net, adds zeros in another order.
             assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
-            assert kind == "mlp" or torch.equal(found, expected)
+            assert kind != "dit" or torch.equal(found, expected)
 
 
 @KINDS
@@ -63,7 +66,7 @@ def test_a_meta_flow_map_equals_its_flow_map_everywhere(kind):
     for context in (x, 100 * x):
         found = made(y, s, u, t, context, label)
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
-        assert kind == "mlp" or torch.equal(found, expected)
+        assert kind != "dit" or torch.equal(found, expected)
 
 
 @KINDS
@@ -98,6 +101,10 @@ def test_a_meta_flow_map_can_learn_its_context(kind):
     made(y, s, s, t, x, label).square().sum().backward()
     if kind == "mlp":
         assert (made.enter.weight.grad.abs().amax(0) > 0).all()
+        return
+    if kind == "unet":
+        assert (made.enter.weight.grad.abs().amax((0, 2, 3)) > 0).all()
+        assert made.t_cond_embedder.mlp[2].weight.grad.abs().max() > 0
         return
     for name in (
         "x_cond_adaLN.1.bias",
