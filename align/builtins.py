@@ -16,6 +16,7 @@ from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec
+from align.core.objective import Objective
 from align.core.reward import RewardSpec
 from align.core.sampler import PosteriorSampler
 
@@ -137,3 +138,21 @@ def align_datasets() -> list[type[DatasetSpec]]:
     from align.datasets.pictures import Pictures
 
     return [Pictures]
+
+
+@hookimpl
+def align_objectives() -> list[type[Objective]]:
+    """Objectives of fine-tuning and of distillation."""
+    from align.modes.distill.diagonal import DataTarget, TeacherTarget
+    from align.modes.distill.eulerian import Eulerian
+    from align.modes.distill.lagrangian import Lagrangian
+    from align.modes.distill.mean_flow import MeanFlow
+    from align.modes.distill.semigroup import Semigroup
+    from align.modes.distill.shortcut import Shortcut
+    from align.modes.finetune.draft import Draft
+    from align.modes.finetune.gradient import GradientObjective
+    from align.modes.finetune.stein import SteinObjective
+
+    finetuning: list[type[Objective]] = [Draft, GradientObjective, SteinObjective]
+    consistency: list[type[Objective]] = [Eulerian, Lagrangian, MeanFlow, Semigroup, Shortcut]
+    return [*finetuning, *consistency, DataTarget, TeacherTarget]

@@ -23,12 +23,13 @@ from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network_model import NetworkModel
+from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.coupling import Student
-from align.modes.distill.diagonal import Data, Teacher
+from align.modes.distill.diagonal import DataTarget, DiagonalTarget, TeacherTarget
 from align.modes.distill.eulerian import Eulerian
 from align.modes.distill.lagrangian import Lagrangian
 from align.modes.distill.mean_flow import MeanFlow
-from align.modes.distill.mode import AnyConsistency, Distill
+from align.modes.distill.mode import Distill
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
 from align.networks.mlp import MLPConfig
@@ -40,20 +41,20 @@ from benchmarks.table import Table, parsed, parser_of, publish
 
 TIMES = (0.0, 0.2, 0.5, 0.8)
 
-OBJECTIVES: dict[str, tuple[Teacher | Data, AnyConsistency]] = {
-    "semigroup": (Teacher(), Semigroup()),
-    "semigroup, from data": (Data(), Semigroup()),
-    "shortcut": (Teacher(), Shortcut()),
-    "shortcut, from data": (Data(), Shortcut()),
-    "Eulerian (teacher)": (Teacher(), Eulerian()),
-    "Eulerian (self)": (Teacher(), Eulerian(velocity="self")),
-    "Eulerian (self), from data": (Data(), Eulerian(velocity="self")),
-    "Lagrangian (teacher)": (Teacher(), Lagrangian(velocity="teacher")),
-    "Lagrangian (self)": (Teacher(), Lagrangian()),
-    "Lagrangian (self), from data": (Data(), Lagrangian()),
-    "Lagrangian (velocity trained)": (Teacher(), Lagrangian(trained="velocity")),
-    "mean flow": (Teacher(), MeanFlow()),
-    "mean flow, from data": (Data(), MeanFlow()),
+OBJECTIVES: dict[str, tuple[DiagonalTarget, ConsistencyLoss]] = {
+    "semigroup": (TeacherTarget(), Semigroup()),
+    "semigroup, from data": (DataTarget(), Semigroup()),
+    "shortcut": (TeacherTarget(), Shortcut()),
+    "shortcut, from data": (DataTarget(), Shortcut()),
+    "Eulerian (teacher)": (TeacherTarget(), Eulerian()),
+    "Eulerian (self)": (TeacherTarget(), Eulerian(velocity="self")),
+    "Eulerian (self), from data": (DataTarget(), Eulerian(velocity="self")),
+    "Lagrangian (teacher)": (TeacherTarget(), Lagrangian(velocity="teacher")),
+    "Lagrangian (self)": (TeacherTarget(), Lagrangian()),
+    "Lagrangian (self), from data": (DataTarget(), Lagrangian()),
+    "Lagrangian (velocity trained)": (TeacherTarget(), Lagrangian(trained="velocity")),
+    "mean flow": (TeacherTarget(), MeanFlow()),
+    "mean flow, from data": (DataTarget(), MeanFlow()),
 }
 
 

@@ -41,7 +41,7 @@ from align.modes.autoencode import Autoencode
 from align.modes.distill.mode import Distill
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.mode import FineTune
-from align.modes.finetune.stein import TiltStein
+from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
@@ -292,7 +292,9 @@ test_finetune = conformance(
 )
 test_finetune_without_gradients = conformance(
     "mode",
-    lambda: FineTune(net=MLPConfig(width=16), objective=TiltStein(), steps=4, optimisation=OPTIONS),
+    lambda: FineTune(
+        net=MLPConfig(width=16), objective=SteinObjective(), steps=4, optimisation=OPTIONS
+    ),
     on=lambda: Problem(*line(), sampler=ExactPosterior()),
     expect_fail=TOO_FEW,
 )

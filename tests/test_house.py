@@ -15,8 +15,8 @@ import align
 from align.catalog import hookspecs
 from align.catalog.registry import load_catalog
 from align.errors import RecipeError
-from align.modes.distill.consistency import Consistency
-from align.modes.distill.diagonal import Diagonal
+from align.modes.distill.consistency import ConsistencyLoss
+from align.modes.distill.diagonal import DiagonalTarget
 from align.recipe import load
 from align.recipe.describe import members
 
@@ -90,7 +90,7 @@ def test_public_names_are_listed_and_can_be_imported():
 def test_algorithms_cite_a_reference(catalog):
     entries = [e for c in ("sampler", "estimator", "mode") for e in catalog.parts[c].values()]
     algorithms = {entry.kind: entry.cls for entry in entries}
-    subclasses = [*Consistency.__subclasses__(), *Diagonal.__subclasses__()]
+    subclasses = [*ConsistencyLoss.__subclasses__(), *DiagonalTarget.__subclasses__()]
     losses = {cls.kind: cls for cls in subclasses}
     assert set(losses) >= {"semigroup", "shortcut", "eulerian", "lagrangian", "mean_flow", "data"}
     reference = re.compile(r"^Reference: .*\d{4}", re.M | re.S)

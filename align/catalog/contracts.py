@@ -23,6 +23,7 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "network": "align.core.network:NetworkSpec",
         "autoencoder": "align.core.autoencoder:AutoencoderSpec",
         "dataset": "align.core.dataset:DatasetSpec",
+        "objective": "align.core.objective:Objective",
     }
 )
 """Module and class of each contract, by its name."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from align.core.mode import AlignmentMode, Info
     from align.core.model import ModelSpec
     from align.core.network import NetworkSpec
+    from align.core.objective import Objective
     from align.core.reward import RewardSpec
     from align.core.sampler import PosteriorSampler
 
@@ -80,6 +81,12 @@ def align_autoencoders() -> Iterable[type[AutoencoderSpec]]:
 @hookspec
 def align_datasets() -> Iterable[type[DatasetSpec]]:
     """Data sets that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_objectives() -> Iterable[type[Objective]]:
+    """Objectives that the table of a training mode may name."""
     return ()
 
 

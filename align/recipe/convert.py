@@ -179,22 +179,21 @@ def _read_part(
     """The part that a table with a `kind` names; `also` are keys that are read elsewhere."""
     contract, wanted = contract_of(tp), get_origin(tp) or tp
     assert contract is not None
+    # An option may take the parts of a narrower class alone.
+    known = [k for k, entry in catalog.parts[contract].items() if issubclass(entry.cls, wanted)]
     default = DEFAULT_KINDS.get(contract)
-    if default and "kind" not in table:
-        kind = default
-    else:
-        kind = _said_kind(table, catalog.parts[contract])
+    kind = default if default and "kind" not in table else _said_kind(table, known)
     entry = catalog.find(contract, kind)
     if entry is None:
-        raise ConfigErrors([ConfigError(("kind",), _unknown_kind(catalog, contract, kind))])
+        raise ConfigErrors([ConfigError(("kind",), _unknown_kind(catalog, contract, kind, known))])
     if not issubclass(entry.cls, wanted):
         text = f"expected a {wanted.__name__}, but {contract} '{kind}' is a {entry.cls.__name__}"
-        raise ConfigErrors([ConfigError(("kind",), text)])
+        raise ConfigErrors([ConfigError(("kind",), f"{text}; {did_you_mean(kind, known)}")])
     rest = {key: item for key, item in table.items() if key != "kind"}
     return read_table(converter, rest, entry.cls, also)
 
 
-def _unknown_kind(catalog: Catalog, contract: str, kind: str) -> str:
+def _unknown_kind(catalog: Catalog, contract: str, kind: str, known: Iterable[str]) -> str:
     text = f"no {contract} named '{kind}'"
     for broken in catalog.broken:
         if broken.may_bring(kind):
@@ -203,7 +202,7 @@ def _unknown_kind(catalog: Catalog, contract: str, kind: str) -> str:
         if catalog.find(other, kind):
             article = "an" if other[0] in "aeiou" else "a"
             return f"{text}; '{kind}' is {article} {other}"
-    text += f"; {did_you_mean(kind, catalog.parts[contract])}"
+    text += f"; {did_you_mean(kind, known)}"
     if catalog.broken and not text.endswith("?"):
         text += "; `align list` shows plugins that did not load"
     return text

@@ -146,7 +146,7 @@ def stop_after_step() -> Iterator[Callable[[], bool]]:
     kinds = (signal.SIGINT, signal.SIGTERM) if parallel.count() > 1 else (signal.SIGINT,)
     before = {kind: signal.signal(kind, ask) for kind in kinds}
     try:
-        yield lambda: parallel.anyone(asked.is_set())
+        yield lambda: parallel.any_process(asked.is_set())
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

@@ -7,7 +7,7 @@ log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
-checkpoint.pt, model.safetensors, model_<decay>.safetensors, model/ of a training run
+checkpoint-<steps>/, model.safetensors, model_<decay>.safetensors, model/ of a training run
 """
 
 from __future__ import annotations
@@ -211,11 +211,11 @@ class Record:
 
     def checkpoint(self, arm: str, saved: Mapping[str, Any]) -> None:
         """Keep what a resumed run starts from."""
-        checkpoint.write(self._home(arm) / "checkpoint.pt", saved)
+        checkpoint.write(self._home(arm), saved)
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
-        return checkpoint.read(self._home(arm) / "checkpoint.pt")
+        return checkpoint.read(self._home(arm))
 
     def export(self, arm: str, export: Export) -> Path:
         """Write the trained weights."""

@@ -1,87 +1,179 @@
-"""What a resumed run starts from, on the disk."""
+"""Checkpoints of training runs: folders of safetensors files and one JSON file; no pickle is read.
+
+A checkpoint after 200 steps is the folder `checkpoint-200` beside the weights of the run. Each
+process writes its share of the tensors into a safetensors file, in the format of torch's
+`HuggingFaceStorageWriter`, which any number of processes can read. The first process writes
+`progress.json` last. The folder then takes its name, so that a run that is killed while it writes
+leaves the checkpoint before it in place.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from align.errors import PartError
-from align.io.files import replacing
+from align.io import files
 from align.training import parallel
 
+PROGRESS: Final = "progress.json"
+_NAME: Final = re.compile(r"checkpoint-([0-9]+)")
 
-def write(path: Path, saved: Mapping[str, Any]) -> None:
-    """Keep what the engine saved in the place of what is there; all processes must call it.
 
-    A state that is spread over the processes goes into a folder beside the file, each of them
-    writing its part. The file is written last and names the folder: until then the checkpoint
-    before it is the one that counts, and after that it is thrown away.
+def write(home: Path, saved: Mapping[str, Any]) -> None:
+    """Write what the engine saved, then remove older checkpoints; all processes must call it.
+
+    Args:
+        home: folder of the checkpoints.
+        saved: "done", the number of steps; "flops" and "meter", the cost so far; "state", tensors
+            in mappings by name.
     """
-    kept = {**saved, "meter": parallel.total(saved["meter"])}
-    folder = path.with_name(f"{path.stem}-{saved['done']}")
-    if any(map(parallel.spread, _tensors(saved["state"]))):
-        from torch.distributed.checkpoint.state_dict_saver import save
-
-        save(saved["state"], checkpoint_id=folder)
-        kept["state"] = {"folder": folder.name}
+    folder = home / f"checkpoint-{saved['done']}"
+    progress = {name: saved[name] for name in saved if name != "state"}
+    progress["meter"] = parallel.total(saved["meter"])
+    beside = folder.with_name(folder.name + ".part")
+    with files.filling(folder) if parallel.first() else nullcontext(beside) as partial:
+        parallel.barrier()  # from here on the folder is there
+        _save(partial, saved["state"])
+        if parallel.first():
+            files.write(partial / PROGRESS, json.dumps(progress) + "\n")
     if parallel.first():
-        with replacing(path) as file:
-            torch.save(kept, file)
-        for old in path.parent.glob(f"{path.stem}-*"):
-            if old.name != kept["state"].get("folder"):
+        for old in _folders(home).values():
+            if old != folder:
                 shutil.rmtree(old)
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """What was kept last, or None; of the costs so far, those that are this process's to report."""
-    if not path.exists():
+def read(home: Path) -> dict[str, Any] | None:
+    """The latest checkpoint in a folder, or None where there is none.
+
+    "state" is the checkpoint's folder, for `fill`. Only the first process is given the calls that
+    were counted so far, so that they are not counted once for each process.
+
+    Raises:
+        PartError: the file that says how far the run had come cannot be read.
+    """
+    folders = _folders(home)
+    if not folders:
         return None
-    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    if "folder" in saved["state"]:
-        saved["state"]["folder"] = str(path.parent / saved["state"]["folder"])
+    folder = folders[max(folders)]
+    try:
+        progress = json.loads((folder / PROGRESS).read_text())
+        saved = {"done": int(progress["done"]), "flops": progress["flops"]}
+        saved["meter"] = dict(progress["meter"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from error
     if not parallel.first():
         saved["meter"] |= {name: {} for name in parallel.COUNTS}
-    return saved
+    return {**saved, "state": folder}
 
 
 @torch.no_grad()
-def fill(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Copy saved tensors into one's own, which may be spread over other processes than before.
+def fill(tensors: Mapping[str, Any], saved: Mapping[str, Any] | Path) -> None:
+    """Copy saved tensors into `tensors`, in place.
+
+    Args:
+        tensors: tensors in mappings by name; they may be sharded over other processes than when
+            they were saved.
+        saved: the folder of a checkpoint, or tensors in mappings as `tensors` has them.
 
     Raises:
-        PartError: they are not alike.
+        PartError: names or shapes differ, or the checkpoint cannot be read.
     """
-    if "folder" in saved:
-        from torch.distributed.checkpoint.state_dict_loader import load
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*load in a single process")  # it is meant
-            load(dict(own), checkpoint_id=saved["folder"])
+    if isinstance(saved, Path):
+        _load(saved, dict(_flattened(tensors)))
         return
-    if own.keys() != saved.keys():
-        odd = ", ".join(sorted(own.keys() ^ saved.keys()))
-        raise PartError(f"run.out: its checkpoint is of another network ({odd}); remove it")
-    for name, tensor in own.items():
+    if tensors.keys() != saved.keys():
+        raise _of_another_network(sorted(tensors.keys() ^ saved.keys()))
+    for name, tensor in tensors.items():
         if isinstance(tensor, Mapping):
             fill(tensor, saved[name])
-        elif parallel.spread(tensor):
-            from torch.distributed.tensor import distribute_tensor
-
-            full = saved[name].to(tensor.device)
-            tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements))
         else:
             tensor.copy_(saved[name])
 
 
-def _tensors(state: Mapping[str, Any]) -> Iterator[Tensor]:
-    for value in state.values():
+def _folders(home: Path) -> dict[int, Path]:
+    """Folders of complete checkpoints, by their number of steps; no links, which may lead away."""
+    matches = ((path, _NAME.fullmatch(path.name)) for path in home.glob("checkpoint-*"))
+    return {
+        int(match[1]): path
+        for path, match in matches
+        if match and path.is_dir() and not path.is_symlink()
+    }
+
+
+def _save(folder: Path, state: Mapping[str, Any]) -> None:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    tensors: dict[str, Tensor] = {}
+    storages = set[int]()
+    for name, tensor in _flattened(state):
+        if not parallel.sharded(tensor):
+            tensor = tensor.detach().cpu().contiguous()
+            if tensor.untyped_storage().data_ptr() in storages:  # safetensors takes no shared ones
+                tensor = tensor.clone()
+            storages.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _one_process_is_fine():
+        save(tensors, storage_writer=writer, no_dist=parallel.count() == 1)
+
+
+def _load(folder: Path, tensors: dict[str, Tensor]) -> None:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    try:
+        for path in folder.iterdir():
+            if path.is_symlink():
+                raise ValueError(f"'{path.name}' is a link")
+        reader = HuggingFaceStorageReader(str(folder))
+        stored: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    differing = tensors.keys() ^ stored.keys() or {
+        name for name, tensor in tensors.items() if stored[name].size != tensor.shape
+    }
+    if differing:
+        raise _of_another_network(sorted(differing))
+    try:
+        with _one_process_is_fine():
+            load(tensors, storage_reader=reader, no_dist=parallel.count() == 1)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+
+
+@contextmanager
+def _one_process_is_fine() -> Iterator[None]:
+    """Do not let torch warn that a checkpoint is for one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*in a single process")
+        yield
+
+
+def _flattened(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors with the names of the mappings that they are in."""
+    for name, value in state.items():
         if isinstance(value, Mapping):
-            yield from _tensors(value)
-        elif isinstance(value, Tensor):
-            yield value
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _unreadable(folder: Path, error: Exception) -> PartError:
+    reason = (str(error) or type(error).__name__).partition("\n")[0]
+    return PartError(f"run.out: checkpoint '{folder}' cannot be read ({reason}); remove it")
+
+
+def _of_another_network(names: list[str]) -> PartError:
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return PartError(f"run.out: its checkpoint is of another network ({shown}); remove it")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
 import attrs
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from align.core.mode import Export
+from align.core.objective import GroupedValues, Loss
 from align.core.option import above, at_least, between, option
 from align.core.streams import Streams
 from align.errors import PartError
 from align.training import checkpoint, parallel
 from align.training.parallel import Parallel
 
-Loss: TypeAlias = Callable[[Streams], tuple[Tensor, Mapping[str, Tensor]]]
-"""Losses (b,) of some rows of a batch, and named numbers, each of as many rows as it is about.
+LossFunction: TypeAlias = Callable[[Streams], Loss]
+"""The loss of some rows of a batch.
 
 Row i of all of training is sample i of the streams: what a row is made of depends on (seed, i)
 alone, so a batch may be cut anywhere.
@@ -28,41 +30,81 @@ alone, so a batch may be cut anywhere.
 
 
 @final
+@attrs.frozen(eq=False)
+class StepResult:
+    """What one optimisation step measured, over the rows of all processes.
+
+    Attributes:
+        metrics: means of the loss and of its metrics, the norm of the gradient before clipping,
+            and the learning rate.
+        group_means: mean of `Loss.weights` in each group, NaN in a group without rows; empty where
+            rows are not weighed.
+    """
+
+    metrics: Mapping[str, float]
+    group_means: tuple[float, ...] = ()
+
+
+@final
 @attrs.frozen(kw_only=True)
 class Optimisation:
-    """How weights are changed.
+    """How weights are updated: batches, optimiser, learning rate, averages and precision.
 
     Reference: Decoupled Weight Decay Regularization, Loshchilov, Hutter, 2017, arXiv:1711.05101,
     Alg. 2 (AdamW); On the Variance of the Adaptive Learning Rate and Beyond, Liu et al., 2019,
     arXiv:1908.03265, Alg. 2 (RAdam).
     """
 
-    batch: int = option("rows of a step, of all processes together", default=128, check=at_least(1))
+    batch: int = option(
+        "number of rows in a step, over all processes", default=128, check=at_least(1)
+    )
     grad_accumulation: int = option(
-        "pieces of a batch that go through the network one after the other",
+        "number of pieces of a batch that go through the network one after the other",
         default=1,
         check=at_least(1),
     )
-    optimiser: Literal["adamw", "radam"] = option("what makes steps of gradients", default="adamw")
+    optimiser: Literal["adamw", "radam", "sgd"] = option(
+        "update rule; 'sgd' has Nesterov momentum", default="adamw"
+    )
     betas: tuple[float, float] = option(
-        "decay of its means of gradients and of their squares", default=(0.9, 0.99)
+        "decay of the optimiser's averages of gradients and of their squares; 'sgd' takes the first"
+        " as its momentum",
+        default=(0.9, 0.99),
     )
     learning_rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
-    warmup: int = option("steps over which the rate grows", default=200, check=at_least(0))
-    decay: Literal["none", "cosine"] = option("course of the rate after that", default="cosine")
-    weight_decay: float = option(
-        "of weights, apart from the gradient", default=0.0, check=at_least(0)
+    warmup: int = option(
+        "number of steps over which the learning rate rises linearly",
+        default=200,
+        check=at_least(0),
     )
-    max_grad_norm: float = option("largest norm of the gradient", default=1.0, check=above(0))
+    decay: Literal["none", "cosine"] = option(
+        "course of the learning rate after the warm-up; 'cosine' falls to a fiftieth",
+        default="cosine",
+    )
+    weight_decay: float = option(
+        "share of the weights, times the learning rate, that a step takes off them; 'sgd' adds it"
+        " to the gradient",
+        default=0.0,
+        check=at_least(0),
+    )
+    max_grad_norm: float = option(
+        "norm to which a longer gradient is clipped", default=1.0, check=above(0)
+    )
     ema_decay: float = option(
-        "decay of the running mean of weights", default=0.999, check=between(0, 1)
+        "decay of the running average of the weights, which the exported model has",
+        default=0.999,
+        check=between(0, 1),
     )
     ema_decays: tuple[float, ...] = option(
-        "decays of further means, each kept in a weights file of its own", default=()
+        "decays of further running averages; each is exported to a weights file of its own",
+        default=(),
     )
-    precision: Literal["float32", "bfloat16"] = option("of forward passes", default="float32")
+    precision: Literal["float32", "bfloat16"] = option(
+        "number format of the network's forward pass", default="float32"
+    )
     parallel: Parallel = option(
-        "what several processes do: 'ddp', each has all weights; 'fsdp', each has a share of them",
+        "how several processes share the work: with 'ddp' each has all weights, with 'fsdp' each"
+        " has a share of them",
         default="ddp",
     )
 
@@ -71,31 +113,34 @@ class Optimisation:
             raise ValueError(f"'grad_accumulation' must divide 'batch', {self.batch}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("'betas' must be two numbers from 0 to less than 1")
-        means = (self.ema_decay, *self.ema_decays)
-        if not all(0 <= mean <= 1 for mean in means) or len({*means}) < len(means):
-            raise ValueError("'ema_decays' must be from 0 to 1, each another and none 'ema_decay'")
+        decays = (self.ema_decay, *self.ema_decays)
+        if not all(0 <= decay <= 1 for decay in decays) or len({*decays}) < len(decays):
+            raise ValueError(
+                "'ema_decays' must be from 0 to 1, all different and different from 'ema_decay'"
+            )
 
 
 @final
 @attrs.define(eq=False)
 class Training:
-    """Weights under way: the only mutable state of a run, saved whole in its checkpoints.
+    """The module under training with its averages and optimiser, saved whole in checkpoints.
 
     Attributes:
-        module: what is trained.
-        means: running means of its weights, by their decays; `ema` is the first.
-        optimiser: of the weights.
-        replica: takes a loss and rows to the loss of the rows.
+        module: the module that is trained.
+        averages: modules with running averages of its weights, by decay; `ema` is the first.
+        optimiser: the optimiser of the weights that require gradients.
+        replica: the module as one of several processes: it takes a `LossFunction` and rows to the
+            values of the loss and to the loss.
     """
 
     module: nn.Module
-    means: Mapping[float, nn.Module]
+    averages: Mapping[float, nn.Module]
     optimiser: torch.optim.Optimizer
     replica: nn.Module
 
     @classmethod
     def of(cls, module: nn.Module, options: Optimisation, *, whole: bool = True) -> Training:
-        """Begin to train `module`, the whole of it or what of it requires gradients.
+        """Begin to train `module`: all of its weights, or those that require gradients already.
 
         Raises:
             PartError: the batch cannot be shared by the processes.
@@ -110,121 +155,177 @@ class Training:
         module.train()
         if whole:
             module.requires_grad_(True)
-        blanks = {rate: copy.deepcopy(module) for rate in (options.ema_decay, *options.ema_decays)}
+        decays = (options.ema_decay, *options.ema_decays)
+        copies = {decay: copy.deepcopy(module) for decay in decays}
         replica = parallel.replica(module, options.parallel)
-        means = {rate: parallel.copied(blank, module) for rate, blank in blanks.items()}
-        return cls(module, means, _optimiser(module, options), replica)
+        averages = {decay: parallel.with_weights_of(module, c) for decay, c in copies.items()}
+        return cls(module, averages, _optimiser(module, options), replica)
 
     @property
     def ema(self) -> nn.Module:
-        """The first running mean; where weights are spread, all processes must ask for it."""
-        return parallel.whole_module(next(iter(self.means.values())))
+        """The first running average; where weights are sharded, all processes must ask for it."""
+        return parallel.whole_module(next(iter(self.averages.values())))
 
     def exported(self, export: Callable[[nn.Module], Export]) -> Export:
-        """What `export` makes of the first running mean, and beside it of the others."""
+        """What `export` makes of the first running average, and beside it of the others."""
 
-        def other(mean: nn.Module) -> Export:
-            return export(parallel.whole_module(mean))
+        def other(average: nn.Module) -> Export:
+            return export(parallel.whole_module(average))
 
-        further = list(self.means.items())[1:]
-        others = {f"{rate:g}": functools.partial(other, mean) for rate, mean in further}
+        further = list(self.averages.items())[1:]
+        others = {f"{decay:g}": functools.partial(other, average) for decay, average in further}
         return attrs.evolve(export(self.ema), others=others)
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next step depends on: tensors, under way and not copied."""
-        named = [
-            (k, weight) for k, weight in self.module.named_parameters() if weight.requires_grad
-        ]
+        """The tensors that the next step depends on, by name; they are not copied."""
         return {
             "module": self.module.state_dict(),
-            "means": {str(rate): mean.state_dict() for rate, mean in self.means.items()},
-            "optimiser": {name: self.optimiser.state[weight] for name, weight in named},
+            "averages": {str(decay): a.state_dict() for decay, a in self.averages.items()},
+            "optimiser": _as_tensors(self._optimiser_state()),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up where `saved` was, with as many processes as there are now."""
-        checkpoint.fill(self.save(), saved)
+    def restore(self, saved: Mapping[str, Any] | Path) -> None:
+        """Bring everything to where `saved` was; what it was saved by may be other processes."""
+        tensors = self.save()
+        checkpoint.fill(tensors, saved)
+        self.load_optimiser(tensors["optimiser"])
+
+    def load_optimiser(self, tensors: Mapping[str, Any]) -> None:
+        """Give the optimiser the state that `save` made tensors of."""
+        from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+        state = _with_values(self._optimiser_state(), tensors)
+        set_optimizer_state_dict(self.module, self.optimiser, state)
+
+    def _optimiser_state(self) -> dict[str, Any]:
+        """The optimiser's state and options, by the names of the weights."""
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        return get_optimizer_state_dict(self.module, self.optimiser)
+
+
+def _as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors and numbers of an optimiser's state, the numbers as tensors; nothing else of it."""
+    tensors: dict[str, Any] = {}
+    for name, value in _items(state):
+        if isinstance(value, Mapping | list | tuple):
+            tensors[name] = _as_tensors(dict(_items(value)))
+        elif isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            tensors[name] = torch.tensor(value, dtype=torch.float64)
+    return tensors
+
+
+def _with_values(state: Any, tensors: Mapping[str, Any]) -> Any:
+    """An optimiser's state with the values of its `_as_tensors`."""
+    if isinstance(state, Mapping):
+        return {name: _with_values(v, tensors.get(str(name), {})) for name, v in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_with_values(v, tensors.get(name, {})) for name, v in _items(state))
+    if isinstance(tensors, Tensor):
+        return tensors if isinstance(state, Tensor) else type(state)(tensors.item())
+    return state
+
+
+def _items(values: Any) -> Iterable[tuple[str, Any]]:
+    pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
+    return ((str(name), value) for name, value in pairs)
 
 
 def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimizer:
-    """The optimiser, its state there from the start so that it can be restored in place."""
+    """The optimiser of the weights that require gradients."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
-    decay = options.weight_decay
-    optimiser: torch.optim.Optimizer
+    rate, betas, decay = options.learning_rate, options.betas, options.weight_decay
     if options.optimiser == "radam":
-        optimiser = torch.optim.RAdam(
-            weights,
-            options.learning_rate,
-            options.betas,
-            weight_decay=decay,
-            decoupled_weight_decay=True,
+        return torch.optim.RAdam(
+            weights, rate, betas, weight_decay=decay, decoupled_weight_decay=True
         )
-    else:
-        optimiser = torch.optim.AdamW(
-            weights, options.learning_rate, options.betas, weight_decay=decay
-        )
-    for weight in weights:
-        moments = {name: torch.zeros_like(weight.data) for name in ("exp_avg", "exp_avg_sq")}
-        optimiser.state[weight] = {"step": torch.tensor(0.0), **moments}
-    return optimiser
+    if options.optimiser == "sgd":
+        momentum = betas[0]
+        return torch.optim.SGD(weights, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+    return torch.optim.AdamW(weights, rate, betas, weight_decay=decay)
 
 
-def rate_at(options: Optimisation, index: int, steps: int) -> float:
+def learning_rate_at(options: Optimisation, index: int, steps: int) -> float:
     """Learning rate of step `index` of `steps`."""
     if index < options.warmup:
         return options.learning_rate * (index + 1) / options.warmup
     if options.decay == "none":
         return options.learning_rate
-    done = (index - options.warmup) / max(1, steps - options.warmup)
-    return options.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+    progress = (index - options.warmup) / max(1, steps - options.warmup)
+    return options.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def advance(
-    training: Training, loss: Loss, options: Optimisation, streams: Streams, index: int, steps: int
-) -> dict[str, float]:
-    """Step `index` of `steps`, down the gradient of the mean loss; returns means for the record."""
-    rate = rate_at(options, index, steps)
+    training: Training,
+    loss_of: LossFunction,
+    options: Optimisation,
+    streams: Streams,
+    index: int,
+    steps: int,
+) -> StepResult:
+    """Take step `index` of `steps` down the gradient of the mean loss of a batch."""
+    learning_rate = learning_rate_at(options, index, steps)
     for group in training.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate
     training.optimiser.zero_grad(set_to_none=True)
-    seen: dict[str, list[Tensor]] = {}
+    losses: list[Loss] = []
     for number, rows in enumerate(pieces(options, streams, index), 1):
-        half = torch.autocast(
+        reduced = torch.autocast(
             rows.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"
         )
-        with parallel.silent(training.replica, last=number == options.grad_accumulation):
-            with half:
-                losses, said = training.replica(loss, rows)
+        with parallel.no_sync(training.replica, last=number == options.grad_accumulation):
+            with reduced:
+                values, loss = training.replica(loss_of, rows)
             # Gradients are means over the processes, and the batch is that of all of them.
-            (losses.sum() * (parallel.count() / options.batch)).backward()
-        for name, values in {"loss": losses, **said}.items():
-            seen.setdefault(name, []).append(values.detach().double())
+            (values.sum() * (parallel.count() / options.batch)).backward()
+        losses.append(loss.detached())
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.max_grad_norm)
     training.optimiser.step()
-    for decay, mean in training.means.items():
-        # Early on a running mean forgets faster, so that it does not remember the start.
-        _follow(mean, training.module, min(decay, (1 + index) / (10 + index)))
-    return _means(seen) | {"norm": float(parallel.whole(norm)), "learning_rate": rate}
+    for decay, average in training.averages.items():
+        # Early on a running average forgets faster, so that it does not remember the start.
+        _update_average(average, training.module, min(decay, (1 + index) / (10 + index)))
+    metrics = _means(losses) | {"norm": float(parallel.whole(norm)), "learning_rate": learning_rate}
+    return StepResult(metrics, _group_means([loss.weights for loss in losses]))
 
 
 @torch.no_grad()
-def _follow(mean: nn.Module, module: nn.Module, keep: float) -> None:
-    """Move the mean's weights to `keep` of themselves and 1 − `keep` of the module's."""
-    new = module.state_dict()
-    for name, tensor in mean.state_dict().items():
+def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move the average's weights to `decay` of themselves and 1 − `decay` of the module's."""
+    weights = module.state_dict()
+    for name, tensor in average.state_dict().items():
         if tensor.is_floating_point():
-            tensor.lerp_(new[name], 1 - keep)
+            tensor.lerp_(weights[name], 1 - decay)
         else:
-            tensor.copy_(new[name])
+            tensor.copy_(weights[name])
 
 
-def _means(seen: Mapping[str, list[Tensor]]) -> dict[str, float]:
-    """The mean of each number over the rows of all processes."""
-    rows = [torch.cat(values) for values in seen.values()]
-    sums = parallel.summed(torch.stack([values.sum() for values in rows]))
-    counts = parallel.summed(torch.tensor([len(values) for values in rows]))
-    means = zip(seen, sums.tolist(), counts.tolist(), strict=True)
-    return {name: one / many for name, one, many in means if many}
+def _means(losses: Sequence[Loss]) -> dict[str, float]:
+    """The mean of the loss and of each metric over the rows of all processes."""
+    values: dict[str, list[Tensor]] = {}
+    for loss in losses:
+        for name, tensor in {"loss": loss.values, **loss.metrics}.items():
+            values.setdefault(name, []).append(tensor.detach().double())
+    rows = [torch.cat(tensors) for tensors in values.values()]
+    sums = parallel.summed(torch.stack([row.sum() for row in rows]))
+    counts = parallel.summed(torch.tensor([len(row) for row in rows]))
+    means = zip(values, sums.tolist(), counts.tolist(), strict=True)
+    return {name: total / count for name, total, count in means if count}
+
+
+def _group_means(weights: Sequence[GroupedValues | None]) -> tuple[float, ...]:
+    """The mean of each group's values over the rows of all processes; NaN where it has none."""
+    grouped = [each for each in weights if each is not None]
+    if not grouped:
+        return ()
+    values = torch.cat([each.values.detach().double() for each in grouped])
+    groups = torch.cat([each.groups for each in grouped])
+    members = [values[groups == group] for group in range(grouped[0].count)]
+    sums = parallel.summed(torch.stack([member.sum() for member in members]))
+    counts = parallel.summed(torch.tensor([len(member) for member in members]))
+    means = zip(sums.tolist(), counts.tolist(), strict=True)
+    return tuple(total / count if count else math.nan for total, count in means)
 
 
 def pieces(options: Optimisation, streams: Streams, index: int) -> Iterator[Streams]:

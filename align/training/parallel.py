@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from align.core.objective import Loss
 from align.core.streams import Streams
 from align.errors import PartError, PeerFailedError
 
@@ -30,21 +31,21 @@ def joined() -> Iterator[None]:
     """Join the processes that torchrun started, if it did.
 
     Raises:
-        ToldError: instead of any error, where another process failed before: one speaks for all.
+        PeerFailedError: instead of any error, where another process failed before and has said why.
     """
     started = {"WORLD_SIZE", "RANK", "LOCAL_RANK"} <= os.environ.keys()
     if not started or os.environ["WORLD_SIZE"] == "1" or distributed.is_initialized():
         yield
         return
-    own = has_own_gpu()
-    if own:
+    on_gpu = has_own_gpu()
+    if on_gpu:
         torch.cuda.set_device(_local())
     store, rank, count = next(rendezvous("env://"))
     # A script may run one recipe after the other; each has keys of its own.
     store = PrefixStore(f"align {store.add(f'joins of {rank}', 1)}", store)
     # Others may have to wait for hours while one encodes its pictures.
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if own else "gloo",
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=store,
         rank=rank,
         world_size=count,
@@ -85,13 +86,19 @@ def first() -> bool:
     return rank() == 0
 
 
-def anyone(asked: bool) -> bool:
-    """Whether it is so in any of the processes; all of them must ask."""
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any of the processes; all of them must ask."""
     if count() == 1:
-        return asked
-    asking = torch.tensor(float(asked))
-    distributed.all_reduce(asking, distributed.ReduceOp.MAX)
-    return bool(asking)
+        return flag
+    flags = torch.tensor(float(flag))
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return bool(flags)
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if count() > 1:
+        distributed.barrier()
 
 
 def summed(numbers: Tensor) -> Tensor:
@@ -102,8 +109,8 @@ def summed(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def agree(done: int) -> None:
-    """Check that all processes begin after the same step.
+def check_same_step(done: int) -> None:
+    """Check that all processes begin after the same number of steps.
 
     Raises:
         PartError: they do not.
@@ -117,71 +124,74 @@ def agree(done: int) -> None:
 
 
 def total(costs: Mapping[str, Any]) -> dict[str, Any]:
-    """Costs of all processes: counts and operations are added, of the rest the largest counts."""
-    found, every = dict(costs), _gathered(dict(costs))
+    """Costs of all processes: sums of calls and operations, the largest of times and memory."""
+    combined, gathered = dict(costs), _gathered(dict(costs))
     for name in costs:
-        values = [each[name] for each in every]
+        values = [costs_of_one[name] for costs_of_one in gathered]
         if name in COUNTS:
-            found[name] = dict(sum(map(Counter, values), Counter[str]()))
+            combined[name] = dict(sum(map(Counter, values), Counter[str]()))
         elif name == "flops":
-            found[name] = sum(values)
+            combined[name] = sum(values)
         elif name in ("seconds", "memory"):
-            found[name] = max(values)
-    return found
+            combined[name] = max(values)
+    return combined
 
 
 def _gathered(value: Any) -> list[Any]:
-    """That value of every process."""
+    """The value of every process, in the order of their ranks."""
     if count() == 1:
         return [value]
-    found = [None] * count()
-    distributed.all_gather_object(found, value)
-    return found
+    values = [None] * count()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 @final
-class _Seen(nn.Module):
-    """A module seen through its loss: one forward pass, however often the loss calls it."""
+class _WithLoss(nn.Module):
+    """A module whose forward pass is that of its loss, however often the loss calls the module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, loss: Callable[[Streams], Any], rows: Streams) -> Any:
-        return loss(rows)
+    def forward(self, loss_of: Callable[[Streams], Loss], rows: Streams) -> tuple[Tensor, Loss]:
+        loss = loss_of(rows)
+        # Torch looks for the tensors that gradients start from in tuples, not inside of objects.
+        return loss.values, loss
 
 
 def replica(module: nn.Module, how: Parallel) -> nn.Module:
-    """Takes a loss and rows to the loss of the rows; gradients are means over the processes.
+    """A module that takes a loss function and rows to values and loss of the rows.
 
-    With "fsdp", weights are spread over the processes from now on: those of the blocks (children of
-    a `ModuleList`) are put together while a block is at work, the others while the loss is.
+    Its gradients are means over the processes. With "fsdp", weights are sharded over the processes
+    from now on: those of the blocks (children of a `ModuleList`) are gathered while a block is at
+    work, the others while the loss is.
     """
-    seen = _Seen(module)
+    with_loss = _WithLoss(module)
     if count() == 1:
-        return seen
+        return with_loss
     if how == "ddp":
-        return DistributedDataParallel(seen)
+        return DistributedDataParallel(with_loss)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(next(module.parameters()).device.type, (count(),))
-    for several in reversed(list(module.modules())):
-        for block in several if isinstance(several, nn.ModuleList) else ():
+    for blocks in reversed(list(module.modules())):
+        for block in blocks if isinstance(blocks, nn.ModuleList) else ():
             fully_shard(block, mesh=mesh)
-    fully_shard(seen, mesh=mesh)
-    return seen
+    fully_shard(with_loss, mesh=mesh)
+    return with_loss
 
 
-def silent(replica: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Keep gradients to oneself until the `last` piece of a batch."""
+def no_sync(replica: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Let processes exchange gradients with the `last` piece of a batch only."""
     if isinstance(replica, DistributedDataParallel) and not last:
-        quiet: AbstractContextManager[None] = replica.no_sync()
-        return quiet
+        context: AbstractContextManager[None] = replica.no_sync()
+        return context
     return nullcontext()
 
 
-def spread(tensor: Tensor) -> bool:
+def sharded(tensor: Tensor) -> bool:
     """Whether each process has a part of the tensor only."""
     if count() == 1:
         return False
@@ -191,23 +201,27 @@ def spread(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor with all of its parts; where it is spread, all processes must ask."""
-    full: Tensor = tensor.full_tensor() if spread(tensor) else tensor  # type: ignore[attr-defined]
+    """The tensor with all of its parts; where it is sharded, all processes must ask."""
+    if count() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full
 
 
 def whole_module(module: nn.Module) -> nn.Module:
-    """The module itself, or if its weights are spread, one that has all of them."""
+    """The module itself, or if its weights are sharded, one that has all of them."""
     tensors = module.state_dict()
-    if not any(map(spread, tensors.values())):
+    if not any(map(sharded, tensors.values())):
         return module
     full = deepcopy(module)
     full.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
     return full.requires_grad_(False)
 
 
-def copied(blank: nn.Module, module: nn.Module) -> nn.Module:
-    """`blank`, which is like `module`, with a copy of its weights, spread as they are."""
+def with_weights_of(module: nn.Module, other: nn.Module) -> nn.Module:
+    """`other`, which is built like `module`, with copies of its weights, sharded as they are."""
     tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    blank.load_state_dict(tensors, assign=True)
-    return blank.eval().requires_grad_(False)
+    other.load_state_dict(tensors, assign=True)
+    return other.eval().requires_grad_(False)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import attrs
 from align_pocket import Pocket, SilhouetteClass
-from torch import Tensor
 
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode
+from align.core.objective import Loss
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.sampler import PosteriorSampler
@@ -20,10 +20,10 @@ from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation
-from align.modes.finetune.gradient import TiltGradient
+from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.state import FinetuneState
-from align.modes.finetune.stein import TiltStein
+from align.modes.finetune.stein import SteinObjective
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm, Run
@@ -34,13 +34,13 @@ from align.training.loop import Optimisation, advance
 from benchmarks.speed.timing import CPU, Sizes, shortest
 from benchmarks.table import Table
 
-OBJECTIVES: dict[str, TiltGradient | TiltStein | Draft] = {
-    "reward-weighted flow matching (Stein by the data)": TiltStein(
+OBJECTIVES: dict[str, GradientObjective | SteinObjective | Draft] = {
+    "reward-weighted flow matching (Stein by the data)": SteinObjective(
         draws_from="data", centred=False
     ),
-    "Stein, 1 draw": TiltStein(),
-    "gradient, 1 draw": TiltGradient(),
-    "gradient, 4 draws": TiltGradient(draws=4),
+    "Stein, 1 draw": SteinObjective(),
+    "gradient, 1 draw": GradientObjective(),
+    "gradient, 4 draws": GradientObjective(draws=4),
     "DRaFT, last step of 25": Draft(last=1),
 }
 RUN = 240
@@ -60,10 +60,10 @@ def stepping(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[
     """A step of fine-tuning, ready to be called."""
     streams = Streams(0, tuple(range(8)))
     state = mode.init(whole, streams)
-    losses, tilt = mode.objective.losses, state.tilt
+    loss, target = mode.objective.loss, state.target
 
     def step() -> object:
-        return advance(state.training, lambda rows: losses(tilt, rows), options, streams, 0, 1000)
+        return advance(state.training, lambda rows: loss(target, rows), options, streams, 0, 1000)
 
     return step
 
@@ -75,15 +75,15 @@ def matching(whole: Problem, mode: FineTune, options: Optimisation) -> Callable[
     model = whole.model.capability(NetworkModel)
     assert model is not None
 
-    def loss(rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(rows: Streams) -> Loss:
         x1, cond = state.clean.rows(rows)
         t, noise = (
             rows.fold_in("t").uniform(()).float(),
             rows.fold_in("noise").normal(model.shape).float(),
         )
         x = expand(1 - t, x1) * noise + expand(t, x1) * x1
-        velocity = state.tilt.student.velocity(x, t, cond)
-        return (velocity - (x1 - noise)).flatten(1).square().mean(1), {}
+        velocity = state.target.student.velocity(x, t, cond)
+        return Loss((velocity - (x1 - noise)).flatten(1).square().mean(1))
 
     return lambda: advance(state.training, loss, options, streams, 0, 1000)
 

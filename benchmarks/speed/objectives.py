@@ -15,8 +15,8 @@ from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network_model import NetworkModel
 from align.modes.distill.coupling import Coupling
-from align.modes.distill.diagonal import Data
-from align.modes.distill.mode import Distill, MapState
+from align.modes.distill.diagonal import DataTarget
+from align.modes.distill.mode import Distill, DistillState
 from align.modes.distill.times import Times
 from align.training.latents import Examples
 from align.training.loop import Optimisation, Training
@@ -29,7 +29,7 @@ def started(name: str, model: NetworkModel, plain: bool, batch: int) -> Callable
     """A step of `distill` on random latents; a plain one is flow matching on data alone."""
     diagonal, consistency = OBJECTIVES[name]
     mode = Distill(
-        diagonal=Data() if plain else diagonal,
+        diagonal=DataTarget() if plain else diagonal,
         consistency=consistency,
         times=Times(diagonal_share=1.0 if plain else 0.5),
         optimisation=Optimisation(batch=batch),
@@ -40,7 +40,7 @@ def started(name: str, model: NetworkModel, plain: bool, batch: int) -> Callable
     examples = Examples(states, torch.zeros(256, dtype=torch.int64), len(model.classes))
     student = streams.initialise(lambda: mode._untrained(model))
     coupling = Coupling(problem, model, "meta_flow_map", examples, 0.1, 1.0)
-    state = MapState(Training.of(student, mode.optimisation), coupling)
+    state = DistillState(Training.of(student, mode.optimisation), coupling)
     return lambda: mode.step(problem, state, next(indices), streams)
 
 

@@ -10,37 +10,41 @@ import pytest
 import torch
 from torch import nn
 
-from align.core.mode import AlignmentMode, Export, Info, Trainable
+from align.core.mode import Export
 from align.core.model import NoModel
-from align.core.option import option
+from align.core.objective import GroupedValues, Loss
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
 from align.errors import PartError
-from align.training.loop import Optimisation, Training, advance, rate_at
+from align.training import checkpoint
+from align.training.loop import Optimisation, Training, advance, learning_rate_at
+from align.training.mode import TrainingMode, TrainingState
 
 
 def test_rate_grows_then_falls():
     options = Optimisation(learning_rate=2.0, warmup=4)
-    rates = [rate_at(options, index, 12) for index in range(12)]
+    rates = [learning_rate_at(options, index, 12) for index in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
     assert all(late < early for early, late in pairwise(rates[4:]))
     expected = 2 * (0.02 + 0.98 * (1 + math.cos(math.pi * 4 / 8)) / 2)
     assert rates[8] == pytest.approx(expected)
     assert 0.04 < rates[11] < 0.12
-    assert rate_at(options, 12, 12) == pytest.approx(0.04)
+    assert learning_rate_at(options, 12, 12) == pytest.approx(0.04)
     flat = Optimisation(learning_rate=2.0, warmup=2, decay="none")
-    assert [rate_at(flat, index, 5) for index in range(5)] == [1.0, 2.0, 2.0, 2.0, 2.0]
-    assert rate_at(Optimisation(learning_rate=2.0, warmup=0), 0, 5) == 2.0
-    assert rate_at(Optimisation(learning_rate=2.0, warmup=9), 4, 5) == pytest.approx(10 / 9)
+    assert [learning_rate_at(flat, index, 5) for index in range(5)] == [1.0, 2.0, 2.0, 2.0, 2.0]
+    assert learning_rate_at(Optimisation(learning_rate=2.0, warmup=0), 0, 5) == 2.0
+    assert learning_rate_at(Optimisation(learning_rate=2.0, warmup=9), 4, 5) == pytest.approx(
+        10 / 9
+    )
 
 
 def step(training, loss, options, index, steps):
     """A step down a loss that is the same for every row."""
-    whole = lambda rows: (loss().expand(len(rows.samples)), {})  # noqa: E731
-    return advance(training, whole, options, Streams(0, (0,)), index, steps)
+    whole = lambda rows: Loss(loss().expand(len(rows.samples)))  # noqa: E731
+    return advance(training, whole, options, Streams(0, (0,)), index, steps).metrics
 
 
 class _Scalar(nn.Module):
@@ -123,8 +127,8 @@ def test_several_running_means():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ema_decays": (0.999,)}, "none 'ema_decay'"),
-        ({"ema_decays": (0.9, 0.9)}, "each another"),
+        ({"ema_decays": (0.999,)}, "different from 'ema_decay'"),
+        ({"ema_decays": (0.9, 0.9)}, "all different"),
         ({"ema_decays": (1.1,)}, "from 0 to 1"),
         ({"betas": (0.9, 1.0)}, "'betas' must be two numbers from 0 to less than 1"),
     ],
@@ -201,11 +205,11 @@ def test_a_batch_in_pieces_is_the_same_step(grad_accumulation):
             seen.append(rows.samples)
             x = rows.normal((2,)).float()
             odd = torch.tensor([n % 2 == 1 for n in rows.samples])
-            return (training.module(x)[:, 0] - x[:, 0]).square(), {"odd": x[odd, 1]}
+            return Loss((training.module(x)[:, 0] - x[:, 0]).square(), {"odd": x[odd, 1]})
 
         seen = []
-        said = [advance(training, loss, options, Streams(0, (0,)), i, 3) for i in range(3)]
-        return said, training.module.weight.detach(), seen
+        results = [advance(training, loss, options, Streams(0, (0,)), i, 3) for i in range(3)]
+        return [result.metrics for result in results], training.module.weight.detach(), seen
 
     whole, weight, _ = trained(1)
     parts, again, seen = trained(grad_accumulation)
@@ -219,42 +223,27 @@ def test_a_batch_in_pieces_is_the_same_step(grad_accumulation):
 
 
 @attrs.frozen(kw_only=True)
-class _Fit(AlignmentMode[Training], Trainable[Training]):
+class Fit(TrainingMode[TrainingState]):
     """Fits a small net to the sine of numbers from its streams."""
 
     kind: ClassVar[str] = "toy_fit"
     needs = frozenset()
-    steps: int = option("steps", default=6)
-    options: Optimisation = Optimisation(batch=8, warmup=2, ema_decay=0.9, weight_decay=0.1)
-
-    @property
-    def batch(self):
-        return self.options.batch
 
     def init(self, problem, streams):
         net = streams.initialise(
             lambda: nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1))
         )
-        return Training.of(net, self.options)
+        return TrainingState(Training.of(net, self.optimisation))
 
-    def step(self, problem, state, index, streams):
-        def loss(rows):
-            x = rows.normal((1,)).float()
-            return (state.module(x) - x.sin()).square().mean(1), {"x": x[:, 0]}
+    def loss(self, problem, state, rows, index):
+        x = rows.normal((1,)).float()
+        return Loss((state.training.module(x) - x.sin()).square().mean(1), {"x": x[:, 0]})
 
-        return state, Info(advance(state, loss, self.options, streams, index, self.steps))
+    def exported_model(self, problem, state, network):
+        return Export({"net": network}, {})
 
-    def finish(self, problem, state):
-        return None
 
-    def save(self, state):
-        return state.save()
-
-    def restore(self, state, saved):
-        state.restore(saved)
-
-    def export(self, problem, state):
-        return Export({"net": state.ema}, {})
+FIT = Fit(steps=6, optimisation=Optimisation(batch=8, warmup=2, ema_decay=0.9, weight_decay=0.1))
 
 
 class _Watch(Observer):
@@ -284,7 +273,7 @@ class _Watch(Observer):
 
 def _run(watch, saved=None):
     return execute(
-        _Fit(), Problem(NoModel()), Streams(5, (0,)), meter=Meter(), observer=watch, saved=saved
+        FIT, Problem(NoModel()), Streams(5, (0,)), meter=Meter(), observer=watch, saved=saved
     )
 
 
@@ -300,10 +289,10 @@ def test_a_resumed_run_ends_in_the_same_bits():
     again = _run(resumed, saved).state
     assert stopped.seen + resumed.seen == straight.seen
     for name in ("module", "ema"):
-        first, second = (getattr(state, name).state_dict() for state in (whole, again))
+        first, second = (getattr(state.training, name).state_dict() for state in (whole, again))
         assert all(torch.equal(first[key], second[key]) for key in first)
-    fresh = _Fit().init(Problem(NoModel()), Streams(5, (0,))).module.state_dict()
-    assert not torch.equal(fresh["0.weight"], whole.module.state_dict()["0.weight"])
+    fresh = FIT.init(Problem(NoModel()), Streams(5, (0,))).training.module.state_dict()
+    assert not torch.equal(fresh["0.weight"], whole.training.module.state_dict()["0.weight"])
     assert straight.last()["done"] == 6
 
 
@@ -315,3 +304,67 @@ def test_checkpoints_when_due_and_at_the_end():
         file.seek(0)
         dones.append(torch.load(file, weights_only=True)["done"])
     assert dones == [4, 6]
+
+
+OPTIMISERS = {
+    "SGD": lambda w: torch.optim.SGD(w, 0.1, momentum=0.9),
+    "Adagrad": lambda w: torch.optim.Adagrad(w, 0.1),
+    "Adafactor": lambda w: torch.optim.Adafactor(w, 0.1),
+    "NAdam": lambda w: torch.optim.NAdam(w, 0.1),
+    "ASGD": lambda w: torch.optim.ASGD(w, 0.1),
+    "counting": lambda w: CountingSGD(w, 0.1),
+}
+
+
+class CountingSGD(torch.optim.SGD):
+    """Steps whose length depends on a count that is a plain number of the state."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                count = self.state[weight].setdefault("count", 0)
+                self.state[weight]["count"] = count + 1
+                weight.grad.div_(1 + count)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_any_optimiser_resumes_from_a_checkpoint_to_the_same_bits(name, tmp_path):
+    options = Optimisation(batch=4, learning_rate=0.1, warmup=0)
+
+    def begun():
+        net = Streams(0, ()).initialise(lambda: nn.Linear(2, 3))
+        training = Training.of(net, options)
+        training.optimiser = OPTIMISERS[name](list(net.parameters()))
+        return training
+
+    def loss_of(training):
+        return lambda rows: Loss(training.module(rows.normal((2,)).float()).square().mean(1))
+
+    def steps(training, first, last):
+        for index in range(first, last):
+            advance(training, loss_of(training), options, Streams(0, (0,)), index, 6)
+
+    straight, stopped, resumed = begun(), begun(), begun()
+    steps(straight, 0, 6)
+    steps(stopped, 0, 3)
+    progress = {"done": 3, "flops": None, "meter": {}}
+    checkpoint.write(tmp_path, {**progress, "state": stopped.save()})
+    resumed.restore(checkpoint.read(tmp_path)["state"])
+    steps(resumed, 3, 6)
+    for key, tensor in straight.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[key])
+    assert not torch.equal(straight.module.weight, stopped.module.weight)
+
+
+def test_group_means_are_those_of_the_rows_of_each_group():
+    training = Training.of(_Scalar(), options := Optimisation(batch=6, grad_accumulation=2))
+
+    def loss(rows):
+        numbers = torch.tensor(rows.samples)
+        weights = GroupedValues(numbers.double(), numbers % 2, 3)
+        return Loss(training.module.w.sum() * torch.ones(3), {}, weights)
+
+    even, odd, empty = advance(training, loss, options, Streams(0, (0,)), 0, 1).group_means
+    assert (even, odd) == (2.0, 3.0)
+    assert math.isnan(empty)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from align.core.objective import Loss
 from align.core.streams import Streams
 from align.errors import PartError
 from align.networks.dit import DiT, DiTConfig
@@ -39,7 +40,7 @@ def trained(net):
     for index in range(3):
         advance(
             training,
-            lambda rows: (seen(adapted).square().mean((1, 2, 3)), {}),
+            lambda rows: Loss(seen(adapted).square().mean((1, 2, 3))),
             options,
             STREAMS,
             index,
@@ -74,12 +75,13 @@ def test_they_alone_are_trained_and_merge(net):
 def test_the_optimiser_of_adapters_is_saved_and_restored(net):
     training, other = trained(net), trained(net)
     saved = training.save()
-    assert all("lora_" in name for name in saved["optimiser"])
+    assert all("lora_" in name for name in saved["optimiser"]["state"])
     for state in other.optimiser.state.values():
         state["exp_avg"].zero_()
     other.restore(saved)
-    for name, state in training.save()["optimiser"].items():
-        assert torch.equal(state["exp_avg"], other.save()["optimiser"][name]["exp_avg"])
+    restored = other.save()["optimiser"]["state"]
+    for name, state in training.save()["optimiser"]["state"].items():
+        assert torch.equal(state["exp_avg"], restored[name]["exp_avg"])
 
 
 def test_files_are_what_peft_reads(net, tmp_path):

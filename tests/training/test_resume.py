@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from align.catalog.registry import load_catalog
 from align.models.network import Network
 from align.runner.session import run
+from align.training import checkpoint
 
 STEPS = 24
 RECIPE = f"""
@@ -57,23 +58,22 @@ std = 0.7
 # Kills its own process at one moment; {} is the moment.
 KILLED = """
 import os, signal, sys
-import torch
 import align
+from align.io import files
 from align.runner import record
 from pathlib import Path
 
-save, replace, step = torch.save, Path.replace, record.Record.step
+write, replace, step = files.write, Path.replace, record.Record.step
 end = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
-def half(saved, file):
-    if saved["done"] == 10:
-        file.write(b"half of a checkpoint")
-        file.flush()
+def half(path, content):
+    if path.name == "progress.json" and path.parent.name == "checkpoint-10.part":
+        path.write_text("{{")
         end()
-    save(saved, file)
+    write(path, content)
 
 def unnamed(beside, path):
-    if path.name == "checkpoint.pt" and torch.load(beside)["done"] == 10:
+    if path.name == "checkpoint-10":
         end()
     return replace(beside, path)
 
@@ -85,7 +85,7 @@ def between(self, arm, index, info):
         end()
 
 moment = {!r}
-if moment == "writing": torch.save = half
+if moment == "writing": files.write = half
 if moment == "renaming": Path.replace = unnamed
 if moment == "between": record.Record.step = between
 align.run(sys.argv[1], progress=False)
@@ -137,8 +137,8 @@ def test_killed(request, go, tmp_path, mode, moment, done):
     recipe.write_text(text.replace("[run]", f'[run]\nout = "{out}"'))
     child = [sys.executable, "-c", KILLED.format(moment), recipe]
     assert subprocess.run(child, check=False, capture_output=True).returncode == -signal.SIGKILL
-    assert (out / "checkpoint.pt.part").exists() == (moment != "between")
-    assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == done
+    assert (out / "checkpoint-10.part").exists() == (moment != "between")
+    assert checkpoint.read(out)["done"] == done
     assert go(tmp_path, text) == out
     assert f"{STEPS} steps, from step {done}" in (out / "log.txt").read_text()
     assert (out / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
@@ -149,21 +149,21 @@ def test_killed(request, go, tmp_path, mode, moment, done):
     if mode == "distill":  # the other evaluates its base model again
         assert cost(out) == cost(whole)
     assert cost(out)["calls"]["network"] > 0
-    assert not (out / "checkpoint.pt.part").exists()
+    assert [path.name for path in out.glob("checkpoint*")] == [f"checkpoint-{STEPS}"]
 
 
-def test_each_running_mean_has_a_file_that_is_a_model(whole):
-    saved = torch.load(whole / "checkpoint.pt", weights_only=True)["state"]
-    assert list(saved["means"]) == ["0.99", "0.5"]
+def test_each_running_average_has_a_file_that_is_a_model(whole):
+    (shard,) = (whole / f"checkpoint-{STEPS}").glob("*.safetensors")
+    saved = load_file(shard)
     for name, decay in (("model", "0.99"), ("model_0.5", "0.5")):
         model = Network(weights=str(whole / f"{name}.safetensors")).build(torch.device("cpu"))
-        kept = saved["means"][decay]
-        assert {f"net.{key}" for key in model.posterior.state_dict()} == set(kept)
+        prefix = f"averages.{decay}."
+        names = {key.removeprefix(prefix) for key in saved if key.startswith(prefix)}
+        assert {f"net.{key}" for key in model.posterior.state_dict()} == names
         for key, tensor in model.posterior.state_dict().items():
-            assert torch.equal(tensor, kept[f"net.{key}"])
-    assert not torch.equal(
-        saved["means"]["0.5"]["net.leave.weight"], saved["means"]["0.99"]["net.leave.weight"]
-    )
+            assert torch.equal(tensor, saved[f"{prefix}net.{key}"])
+    weight = "net.leave.weight"
+    assert not torch.equal(saved[f"averages.0.5.{weight}"], saved[f"averages.0.99.{weight}"])
 
 
 def test_the_same_run_may_be_kept_more_often(whole, go):

@@ -1,25 +1,27 @@
-"""What every consistency loss is handed, and what it returns."""
+"""The contract of consistency losses."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from abc import abstractmethod
 
 import attrs
 from torch import Tensor
 
+from align.core.objective import Objective
 from align.modes.distill.inner import InnerFlow
 
 
 @attrs.frozen(kw_only=True)
-class Consistency(ABC):
-    """Makes long jumps X_{s,u}(y) = y + (u − s) v_{s,u}(y) agree with the inner flow."""
+class ConsistencyLoss(Objective):
+    """A loss that makes long jumps X_{s,u}(y) = y + (u − s) v_{s,u}(y) agree with the inner flow.
 
-    kind: ClassVar[str]
+    Mode "distill" minimises the square of its residual off the diagonal, that is where s < u.
+    """
 
     @abstractmethod
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """Prediction minus target, (B, *S), for jumps between times s <= u (B,).
 
-        Only one of the two carries a gradient to the weights.
+        It is zero for the exact map, at least in the mean given (I_s, x_t). Only one of prediction
+        and target carries a gradient to the weights.
         """

@@ -1,4 +1,4 @@
-"""What a map is trained on: coupled contexts and inner flows, and the student itself."""
+"""What a map is trained on: coupled contexts and inner flows; and the student itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from align.core.network import Role
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel
-from align.modes.distill.inner import Average, InnerFlow
+from align.modes.distill.inner import AverageVelocity, InnerFlow
 from align.modes.distill.weighting import LogLossNet
 from align.samplers.glass import glass_velocity
 from align.training.latents import Examples
@@ -22,11 +22,11 @@ from align.training.latents import Examples
 
 @final
 class Student(nn.Module):
-    """All that is trained: a map, and the level of its loss if that is learnt."""
+    """Everything that is trained: a map, and the network of its log loss where that is learnt."""
 
-    def __init__(self, net: nn.Module, level: LogLossNet | None) -> None:
+    def __init__(self, net: nn.Module, log_loss: LogLossNet | None) -> None:
         super().__init__()
-        self.net, self.level = net, level
+        self.net, self.log_loss = net, log_loss
 
 
 @final
@@ -35,12 +35,12 @@ class Coupling:
     """Rows of clean data, each seen twice: as a context x_t and as a state of the inner flow.
 
     Attributes:
-        problem: with the teacher.
-        model: that the map belongs to.
-        role: of the map.
-        examples: the clean data; None where the teacher draws it.
+        problem: the problem, whose model is the teacher.
+        model: the model that the map belongs to.
+        role: role of the map in the model.
+        examples: the clean data; None where the teacher draws them.
         dropout: share of rows without their class.
-        guidance: baked into targets from data.
+        guidance: guidance that is baked into targets from data.
     """
 
     problem: Problem
@@ -64,7 +64,7 @@ class Coupling:
     def inner(
         self, student: nn.Module, rows: Streams, t: Tensor
     ) -> tuple[NoisyState, Callable[[Tensor], InnerFlow]]:
-        """Contexts at times t (b,), and the inner flow of some of the rows, given by number."""
+        """Contexts at times t (b,), and a function that makes the inner flow of given rows."""
         x1, cond = self.clean(rows)
         t = torch.zeros_like(t) if self.role == "flow_map" else t
         t, shape = t.to(x1), self.model.shape
@@ -79,23 +79,23 @@ class Coupling:
         )
 
         def inner(chosen: Tensor) -> InnerFlow:
-            one = noisy.rows(chosen)
+            contexts = noisy.rows(chosen)
             return InnerFlow(
                 path=model.path,
                 noise=noise[chosen],
                 x1=x1[chosen],
                 guidance=self.guidance,
-                average=self._average(model, one),
+                average=self._average(model, contexts),
                 unconditional=self._average(
-                    model, attrs.evolve(one, cond=model.null_condition(len(chosen)))
+                    model, attrs.evolve(contexts, cond=model.null_condition(len(chosen)))
                 ),
-                teacher=lambda y, s: _taught(self.problem.model, y, s, one),
+                teacher=lambda y, s: _teacher_velocity(self.problem.model, y, s, contexts),
                 streams=rows.rows(chosen),
             )
 
         return noisy, inner
 
-    def _average(self, model: NetworkModel, noisy: NoisyState) -> Average:
+    def _average(self, model: NetworkModel, noisy: NoisyState) -> AverageVelocity:
         if self.role == "flow_map":
             return lambda y, s, u: model.average_velocity(y, s, u, noisy.cond)
         return lambda y, s, u: model.posterior_velocity(y, s, u, noisy)
@@ -116,7 +116,7 @@ class Coupling:
 
 
 @torch.no_grad()
-def _taught(teacher: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
+def _teacher_velocity(teacher: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) -> Tensor:
     """The teacher's GLASS velocity in its own precision, and back in the student's; (B, *S)."""
     if len(y) == 0:
         return y

@@ -1,31 +1,30 @@
-"""What a map is taught on its diagonal, where it is the velocity of the inner flow."""
+"""Targets of a map on its diagonal, where it is the velocity of the inner flow."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, final
 
 import attrs
 from torch import Tensor
 
+from align.core.objective import Objective
 from align.modes.distill.inner import InnerFlow
 
 
 @attrs.frozen(kw_only=True)
-class Diagonal(ABC):
+class DiagonalTarget(Objective):
     """A target of v_{s,s}(I_s; t, x_t) whose mean given (I_s, x_t) is the inner velocity."""
-
-    kind: ClassVar[str]
 
     @abstractmethod
     def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
-        """The target (B, *S) at times s (B,); without a gradient."""
+        """The target (B, *S) at times s (B,), without a gradient."""
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Data(Diagonal):
-    """The rate of the coupled interpolant: α'_s noise + β'_s x1, with guidance baked in if asked.
+class DataTarget(DiagonalTarget):
+    """The rate α'_s noise + β'_s x1 of the coupled interpolant, guided where the recipe asks.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33.
     """
@@ -39,8 +38,8 @@ class Data(Diagonal):
 
 @final
 @attrs.frozen(kw_only=True)
-class Teacher(Diagonal):
-    """The inner velocity itself, by GLASS from the velocity of a teacher: nothing is noisy in it.
+class TeacherTarget(DiagonalTarget):
+    """The inner velocity itself, by GLASS from the velocity of a teacher; it has no noise.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33; GLASS Flows,
     Holderrieth et al., 2025, arXiv:2509.25170.

@@ -10,13 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def derivative(
-    call: Callable[..., Tensor], noisy: tuple[Tensor, ...], along: tuple[Tensor, ...]
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """A function's value, and its derivative along a direction: both (B, *S).
+    """A function's value, and its derivative along `tangents`; both (B, *S).
 
-    In float32, and by attention that is written out: the fused kernels know no forward mode.
+    It is computed in float32, and with unfused attention: fused kernels have no forward mode.
     """
-    full = torch.autocast(noisy[0].device.type, enabled=False)
-    with full, sdpa_kernel(SDPBackend.MATH):
-        value, change, *_ = torch.func.jvp(call, noisy, along)
-    return value, change
+    full_precision = torch.autocast(inputs[0].device.type, enabled=False)
+    with full_precision, sdpa_kernel(SDPBackend.MATH):
+        value, slope, *_ = torch.func.jvp(function, inputs, tangents)
+    return value, slope

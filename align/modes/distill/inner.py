@@ -1,4 +1,4 @@
-"""The inner flow of a batch: everything that a training loss may ask for."""
+"""The inner flow of a batch: everything that a distillation loss may ask for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from align.core.path import Path, expand
 from align.core.streams import Streams
 
-Average: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+AverageVelocity: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """v_{s,u}(y) of y (B, *S), s (B,), u (B,): the average velocity of a jump; (B, *S)."""
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -22,27 +22,27 @@ Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 @final
 @attrs.frozen(eq=False, kw_only=True)
 class InnerFlow:
-    """B rows of clean data and noise, each with a context (t, x_t) that the callables know.
+    """B rows of clean data and noise, each with a context (t, x_t) that the callables hold.
 
     The inner state I_s = α_s noise + β_s x1 shares x1 with its context, so that the mean of its
     rate given (I_s, x_t) is the velocity of the flow towards p(x1 | x_t).
 
     Attributes:
-        path: of the inner flow.
+        path: path of the inner flow.
         noise: I₀, (B, *S).
         x1: I₁, (B, *S).
-        average: the map under training.
-        unconditional: the map under training for the same rows without their class.
-        teacher: the inner velocity by a frozen model; no gradient.
+        average: average velocity of the map under training.
+        unconditional: the same for these rows without their class.
+        teacher: the inner velocity by a frozen model, without a gradient.
         guidance: scale w of the guidance that is baked into targets made from data.
-        streams: of the rows.
+        streams: random streams of the rows.
     """
 
     path: Path
     noise: Tensor
     x1: Tensor
-    average: Average
-    unconditional: Average
+    average: AverageVelocity
+    unconditional: AverageVelocity
     teacher: Velocity
     guidance: float
     streams: Streams
@@ -67,5 +67,5 @@ class InnerFlow:
         if self.guidance == 1.0:
             return rate
         y = self.state(s)
-        apart = self.average(y, s, s) - self.unconditional(y, s, s)
-        return rate + (1 - 1 / self.guidance) * apart
+        difference = self.average(y, s, s) - self.unconditional(y, s, s)
+        return rate + (1 - 1 / self.guidance) * difference

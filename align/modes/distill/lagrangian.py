@@ -10,19 +10,19 @@ from torch import Tensor
 
 from align.core.option import option
 from align.core.path import expand
-from align.modes.distill.consistency import Consistency
+from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.forward import derivative
 from align.modes.distill.inner import InnerFlow
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Lagrangian(Consistency):
+class Lagrangian(ConsistencyLoss):
     """∂_u X_{s,u}(y) = b̄_u(X_{s,u}(y)), with ∂_u X = v_{s,u} + (u − s) ∂_u v_{s,u}.
 
-    `trained = "derivative"` moves ∂_u X towards a fixed velocity at a fixed end. "velocity" holds
-    the derivative fixed and moves v_{u,u}(X), through both v and X: what the code published with
-    Meta Flow Maps does. It needs `velocity = "self"`.
+    `trained = "derivative"` moves ∂_u X towards a fixed velocity at a fixed end.
+    `trained = "velocity"` holds the derivative fixed and moves v_{u,u}(X), through both v and X, as
+    the code published with Meta Flow Maps does; it needs `velocity = "self"`.
 
     Reference: Flow map matching with self-distillation, Boffi, Albergo, Vanden-Eijnden, 2025,
     arXiv:2505.18825 (Lagrangian self-distillation); Diamond Maps, 2026 (stop-gradients); Meta Flow
@@ -32,7 +32,8 @@ class Lagrangian(Consistency):
     kind: ClassVar[str] = "lagrangian"
 
     velocity: Literal["teacher", "self"] = option(
-        "where the inner velocity comes from", default="self"
+        "where the inner velocity comes from: the teacher, or the diagonal of the map",
+        default="self",
     )
     trained: Literal["derivative", "velocity"] = option(
         "which side of the equation carries the gradient", default="derivative"
@@ -45,16 +46,16 @@ class Lagrangian(Consistency):
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """∂_u X_{s,u}(I_s) − b̄_u(X_{s,u}(I_s)), (B, *S)."""
         y = inner.state(s)
-        average, change = derivative(
+        average, slope = derivative(
             lambda end: inner.average(y, s, end), (u,), (torch.ones_like(u),)
         )
         length = expand(u - s, y)
-        end, moves = y + length * average, average + length * change
+        end, end_slope = y + length * average, average + length * slope
         if self.trained == "velocity":
-            return moves.detach() - inner.average(end, u, u)
+            return end_slope.detach() - inner.average(end, u, u)
         with torch.no_grad():
             end = end.detach()
             target = (
                 inner.teacher(end, u) if self.velocity == "teacher" else inner.average(end, u, u)
             )
-        return moves - target
+        return end_slope - target

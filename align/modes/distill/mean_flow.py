@@ -1,4 +1,4 @@
-"""The mean-flow loss: the Eulerian one with the velocity of the data."""
+"""The mean-flow loss: the Eulerian loss with the rate of the data as its velocity."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import ClassVar, final
 import attrs
 from torch import Tensor
 
-from align.modes.distill.consistency import Consistency
-from align.modes.distill.eulerian import carried
+from align.modes.distill.consistency import ConsistencyLoss
+from align.modes.distill.eulerian import transport_residual
 from align.modes.distill.inner import InnerFlow
 
 
 @final
 @attrs.frozen(kw_only=True)
-class MeanFlow(Consistency):
-    """v_{s,u}(I_s) → İ_s + (u − s) (∂_s v_{s,u} + İ_s · ∇ v_{s,u}), no model's velocity in it.
+class MeanFlow(ConsistencyLoss):
+    """v_{s,u}(I_s) → İ_s + (u − s) (∂_s v_{s,u} + İ_s · ∇ v_{s,u}), without a model's velocity.
 
-    Linear in İ_s, so its mean given (I_s, x_t) is the Eulerian target with b̄_s.
+    It is linear in İ_s, so its mean given (I_s, x_t) is the Eulerian target with b̄_s.
 
     Reference: Mean Flows for One-step Generative Modeling, Geng et al., 2025, arXiv:2505.13447,
     Eq. 6 to 11; Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Table 1.
@@ -27,4 +27,4 @@ class MeanFlow(Consistency):
 
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,u}(I_s) minus the target, (B, *S)."""
-        return carried(inner, inner.state(s), s, u, inner.rate(s))
+        return transport_residual(inner, inner.state(s), s, u, inner.rate(s))

@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import ClassVar, Literal, final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
-from align.core.mode import AlignmentMode, Export, Info, Need, Trainable
+from align.core.mode import Export, Need
 from align.core.model import DataSampler
 from align.core.network import NetworkSpec, grown, make_network
+from align.core.objective import Loss
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.errors import PartError
 from align.models.about import about_of, modules_of
 from align.models.network_model import NetworkModel, network_of
+from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.coupling import Coupling, Student
-from align.modes.distill.diagonal import Data, Teacher
-from align.modes.distill.eulerian import Eulerian
-from align.modes.distill.lagrangian import Lagrangian
-from align.modes.distill.mean_flow import MeanFlow
+from align.modes.distill.diagonal import DiagonalTarget, TeacherTarget
 from align.modes.distill.semigroup import Semigroup
-from align.modes.distill.shortcut import Shortcut
 from align.modes.distill.times import Times
 from align.modes.distill.weighting import LogLossNet, Weighting
 from align.training.latents import encoded
-from align.training.loop import Optimisation, Training, advance
-
-AnyConsistency: TypeAlias = Semigroup | Shortcut | Eulerian | Lagrangian | MeanFlow
+from align.training.loop import Training
+from align.training.mode import TrainingMode, TrainingState
 
 
 @final
 @attrs.frozen(eq=False)
-class MapState:
-    """Weights under way, and what they are trained on."""
+class DistillState(TrainingState):
+    """A map under training.
 
-    training: Training
+    Attributes:
+        coupling: the rows that it is trained on.
+    """
+
     coupling: Coupling
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Distill(AlignmentMode[MapState], Trainable[MapState]):
-    """Teaches a map its inner velocity on the diagonal, and its jumps to be consistent with it.
+class Distill(TrainingMode[DistillState]):
+    """Trains a map on the inner velocity on its diagonal, and on consistent jumps off it.
 
-        L = E ‖v_{s,s}(I_s; t, x_t) − target‖² + E ‖residual of the consistency‖²
+        L = E ‖v_{s,s}(I_s; t, x_t) − target‖² + E ‖residual of the consistency loss‖²
 
-    each row weighed as `weighting` says. The context x_t = α_t ε + β_t x1 and the inner state
-    I_s = α_s ε' + β_s x1 share x1. A flow map has no context: everything is at t = 0. Training
-    starts from an exact copy of what the model has: a flow, a flow map or a meta flow map.
+    Each row is weighed by `weighting`. The context x_t = α_t ε + β_t x1 and the inner state
+    I_s = α_s ε' + β_s x1 share x1. A flow map has no context: all of its rows are at t = 0.
+    Training starts from an exact copy of what the model has: a flow, a flow map or a meta flow map.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
     """
@@ -59,37 +59,36 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
     kind: ClassVar[str] = "distill"
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    role: Literal["meta_flow_map", "flow_map"] = option("what is trained", default="meta_flow_map")
+    role: Literal["meta_flow_map", "flow_map"] = option(
+        "what the network is trained to be", default="meta_flow_map"
+    )
     data: DatasetSpec | None = option(
-        "the pictures; without them x1 is drawn from the teacher, if it can", default=None
+        "pictures that x1 is taken from; without them the teacher draws x1, if it can", default=None
     )
     net: NetworkSpec | None = option(
-        "network of the map; without it, an exact copy of the best the model has", default=None
+        "network of the map; without it, an exact copy of the best that the model has", default=None
     )
-    diagonal: Teacher | Data = option("what the diagonal is taught", default=Teacher())
-    consistency: AnyConsistency = option("what makes jumps consistent", default=Semigroup())
+    diagonal: DiagonalTarget = option(
+        "target of the map on its diagonal, the inner velocity", default=TeacherTarget()
+    )
+    consistency: ConsistencyLoss = option(
+        "loss that makes long jumps consistent", default=Semigroup()
+    )
     guidance: float = option(
         "classifier-free guidance baked into targets from data; a teacher has `model.guidance`",
         default=1.0,
         check=at_least(1),
     )
-    times: Times = option("the times that are trained", default=Times())
-    weighting: Weighting = option("how much rows count", default=Weighting())
-    optimisation: Optimisation = option("how weights are changed", default=Optimisation())
-    steps: int = option("number of steps", default=4000, check=at_least(1))
+    times: Times = option("distribution of the times that are trained", default=Times())
+    weighting: Weighting = option("weights of the rows in the loss", default=Weighting())
     dropout: float = option(
         "share of rows trained without their class", default=0.1, check=between(0, 1)
     )
     sample_every: int = option(
-        "steps between pictures in the record", default=500, check=at_least(1)
+        "steps from one set of pictures in the record to the next", default=500, check=at_least(1)
     )
 
-    @property
-    def batch(self) -> int:
-        """Rows of a step."""
-        return self.optimisation.batch
-
-    def init(self, problem: Problem, streams: Streams) -> MapState:
+    def init(self, problem: Problem, streams: Streams) -> DistillState:
         """Make the map and read the pictures."""
         teacher = problem.model
         if self.net is None or teacher.capability(NetworkModel) is not None:
@@ -100,65 +99,48 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
         examples = encoded(self.data, model.encoding()) if self.data else None
-        return MapState(
+        return DistillState(
             Training.of(student.to(model.device), self.optimisation),
             Coupling(problem, model, self.role, examples, self.dropout, self.guidance),
         )
 
-    def step(
-        self, problem: Problem, state: MapState, index: int, streams: Streams
-    ) -> tuple[MapState, Info]:
-        """One step on the diagonal and off it."""
-        student, done = state.training.module, index / self.steps
-        assert isinstance(student, Student)
+    def loss(self, problem: Problem, state: DistillState, rows: Streams, index: int) -> Loss:
+        """The squares on the diagonal and off it, weighed."""
+        student, progress = _student(state.training.module), index / self.steps
+        contexts, inner = state.coupling.inner(
+            student.net, rows, self.times.context(rows, progress)
+        )
+        s, u, on_diagonal = self.times.jumps(rows, progress)
+        s, u, on_diagonal = s.to(contexts.t), u.to(contexts.t), on_diagonal.to(contexts.t.device)
+        near, far = torch.nonzero(on_diagonal)[:, 0], torch.nonzero(~on_diagonal)[:, 0]
+        diagonal = inner(near)
+        y, now = diagonal.state(s[near]), s[near]
+        error = diagonal.average(y, now, now) - self.diagonal.target(diagonal, now)
+        residual = self.consistency.residual(inner(far), s[far], u[far])
+        squares = [difference.float().flatten(1).square() for difference in (error, residual)]
+        chosen = torch.cat((near, far))
+        values = self.weighting.losses(
+            torch.cat([square.sum(1) for square in squares]),
+            on_diagonal[chosen],
+            torch.stack((s, u, contexts.t), 1)[chosen],
+            student.log_loss,
+        )
+        metrics = dict(zip(("diagonal", "consistency"), squares, strict=True))
+        return Loss(values, {name: square.mean(1) for name, square in metrics.items()})
 
-        def loss(rows: Streams) -> tuple[Tensor, dict[str, Tensor]]:
-            noisy, inner = state.coupling.inner(student.net, rows, self.times.context(rows, done))
-            s, u, alone = self.times.jumps(rows, done)
-            s, u, alone = s.to(noisy.t), u.to(noisy.t), alone.to(noisy.t.device)
-            near, far = torch.nonzero(alone)[:, 0], torch.nonzero(~alone)[:, 0]
-            on = inner(near)
-            y, here = on.state(s[near]), s[near]
-            straight = on.average(y, here, here) - self.diagonal.target(on, here)
-            residual = self.consistency.residual(inner(far), s[far], u[far])
-            squares = [each.float().flatten(1).square() for each in (straight, residual)]
-            chosen = torch.cat((near, far))
-            losses = self.weighting.losses(
-                torch.cat([each.sum(1) for each in squares]),
-                alone[chosen],
-                torch.stack((s, u, noisy.t), 1)[chosen],
-                student.level,
-            )
-            said = dict(zip(("diagonal", "consistency"), squares, strict=True))
-            return losses, {name: each.mean(1) for name, each in said.items()}
+    def pictures(
+        self, problem: Problem, state: DistillState, streams: Streams, index: int
+    ) -> Tensor | None:
+        """Clean pictures and one-step draws by the map with averaged weights; None for vectors."""
+        if state.coupling.model.domain != "image":
+            return None
+        student = _student(state.training.ema)
+        return state.coupling.pictures(student.net, streams.numbered(index * self.batch, 8))
 
-        numbers = advance(state.training, loss, self.optimisation, streams, index, self.steps)
-        due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
-        if not due or state.coupling.model.domain != "image":
-            return state, Info(numbers)
-        shown = streams.numbered(index * self.optimisation.batch, 8)
-        return state, Info(numbers, state.coupling.pictures(self._averaged(state), shown))
-
-    def finish(self, problem: Problem, state: MapState) -> None:
-        """No samples: the last step's pictures show what was learnt."""
-
-    def save(self, state: MapState) -> dict[str, Any]:
-        """Weights, their running mean and the optimiser."""
-        return state.training.save()
-
-    def restore(self, state: MapState, saved: dict[str, Any]) -> None:
-        """Take up where `saved` was."""
-        state.training.restore(saved)
-
-    def export(self, problem: Problem, state: MapState) -> Export:
-        """The running mean of the map's weights, beside what the model had."""
-
-        def export(student: nn.Module) -> Export:
-            assert isinstance(student, Student)
-            model = state.coupling.model.with_net(self.role, student.net)
-            return Export(modules_of(model), about_of(model))
-
-        return state.training.exported(export)
+    def exported_model(self, problem: Problem, state: DistillState, network: nn.Module) -> Export:
+        """The map, beside what the model had."""
+        model = state.coupling.model.with_net(self.role, _student(network).net)
+        return Export(modules_of(model), about_of(model))
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:
@@ -167,8 +149,7 @@ class Distill(AlignmentMode[MapState], Trainable[MapState]):
             net = grown(model.highest_rung(self.role), self.role)
         return Student(net, LogLossNet() if self.weighting.learned else None)
 
-    def _averaged(self, state: MapState) -> nn.Module:
-        """The map with the running mean of its weights."""
-        student = state.training.ema
-        assert isinstance(student, Student)
-        return student.net
+
+def _student(module: nn.Module) -> Student:
+    assert isinstance(module, Student)
+    return module

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from align.core.option import at_least, option
 from align.core.path import expand
-from align.modes.distill.consistency import Consistency
+from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.inner import InnerFlow
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Shortcut(Consistency):
+class Shortcut(ConsistencyLoss):
     """v_{s,s+2d}(y) → ½ v_{s,s+d}(y) + ½ v_{s+d,s+2d}(X_{s,s+d}(y)), d = 2⁻ᵏ, s a multiple of 2d.
 
-    k is uniform in 1, ..., `levels`. The shortest jumps are taught by the velocity v_{s,s}, which
-    the diagonal teaches: half a jump of the last level is an Euler step. Only the grid's jumps are
-    trained: the times that other consistencies are handed are not used.
+    k is uniform in 1, ..., `levels`. The halves of the shortest jumps are Euler steps with the
+    velocity v_{s,s}, which the diagonal learns. Only jumps of this grid are trained; the times that
+    other consistency losses take from `times` are not used.
 
     Reference: One Step Diffusion via Shortcut Models, Frans et al., 2024, arXiv:2410.12557, Eq. 4
     and 5.
@@ -29,18 +29,20 @@ class Shortcut(Consistency):
 
     kind: ClassVar[str] = "shortcut"
 
-    levels: int = option("number of lengths: jumps are 1, 1/2, ...", check=at_least(1), default=7)
+    levels: int = option(
+        "number of jump lengths, which are 1, 1/2, 1/4, ...", default=7, check=at_least(1)
+    )
 
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,s+2d}(I_s) minus the mean velocity of the two halves, (B, *S)."""
-        drawn = inner.streams.fold_in("shortcut").uniform((2,)).to(s)
-        level = 1 + (drawn[:, 0] * self.levels).floor()
+        uniform = inner.streams.fold_in("shortcut").uniform((2,)).to(s)
+        level = 1 + (uniform[:, 0] * self.levels).floor()
         half = 2.0**-level
-        s = (drawn[:, 1] / (2 * half)).floor() * 2 * half
+        s = (uniform[:, 1] / (2 * half)).floor() * 2 * half
         w, u = s + half, s + 2 * half
-        y, last = inner.state(s), level == self.levels
+        y, shortest = inner.state(s), level == self.levels
         with torch.no_grad():
-            first = inner.average(y, s, torch.where(last, s, w))
+            first = inner.average(y, s, torch.where(shortest, s, w))
             middle = y + expand(half, y) * first
-            second = inner.average(middle, w, torch.where(last, w, u))
+            second = inner.average(middle, w, torch.where(shortest, w, u))
         return inner.average(y, s, u) - (first + second) / 2

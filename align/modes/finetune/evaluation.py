@@ -1,4 +1,4 @@
-"""What fine-tuning measures on its way: rewards, held-out ones too, and the way from the base."""
+"""Evaluations during fine-tuning: all rewards, metrics, and the distance from the base model."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ SMALL: Final = 0.2
 @final
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """Samples from the same noise every so many steps, scored by all rewards and metrics."""
+    """Samples from the same noise every `every` steps, scored by all rewards and metrics."""
 
     every: int = option("steps from one evaluation to the next", default=200, check=at_least(1))
-    samples: int = option("samples that are made each time", default=32, check=at_least(2))
+    samples: int = option("number of samples of an evaluation", default=32, check=at_least(2))
     flow_steps: int = option("Euler steps of a sample", default=25, check=at_least(1))
     metrics: tuple[Metric, ...] = option(
-        "of the samples, beside the base model's; none: image statistics and Fréchet distance of"
-        " thumbnails, or sliced Wasserstein",
+        "metrics of the samples beside those of the base model; if there are none, image statistics"
+        " and the Fréchet distance of thumbnails, or for vectors the sliced Wasserstein distance",
         default=(),
     )
     errors: float = option(
-        "standard errors by which a held-out reward must fall below its best to be a warning",
+        "standard errors by which a held-out reward must fall below its best evaluation for a"
+        " warning that the reward was hacked",
         default=3.0,
         check=above(0),
     )
-    stop: bool = option("whether training ends at such a warning", default=False)
+    stop: bool = option("whether training ends at a warning of a hacked reward", default=False)
 
     def due(self, index: int, steps: int) -> bool:
         """Whether step `index` of `steps` is followed by an evaluation."""
@@ -73,18 +74,18 @@ class Evaluation:
         KL(model | base) of SDE paths, in nats; "spread" the root-mean-square distance of two
         samples of one prompt, and "moved" that of a sample from the base model's of the same noise.
         """
-        told = dict[str, float]()
+        numbers = dict[str, float]()
         data, scores = self.samples_of(problem, model, cond, seed)
         for name, score in scores.items():
-            told[name] = float(score.double().mean())
-            told[error_of(name)] = float(score.double().std()) / math.sqrt(len(score))
+            numbers[name] = float(score.double().mean())
+            numbers[error_of(name)] = float(score.double().std()) / math.sqrt(len(score))
         for metric in self.metrics or _USUAL[model.domain]:
-            told |= metric.compute(data, references if metric.needs_references else None)
-        told["spread"] = spread(data, cond.prompts)
-        told["moved"] = float((data - references).double().square().mean().sqrt())
+            numbers |= metric.compute(data, references if metric.needs_references else None)
+        numbers["spread"] = spread(data, cond.prompts)
+        numbers["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
-        told["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
-        return told, data, {name: score.double() for name, score in scores.items()}
+        numbers["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
+        return numbers, data, {name: score.double() for name, score in scores.items()}
 
 
 _USUAL: Final[Mapping[Domain, tuple[Metric, ...]]] = MappingProxyType(
@@ -98,44 +99,49 @@ def error_of(name: str) -> str:
 
 
 def detect_hacking(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: float) -> str:
-    """What scores (n,) say of a hacked reward; "" where they do not.
+    """A warning that the reward was hacked, or "".
 
-    That is: since the evaluation that a held-out reward liked best, it has fallen by more than so
-    many standard errors and by more than a fifth of what samples differ, and a reward that is
-    optimised has not fallen by so many errors. `best` has that evaluation's scores by all rewards,
-    for each that is held out.
+    It was where a held-out reward has dropped by more than `errors` standard errors and by more
+    than 0.2 standard deviations of the samples since its best evaluation, while some optimised
+    reward has not dropped by `errors` standard errors.
+
+    Args:
+        problem: the problem, with its rewards.
+        best: for each held-out reward, the scores (n,) by all rewards in its best evaluation.
+        now: the scores (n,) by all rewards in this evaluation.
+        errors: number of standard errors.
     """
     for name, then in best.items():
-        lost = {key: then[key] - now[key] for key in then}
-        kept = [t.name for t in problem.reward.optimised if _in_errors(lost[t.name]) <= errors]
-        much = lost[name].mean() > SMALL * then[name].std()
-        if kept and much and _in_errors(lost[name]) > errors:
+        drops = {key: then[key] - now[key] for key in then}
+        steady = [t.name for t in problem.reward.optimised if _in_errors(drops[t.name]) <= errors]
+        noticeable = drops[name].mean() > SMALL * then[name].std()
+        if steady and noticeable and _in_errors(drops[name]) > errors:
             went, fell = (
                 f"from {float(then[key].mean()):.3g} to {float(now[key].mean()):.3g}"
-                for key in (kept[0], name)
+                for key in (steady[0], name)
             )
             return (
-                f"the reward was hacked: '{kept[0]}', which is trained, went {went} while"
+                f"the reward was hacked: '{steady[0]}', which is trained, went {went} while"
                 f" '{name}', which is held out, fell {fell}"
             )
     return ""
 
 
-def _in_errors(lost: Tensor) -> float:
-    """Mean of the samples' own losses (n,), in its standard errors."""
-    return float(lost.mean() / (lost.std() / math.sqrt(len(lost))).clamp_min(1e-30))
+def _in_errors(drops: Tensor) -> float:
+    """The mean drop of samples (n,), in its standard errors."""
+    return float(drops.mean() / (drops.std() / math.sqrt(len(drops))).clamp_min(1e-30))
 
 
 def spread(data: Tensor, prompts: Sequence[str]) -> float:
-    """Root-mean-square distance, a number of the data, of two samples that have the same prompt."""
+    """Root-mean-square distance, per number of the data, of samples that have the same prompt."""
     rows = dict[str, list[int]]()
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
     flat = data.flatten(1).double()
-    found = [torch.pdist(flat[own]).square().mean() for own in rows.values() if len(own) > 1]
-    if not found:
+    means = [torch.pdist(flat[same]).square().mean() for same in rows.values() if len(same) > 1]
+    if not means:
         return math.nan
-    return float((torch.stack(found).mean() / flat.shape[1]).sqrt())
+    return float((torch.stack(means).mean() / flat.shape[1]).sqrt())
 
 
 def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> Tensor:

@@ -1,11 +1,9 @@
-"""What fine-tuning losses are, and the regression that most of them are."""
+"""The contract of fine-tuning objectives, and the regression that most of them are."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from abc import abstractmethod
 
 import attrs
 import torch
@@ -13,73 +11,91 @@ from torch import Tensor
 
 from align.core.draws import Draws
 from align.core.model import NoisyState
+from align.core.objective import Loss, Objective
 from align.core.streams import Streams
 from align.modes.finetune.target import TiltedTarget
 
 
 @attrs.frozen(kw_only=True)
-class FineTuning(ABC):
-    """A loss whose minimum is the velocity of the tilted law.
+class FinetuneObjective(Objective):
+    """A loss of mode "finetune", by which a flow learns the law p*(x1) ∝ p(x1) e^{r(x1)}.
 
-    Attributes:
-        needs_gradient: whether it follows the gradient of the reward.
-        weighs: whether rows count e^{r − c}; where not, c is neither found nor moved.
-        unguided: whether the velocity without guidance is trained, whatever the model's guidance.
+    A subclass states a property either as a class attribute, or as a property where it depends on
+    the options.
     """
 
-    kind: ClassVar[str]
-    needs_gradient: ClassVar[bool]
-    weighs: ClassVar[bool]
-    unguided: ClassVar[bool] = False
+    @property
+    @abstractmethod
+    def needs_gradient(self) -> bool:
+        """Whether it follows the gradient of the reward."""
 
     @property
     @abstractmethod
     def needs_sampler(self) -> bool:
         """Whether it draws from the posterior."""
 
+    @property
     @abstractmethod
-    def losses(self, tilt: TiltedTarget, rows: Streams) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Losses (b,) of rows of training, and numbers (b,) for the record, by name.
+    def weighs(self) -> bool:
+        """Whether rows count e^{r − c}; where they do not, no c is fitted or moved."""
 
-        "reward" is the mean of r over a row's draws; "tilt k" is the mean of e^{r − c} over those
-        of rows that have prompt k, by which its c is moved.
+    @property
+    def unguided(self) -> bool:
+        """Whether the velocity without guidance is trained, whatever the model's guidance."""
+        return False
+
+    @abstractmethod
+    def loss(self, target: TiltedTarget, rows: Streams) -> Loss:
+        """The loss of b rows of training, with the metric "reward", the mean of r over draws.
+
+        Where rows are weighed, `Loss.weights` has the mean of e^{r − c} over the draws of each row,
+        grouped by prompt (`TiltedTarget.prompt_weights`).
         """
 
-    def first_log_normalizer(self, tilt: TiltedTarget, rows: Streams) -> Tensor:
+    def first_log_normalizer(self, target: TiltedTarget, rows: Streams) -> Tensor:
         """log E e^r over draws that these rows of training would see, for each prompt (P,)."""
-        noisy, x1 = tilt.noisy(rows, 0.01)
-        own = rows.fold_in("draws")
-        draws = tilt.draws(noisy, 1, False, own) if self.needs_sampler else tilt.own(noisy, x1)
-        rewards, numbers = draws.rewards.double()[0], tilt.numbers(noisy)
-        found = torch.empty_like(tilt.log_normalizer)
-        for number in range(len(found)):
-            asked = rewards[numbers == number]
-            asked = asked if len(asked) else rewards
-            found[number] = torch.logsumexp(asked, 0) - math.log(len(asked))
-        return found
+        noisy, x1 = target.noisy(rows, 0.01)
+        streams = rows.fold_in("draws")
+        if self.needs_sampler:
+            draws = target.draws(noisy, 1, False, streams)
+        else:
+            draws = target.clean_draw(noisy, x1)
+        rewards, prompts = draws.rewards.double()[0], target.prompt_numbers(noisy)
+        log_normalizer = torch.empty_like(target.log_normalizer)
+        for number in range(len(log_normalizer)):
+            of_prompt = rewards[prompts == number]
+            of_prompt = of_prompt if len(of_prompt) else rewards
+            log_normalizer[number] = torch.logsumexp(of_prompt, 0) - math.log(len(of_prompt))
+        return log_normalizer
 
 
-def regressed(
-    tilt: TiltedTarget,
+def regression(
+    target: TiltedTarget,
     noisy: NoisyState,
     draws: Draws,
-    targets: Tensor,
-    share: Tensor,
+    goals: Tensor,
+    row_weights: Tensor,
     *,
     weighs: bool = True,
-) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-    """Losses w_t E_n e^{r_n − c} ‖b̂_t(x_t) − target_n‖², (b,); the velocity b̂; and what is told.
+) -> tuple[Tensor, Loss]:
+    """The velocity b̂, (b, *S), and the loss w_t E_n e^{r_n − c} ‖b̂_t(x_t) − goal_n‖² of each row.
 
     The mean over draws is outside the exponential, so that one draw is enough for an unbiased
-    gradient. Weights w_t = `share` (b,) of a time alone leave the minimum where it is. Where rows
-    do not count e^{r − c}, `weighs` is false.
+    gradient. Weights w_t that depend on the time alone leave the minimum where it is.
+
+    Args:
+        target: the student and the law it is to have.
+        noisy: the states x_t, (b, *S).
+        draws: N posterior draws at each state, with their rewards.
+        goals: what the velocity is regressed on, (N, b, *S), or (1, b, *S) for all draws.
+        row_weights: w_t, (b,).
+        weighs: whether draws count e^{r − c}; if not, they count alike.
     """
-    velocity = tilt.velocity(noisy)
-    apart = (velocity - targets).flatten(2).double().square().mean(2)
-    said = {"reward": draws.rewards.mean(0)}
+    velocity = target.velocity(noisy)
+    squares = (velocity - goals).flatten(2).double().square().mean(2)
+    metrics, weights = {"reward": draws.rewards.mean(0)}, None
     if weighs:
-        numbers = tilt.numbers(noisy)
-        weights = tilt.weights(draws, numbers)
-        apart, each = weights * apart, weights.mean(0)
-        said |= {f"tilt {k}": each[numbers == k] for k in numbers.unique().tolist()}
-    return share.double() * apart.mean(0), velocity, said
+        tilt = target.weights(draws, target.prompt_numbers(noisy))
+        squares = tilt * squares
+        weights = target.prompt_weights(noisy, tilt.mean(0))
+    return velocity, Loss(row_weights.double() * squares.mean(0), metrics, weights)

@@ -1,4 +1,4 @@
-"""What fine-tuning has under way, and what it starts from."""
+"""The state of fine-tuning, and the model that it starts from."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
 from align.modes.finetune.target import TiltedTarget
 from align.training import checkpoint, parallel
-from align.training.loop import Training
+from align.training.mode import TrainingState
 
 
 @final
 @attrs.define(eq=False)
-class FinetuneState:
-    """Weights under way, what they are trained on, and what is known of them so far.
+class FinetuneState(TrainingState):
+    """A flow under fine-tuning, with its data and its evaluations so far.
 
     Attributes:
-        training: of the flow.
-        model: that the flow belongs to.
-        tilt: what the objective is handed.
-        clean: clean data, and what they are conditioned on.
-        shown: conditions of the samples that are evaluated.
+        model: the model that the flow belongs to.
+        target: what the objective is handed.
+        clean: clean data with their conditions.
+        conditions: conditions of the samples that are evaluated.
         references: decoded samples of the base model, from the same noise.
-        best: for each reward held out, the scores (n,) by all in the evaluation that it liked best.
-        worst: those in the first evaluation that says the reward was hacked; NaN until then.
-        told: what an evaluation says of the base model.
-        streams: of the run's samples.
-        anchor: flow of the base model of stage `stage`, from the first on; None without stages.
-        hacked: number of steps before evaluation `worst`; 0 until then.
+        best: for each held-out reward, the scores (n,) by all rewards in its best evaluation.
+        at_hacking: scores (n,) by all rewards in the first evaluation at which the reward was
+            hacked; NaN until then.
+        base_metrics: metrics of an evaluation of the base model.
+        streams: random streams of the run's samples.
+        anchor: flow of the base model of stage number `stage`; None where there are no stages.
+        stage: number of the stage, from 0.
+        hacked_after: number of steps before the evaluation of `at_hacking`; 0 until then.
     """
 
-    training: Training
     model: NetworkModel
-    tilt: TiltedTarget
+    target: TiltedTarget
     clean: CleanData
-    shown: Condition
+    conditions: Condition
     references: Tensor
     best: dict[str, dict[str, Tensor]]
     at_hacking: dict[str, Tensor]
-    told: Mapping[str, float]
+    base_metrics: Mapping[str, float]
     streams: Streams
     anchor: nn.Module | None = None
     stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
-    hacked: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
+    hacked_after: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
 
     def warning(self, errors: float) -> str:
-        """That the reward was hacked; "" while nothing says so."""
-        said = detect_hacking(self.tilt.problem, self.best, self.at_hacking, errors)
-        return said and f"{said}, after {int(self.hacked)} steps"
+        """The warning that the reward was hacked, or ""."""
+        text = detect_hacking(self.target.problem, self.best, self.at_hacking, errors)
+        return text and f"{text}, after {int(self.hacked_after)} steps"
 
     def track_held_out(self, now: Scores, errors: float, steps: int) -> None:
-        """Keep the best scores so far, and the first that say the reward was hacked."""
+        """Keep the best scores so far, and the first at which the reward was hacked."""
         if self.warning(errors):
             return
-        if detect_hacking(self.tilt.problem, self.best, now, errors):
+        if detect_hacking(self.target.problem, self.best, now, errors):
             checkpoint.fill(self.at_hacking, now)
-            self.hacked.fill_(steps)
+            self.hacked_after.fill_(steps)
         for name, best in self.best.items():
             if now[name].mean() > best[name].mean():
                 checkpoint.fill(best, now)
@@ -82,19 +82,21 @@ class FinetuneState:
         self.rebuild_stage(pool, flow_steps)
 
     def rebuild_stage(self, pool: int, flow_steps: int) -> None:
-        """Have the base model of the stage in place, and a pool of its samples as clean data."""
-        problem = self.tilt.problem
+        """Put the base model of the stage in place, and a pool of its samples as clean data."""
+        problem = self.target.problem
         model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
-        found = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
-        self.clean = attrs.evolve(self.clean, examples=found)
+        examples = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
+        self.clean = attrs.evolve(self.clean, examples=examples)
         problem = attrs.evolve(problem, model=replaced(problem.model, model))
-        self.tilt = attrs.evolve(self.tilt, problem=problem, clean=self.clean.rows)
+        self.target = attrs.evolve(self.target, problem=problem, clean=self.clean.rows)
 
 
-def trained(problem: Problem, net: NetworkSpec | None, streams: Streams) -> NetworkModel:
-    """The model with a flow of its own to train: a copy of what it has, or an untrained `net`.
+def with_trainable_flow(
+    problem: Problem, net: NetworkSpec | None, streams: Streams
+) -> NetworkModel:
+    """The model with a flow to train: a copy of its flow or map, or an untrained `net`.
 
-    Without a flow that is a copy of the map, whose diagonal is one.
+    A model without a flow has one on the diagonal of its map.
 
     Raises:
         PartError: it is not made of networks, and there is no `net`.
@@ -106,8 +108,8 @@ def trained(problem: Problem, net: NetworkSpec | None, streams: Streams) -> Netw
         return network_of(problem)
     base = problem.model
     model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
-    made = streams.fold_in("weights").initialise(lambda: make_network(net, model.shape, 0, "flow"))
-    return model.with_net("flow", made.to(model.device))
+    flow = streams.fold_in("weights").initialise(lambda: make_network(net, model.shape, 0, "flow"))
+    return model.with_net("flow", flow.to(model.device))
 
 
 def unguided(model: FlowModel) -> FlowModel:

@@ -5,7 +5,7 @@ import torch
 
 from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.modes.distill.diagonal import Data, Teacher
+from align.modes.distill.diagonal import DataTarget, TeacherTarget
 from align.modes.distill.inner import InnerFlow
 from align.samplers.glass import glass_velocity
 from align.testing.worlds import line
@@ -15,9 +15,9 @@ def test_targets_are_the_rate_and_the_velocity(worlds):
     s, inner = worlds.s, worlds.inner()
     y = worlds.model.path.interpolate(worlds.noise, worlds.x1, s)
     assert torch.equal(inner.state(s), y)
-    assert torch.equal(Teacher().target(inner, s), worlds.velocity(y, s))
+    assert torch.equal(TeacherTarget().target(inner, s), worlds.velocity(y, s))
     rate = worlds.model.path.rate(worlds.noise, worlds.x1, s)
-    assert torch.equal(Data().target(inner, s), rate)
+    assert torch.equal(DataTarget().target(inner, s), rate)
 
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
@@ -39,7 +39,7 @@ def test_the_rate_s_mean_is_the_inner_velocity(kind):
         guidance=1.0,
         streams=streams,
     )
-    apart = Data().target(inner, s) - Teacher().target(inner, s)
+    apart = DataTarget().target(inner, s) - TeacherTarget().target(inner, s)
     y = inner.state(s)
     for f in (torch.ones_like(y), y, x, (2 * y).sin(), x * y, (3 * x).cos()):
         mean, error = (apart * f).mean(), (apart * f).std() / rows**0.5
@@ -56,7 +56,7 @@ def test_guidance_adds_what_the_class_changes(world):
     plain = world.inner().rate(world.s)
     y = inner.state(world.s)
     # ω = 1 − 1/2.5
-    assert torch.allclose(Data().target(inner, world.s), plain + 0.6 * 2 * y)
+    assert torch.allclose(DataTarget().target(inner, world.s), plain + 0.6 * 2 * y)
 
 
 def test_a_map_taught_guided_rates_is_guided(world):
@@ -74,4 +74,4 @@ def test_targets_carry_no_gradient(world):
     inner = world.inner(
         average=lambda y, s, u: scale * y, unconditional=lambda y, s, u: y, guidance=2.0
     )
-    assert not Data().target(inner, world.s).requires_grad
+    assert not DataTarget().target(inner, world.s).requires_grad

@@ -18,7 +18,7 @@ from align.engine.meter import Meter
 from align.errors import PartError
 from align.models.network import Network, load
 from align.models.network_model import NetworkModel
-from align.modes.distill.diagonal import Data
+from align.modes.distill.diagonal import DataTarget
 from align.modes.distill.eulerian import Eulerian
 from align.modes.distill.lagrangian import Lagrangian
 from align.modes.distill.mean_flow import MeanFlow
@@ -98,7 +98,10 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
     problem = _mixture()
     before = _distances(_trained(mode.init(problem, STREAMS)))
     state, numbers = _run(mode, problem)
-    assert all(set(each) == {"loss", "norm", "rate", "diagonal", "consistency"} for each in numbers)
+    assert all(
+        set(each) == {"loss", "norm", "learning_rate", "diagonal", "consistency"}
+        for each in numbers
+    )
     first, last = (np.mean([n["diagonal"] for n in part]) for part in (numbers[:5], numbers[-20:]))
     assert last < 0.2 * first
     first, last = (np.mean([n["loss"] for n in part]) for part in (numbers[:5], numbers[-20:]))
@@ -185,14 +188,14 @@ def test_weights(share, name):
         assert numbers["loss"] == pytest.approx(square / (square + 0.3) ** power, rel=1e-5)
     numbers, state = taken(Weighting(learned=True))
     assert numbers["loss"] == pytest.approx(square, rel=1e-5)
-    assert state.training.module.level.leave.bias.grad.abs().max() > 0
+    assert state.training.module.log_loss.leave.bias.grad.abs().max() > 0
 
 
 def test_targets_from_data_need_no_teacher_and_lead_to_the_same_map():
     """With the mixture's own data, a map taught rates alone finds the posterior too."""
     mode = Distill(
         net=SMALL,
-        diagonal=Data(),
+        diagonal=DataTarget(),
         consistency=MeanFlow(),
         optimisation=Optimisation(batch=192, learning_rate=5e-3, warmup=20, ema_decay=0.98),
         steps=300,
@@ -323,7 +326,7 @@ def test_a_resumed_run_ends_in_the_same_bits(pictures, consistency):
     again = run(resumed, torch.load(stopped.file, weights_only=True)).state
     assert stopped.numbers + resumed.numbers == straight.numbers
     assert torch.equal(resumed.pictures[-1], straight.pictures[-1])
-    for name in ("module", "average"):
+    for name in ("module", "ema"):
         one, two = (getattr(each.training, name).state_dict() for each in (whole, again))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
@@ -340,7 +343,7 @@ def test_what_is_refused(pictures):
 
 def test_the_ladder(pictures, tmp_path):
     """Flow, flow map, meta flow map: each begins as the one before, and a file brings it back."""
-    common = {"data": pictures, "steps": 2, "look": 1}
+    common = {"data": pictures, "steps": 2, "sample_every": 1}
     fast = Optimisation(batch=8, learning_rate=1e-2, warmup=0, ema_decay=0.0)
     problem = _pictured()
     first = Distill(role="flow_map", optimisation=fast, **common)
@@ -390,7 +393,7 @@ def test_guidance_is_baked_into_rates(pictures):
     for guidance in (1.0, 2.5):
         mode = Distill(
             data=pictures,
-            diagonal=Data(),
+            diagonal=DataTarget(),
             guidance=guidance,
             dropout=0.0,
             times=Times(diagonal_share=1.0),

@@ -16,9 +16,9 @@ from align.models.network_model import NetworkModel
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation, detect_hacking, girsanov, samples, spread
-from align.modes.finetune.gradient import TiltGradient
+from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
-from align.modes.finetune.stein import TiltStein
+from align.modes.finetune.stein import SteinObjective
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLPConfig
@@ -61,9 +61,9 @@ def truth():
 @pytest.mark.parametrize(
     ("objective", "sampler"),
     [
-        (TiltGradient(), MetaFlowMap()),
-        (TiltStein(draws=4), ExactPosterior()),
-        (TiltStein(draws=4), MetaFlowMap()),
+        (GradientObjective(), MetaFlowMap()),
+        (SteinObjective(draws=4), ExactPosterior()),
+        (SteinObjective(draws=4), MetaFlowMap()),
     ],
     ids=str,
 )
@@ -102,7 +102,7 @@ def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
 
 @pytest.mark.parametrize(
     ("objective", "sampler"),
-    [(TiltStein(draws_from="data"), None), (TiltGradient(), Glass(steps=4))],
+    [(SteinObjective(draws_from="data"), None), (GradientObjective(), Glass(steps=4))],
     ids=str,
 )
 def test_a_path_of_tilts(objective, sampler, truth):
@@ -317,18 +317,18 @@ def test_the_published_code_trains_the_velocity_without_guidance():
     rows = Streams(0, tuple(range(6)))
     for release, wanted in ((False, model), (True, plain)):
         mode = FineTune(
-            objective=TiltGradient(as_released=release),
+            objective=GradientObjective(as_released=release),
             pool=8,
             flow_steps=2,
             optimisation=attrs.evolve(FAST, batch=4),
             evaluation=Evaluation(samples=2, flow_steps=2),
         )
-        tilt = mode.init(problem, rows).tilt
-        noisy, _ = tilt.noisy(rows, 0.1)
+        target = mode.init(problem, rows).target
+        noisy, _ = target.noisy(rows, 0.1)
         wanted = wanted.velocity(noisy.x, noisy.t, noisy.cond)
-        torch.testing.assert_close(tilt.base(noisy), wanted)
-        torch.testing.assert_close(tilt.velocity(noisy), wanted)
-        assert tilt.student.guidance == 3.0
+        torch.testing.assert_close(target.base_velocity(noisy), wanted)
+        torch.testing.assert_close(target.velocity(noisy), wanted)
+        assert target.student.guidance == 3.0
 
 
 def test_strength_is_a_factor_on_the_reward():
@@ -336,8 +336,8 @@ def test_strength_is_a_factor_on_the_reward():
     levels = []
     for strength in (1.0, 2.0):
         mode = FineTune(net=MLPConfig(width=8), strength=strength, steps=1, optimisation=FAST)
-        tilt = mode.init(problem, STREAMS).tilt
-        levels.append(tilt.problem.reward.terms[0].weight)
+        target = mode.init(problem, STREAMS).target
+        levels.append(target.problem.reward.terms[0].weight)
     assert levels == [1.0, 2.0]
 
 

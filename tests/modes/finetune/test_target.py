@@ -11,8 +11,8 @@ from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.modes.finetune.draft import Draft
-from align.modes.finetune.gradient import TiltGradient
-from align.modes.finetune.stein import TiltStein
+from align.modes.finetune.gradient import GradientObjective
+from align.modes.finetune.stein import SteinObjective
 from align.modes.finetune.target import TiltedTarget
 from align.samplers.exact import ExactPosterior
 from align.samplers.mfm import MetaFlowMap
@@ -74,26 +74,26 @@ def slopes(objective, *, tilted=True, kind="linear", level=0.0, weight=1.0, cons
     def clean(rows):
         return model.draw(rows.fold_in("data")), model.encode([""] * len(rows.samples))
 
-    tilt = TiltedTarget(
+    target = TiltedTarget(
         problem=Problem(model, reward, sampler),
         student=Student(model, tilted, theta, constant),
         clean=clean,
         log_normalizer=torch.tensor([level], dtype=torch.float64),
     )
-    losses, said = objective.losses(tilt, Streams(3, tuple(range(ROWS))))
-    assert losses.shape == said["reward"].shape == (ROWS,)
-    (each,) = torch.autograd.grad(losses.sum(), theta)
-    return each.mean(0), each.std(0) / ROWS**0.5
+    loss = objective.loss(target, Streams(3, tuple(range(ROWS))))
+    assert loss.values.shape == loss.metrics["reward"].shape == (ROWS,)
+    (gradients,) = torch.autograd.grad(loss.values.sum(), theta)
+    return gradients.mean(0), gradients.std(0) / ROWS**0.5
 
 
 OBJECTIVES = {
-    "gradient": TiltGradient(start=0.1),
-    "gradient, 3 draws": TiltGradient(start=0.1, draws=3),
-    "stein": TiltStein(),
-    "stein, 3 draws": TiltStein(draws=3),
-    "stein, plain": TiltStein(centred=False),
-    "stein, by the data": TiltStein(draws_from="data"),
-    "reward-weighted flow matching": TiltStein(draws_from="data", centred=False),
+    "gradient": GradientObjective(start=0.1),
+    "gradient, 3 draws": GradientObjective(start=0.1, draws=3),
+    "stein": SteinObjective(),
+    "stein, 3 draws": SteinObjective(draws=3),
+    "stein, plain": SteinObjective(centred=False),
+    "stein, by the data": SteinObjective(draws_from="data"),
+    "reward-weighted flow matching": SteinObjective(draws_from="data", centred=False),
 }
 
 
@@ -106,7 +106,7 @@ def test_the_tilted_velocity_is_the_minimum(name, kind):
 
 @pytest.mark.parametrize("kind", ["linear", "trigonometric"])
 def test_the_published_noise_has_its_minimum_elsewhere(kind):
-    released = TiltGradient(start=0.1, as_released=True)
+    released = GradientObjective(start=0.1, as_released=True)
     slope, error = slopes(released, kind=kind, constant=100.0)
     assert (slope.abs() < 4.5 * error).all(), slope / error
     slope, error = slopes(released, kind=kind)
@@ -132,23 +132,24 @@ def test_the_plug_in_regresses_on_what_steering_estimates(draws, kind):
             )
 
     problem = Problem(model, reward, MetaFlowMap(), cond=cond)
-    tilt = TiltedTarget(
+    target = TiltedTarget(
         problem=problem,
         student=Steered(model, False, None),
         log_normalizer=torch.zeros(1).double(),
         clean=lambda rows: (model.draw(rows.fold_in("data")), cond),
     )
-    losses, said = TiltGradient(start=0.1, draws=draws, plug_in=True).losses(tilt, rows)
-    plain, _ = TiltGradient(start=0.1, draws=draws).losses(tilt, rows)
-    assert losses.abs().max() < 1e-20
-    assert said.keys() == {"reward"}  # no c is moved
-    assert draws == 1 or plain.max() > 1e-2
+    loss = GradientObjective(start=0.1, draws=draws, plug_in=True).loss(target, rows)
+    weighed = GradientObjective(start=0.1, draws=draws).loss(target, rows)
+    assert loss.values.abs().max() < 1e-20
+    assert loss.weights is None  # no c is moved
+    assert weighed.weights.values.shape == (32,)
+    assert draws == 1 or weighed.values.max() > 1e-2
 
 
 def test_more_draws_make_the_plug_in_less_biased():
     biases = []
     for draws in (1, 16):
-        slope, error = slopes(TiltGradient(start=0.1, draws=draws, plug_in=True))
+        slope, error = slopes(GradientObjective(start=0.1, draws=draws, plug_in=True))
         assert (slope.abs() > 8 * error).any()
         biases.append(slope.square().sum())
     assert biases[1] < 0.1 * biases[0]
@@ -168,15 +169,15 @@ def test_the_level_is_a_factor_on_the_loss(name):
 
 
 def test_more_draws_make_less_noise():
-    _, one = slopes(TiltStein())
-    _, many = slopes(TiltStein(draws=8))
+    _, one = slopes(SteinObjective())
+    _, many = slopes(SteinObjective(draws=8))
     assert (many < 0.8 * one).all()
 
 
 def test_centring_makes_less_noise_where_the_reward_says_little():
     little = {"tilted": False, "weight": 0.02}
-    _, plain = slopes(TiltStein(centred=False), **little)
-    _, centred = slopes(TiltStein(), **little)
+    _, plain = slopes(SteinObjective(centred=False), **little)
+    _, centred = slopes(SteinObjective(), **little)
     assert (centred < 0.5 * plain).all()
 
 
@@ -184,7 +185,7 @@ def test_draft_is_the_reward_of_own_samples():
     model, reward = line()
     theta = torch.zeros(64, 5, dtype=torch.float64, requires_grad=True)
     student = Student(model, False, theta)
-    tilt = TiltedTarget(
+    target = TiltedTarget(
         problem=Problem(model, reward),
         student=student,
         log_normalizer=torch.zeros(1).double(),
@@ -192,7 +193,7 @@ def test_draft_is_the_reward_of_own_samples():
     )
     whole, part = (
         torch.autograd.grad(
-            Draft(last=last, flow_steps=10).losses(tilt, Streams(0, tuple(range(64))))[0].sum(),
+            Draft(last=last, flow_steps=10).loss(target, Streams(0, tuple(range(64)))).values.sum(),
             theta,
         )[0]
         for last in (10, 1)

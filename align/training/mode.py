@@ -1,0 +1,106 @@
+"""The frame of modes that train: a subclass adds its network, its loss and its export."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+import attrs
+from torch import Tensor, nn
+
+from align.core.mode import AlignmentMode, Export, Info, Trainable
+from align.core.objective import Loss
+from align.core.option import at_least, option
+from align.core.problem import Problem
+from align.core.streams import Streams
+from align.training import checkpoint
+from align.training.loop import Optimisation, StepResult, Training, advance
+
+
+@attrs.define(eq=False)
+class TrainingState:
+    """The state of a mode that trains; a mode adds what its loss needs.
+
+    Attributes:
+        training: the module under training, with its averages and its optimiser.
+    """
+
+    training: Training
+
+
+State = TypeVar("State", bound=TrainingState)
+
+
+@attrs.frozen(kw_only=True)
+class TrainingMode(AlignmentMode[State], Trainable[State]):
+    """A mode that trains a network by a loss.
+
+    A subclass defines `init`, which makes the network and begins `Training.of` it, `loss` and
+    `exported_model`. Batches, optimisation, checkpoints and running averages are done here.
+    """
+
+    optimisation: Optimisation = option("how weights are updated", default=Optimisation())
+    steps: int = option("number of optimisation steps", default=4000, check=at_least(1))
+
+    @property
+    def sample_every(self) -> int:
+        """Steps from one set of pictures in the record to the next; an option of some modes."""
+        return self.steps
+
+    @abstractmethod
+    def loss(self, problem: Problem, state: State, rows: Streams, index: int) -> Loss:
+        """The loss of these rows of training, in step `index`.
+
+        Everything that is random in a row is drawn from `rows`; nothing of a row depends on the
+        other rows, so that a batch may be cut anywhere.
+        """
+
+    @abstractmethod
+    def exported_model(self, problem: Problem, state: State, network: nn.Module) -> Export:
+        """What is exported of `network`, a running average of the module that was trained."""
+
+    def pictures(
+        self, problem: Problem, state: State, streams: Streams, index: int
+    ) -> Tensor | None:
+        """Pictures (B, C, H, W) for the record after step `index`, or None."""
+        return None
+
+    @property
+    def batch(self) -> int:
+        """Number of rows in a step."""
+        return self.optimisation.batch
+
+    def optimise(self, problem: Problem, state: State, index: int, streams: Streams) -> StepResult:
+        """Take one step down the gradient of the loss."""
+
+        def loss_of(rows: Streams) -> Loss:
+            return self.loss(problem, state, rows, index)
+
+        return advance(state.training, loss_of, self.optimisation, streams, index, self.steps)
+
+    def step(
+        self, problem: Problem, state: State, index: int, streams: Streams
+    ) -> tuple[State, Info]:
+        """One step of optimisation, with pictures every `sample_every` steps and at the end."""
+        result = self.optimise(problem, state, index, streams)
+        due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
+        shown = self.pictures(problem, state, streams, index) if due else None
+        return state, Info(result.metrics, shown)
+
+    def finish(self, problem: Problem, state: State) -> Tensor | None:
+        """No samples: the pictures of the last step show what was learnt."""
+        return None
+
+    def save(self, state: State) -> dict[str, Any]:
+        """The tensors of the weights, their averages and the optimiser."""
+        return state.training.save()
+
+    def restore(self, state: State, saved: Any) -> None:
+        """Bring a state fresh from `init` to where `saved` was."""
+        tensors = self.save(state)
+        checkpoint.fill(tensors, saved)
+        state.training.load_optimiser(tensors["optimiser"])
+
+    def export(self, problem: Problem, state: State) -> Export:
+        """The model of the first running average, and beside it those of the others."""
+        return state.training.exported(lambda network: self.exported_model(problem, state, network))
