@@ -38,8 +38,16 @@ from align.models.mixture import Mixture
 from align.models.network import Network
 from align.models.network_model import NetworkModel
 from align.modes.autoencode import Autoencode
+from align.modes.distill.diagonal import DataTarget, TeacherTarget
+from align.modes.distill.eulerian import Eulerian
+from align.modes.distill.lagrangian import Lagrangian
+from align.modes.distill.mean_flow import MeanFlow
 from align.modes.distill.mode import Distill
+from align.modes.distill.semigroup import Semigroup
+from align.modes.distill.shortcut import Shortcut
+from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation
+from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
@@ -360,6 +368,42 @@ test_pixel_shuffle = conformance(
 )
 
 test_pictures = conformance("dataset", pictures)
+
+
+NO_BASE_LAW = "its minimum is the maximum of the reward, whatever the base law"
+BIASED = "the minimum of one draw's plug-in is that of the mean reward"
+test_gradient_objective = conformance("objective", lambda: GradientObjective(start=0.1))
+test_gradient_objective_with_plug_in = conformance(
+    "objective",
+    lambda: GradientObjective(start=0.1, plug_in=True),
+    expect_fail={"fixed_point": BIASED},
+)
+test_gradient_objective_as_released = conformance(
+    "objective",
+    lambda: GradientObjective(start=0.1, as_released=True),
+    expect_fail={"fixed_point": "its minimum has 100 in the place of half the variance"},
+)
+test_stein_objective = conformance("objective", SteinObjective)
+test_stein_objective_from_data = conformance(
+    "objective", lambda: SteinObjective(draws_from="data", centred=False)
+)
+test_draft = conformance(
+    "objective", lambda: Draft(flow_steps=5), expect_fail={"fixed_point": NO_BASE_LAW}
+)
+test_semigroup = conformance("objective", Semigroup)
+test_shortcut = conformance(
+    "objective", Shortcut, expect_fail={"exact_map": "its shortest jumps are Euler steps"}
+)
+test_eulerian = conformance("objective", Eulerian)
+test_eulerian_by_itself = conformance("objective", lambda: Eulerian(velocity="self"))
+test_lagrangian = conformance("objective", Lagrangian)
+test_lagrangian_by_the_teacher = conformance("objective", lambda: Lagrangian(velocity="teacher"))
+test_lagrangian_with_the_velocity_trained = conformance(
+    "objective", lambda: Lagrangian(trained="velocity")
+)
+test_mean_flow = conformance("objective", MeanFlow)
+test_teacher_target = conformance("objective", TeacherTarget)
+test_data_target = conformance("objective", DataTarget)
 
 
 def covered(path):

@@ -40,7 +40,13 @@ stds = [0.5, 0.7]
 kind = "distill"
 net = {{ kind = "mlp", width = 8, depth = 2 }}
 steps = {STEPS}
-optimisation = {{ batch = 16, grad_accumulation = 2, warmup = 5, ema_decays = [0.5], max_grad_norm = 0.5 }}
+
+[mode.optimisation]
+batch = 16
+grad_accumulation = 2
+warmup = 5
+ema_decays = [0.5]
+max_grad_norm = 0.5
 """
 STEERING = """
 [mode]
@@ -138,9 +144,8 @@ def assert_alike(folder, other):
 
 def written(folder, text=RECIPE, how="ddp"):
     recipe, out = folder / "r.toml", folder / "out"
-    recipe.write_text(
-        text.replace("max_grad_norm = 0.5", f'max_grad_norm = 0.5, parallel = "{how}"')
-    )
+    option = "max_grad_norm = 0.5"
+    recipe.write_text(text.replace(option, f'{option}\nparallel = "{how}"'))
     return recipe, out, ("--set", f'run.out="{out}"')
 
 
