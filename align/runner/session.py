@@ -89,7 +89,7 @@ class Session:
         arm, mode, record = built.arm, built.arm.mode, self.record
         saved = record.saved(arm.name) if isinstance(mode, Trainable) else None
         done = saved["done"] if saved else 0
-        parallel.agree(done)
+        parallel.check_same_step(done)
         record.forget_metrics(arm.name, done)
         logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
         outcome = built.execute(self.observer.of(arm), saved=saved, last=last)
