@@ -1,9 +1,10 @@
-"""A network and a data set of another distribution: trained, exported, opened again, steered."""
+"""The network and the data set of docs/plugins as distributions: trained, exported, steered."""
 
-import importlib.util
 import json
 import math
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from align.catalog.registry import load_catalog
 from align.core.network import VelocityNetwork
 from align.errors import PartError, RecipeError
 from align.models.network import Network, load
-from align.testing import conformance
 from align.training import weights
 
-OUTSIDER = Path(__file__).parent / "outsider.py"
+DOCS = Path(__file__).parents[2] / "docs" / "plugins"
 CPU = torch.device("cpu")
 PRETRAIN = """
 [run]
@@ -80,31 +80,37 @@ steps = 3
 """
 
 
-def module():
-    """The outsider's module, without its distribution."""
-    spec = importlib.util.spec_from_file_location("outsider_of_tests", OUTSIDER)
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = made
-    spec.loader.exec_module(made)
-    return made
+def blocks(page):
+    """The Python files that a page shows, by name."""
+    text = (DOCS / page).read_text()
+    return dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text, re.M | re.S))
 
 
-OUTER = module()
-test_network = conformance("network", OUTER.Shallow)
-test_network_of_latents = conformance("network", OUTER.Shallow, on=lambda: (2, 4, 4))
-test_dataset = conformance("dataset", OUTER.TwoMoons)
+def write(folder, *pages):
+    for page in pages:
+        for name, code in blocks(page).items():
+            (folder / name).write_text(code)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder in which the outsider's distribution is installed."""
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copy(OUTSIDER, folder / "align_shallow.py")
-    info = folder / "align_shallow-0.3.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: align-shallow\nVersion: 0.3\n")
-    (info / "entry_points.txt").write_text("[align]\nshallow = align_shallow\n")
+    """A folder in which the network and the data set are installed, a distribution each."""
+    folder = write(tmp_path_factory.mktemp("site"), "networks.md", "datasets.md")
+    for name, module in (("align-shallow", "shallow"), ("align-moons", "two_moons")):
+        info = folder / f"{name.replace('-', '_')}-0.3.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.3\n")
+        (info / "entry_points.txt").write_text(f"[align]\n{module} = {module}\n")
     return folder
+
+
+def test_the_parts_pass_the_checks_that_their_pages_show(tmp_path):
+    write(tmp_path, "networks.md", "datasets.md")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "failed" not in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +170,8 @@ def test_weights_without_their_plugin_say_what_to_install(runs):
 
 def test_weights_with_a_broken_plugin_say_why_it_is_broken(runs, site, tmp_path, monkeypatch):
     shutil.copytree(site, tmp_path / "site")
-    monkeypatch.delitem(sys.modules, "align_shallow", raising=False)
-    (tmp_path / "site/align_shallow.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.delitem(sys.modules, "shallow", raising=False)
+    (tmp_path / "site/shallow.py").write_text("import nothing_of_that_name\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with pytest.raises(PartError) as caught:
         load(runs / "map/model.safetensors", CPU)
@@ -186,7 +192,7 @@ def test_recipes_without_the_plugin_are_refused_at_its_kind(tmp_path, monkeypatc
     Path("r.toml").write_text(PRETRAIN)
     with pytest.raises(RecipeError) as caught:
         align.run("r.toml", progress=False)
-    assert str(caught.value).splitlines() == [
-        "r.toml:7: model.net.kind: no network named 'shallow'; known are 'dit', 'mlp'",
-        "r.toml:13: mode.data.kind: no dataset named 'two_moons'; known are 'pictures'",
-    ]
+    net, data = str(caught.value).splitlines()
+    assert net.startswith("r.toml:7: model.net.kind: no network named 'shallow'; known are 'dit',")
+    text = "r.toml:13: mode.data.kind: no dataset named 'two_moons'; known are 'pictures'"
+    assert data == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar, final
@@ -154,7 +155,9 @@ def forward_mode(trial: Trial) -> None:
             return result
 
         # As in training: the fused kernels of attention have no forward mode.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # Torch itself loads its derivatives by a function that it deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
             _, slope, *_ = torch.func.jvp(called, (value,), (along,))
         wanted = (called(value + step) - called(value - step)) / (2 * step)
         # Times may be embedded in single precision.
