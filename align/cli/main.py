@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
@@ -66,6 +67,29 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Show on stderr those lines of the log that a user waits for, such as downloads.
+
+    All lines are in the log of the run folder.
+    """
+    from loguru import logger
+
+    with suppress(ValueError):
+        logger.remove(0)  # loguru's own sink
+    logger.enable("align")
+    sink = logger.add(
+        lambda line: click.echo(line, nl=False, err=True),
+        format="{message}",
+        filter=lambda record: bool(record["extra"].get("notice")),
+    )
+    try:
+        yield
+    finally:
+        logger.remove(sink)
+        logger.disable("align")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @_traceback
 @click.version_option(package_name="align-core", prog_name="align")
@@ -80,20 +104,13 @@ def main(traceback: bool) -> None:
 @_guarded
 def run(recipe: str, sets: Sets, traceback: bool) -> None:
     """Run a recipe; its table is printed, and all else is in its run folder."""
-    from contextlib import suppress
-
-    from loguru import logger
-
     from align.engine.allocator import keep_freed
     from align.runner.session import run as run_recipe
     from align.training import parallel
 
     keep_freed()  # the process is ours
 
-    with suppress(ValueError):
-        logger.remove(0)  # loguru's own sink on stderr; the run folder has the log
-
-    with parallel.joined():
+    with _notices(), parallel.joined():
         result = run_recipe(recipe, sets=sets)
         if parallel.first():
             _print_table(result.folder)
@@ -207,10 +224,11 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
     from align.cli.verify import lines, read_part
 
     catalog, failed = load_catalog(), False
-    for contract, entry in _named(catalog, name):
-        for text, bad in lines(contract, read_part(catalog, entry, sets), pictures, prompt):
-            click.echo(text)
-            failed |= bad
+    with _notices():
+        for contract, entry in _named(catalog, name):
+            for text, bad in lines(contract, read_part(catalog, entry, sets), pictures, prompt):
+                click.echo(text)
+                failed |= bad
     click.get_current_context().exit(1 if failed else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, final
 
 import attrs
@@ -9,6 +10,11 @@ import attrs
 from align.core.normalise import Normalise
 from align.core.option import option
 from align.core.reward import RewardSpec
+
+
+def _finite(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"'{attribute.name}' must be a finite number, got {value:g}")
 
 
 def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float] | None) -> None:
@@ -22,7 +28,7 @@ class RewardTerm:
     """One [[reward]] table of a recipe: a reward with its own options, and how it is used."""
 
     part: RewardSpec
-    weight: float = option("The factor λ in p*(x) ∝ p(x) e^{λ r(x)}.", default=1.0)
+    weight: float = option("The factor λ in p*(x) ∝ p(x) e^{λ r(x)}.", default=1.0, check=_finite)
     normalise: Normalise = option(
         "How scores are brought to a common scale by those of base samples: 'zscore' to mean 0 and"
         " standard deviation 1, 'rank' to the share of base samples that score lower.",

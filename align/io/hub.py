@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +26,12 @@ def located(
 ) -> Path:
     """Where a file is: the first of `files` that a folder, the cache or the hub has.
 
-    What is in the cache is taken without asking the network. Before a download its size is told,
-    and meanwhile a bar moves, both on standard error.
+    What is in the cache is taken without asking the network. Before a download its size is logged,
+    marked with `notice` in loguru's `extra`: the command shows such lines, as nobody should wait
+    for gigabytes without knowing why. The hub's own bar moves meanwhile.
 
     Args:
-        weights: what the user gave: a file, a folder, an id of the hub ("owner/name"), or "" for
+        weights: as the user gave it: a file, a folder, an id of the hub ("owner/name"), or "" for
             `repo`.
         repo: id of the hub that is meant by "".
         files: names that the file may have, the best first.
@@ -41,16 +41,16 @@ def located(
         offline: never download; nor is it done where HF_HUB_OFFLINE is set.
 
     Raises:
-        PartError: of one line that says what is missing and how to get it.
+        PartError: in one line, what is missing and how to get it.
     """
     given = Path(weights).expanduser()
     if weights and given.is_file():
         return given
     if weights and given.is_dir():
-        there = [given / file for file in files if (given / file).is_file()]
-        if not there:
+        found = [given / file for file in files if (given / file).is_file()]
+        if not found:
             raise PartError(f"{who}: {option}: folder '{weights}' has no {_either(files)}")
-        return there[0]
+        return found[0]
     if weights and (not _REPOSITORY.fullmatch(weights) or given.suffix in _SUFFIXES):
         raise PartError(f"{who}: {option}: no file '{weights}', as seen from '{Path.cwd()}'")
     return _from_hub(weights or repo, files, who, option, revision, offline)
@@ -69,8 +69,8 @@ def _from_hub(
         cached = [try_to_load_from_cache(repo, file, revision=revision) for file in files]
     except ValueError as error:
         raise PartError(f"{who}: {option}: '{repo}' is no path and no id of the hub") from error
-    if there := [path for path in cached if isinstance(path, str)]:
-        return Path(there[0])
+    if found := [path for path in cached if isinstance(path, str)]:
+        return Path(found[0])
     pinned = "" if revision == "main" else f" --revision {revision}"
     cure = (
         f"run 'hf download {repo} {files[0]}{pinned}' where there is a network,"
@@ -88,7 +88,7 @@ def _from_hub(
                 error, LocalEntryNotFoundError
             ):
                 continue
-            text = f"cannot download '{file}' from '{repo}' ({_said(error)})"
+            text = f"cannot download '{file}' from '{repo}' ({_first_line(error)})"
             raise PartError(f"{who}: {option}: {text}; {cure}") from error
     raise PartError(f"{who}: {option}: '{repo}' on the hub has no {_either(files)}")
 
@@ -97,17 +97,15 @@ def _downloaded(repo: str, file: str, revision: str, who: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     size = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).size
-    told = f"{who}: downloading '{file}' of '{repo}', {_readable(size)}"
-    logger.info(told)
-    # The command shows no log, and nobody should wait for gigabytes without being told.
-    sys.stderr.write(told + "\n")
+    notice = logger.bind(notice=True)
+    notice.info("{}: downloading '{}' of '{}', {}", who, file, repo, _readable(size))
     return Path(hf_hub_download(repo, file, revision=revision))
 
 
-def _said(error: Exception) -> str:
-    """An error in one line: its kind, and the first line that it says."""
-    said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+def _first_line(error: Exception) -> str:
+    """An error in one line: its kind, and the first line of its message."""
+    message = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _either(files: tuple[str, ...]) -> str:

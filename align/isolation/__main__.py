@@ -21,8 +21,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
+    from loguru import logger
+
     import align
     from align.isolation.server import LoadedSpec, serve
+
+    logger.remove()
+    logger.add(sys.stderr, format="{message}", level="INFO")
+    logger.enable("align")
 
     def read(table: Mapping[str, Any]) -> LoadedSpec:
         catalog = align.load_catalog()

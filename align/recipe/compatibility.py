@@ -64,15 +64,7 @@ def check_compatibility(
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog)
         try:
-            for check in (
-                _present,
-                _sampling,
-                _gradients,
-                _capabilities,
-                _domains,
-                _statistics,
-                _prompts,
-            ):
+            for check in _CHECKS:
                 errors += check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:

@@ -6,6 +6,7 @@ turns "no" into true and 7.9 into 7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args, get_origin
@@ -57,9 +58,13 @@ def _unsupported(_: Any, tp: Any) -> Any:
 
 
 def _simple(value: Any, tp: Any) -> Any:
+    if type(value) is int and abs(value) >= 2**63:
+        raise _wrong(value, tp, ", which 64 bits do not hold")
+    if type(value) is float and math.isnan(value):
+        raise _wrong(value, tp, ", which is no number")
     if type(value) is tp:
         return value
-    if tp is float and type(value) is int and abs(value) < 10**300:
+    if tp is float and type(value) is int:
         return float(value)
     raise _wrong(value, tp)
 

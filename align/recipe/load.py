@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -18,7 +18,6 @@ from align.recipe.compatibility import check_compatibility
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
 from align.recipe.source_map import Override, Source, syntax_line
-from align.recipe.write import to_tables
 
 
 @final
@@ -27,15 +26,11 @@ class Loaded:
     """A recipe that can be built.
 
     Attributes:
-        path: of its file.
-        recipe: with every value resolved.
-        resolved: the same as TOML values.
+        recipe: the recipe, with every value resolved.
         source: finds the place of a key, for what goes wrong later on.
     """
 
-    path: Path
     recipe: Recipe
-    resolved: Mapping[str, Any]
     source: Source
 
 
@@ -65,7 +60,7 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
     if not recipe.run.out:
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")
         recipe = attrs.evolve(recipe, run=run)
-    return Loaded(Path(path), recipe, to_tables(recipe), source)
+    return Loaded(recipe, source)
 
 
 def _text(path: str | Path) -> str:
@@ -96,6 +91,8 @@ def _parsed(path: str | Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(syntax_line(str(path), text, error)) from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}:1: toml: tables or arrays are nested too deeply") from error
 
 
 def _overridden(

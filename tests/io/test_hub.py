@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from loguru import logger
 
 from align.errors import PartError
 from align.io.hub import located
@@ -137,15 +138,27 @@ def hub(cache, monkeypatch):
     thread.join()
 
 
-def test_a_download_tells_its_size_first_and_happens_once(hub, capsys):
+@pytest.fixture
+def notices():
+    """Lines of the log that are marked for the user."""
+    lines = []
+    logger.enable("align")
+    sink = logger.add(
+        lines.append, format="{message}", filter=lambda line: line["extra"].get("notice")
+    )
+    yield lines
+    logger.remove(sink)
+    logger.disable("align")
+
+
+def test_download_is_noticed_with_its_size_and_happens_once(hub, notices):
     path = find()
     assert path.name == "b.pt"
     assert path.read_bytes() == Hub.content
-    told = capsys.readouterr().err
-    assert told.startswith("reward 'x': downloading 'b.pt' of 'owner/name', 2.1 MB\n")
+    assert notices == ["reward 'x': downloading 'b.pt' of 'owner/name', 2.1 MB\n"]
     hub.shutdown()
     assert find() == path
-    assert not capsys.readouterr().err
+    assert len(notices) == 1
 
 
 @pytest.mark.parametrize(

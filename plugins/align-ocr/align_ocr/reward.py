@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 import attrs
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from align import Domain, PartError, Reward, RewardSpec, at_least, option
@@ -65,7 +66,7 @@ class Ocr(RewardSpec):
 @final
 @attrs.frozen(eq=False)
 class _Ocr(Reward):
-    wanted: str
+    target: str
     plain: Callable[[str], str]
     read: Read
 
@@ -81,19 +82,8 @@ class _Ocr(Reward):
         return torch.tensor([self._score(text) for text in texts], device=data.device)
 
     def _score(self, text: str) -> float:
-        apart = distance(self.plain(text), self.wanted)
-        return max(1 - apart / len(self.wanted), 0.0)
-
-
-def distance(one: str, other: str) -> int:
-    """The fewest letters to insert, delete or replace to make one text the other (Levenshtein)."""
-    row = list(range(len(other) + 1))
-    for count, letter in enumerate(one, 1):
-        before, row[0] = row[0], count
-        for place, wanted in enumerate(other, 1):
-            best = min(row[place] + 1, row[place - 1] + 1, before + (letter != wanted))
-            before, row[place] = row[place], best
-    return row[-1]
+        distance = Levenshtein.distance(self.plain(text), self.target)
+        return max(1 - distance / len(self.target), 0.0)
 
 
 def _reader(side: int) -> Read:
