@@ -29,21 +29,30 @@ SIDE: Final = 256
 
 @final
 @attrs.frozen
-class Found:
-    """How a check of a part ended: "good", "failed" or "nothing to check", and why."""
+class CheckResult:
+    """How a check of a part ended.
+
+    Attributes:
+        check: its name.
+        outcome: "good", "failed" or "nothing to check".
+        reason: what a good check has seen, or why it failed or had nothing to do.
+    """
 
     check: str
-    how: str
-    why: str = ""
+    outcome: str
+    reason: str = ""
 
 
 @final
 @attrs.frozen
-class Judgement:
-    """Scores of one picture: ours, ours resized as PIL does, and the package's; None for no such.
+class Comparison:
+    """Scores of one picture.
 
     Attributes:
         picture: its file.
+        ours: the score of the reward.
+        by_pil: the score after resizing as PIL does; None for a reward that does not resize so.
+        package: the score of the package that the reward stands in for; None if there is none.
     """
 
     picture: str
@@ -66,14 +75,14 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
                 raise ValueError(f"'{text}': give one option of the part, like weights=\"FILE\"")
             table[str(override.key[0])] = override.value
         return read_table(strict_converter(catalog), table, entry.cls)
+    except ConfigErrors as wrong:
+        lines = (f"{entry.kind}: {dotted(error.key)}: {error.text}" for error in wrong.errors)
+        raise PartError("\n".join(lines)) from wrong
     except ValueError as error:
         raise PartError(f"--set: {error}") from error
-    except ConfigErrors as error:
-        said = (f"{entry.kind}: {dotted(f.key)}: {f.text}" for f in error.errors)
-        raise PartError("\n".join(said)) from error
 
 
-def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[Found]:
+def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[CheckResult]:
     """Every check of the contract on a part, one after the other.
 
     Args:
@@ -93,90 +102,96 @@ def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[F
         try:
             check(subject)
         except unittest.SkipTest as nothing:
-            yield Found(name, "nothing to check", str(nothing))
+            yield CheckResult(name, "nothing to check", str(nothing))
         except AssertionError as error:
-            yield Found(name, "failed", str(error).partition("\n")[0])
+            yield CheckResult(name, "failed", str(error).partition("\n")[0])
         except AlignError as error:
             if name != "outside":
                 raise
             # A reward may refuse pictures far out of [0, 1].
-            yield Found(name, "nothing to check", f"refused: {error}")
+            yield CheckResult(name, "nothing to check", f"refused: {error}")
         else:
-            yield Found(name, "good", inspect.cleandoc(check.__doc__ or "").partition("\n")[0])
+            yield CheckResult(
+                name, "good", inspect.cleandoc(check.__doc__ or "").partition("\n")[0]
+            )
 
 
 def squares(pictures: Sequence[Picture]) -> Tensor:
     """The middles of pictures, and of their mirrors, of one size (2 B, 3, H, H)."""
-    side = min(SIDE, *(min(one.tensor.shape[-2:]) for one in pictures))
-    cut = []
-    for one in pictures:
-        height, width = one.tensor.shape[-2:]
+    side = min(SIDE, *(min(picture.tensor.shape[-2:]) for picture in pictures))
+    middles = []
+    for picture in pictures:
+        height, width = picture.tensor.shape[-2:]
         top, left = (height - side) // 2, (width - side) // 2
-        cut.append(one.tensor[:, top : top + side, left : left + side])
-    stacked = torch.stack(cut)
+        middles.append(picture.tensor[:, top : top + side, left : left + side])
+    stacked = torch.stack(middles)
     return torch.cat((stacked, stacked.flip(-1)))
 
 
 @torch.no_grad()
-def judged(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[Judgement], str]:
-    """Scores of pictures in files, and why the package says none; "" where it does.
+def compared(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[Comparison], str]:
+    """Scores of pictures in files, and why the package has none; "" where it has.
 
     Raises:
         PartError: a file is no picture, or the reward cannot be built.
     """
-    pictures, cpu = [opened(file) for file in files], torch.device("cpu")
+    opened_pictures, cpu = [opened(file) for file in files], torch.device("cpu")
 
     def scores(spec: RewardSpec) -> list[float]:
         reward = spec.build(cpu)
-        return [float(reward.score(one.tensor[None], [prompt])) for one in pictures]
+        return [float(reward.score(p.tensor[None], [prompt])) for p in opened_pictures]
 
-    why, ours = "", scores(part)
+    reason, ours = "", scores(part)
     other: Sequence[float | None] = [None] * len(files)
     if "match_pil" in attrs.fields_dict(type(part)):
         other = scores(attrs.evolve(part, match_pil=True))  # type: ignore[call-arg]
     package: Sequence[float | None] = [None] * len(files)
     if isinstance(part, HasReferenceImplementation):
         try:
-            package = part.judged([one.pil for one in pictures], [prompt] * len(files)).tolist()
+            package = part.judged([p.pil for p in opened_pictures], [prompt] * len(files)).tolist()
         except ImportError as error:
-            why = f"the package cannot be asked: {str(error).partition(chr(10))[0]}"
-            why += "; it wants an environment of its own, see docs/rewards.md"
+            reason = f"the package cannot be asked: {str(error).partition(chr(10))[0]}"
+            reason += "; it needs an environment of its own, see docs/rewards.md"
     else:
-        why = "no package to ask: this reward stands in for none"
+        reason = "no package to ask: this reward stands in for none"
     columns = zip(files, ours, other, package, strict=True)
-    return [Judgement(*column) for column in columns], why
+    return [Comparison(*column) for column in columns], reason
 
 
-def rows(judgements: Sequence[Judgement]) -> list[Mapping[str, str]]:
-    """Rows to print: scores, and by how much ours differs from the package's."""
-    told = list[Mapping[str, str]]()
-    for one in judgements:
-        near = one.by_pil if one.by_pil is not None else one.ours
-        row = {"picture": one.picture, "align": f"{one.ours:.6g}"}
-        if one.by_pil is not None:
-            row["align, match_pil"] = f"{one.by_pil:.6g}"
-        if one.package is not None:
-            row |= {"package": f"{one.package:.6g}", "difference": f"{near - one.package:.1e}"}
-        told.append(row)
-    return told
+def table_rows(comparisons: Sequence[Comparison]) -> list[Mapping[str, str]]:
+    """Rows to print: scores, and the difference between ours and the package's."""
+    rows = list[Mapping[str, str]]()
+    for scores in comparisons:
+        nearest = scores.by_pil if scores.by_pil is not None else scores.ours
+        row = {"picture": scores.picture, "align": f"{scores.ours:.6g}"}
+        if scores.by_pil is not None:
+            row["align, match_pil"] = f"{scores.by_pil:.6g}"
+        if scores.package is not None:
+            difference = f"{nearest - scores.package:.1e}"
+            row |= {"package": f"{scores.package:.6g}", "difference": difference}
+        rows.append(row)
+    return rows
 
 
 def lines(
     contract: str, part: Any, files: Sequence[str], prompt: str
 ) -> Iterator[tuple[str, bool]]:
-    """What is to be shown, line by line, and whether it is bad news.
+    """Lines to show, each with whether it reports a failure.
 
     Raises:
         AlignError: the part cannot be built, or a file is no picture.
     """
-    shown = [opened(file) for file in files] if contract == "reward" else []
-    if shown:
-        judgements, why = judged(part, files, prompt)
-        told = rows(judgements)
-        wide = {name: max(len(name), *(len(row[name]) for row in told)) for name in told[0]}
-        for row in [{name: name for name in wide}, *told]:
-            yield "  ".join(row[name].ljust(wide[name]) for name in wide).rstrip(), False
-        yield why, False
-    for found in checked(contract, part, shown):
-        why = f": {found.why}" if found.why else ""
-        yield f"{found.check}: {found.how}{why}", found.how == "failed"
+    pictures = [opened(file) for file in files] if contract == "reward" else []
+    if pictures:
+        comparisons, reason = compared(part, files, prompt)
+        rows = table_rows(comparisons)
+        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+        for row in [{name: name for name in widths}, *rows]:
+            yield (
+                "  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip(),
+                False,
+            )
+        yield reason, False
+    for result in checked(contract, part, pictures):
+        reason = f": {result.reason}" if result.reason else ""
+        yield f"{result.check}: {result.outcome}{reason}", result.outcome == "failed"

@@ -94,23 +94,23 @@ class Wrong(_Mean):
 
 
 def test_the_package_beside(picture):
-    (one,), why = verify.judged(Mean(), [picture], "a cat")
+    (one,), why = verify.compared(Mean(), [picture], "a cat")
     assert why == ""
     assert one.by_pil == one.ours > 0
-    (row,) = verify.rows([one])
+    (row,) = verify.table_rows([one])
     assert list(row) == ["picture", "align", "align, match_pil", "package", "difference"]
     assert float(row["difference"]) == pytest.approx(one.ours - one.package, rel=0.1)
-    (one,), why = verify.judged(Mean(there=False), [picture], "a cat")
+    (one,), why = verify.compared(Mean(there=False), [picture], "a cat")
     assert one.package is None
-    assert why.startswith("the package cannot be asked: no package; it wants an environment")
+    assert why.startswith("the package cannot be asked: no package; it needs an environment")
 
 
 def test_a_check_that_fails_says_why(monkeypatch):
     monkeypatch.setattr(Mean, "build", lambda self, device: Wrong())
     found = {one.check: one for one in verify.checked("reward", Mean(), ())}
-    assert found["shape"].how == "good"
-    assert found["rows_are_independent"].how == "failed"
-    assert found["rows_are_independent"].why
+    assert found["shape"].outcome == "good"
+    assert found["rows_are_independent"].outcome == "failed"
+    assert found["rows_are_independent"].reason
 
 
 def test_pictures_become_squares_of_one_size(picture):
@@ -136,5 +136,5 @@ def test_what_a_reward_refuses_is_no_failure(monkeypatch):
 
     monkeypatch.setattr(Mean, "build", lambda self, device: Strict())
     found = {one.check: one for one in verify.checked("reward", Mean(), ())}
-    assert found["outside"].how == "nothing to check"
-    assert found["outside"].why == "refused: no"
+    assert found["outside"].outcome == "nothing to check"
+    assert found["outside"].reason == "refused: no"
