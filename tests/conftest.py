@@ -8,6 +8,16 @@ import torch
 from align.testing.fake_device import fake_device
 
 
+def pytest_addoption(parser):
+    """Where the bodies of tests/gpu run."""
+    parser.addoption(
+        "--gpu-device",
+        default="cuda",
+        choices=("cuda", "cpu"),
+        help="device of tests/gpu: 'cuda', skipped where there is none, or 'cpu'",
+    )
+
+
 @pytest.fixture
 def other_device(monkeypatch):
     """A context in which recipes may ask for "cuda": CUDA, or where there is none what acts so."""
