@@ -12,8 +12,9 @@ import attrs
 import pytest
 import torch
 
-from align.catalog.contracts import CONTRACT_CLASSES
+from align.catalog.contracts import CONTRACT_CLASSES, plural
 from align.core.draws import draws_option
+from align.core.dynamics import Dynamics, Transition
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Trainable
@@ -33,6 +34,7 @@ from align.core.reward import Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
 from align.core.study import Findings, Study
 from align.core.study import Point as Found
+from align.dynamics.sde import SDE
 from align.errors import PartError, PromptError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
@@ -192,6 +194,71 @@ class Estimator(ValueEstimator):
 )
 def test_broken_estimators(fault, expected):
     assert failed("estimator", Estimator(fault=fault)) == expected
+
+
+# Dynamics: each is 'sde' with one thing wrong.
+
+
+@attrs.frozen(kw_only=True)
+class Moves(Dynamics):
+    """Steps of 'sde', spoilt by `fault`."""
+
+    kind: ClassVar[str] = "moves"
+
+    fault: str = option("what is wrong", default="")
+
+    @property
+    def has_density(self):
+        return self.fault != "promises nothing"
+
+    def step(self, flow, x, t, u, streams):
+        if self.fault == "changes its input":
+            t.add_(1e-12)
+        if self.fault == "global":
+            torch.rand(())
+        taken = SDE().step(flow, x, t, u, streams)
+        gaussian = taken.gaussian
+        mean, push = gaussian.mean, gaussian.push
+        change = {
+            "drifts": lambda: {"mean": mean + 0.3 * (u - t)[:, None]},
+            "half guided": lambda: {"push": push / 2},
+            "batch": lambda: {"mean": mean + 1e-4 * mean.mean(0)},
+            "restless": lambda: {"mean": mean + 1e-9 * next(COUNTER)},
+            "early": lambda: {"mean": mean / (t > 0)[:, None]},
+            "single": lambda: {
+                "mean": mean.float(),
+                "push": push.float(),
+                "std": gaussian.std.float(),
+                "noise": gaussian.noise.float(),
+            },
+        }.get(self.fault, dict)()
+        gaussian = attrs.evolve(gaussian, **change)
+        return Transition(
+            gaussian.x, taken.strength, None if self.fault == "promises too much" else gaussian
+        )
+
+
+COUNTER = itertools.count()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("global", {"random_state"}),
+        ("changes its input", {"inputs_untouched", "repeatable"}),
+        ("single", {"shape"}),
+        ("batch", {"rows_are_independent"}),
+        ("restless", {"repeatable"}),
+        ("early", {"ends_of_time"}),
+        ("drifts", {"base_law", "tilted_law"}),
+        ("half guided", {"tilted_law"}),
+        ("promises nothing", {"density"}),
+        ("promises too much", {"density"}),
+    ],
+)
+def test_broken_dynamics(fault, expected):
+    assert failed("dynamics", Moves(fault=fault)) == expected
 
 
 # Rewards.
@@ -646,13 +713,16 @@ def test_every_check_is_seen_to_fail():
     tables = (
         test_broken_samplers,
         test_broken_estimators,
+        test_broken_dynamics,
         test_broken_rewards,
         test_broken_models,
         test_broken_modes,
         test_broken_metrics,
     )
     for table in tables:
-        contract = table.__name__.removeprefix("test_broken_").removesuffix("s")
+        (contract,) = [
+            name for name in CONTRACT_CLASSES if table.__name__ == f"test_broken_{plural(name)}"
+        ]
         (rows,) = [mark.args[1] for mark in table.pytestmark if mark.name == "parametrize"]
         seen = set().union(*(expected for _, expected in rows))
         assert set(checks_of(contract)) - seen <= elsewhere, contract

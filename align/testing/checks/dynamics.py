@@ -81,14 +81,14 @@ def subject(part: Dynamics, on: Callable[[], Problem] | None) -> Moving:
 def shape(moving: Moving) -> None:
     """Next states are (B, *S) of the states' type, on their device, and finite."""
     noisy = moving.noisy()
-    found = moving.step(noisy)
+    taken = moving.step(noisy)
     wanted = tuple(noisy.x.shape)
-    assert found.x.shape == wanted, f"{tuple(found.x.shape)}, expected (B, *S) = {wanted}"
-    assert found.x.dtype == noisy.x.dtype, f"next states are {found.x.dtype}, not {noisy.x.dtype}"
-    assert found.x.device == noisy.x.device, f"they are on {found.x.device}, not {noisy.x.device}"
-    finite(found.x, "next states")
-    assert found.strength.shape == noisy.t.shape, "strength is not (B,)"
-    finite(found.strength, "strength")
+    assert taken.x.shape == wanted, f"{tuple(taken.x.shape)}, expected (B, *S) = {wanted}"
+    assert taken.x.dtype == noisy.x.dtype, f"next states are {taken.x.dtype}, not {noisy.x.dtype}"
+    assert taken.x.device == noisy.x.device, f"they are on {taken.x.device}, not {noisy.x.device}"
+    finite(taken.x, "next states")
+    assert taken.strength.shape == noisy.t.shape, "strength is not (B,)"
+    finite(taken.strength, "strength")
 
 
 def ends_of_time(moving: Moving) -> None:
@@ -136,20 +136,20 @@ def inputs_untouched(moving: Moving) -> None:
 def density(moving: Moving) -> None:
     """`has_density` is true if and only if steps come with a Gaussian, and it is theirs."""
     noisy = moving.noisy()
-    found = moving.step(noisy)
-    gaussian = found.gaussian
+    taken = moving.step(noisy)
+    gaussian = taken.gaussian
     if not moving.part.has_density:
         assert gaussian is None, "a step has a density, but `has_density` is false"
         return
     assert gaussian is not None, "a step has no density, but `has_density` is true"
     assert gaussian.std.shape == noisy.t.shape, "std is not (B,)"
     assert (gaussian.std > 0).all(), "std is 0 before t = 1"
-    close(gaussian.x, found.x, "mean + push + std ε, and the next states")
+    close(gaussian.x, taken.x, "mean + push + std ε, and the next states")
     other = moving.step(noisy, seed=1).gaussian
     assert other is not None, "a step has a density with some random numbers alone"
     for name in ("mean", "push", "std"):
-        same = f"{name} with other random numbers, and before"
-        close(getattr(other, name), getattr(gaussian, name), same)
+        text = f"{name} with other random numbers, and before"
+        close(getattr(other, name), getattr(gaussian, name), text)
     count = 4000
     many = states(moving.model, (0.5,)).tile(count)
     drawn = moving.step(many, range(count))
@@ -197,7 +197,7 @@ def _samples(moving: Moving, problem: Problem) -> Tensor:
     return rollout(moving.part, flow, x, grid(STEPS, 0.01, 1.0), streams)
 
 
-def _follows(found: Tensor, exact: Tensor, law: Tensor) -> None:
+def _follows(samples: Tensor, exact: Tensor, law: Tensor) -> None:
     """Mean W₁ to the law over the coordinates, in deviations, beside that of other exact draws."""
     distance, floor = (
         sum(
@@ -205,7 +205,7 @@ def _follows(found: Tensor, exact: Tensor, law: Tensor) -> None:
             for d in range(law[0].numel())
         )
         / law[0].numel()
-        for x in (found, exact)
+        for x in (samples, exact)
     )
     limit = 1.5 * floor + SLACK
     assert distance < limit, f"W₁ to the law is {distance:.3g}; exact draws have {floor:.3g}"
