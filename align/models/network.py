@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from align.catalog.registry import Catalog, load_catalog
+from align.core.autoencoder import AutoencoderSpec
 from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
@@ -85,15 +86,25 @@ class Network(ModelSpec):
         nets: dict[str, tuple[NetworkSpec, Role]] = {"flow": (self.net, "flow")}
         if self.autoencoder:
             file = File(self.autoencoder)
-            about = weights.about(file)
-            if "autoencoder" not in about:
-                raise PartError(f"model.autoencoder: '{file}' holds no autoencoder")
-            outer = spec_in(about["autoencoder"], "autoencoder", file, load_catalog())
-            model = untrained(nets, outer, tuple(about["shape"]), self.classes, device)
+            outer, shape = autoencoder_in(file)
+            model = untrained(nets, outer, shape, self.classes, device)
             weights.read(file, {"autoencoder": model.require_autoencoder()})
         else:
             model = untrained(nets, None, self.shape, self.classes, device)
         return attrs.evolve(model, guidance=self.guidance, precision=self.precision)
+
+
+def autoencoder_in(file: File) -> tuple[AutoencoderSpec, tuple[int, ...]]:
+    """The autoencoder that a weights file holds, and the shape of its latents; reads no weights.
+
+    Raises:
+        PartError: the file is missing, or holds no autoencoder, or needs a plugin that is not
+            installed.
+    """
+    about = weights.about(file)
+    if "autoencoder" not in about:
+        raise PartError(f"weights: '{file}' holds no autoencoder")
+    return spec_in(about["autoencoder"], "autoencoder", file, load_catalog()), tuple(about["shape"])
 
 
 def load(

@@ -1,6 +1,9 @@
-"""The features of MobileNetV2 that the metrics are measured in."""
+"""The features of MobileNetV2: those of the metrics, and maps for a loss."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,6 +15,28 @@ SMALLEST = 64
 
 CHUNK = 64
 """Pictures that go through the network at once."""
+
+MAPPED: Final = (0, 2, 5, 9, 13, 16)
+"""The blocks whose outputs `maps` gives: from edges to parts of things."""
+
+
+def maps(device: torch.device) -> Callable[[Tensor], list[Tensor]]:
+    """A function from pictures (B, C, H, W) in [0, 1] to feature maps (B, C_k, H_k, W_k).
+
+    C is 1 or 3, and the maps carry a gradient. They are for a loss, as in
+    `perceptual = { features = "align_imagenet.features:maps" }`. The metrics of this package are
+    of the same network, so they cannot judge what was trained by it.
+    """
+    from align_imagenet.loading import load
+    from align_imagenet.mobilenet import MobileNetV2
+
+    network = load("mobilenet", device)
+    assert isinstance(network, MobileNetV2)
+
+    def maps_of(pictures: Tensor) -> list[Tensor]:
+        return network.maps(colour(pictures), MAPPED)
+
+    return maps_of
 
 
 def features(data: Tensor, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor, nn
@@ -38,10 +39,19 @@ class MobileNetV2(nn.Module):
         self.blocks = nn.Sequential(*chain(ROWS, 32, tensorflow=False))
         self.head = nn.Conv2d(320, 1280, 1)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features (B, 1280) of RGB pictures (B, 3, H, W) in [0, 1]."""
+    def maps(self, pictures: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs (B, C, h, w) of these blocks for RGB pictures (B, 3, H, W) in [0, 1]."""
         mean = pictures.new_tensor(MEAN).view(3, 1, 1)
         deviation = pictures.new_tensor(DEVIATION).view(3, 1, 1)
-        x = (pictures - mean) / deviation
-        x = F.relu6(self.stem(pad(x, symmetric(3, 2))))
-        return F.relu6(self.head(self.blocks(x))).mean((2, 3))
+        x = F.relu6(self.stem(pad((pictures - mean) / deviation, symmetric(3, 2))))
+        outputs = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in blocks:
+                outputs.append(x)
+        return outputs
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features (B, 1280) of RGB pictures (B, 3, H, W) in [0, 1]."""
+        (last,) = self.maps(pictures, (len(self.blocks) - 1,))
+        return F.relu6(self.head(last)).mean((2, 3))

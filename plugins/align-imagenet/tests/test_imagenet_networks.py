@@ -17,6 +17,7 @@ import math
 import pytest
 import torch
 from align_imagenet import loading
+from align_imagenet.features import MAPPED, maps
 from align_imagenet.loading import empty, load
 
 from align import PartError
@@ -157,3 +158,29 @@ def test_a_damaged_file_is_a_part_error(monkeypatch, tmp_path):
         load.__wrapped__("mobilenet", CPU)
     with pytest.raises(PartError, match="squeezenet"):
         load.__wrapped__("squeezenet", CPU)
+
+
+def test_maps_are_outputs_of_blocks_and_carry_a_gradient():
+    network, picture, outputs = load("mobilenet", CPU), wave(64).expand(2, -1, -1, -1), []
+    hooks = [
+        network.blocks[number].register_forward_hook(lambda _, args, out: outputs.append(out))
+        for number in MAPPED
+    ]
+    with torch.no_grad():
+        network(picture)
+    for hook in hooks:  # other tests use the same network
+        hook.remove()
+    picture = picture.clone().requires_grad_()
+    feature_maps = maps(CPU)(picture)
+    assert [tuple(features.shape[1:]) for features in feature_maps] == [
+        (16, 32, 32),
+        (24, 16, 16),
+        (32, 8, 8),
+        (64, 4, 4),
+        (160, 2, 2),
+        (320, 2, 2),
+    ]
+    for features, output in zip(feature_maps, outputs, strict=True):
+        assert torch.equal(features, output)
+        (gradient,) = torch.autograd.grad(features.sum(), picture, retain_graph=True)
+        assert gradient.abs().amax((1, 2, 3)).min() > 0

@@ -5,13 +5,16 @@
     python scripts/quality.py rebuilt photographs data/animals64.tar
 
 Both commands judge by classifiers that no model was trained with, beside the validation pictures of
-the archive that the variant was trained on. Each prints a Markdown table, in minutes.
+the archive that the variant was trained on. `rebuilt` takes another autoencoder by `--weights`, and
+by `--picture` it draws two pictures of every class, each beside its reconstruction. Each prints a
+Markdown table, in minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -24,9 +27,13 @@ from align_pocket.judges import load, prepared
 from torch import Tensor, nn
 
 from align.datasets.pictures import Pictures
+from align.io.images import mosaic, save_picture, to_bytes
+from align.models.network import autoencoder_in
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
+from align.networks.autoencoder import Autoencoder
 from align.runner.session import sample
+from align.training import weights
 from align.training.data import Labelled
 from align.training.data import load as load_pictures
 
@@ -106,10 +113,22 @@ def classes(variant: VariantName, archive: str, guidance: float, samples: int) -
 
 
 @torch.no_grad()
-def rebuilt(variant: VariantName, archive: str) -> None:
-    """Class agreement of validation pictures before and after the autoencoder."""
+def rebuilt(
+    variant: VariantName, archive: str, file: Path | None = None, picture: Path | None = None
+) -> None:
+    """Class agreement of validation pictures before and after the autoencoder.
+
+    Args:
+        variant: whose classes and judges these are, and whose autoencoder where no file is given.
+        archive: the validation pictures.
+        file: weights file of another autoencoder.
+        picture: PNG to draw pictures and reconstructions into.
+    """
     world = Variant.of(variant)
-    held, auto = world.held(archive), world.model.require_autoencoder()
+    held = world.held(archive)
+    auto = autoencoder_of(file) if file else world.model.require_autoencoder()
+    if picture:
+        draw(held, auto, picture)
     agreed, errors = dict[str, list[Tensor]](), list[Tensor]()
     for rows in torch.arange(len(held)).split(145):
         real = held.pictures[rows] / 255.0
@@ -124,6 +143,22 @@ def rebuilt(variant: VariantName, archive: str) -> None:
     show(decibels, *(float(torch.cat(right).mean()) for right in agreed.values()))
 
 
+def autoencoder_of(file: Path) -> Autoencoder:
+    """The autoencoder in a weights file."""
+    spec, _ = autoencoder_in(file)
+    auto = Autoencoder(spec).eval()
+    weights.read(file, {"autoencoder": auto})
+    return auto
+
+
+def draw(held: Labelled, auto: Autoencoder, picture: Path) -> None:
+    """Draw two pictures of every class, each beside its reconstruction."""
+    rows = [(held.labels == label).nonzero()[:2, 0] for label in range(len(held.classes))]
+    real = held.pictures[torch.cat(rows)] / 255.0
+    decoded = auto.decode(auto.encode(real)).clamp(0, 1)
+    save_picture(picture, mosaic(to_bytes(torch.stack((real, decoded), 1).flatten(0, 1))))
+
+
 def main() -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(
@@ -133,12 +168,14 @@ def main() -> None:
     parser.add_argument("variant", choices=("silhouettes", "photographs"))
     parser.add_argument("archive")
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--samples", type=int, default=64, help="of a class")
+    parser.add_argument("--samples", type=int, default=64, help="samples of each class")
+    parser.add_argument("--weights", type=Path, help="weights file of another autoencoder")
+    parser.add_argument("--picture", type=Path, help="PNG with pictures and reconstructions")
     options = parser.parse_args()
     if options.what == "classes":
         classes(options.variant, options.archive, options.guidance, options.samples)
     else:
-        rebuilt(options.variant, options.archive)
+        rebuilt(options.variant, options.archive, options.weights, options.picture)
 
 
 if __name__ == "__main__":
