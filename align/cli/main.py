@@ -317,8 +317,10 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
     for field in attrs.fields(attrs.resolve_types(cls)):
         if not field.init:
             continue
-        name, contract = within + (field.alias or field.name), contract_of(field.type)
-        inner = [one for one in members(field.type) or [field.type] if attrs.has(one)]
+        types = members(field.type) or [field.type]
+        name = within + (field.alias or field.name)
+        contract = next(filter(None, map(contract_of, types)), None)
+        inner = [one for one in types if attrs.has(one)]
         kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]
         tp = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
         tp = f"{contract}: a kind, or a table" if contract else tp

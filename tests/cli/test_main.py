@@ -90,6 +90,12 @@ def test_show_inner_tables():
     assert "optimisation.batch" in names
 
 
+def test_show_names_the_contract_of_an_option_that_is_a_part_or_none():
+    text = " ".join(invoke("show", "distill").stdout.split())
+    assert "network: a" in text
+    assert "dataset: a" in text
+
+
 def test_show_an_unknown_name(broken):
     result = invoke("show", "sampler/glas")
     assert (result.exit_code, result.stdout) == (1, "")
