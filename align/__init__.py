@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         PosteriorMap,
     )
     from align.core.network import NetworkSpec, Role, VelocityNetwork
+    from align.core.objective import GroupedValues, Loss, Objective
     from align.core.option import (
         ConfigError,
         ConfigErrors,
@@ -68,9 +69,16 @@ if TYPE_CHECKING:
     from align.core.study import Findings, Point, Study
     from align.core.term import RewardTerm
     from align.errors import AlignError, ContractError, PartError, PromptError
+    from align.modes.distill.consistency import ConsistencyLoss
+    from align.modes.distill.diagonal import DiagonalTarget
+    from align.modes.distill.inner import InnerFlow
+    from align.modes.finetune.objective import FinetuneObjective, regression
+    from align.modes.finetune.target import TiltedTarget
     from align.recipe.convert import read_part
     from align.recipe.write import part_table
     from align.runner.session import run, sample
+    from align.training.loop import Optimisation, Training
+    from align.training.mode import TrainingMode, TrainingState
 
     __version__: str
 
@@ -113,6 +121,7 @@ _NAMES: Final = {
         "PosteriorMap",
     ),
     "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
+    "align.core.objective": ("GroupedValues", "Loss", "Objective"),
     "align.core.option": (
         "ConfigError",
         "ConfigErrors",
@@ -139,9 +148,16 @@ _NAMES: Final = {
     "align.core.study": ("Findings", "Point", "Study"),
     "align.core.term": ("RewardTerm",),
     "align.errors": ("AlignError", "ContractError", "PartError", "PromptError"),
+    "align.modes.distill.consistency": ("ConsistencyLoss",),
+    "align.modes.distill.diagonal": ("DiagonalTarget",),
+    "align.modes.distill.inner": ("InnerFlow",),
+    "align.modes.finetune.objective": ("FinetuneObjective", "regression"),
+    "align.modes.finetune.target": ("TiltedTarget",),
     "align.recipe.convert": ("read_part",),
     "align.recipe.write": ("part_table",),
     "align.runner.session": ("run", "sample"),
+    "align.training.loop": ("Optimisation", "Training"),
+    "align.training.mode": ("TrainingMode", "TrainingState"),
 }
 """Public names, by the module that defines them."""
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
@@ -156,32 +172,40 @@ __all__ = [
     "Condition",
     "ConfigError",
     "ConfigErrors",
+    "ConsistencyLoss",
     "ContractError",
     "DataSampler",
     "Dataset",
     "DatasetSpec",
+    "DiagonalTarget",
     "Domain",
     "Draws",
     "Dynamics",
     "Estimate",
     "Export",
     "Findings",
+    "FinetuneObjective",
     "FlowEvaluation",
     "FlowMap",
     "FlowModel",
     "GaussianStep",
+    "GroupedValues",
     "GuidedFlow",
     "HasReferenceImages",
     "HasReferenceImplementation",
     "HasWarnings",
     "Info",
+    "InnerFlow",
     "LinearPath",
+    "Loss",
     "Metric",
     "ModelSpec",
     "Need",
     "NetworkSpec",
     "NoModel",
     "NoisyState",
+    "Objective",
+    "Optimisation",
     "PartError",
     "Path",
     "Point",
@@ -198,7 +222,11 @@ __all__ = [
     "Streams",
     "Study",
     "Term",
+    "TiltedTarget",
     "Trainable",
+    "Training",
+    "TrainingMode",
+    "TrainingState",
     "Transition",
     "TrigonometricPath",
     "UsesRewardGradient",
@@ -221,6 +249,7 @@ __all__ = [
     "part_table",
     "read_part",
     "refuse_empty",
+    "regression",
     "rising_to",
     "run",
     "sample",

@@ -100,6 +100,10 @@ class _InnerWorld:
         jump = self.model.posterior_jump(y, s, u, self.context) - y
         return torch.where(gap > 0, jump / torch.where(gap > 0, gap, 1.0), self.velocity(y, s))
 
+    def wrong(self, y: Tensor, s: Tensor, u: Tensor) -> Tensor:
+        """The average velocity of another map."""
+        return self.average(y, s, u) + WRONG * (1 + u - s)[:, None]
+
     def inner(self, average: AverageVelocity, scale: Tensor | float = 1.0) -> InnerFlow:
         """The inner flow with a map, and a teacher times `scale`."""
         return InnerFlow(
@@ -133,11 +137,7 @@ def exact_map(subject: Subject) -> None:
 def wrong_map(subject: Subject) -> None:
     """A consistency loss has a residual for a map that is not the exact one."""
     loss, world = subject.consistency(), _InnerWorld(MANY)
-
-    def shifted(y: Tensor, s: Tensor, u: Tensor) -> Tensor:
-        return world.average(y, s, u) + WRONG * (1 + u - s)[:, None]
-
-    residual = loss.residual(world.inner(shifted), world.s, world.u)
+    residual = loss.residual(world.inner(world.wrong), world.s, world.u)
     mean, error = world.moments(residual.detach())
     assert (mean.abs() > 8 * error + 1e-6).any(), "the residual of a wrong map has mean zero"
 
@@ -178,7 +178,7 @@ def rows_are_independent(subject: Subject) -> None:
         together, few = (_loss(subject.part, rows).values for rows in (tuple(range(16)), chosen))
     else:
         worlds = _InnerWorld(16), _InnerWorld(3, chosen)
-        together, few = (subject.tensor(w.inner(w.average), w.s, w.u) for w in worlds)
+        together, few = (subject.tensor(w.inner(w.wrong), w.s, w.u) for w in worlds)
     close(few, together[list(chosen)], f"rows {chosen}, and among others")
 
 
