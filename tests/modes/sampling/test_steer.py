@@ -42,15 +42,19 @@ def test_clamped_guidance_of_the_ode_misses_the_tilted_law():
     assert w1(sampled(mode, world, 4000, estimator=Exact())[:, 0], target) > 0.2
 
 
-@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
-@pytest.mark.parametrize("dynamics", [ODE(), SDE(), DDPM(), DDIM()])
-def test_exact_value_gives_the_tilted_law_on_the_line(kind, dynamics):
-    world = line(kind)
+@pytest.mark.parametrize("dynamics", [ODE(), SDE(), DDPM(), DDIM()], ids=lambda part: part.kind)
+def test_exact_value_gives_the_tilted_law_on_the_trigonometric_path(dynamics):
+    # On the linear path the conformance checks of each dynamics measure the same.
+    world = line("trigonometric")
     target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
-    x1 = sampled(Steer(steps=100, dynamics=dynamics), world, 4000, estimator=Exact())[:, 0]
-    assert w1(x1, target) < 0.04  # exact draws of this number: 0.005 to 0.02
-    plain = sampled(BestOfN(flow_steps=50), world, 4000)[:, 0]
-    assert w1(plain, target) > 0.8
+    x1 = sampled(Steer(steps=100, dynamics=dynamics), world, 2000, estimator=Exact())[:, 0]
+    assert w1(x1, target) < 0.05  # twenty sets of exact draws: 0.008 to 0.033
+
+
+def test_unguided_samples_are_far_from_the_tilted_law():
+    world = line()
+    target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
+    assert w1(sampled(BestOfN(flow_steps=50), world, 4000)[:, 0], target) > 0.8
 
 
 def test_stein_draws_give_the_tilted_law_on_the_line():
