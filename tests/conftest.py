@@ -1,11 +1,19 @@
 """What tests of several folders use."""
 
+import random
+import socket
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from align.testing.fake_device import fake_device
+
+# The same few examples every time, and no clock: what fails, fails again.
+settings.register_profile("align", max_examples=25, derandomize=True, deadline=None, database=None)
+settings.load_profile("align")
 
 
 def pytest_addoption(parser):
@@ -16,6 +24,28 @@ def pytest_addoption(parser):
         choices=("cuda", "cpu"),
         help="device of tests/gpu: 'cuda', skipped where there is none, or 'cpu'",
     )
+
+
+@pytest.fixture(autouse=True)
+def same_seeds():
+    """Every test begins with the same state of all generators, whichever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A test that looks for another machine fails at once; this one, by its own names, is there."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1", socket.gethostname()):
+            raise RuntimeError(f"tests use no network, and this one connects to {host}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local)
 
 
 @pytest.fixture

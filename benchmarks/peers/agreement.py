@@ -77,7 +77,7 @@ def main() -> None:
         one = attrs.evolve(mode, steps=2, times=(*signal[index : index + 2].tolist(), 1.0))
         with mock.patch.object(Streams, "normal", lambda *_, n=noise, **__: n):
             state, _ = one.step(problem, state, 0, streams)
-        log_weight = (state.weights.ratio - state.weights.spent)[:, 0]
+        log_weight = (state.weights.log_ratio - state.weights.log_potentials)[:, 0]
         apart = max(apart, float((state.x - states).abs().max()))
         off = max(off, float((log_weight - weights).abs().max()))
     print(

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from types import ModuleType
 
 import pytest
@@ -17,21 +16,17 @@ def invoke(*arguments, **options):
     return CliRunner(env={"COLUMNS": "200"}).invoke(main, arguments, **options)
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom align.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
         "heavy = {'torch', 'cattrs', 'attrs', 'rich', 'pluggy', 'numpy', 'PIL', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
     assert (done.returncode, done.stderr) == (0, "")
     for command in ("run", "check", "list", "show"):
         assert f"\n  {command} " in done.stdout
-    # 0.1 s on an idle machine; the rest is for a busy one.
-    assert seconds < 2
 
 
 def test_version():

@@ -18,6 +18,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from align.core.model import NoisyState
+from align.core.objective import Loss
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
@@ -306,9 +307,11 @@ def test_ddp_of_one_process_has_the_gradients_of_the_module_alone(device, monkey
         def loss(rows):
             x = rows.normal(SHAPE).float()
             t, label = torch.full((len(x),), 0.5, device=device), torch.zeros(len(x)).long()
-            return net(x, t, t, 0 * t, 0 * x, label.to(device)).square().flatten(1).mean(1)
+            velocity = net(x, t, t, 0 * t, 0 * x, label.to(device))
+            return Loss(velocity.square().flatten(1).mean(1))
 
-        replica(loss, Streams(0, (0, 1), device=device)).sum().backward()
+        values, _ = replica(loss, Streams(0, (0, 1), device=device))
+        values.sum().backward()
         return [weight.grad for weight in net.parameters()]
 
     alone = network_model(device).flow

@@ -68,14 +68,14 @@ def test_process_that_dies_twice_raises(obedient):
 
 def test_process_that_hangs_is_ended(obedient):
     ask(obedient)
-    process, pid, began = obedient._process, obedient._process._process.pid, time.perf_counter()
+    process, pid = obedient._process, obedient._process._process.pid
     process.timeout, before = 0.3, process.timeout
     try:
         with pytest.raises(PartError, match=r"did not answer within 0.3 s; raise its timeout"):
             ask(obedient, "sleep")
     finally:
         process.timeout = before
-    assert time.perf_counter() - began < 10 and not alive(pid)
+    assert not alive(pid)
 
 
 def test_interrupted_request_is_not_answered_later(obedient):

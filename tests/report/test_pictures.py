@@ -2,7 +2,6 @@
 
 import json
 
-import attrs
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from align.core.baseline import Divergence
 from align.engine.meter import Cost
 from align.io.images import save_picture
-from align.report import write
+from align.report import plots, write
 from align.report.grid import MOST_ROWS, grid
 from align.report.plots import curves, scatter, tradeoff
 from align.report.schema import BaseNumbers, RunResults
@@ -84,20 +83,37 @@ def test_no_grid_without_pictures(folder_of, arm_of):
     assert not (folder / "grid.png").exists()
 
 
-def painted(path):
-    """Share of pixels that are not white, by thirds from left to right."""
-    sheet = np.asarray(Image.open(path).convert("L"))
-    return [float((third < 200).mean()) for third in np.array_split(sheet, 3, axis=1)]
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures by the names of their files; nothing is painted."""
+    figures = {}
+    monkeypatch.setattr(
+        plots, "save_figure", lambda figure, path: figures.update({path.name: figure})
+    )
+    return figures
 
 
-def test_scatter_is_for_points_in_the_plane(folder_of, arm_of):
-    cloud = np.stack(np.meshgrid(np.arange(40.0), np.arange(40.0)), -1).reshape(-1, 2)
-    arms = [arm_of("many", 0), arm_of("two", 1), arm_of("two again", 2)]
-    folder = folder_of(*arms, states=[cloud, cloud[:2], cloud[:2]])
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def lines_of(axes):
+    """Points and colour of each line by its label."""
+    return {line.get_label(): (line.get_xydata().tolist(), line.get_color()) for line in axes.lines}
+
+
+def test_scatter_has_a_panel_an_arm_with_its_points(folder_of, arm_of, drawn):
+    cloud = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), -1).reshape(-1, 2)
+    arms = [arm_of("many", 0), arm_of("two", 1)]
+    folder = folder_of(*arms, states=[cloud, cloud[:2]])
     scatter(folder, arms)
-    many, two, again = painted(folder / "scatter.png")
-    assert many > 2 * two > 0
-    assert two == pytest.approx(again, rel=0.7)
+    figure = drawn["scatter.png"]
+    assert titles(figure) == ["many", "two"]
+    points = [axes.collections[0].get_offsets().tolist() for axes in figure.axes]
+    assert points == [cloud.tolist(), cloud[:2].tolist()]
+    many, two = figure.axes
+    assert many.get_xlim() == two.get_xlim()
+    assert many.get_ylim() == two.get_ylim()
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 1), (3, 2, 2)])
@@ -111,45 +127,69 @@ def gained(reward, **bounds):
     return Divergence(reward=reward, **bounds)
 
 
-def inked(path, where):
-    """Pixels that are coloured, within a part of the width."""
-    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    low, high = (int(share * sheet.shape[1]) for share in where)
-    part = sheet[:, low:high]
-    return int((part.max(2) - part.min(2) > 60).sum())
+def markers(axes):
+    """Places, fill and colour of the points with error bars, by colour."""
+    return {
+        bar.lines[0].get_color(): (
+            bar.lines[0].get_xydata().tolist(),
+            bar.lines[0].get_markerfacecolor(),
+        )
+        for bar in axes.containers
+    }
 
 
-def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of):
-    right = (0.55, 1.0)
+def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of, drawn):
     far = arm_of("far", 0, divergence=gained(2.0, at_most=3.0))
     near = arm_of("near", 1, divergence=gained(0.0, at_most=1.0))
-    alone, seen = folder_of(far, near), []
-    for arms in ([far], [far, near], [attrs.evolve(far, divergence=gained(2.0))]):
-        tradeoff(alone, RunResults(arms=tuple(arms)))
-        seen.append((inked(alone / "tradeoff.png", (0, 0.5)), inked(alone / "tradeoff.png", right)))
-    (left, one), (_, two), (same, none) = seen
-    assert min(left, one) > 20
-    assert two == pytest.approx(2 * one, rel=0.3)
-    assert none == 0  # nothing is known of its divergence
-    assert same == left
-    bound = attrs.evolve(far, divergence=gained(2.0, at_least=3.0))
-    tradeoff(alone, RunResults(arms=(bound,)))
-    assert inked(alone / "tradeoff.png", right) != one
+    tradeoff(folder_of(far, near), RunResults(arms=(far, near)))
+    spent, distance = drawn["tradeoff.png"].axes
+    assert markers(distance) == {"C0": ([[3.0, 2.0]], "C0"), "C1": ([[1.0, 0.0]], "C1")}
+    assert [places[0][1] for places, _ in markers(spent).values()] == [2.0, 0.0]
+    assert spent.get_legend_handles_labels()[1] == ["far", "near"]
+    assert spent.get_ylabel() == "mean r"
+    assert distance.get_xlabel() == "KL(samples | base model), nats"
+
+
+def test_tradeoff_of_an_unknown_divergence_has_no_point_there(folder_of, arm_of, drawn):
+    arm = arm_of("far", 0, divergence=gained(2.0))
+    tradeoff(folder_of(arm), RunResults(arms=(arm,)))
+    spent, distance = drawn["tradeoff.png"].axes
+    assert len(markers(spent)) == 1
+    assert not markers(distance)
+
+
+def test_tradeoff_of_a_bound_from_below_is_an_open_point_with_an_arrow(folder_of, arm_of, drawn):
+    arm = arm_of("far", 0, divergence=gained(2.0, at_least=3.0))
+    tradeoff(folder_of(arm), RunResults(arms=(arm,)))
+    _, distance = drawn["tradeoff.png"].axes
+    assert markers(distance) == {"C0": ([[3.0, 2.0]], "white")}
+    (arrow,) = distance.texts
+    assert arrow.xy == (3.0, 2.0)
 
 
 def base_of(r):
     return BaseNumbers(arms=(), flow_steps=1, scores={}, r=r, cost=Cost())
 
 
-def test_tradeoff_shows_the_best_possible(folder_of, arm_of):
+@pytest.mark.parametrize(
+    ("r", "curves_shown"),
+    [((), 0), ((None,), 0), (((0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9),), 1)],
+    ids=["no base samples", "no reward", "base samples"],
+)
+def test_tradeoff_shows_the_best_possible_by_base_samples(
+    folder_of, arm_of, drawn, r, curves_shown
+):
     arm = arm_of("far", 0, divergence=gained(2.0, at_most=0.2))
-    folder = folder_of(arm)
-    dark = []
-    for r in ((), (None,), ((0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9),)):
-        tradeoff(folder, RunResults(arms=(arm,), unsteered=tuple(map(base_of, r))))
-        sheet = np.asarray(Image.open(folder / "tradeoff.png").convert("L"))
-        dark.append(int((sheet[:, sheet.shape[1] // 2 :] < 200).sum()))
-    assert dark[0] == dark[1] < dark[2] - 100
+    tradeoff(folder_of(arm), RunResults(arms=(arm,), unsteered=tuple(map(base_of, r))))
+    _, distance = drawn["tradeoff.png"].axes
+    labels = distance.get_legend_handles_labels()[1]
+    assert labels.count("best possible, by 8 unsteered samples") == curves_shown
+    assert labels.count("p e^r, likewise") == curves_shown
+    if curves_shown:
+        points = lines_of(distance)["best possible, by 8 unsteered samples"][0]
+        rewards = [reward for _, reward in points]
+        assert rewards == sorted(rewards)
+        assert rewards[0] == pytest.approx(0.7)
 
 
 def test_no_tradeoff_of_arms_without_a_reward(folder_of, arm_of):
@@ -163,49 +203,58 @@ def told(folder, *lines):
     (folder / "metrics.jsonl").write_text(text)
 
 
-def test_curves_have_a_panel_a_number(tmp_path):
-    wide = []
-    for names in (("loss",), ("loss", "norm", "learning_rate")):
-        steps = ({"arm": "a", "step": n} | {k: 1.0 + n for k in names} for n in range(4))
-        told(tmp_path, *steps)
-        curves(tmp_path)
-        wide.append(np.asarray(Image.open(tmp_path / "curves.png")).shape[1])
-    assert wide[1] == 3 * wide[0]
-    assert not list(tmp_path.glob("*.part"))
+def test_curves_have_a_panel_a_number(tmp_path, drawn):
+    names = ["loss", "norm", "learning_rate"]
+    told(tmp_path, *({"arm": "a", "step": n} | {k: 1.0 + n for k in names} for n in range(4)))
+    curves(tmp_path)
+    figure = drawn["curves.png"]
+    assert titles(figure) == names
+    for axes in figure.axes:
+        points, _ = lines_of(axes)["a"]
+        assert points == [[1 + n, 1.0 + n] for n in range(4)]
+        assert axes.get_xlabel() == "step"
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]
+    assert figure.axes[0].get_legend() is None
 
 
-def test_curves_of_two_arms_with_numbers_of_their_own(tmp_path):
+def test_curves_of_two_arms_share_a_panel_and_keep_numbers_of_their_own(tmp_path, drawn):
     told(
         tmp_path,
         *({"arm": "a", "step": n, "reward": n} for n in range(3)),
         *({"arm": "b", "step": n, "reward": -n, "ess": n} for n in range(3)),
     )
     curves(tmp_path)
-    assert min(painted(tmp_path / "curves.png")[::2]) > 0
+    reward, ess = drawn["curves.png"].axes
+    assert lines_of(reward) == {
+        "a": ([[1, 0], [2, 1], [3, 2]], "C0"),
+        "b": ([[1, 0], [2, -1], [3, -2]], "C1"),
+    }
+    assert lines_of(ess) == {"b": ([[1, 0], [2, 1], [3, 2]], "C1")}
+    assert [text.get_text() for text in reward.get_legend().get_texts()] == ["a", "b"]
 
 
-def test_an_arm_has_one_colour_and_a_single_point_no_panel(tmp_path):
+def test_a_single_point_is_no_curve_and_colours_stay_with_their_arms(tmp_path, drawn):
     told(
         tmp_path,
         {"arm": "plain", "step": 0, "reward": 1.0, "candidates": 1.0},
         *({"arm": "steered", "step": n, "reward": n, "ess": n} for n in range(3)),
     )
     curves(tmp_path)
-    sheet = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
-    assert sheet.shape[1] == 2 * sheet.shape[0] * 4.2 / 3.2  # reward and ess alone
-    orange = np.abs(sheet - (255, 127, 14)).sum(2) < 30
-    blue = np.abs(sheet - (31, 119, 180)).sum(2) < 30
-    half = sheet.shape[1] // 2
-    assert min(orange[:, :half].sum(), orange[:, half:].sum()) > 20
-    assert not blue.any()
+    figure = drawn["curves.png"]
+    assert titles(figure) == ["reward", "ess"]
+    assert [set(lines_of(axes)) for axes in figure.axes] == [{"steered"}] * 2
+    assert {lines_of(axes)["steered"][1] for axes in figure.axes} == {"C1"}
 
 
-def test_many_numbers_stand_in_rows(tmp_path):
+def test_many_numbers_stand_in_rows_of_four(tmp_path, drawn):
     names = ["reward", "value", "ess", "draws", "error"]
     told(tmp_path, *({"arm": "a", "step": n} | dict.fromkeys(names, n) for n in range(3)))
     curves(tmp_path)
-    high, wide = np.asarray(Image.open(tmp_path / "curves.png")).shape[:2]
-    assert wide / high == pytest.approx(4 * 4.2 / (2 * 3.2), rel=0.01)
+    grids = [axes.get_subplotspec() for axes in drawn["curves.png"].axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in grids] == [
+        *((0, column) for column in range(4)),
+        (1, 0),
+    ]
 
 
 def test_no_curves_of_a_single_step_or_of_none(tmp_path):
@@ -224,3 +273,6 @@ def test_write_makes_all_of_it(folder_of, arm_of):
     made = {path.name for path in folder.iterdir() if path.is_file()}
     wanted = {"table.md", "scatter.png", "curves.png"}
     assert made == wanted | {"results.json", "metrics.jsonl"}
+    for name in ("scatter.png", "curves.png"):
+        with Image.open(folder / name) as picture:
+            picture.verify()
