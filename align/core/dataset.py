@@ -104,6 +104,6 @@ class DatasetSpec(ABC):
         The default is every option but `workers` and `latents`.
         """
         options = attrs.asdict(self)
-        where = ("workers", "latents")
-        kept = {name: value for name, value in options.items() if name not in where}
-        return {"kind": self.kind} | kept
+        for name in ("workers", "latents"):  # they do not change the rows
+            options.pop(name, None)
+        return {"kind": self.kind} | options

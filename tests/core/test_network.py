@@ -70,7 +70,7 @@ def test_a_meta_flow_map_equals_its_flow_map_everywhere(kind):
 
 
 @KINDS
-def test_the_whole_ladder(kind):
+def test_a_flow_grown_twice_is_the_flow_on_the_diagonal(kind):
     flow = _net(kind, "flow")
     top = grown(grown(flow, "flow_map"), "meta_flow_map")
     y, s, u, t, x, label = _inputs(flow.shape)
@@ -78,7 +78,7 @@ def test_the_whole_ladder(kind):
 
 
 @KINDS
-def test_what_has_the_role_is_copied(kind):
+def test_growing_to_the_same_role_copies(kind):
     net = _net(kind, "meta_flow_map")
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     made, inputs = grown(net, "meta_flow_map"), _inputs(net.shape)
@@ -89,7 +89,7 @@ def test_what_has_the_role_is_copied(kind):
     assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
 
 
-def test_the_way_down_is_closed():
+def test_growing_to_a_lower_role_is_refused():
     with pytest.raises(ValueError, match="a meta_flow_map cannot be made a flow"):
         grown(_net("mlp", "meta_flow_map"), "flow")
 

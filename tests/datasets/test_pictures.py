@@ -73,7 +73,7 @@ def test_folder_and_archive_are_alike(tmp_path, colours):
         assert np.array_equal(first.pictures[0, 0].numpy(), grey)
 
 
-def test_split_and_suffix_choose_pictures(tmp_path):
+def test_pictures_of_another_split_or_suffix_are_left_out(tmp_path):
     files = {**_files(), "train/dog/notes.txt": b"none", "train/deep/er/a.png": _png(0)[0]}
     folder = _folder(tmp_path, files)
     assert len(load(Pictures(path=folder), 3)) == 6
@@ -89,7 +89,7 @@ def test_labels_follow_the_model_s_classes(tmp_path):
     assert found.labels.tolist() == [1, 1, 1, 0, 0, 0]
 
 
-def test_what_is_refused(tmp_path):
+def test_pictures_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(PartError, match="no file or folder"):
         load(Pictures(path=str(tmp_path / "none")), 3)
     folder = _folder(tmp_path / "set", _files())

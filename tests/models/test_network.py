@@ -100,7 +100,7 @@ def test_without_a_flow_velocity_is_the_map_s_diagonal():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_guidance(scale):
+def test_guidance_scales_the_difference_of_velocities(scale):
     model = _vectors()
     y, s, _, noisy = _state(model)
     plain = model.velocity(y, s, model.encode([""] * 3))
@@ -261,7 +261,7 @@ def test_an_untrained_flow_around_an_autoencoder(tmp_path):
     assert all(torch.equal(again[k], v) for k, v in model.flow.state_dict().items())
 
 
-def test_what_a_network_refuses(tmp_path):
+def test_options_and_files_that_make_no_model_are_refused(tmp_path):
     for wrong in ({}, {"weights": "a.safetensors", "net": SMALL}):
         with pytest.raises(ValueError, match="expected either 'weights' or 'net'"):
             Network(**wrong)

@@ -1,4 +1,4 @@
-"""The multilayer perceptron has the interface of the transformer."""
+"""The multilayer perceptron: what it depends on, labels, precision."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def _net(role, dim=2):
 @pytest.mark.parametrize(
     ("role", "seen"), [("flow", "ys"), ("flow_map", "ysu"), ("meta_flow_map", "ysutx")]
 )
-def test_what_it_sees(role, seen):
+def test_a_network_depends_on_what_its_role_sees_alone(role, seen):
     net, inputs = _net(role), _inputs()
     with torch.no_grad():
         base = net(*inputs.values())
