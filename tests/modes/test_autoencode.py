@@ -67,7 +67,10 @@ def test_learns_and_leaves_latents_of_unit_scale(mode, tmp_path):
     assert list(export.modules) == ["autoencoder"]
     net = export.modules["autoencoder"]
     assert net is state.training.ema
-    assert export.about == {"autoencoder": attrs.asdict(mode.net), "shape": (4, 4, 4)}
+    assert export.about == {
+        "autoencoder": attrs.asdict(mode.net) | {"kind": "upsample"},
+        "shape": (4, 4, 4),
+    }
     with torch.no_grad():
         latents = net.encode(pictures)
         assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
@@ -104,7 +107,7 @@ def test_a_restored_state_goes_on_alike(mode):
     for index in (2, 3):
         fresh, info = mode.step(PROBLEM, fresh, index, STREAMS)
         assert info.numbers == infos[index].numbers
-    for name in ("module", "average"):
+    for name in ("module", "ema"):
         one, two = (getattr(each.training, name).state_dict() for each in (whole, fresh))
         assert all(torch.equal(one[key], two[key]) for key in one)
 

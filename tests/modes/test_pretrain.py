@@ -128,7 +128,7 @@ def test_a_restored_state_goes_on_in_the_same_bits(mode):
     mode.restore(fresh, mode.save(half))
     fresh, later = _run(mode, problem, 2, 4, fresh)
     assert [info.numbers for info in later] == [info.numbers for info in infos[2:]]
-    for name in ("module", "average"):
+    for name in ("module", "ema"):
         one, two = (getattr(each.training, name).state_dict() for each in (whole, fresh))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
