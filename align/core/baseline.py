@@ -106,13 +106,13 @@ class Divergence:
         mean, error = float(r.mean()), None
         if len(r) > 1:
             error = float(r.std()) / math.sqrt(len(r))
-        found = cls(reward=mean, reward_error=error, at_most=at_most)
+        gain = cls(reward=mean, reward_error=error, at_most=at_most)
         if at_most == 0:
             # The base model itself: there is nothing to estimate.
-            return attrs.evolve(found, at_least=0.0, at_least_error=0.0)
+            return attrs.evolve(gain, at_least=0.0, at_least_error=0.0)
         if baseline is None:
-            return found
+            return gain
         both = None if error is None else math.hypot(error, baseline.error)
         return attrs.evolve(
-            found, at_least=mean - baseline.value, at_least_error=both, ess=baseline.ess
+            gain, at_least=mean - baseline.value, at_least_error=both, ess=baseline.ess
         )

@@ -73,7 +73,7 @@ class Export:
     """What a training run leaves behind: modules by name, and what the weights file says of them.
 
     `about` becomes JSON; a model of kind "network" is built from it alone. `others` make further
-    exports of the same run, by what their files are told apart by; `files` are kept as they are.
+    exports of the same run, by the suffix of their files; `files` are kept as they are.
     """
 
     modules: Mapping[str, nn.Module]

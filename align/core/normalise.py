@@ -91,7 +91,7 @@ def fitted(
     Raises:
         PartError: there are no such scores though they are needed, or they are all alike.
     """
-    found: Transform | None = None
+    transform: Transform | None = None
     if normalise != "none":
         if scores is None or len(scores) < 2:
             raise PartError(
@@ -102,9 +102,9 @@ def fitted(
                 f"reward '{name}' cannot be normalised by '{normalise}': "
                 f"all {len(scores)} unsteered samples score {float(scores[0]):g}"
             )
-        wide = scores.double()
+        exact = scores.double()
         if normalise == "zscore":
-            found = Standardised(float(wide.mean()), float(wide.std()))
+            transform = Standardised(float(exact.mean()), float(exact.std()))
         else:
-            found = Ranked.among(scores)
-    return Clipped(found, *clip) if clip else found
+            transform = Ranked.among(scores)
+    return Clipped(transform, *clip) if clip else transform

@@ -44,11 +44,11 @@ def match_class(prompt: str, names: Sequence[str]) -> int:
         PromptError: it has none of them.
     """
     low = prompt.lower()
-    found = [number for number, name in enumerate(names) if _has(low, name.lower())]
-    if not found:
+    matches = [number for number, name in enumerate(names) if _has(low, name.lower())]
+    if not matches:
         known = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")
         raise PromptError(f"'{prompt}' names none of the classes: {known}")
-    return max(found, key=lambda number: len(names[number]))
+    return max(matches, key=lambda number: len(names[number]))
 
 
 _MANY: Final = 40

@@ -201,8 +201,8 @@ class GuardedReward(Reward):
             data.register_hook(functools.partial(_finite_slope, who))
         with _attribute_errors(who, len(data), "or offload = true"):
             score = self.inner.score(data, prompts)
-        wide = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
-        if not wide or score.shape != (len(data),):
+        floating = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
+        if not floating or score.shape != (len(data),):
             raise ContractError(
                 f"{who}: score returned {_described(score)},"
                 f" expected ({len(data)},) of torch.float32 or wider"

@@ -79,16 +79,16 @@ def execute(
     for index in range(first, mode.steps):
         if flops is None and isinstance(mode, Trainable):
             # Counting can change the last bits of a gradient: a resumed run does not count again.
-            with FlopCounterMode(display=False) as each:
+            with FlopCounterMode(display=False) as counter:
                 state, info = _step(mode, problem, state, index, streams)
-            flops = each.get_total_flops()
+            flops = counter.get_total_flops()
         else:
             state, info = _step(mode, problem, state, index, streams)
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
         if isinstance(mode, Trainable) and (stopping or done == mode.steps or observer.due(index)):
-            kept = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
-            observer.checkpoint({**kept, "state": mode.save(state)})
+            checkpoint = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
+            observer.checkpoint({**checkpoint, "state": mode.save(state)})
         if stopping:
             raise KeyboardInterrupt
     if flops is not None:

@@ -18,23 +18,23 @@ from align.core.reward import Reward
 
 def networks(reward: Reward) -> tuple[nn.Module, ...]:
     """The networks that a reward holds: in its attributes, and in the attrs objects among them."""
-    found, seen, todo = list[nn.Module](), set[int](), list[object]([reward])
+    modules, seen, todo = list[nn.Module](), set[int](), list[object]([reward])
     while todo:
-        one = todo.pop()
-        if id(one) in seen:
+        item = todo.pop()
+        if id(item) in seen:
             continue
-        seen.add(id(one))
-        if isinstance(one, nn.Module):
-            found.append(one)
-        elif isinstance(one, Mapping):
-            todo += one.values()
-        elif isinstance(one, list | tuple | set | frozenset):
-            todo += one
-        elif attrs.has(cls := type(one)):
-            todo += [getattr(one, field.name) for field in attrs.fields(cls)]
-        elif isinstance(one, Reward):
-            todo += getattr(one, "__dict__", {}).values()
-    return tuple(found)
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            modules.append(item)
+        elif isinstance(item, Mapping):
+            todo += item.values()
+        elif isinstance(item, list | tuple | set | frozenset):
+            todo += item
+        elif attrs.has(cls := type(item)):
+            todo += [getattr(item, field.name) for field in attrs.fields(cls)]
+        elif isinstance(item, Reward):
+            todo += getattr(item, "__dict__", {}).values()
+    return tuple(modules)
 
 
 @final
@@ -67,15 +67,16 @@ class Offloaded(Reward):
         try:
             for weight in weights:
                 weight.data = weight.data.cpu()
-            own = copy.deepcopy(reward)
+            offloaded = copy.deepcopy(reward)
         finally:
             for weight, data in zip(weights, before, strict=True):
                 weight.data = data
-        return cls(own, tuple((weight, weight.data) for weight in _weights(own)), device)
+        pairs = tuple((weight, weight.data) for weight in _weights(offloaded))
+        return cls(offloaded, pairs, device)
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,), with its gradient."""
-        with self._there():
+        with self._on_device():
             if not (torch.is_grad_enabled() and data.requires_grad):
                 return self.inner.score(data, prompts)
             leaf = data.detach().requires_grad_()
@@ -91,7 +92,7 @@ class Offloaded(Reward):
         return self.inner.capability(kind)
 
     @contextmanager
-    def _there(self) -> Iterator[None]:
+    def _on_device(self) -> Iterator[None]:
         try:
             for weight, home in self.waiting:
                 # The CPU's memory keeps the weights; nothing needs to be copied back.
@@ -104,5 +105,6 @@ class Offloaded(Reward):
 
 def _weights(reward: Reward) -> tuple[Tensor, ...]:
     """Parameters and buffers of a reward's networks, each once."""
-    each = chain.from_iterable(chain(net.parameters(), net.buffers()) for net in networks(reward))
-    return tuple({id(weight): weight for weight in each}.values())
+    nets = networks(reward)
+    weights = chain.from_iterable(chain(net.parameters(), net.buffers()) for net in nets)
+    return tuple({id(weight): weight for weight in weights}.values())

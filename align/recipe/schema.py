@@ -47,7 +47,7 @@ class Run:
 @final
 @attrs.frozen(kw_only=True)
 class Arm:
-    """One side of a comparison: the parts that may differ from side to side."""
+    """One arm of a comparison: the parts that may differ from arm to arm."""
 
     name: str
     model: ModelSpec | None

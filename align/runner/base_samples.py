@@ -16,6 +16,7 @@ from align.core.model import ModelSpec
 from align.core.normalise import fitted
 from align.core.reward import Transform, WeightedReward
 from align.core.streams import Streams
+from align.core.study import Study
 from align.engine.loop import execute
 from align.engine.meter import Cost
 from align.modes.sampling.best_of_n import BestOfN
@@ -95,7 +96,7 @@ def sample_bases(
     terms = [term for term in recipe.reward if not term.held_out]
     if not optimising or not terms:
         return BaseSampleSet()
-    needed = [arm for arm in optimising if not _is_base(arm)]
+    needed = [arm for arm in optimising if _is_compared(arm)]
     if any(term.normalise != "none" for term in terms):
         needed.insert(0, optimising[0])
     models = list[BaseSamples]()
@@ -167,9 +168,10 @@ def _sampled(
     return base
 
 
-def _is_base(arm: Arm) -> bool:
-    """Whether the arm's samples are known to be the base model's, so that nothing is estimated."""
-    return isinstance(arm.mode, ReportsKL) and arm.mode.is_base
+def _is_compared(arm: Arm) -> bool:
+    """Whether an arm makes samples that may differ from the base model's; a study makes none."""
+    is_base = isinstance(arm.mode, ReportsKL) and arm.mode.is_base
+    return not is_base and not isinstance(arm.mode, Study)
 
 
 def _flow_steps(arms: Sequence[Arm]) -> int:

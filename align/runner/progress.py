@@ -24,7 +24,7 @@ class Progress:
             rich.TextColumn("{task.description}"),
             rich.BarColumn(bar_width=24),
             rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.fields[said]}"),
+            rich.TextColumn("{task.fields[number]}"),
             rich.TextColumn("{task.fields[speed]}"),
             rich.TimeElapsedColumn(),
             rich.TimeRemainingColumn(),
@@ -39,15 +39,15 @@ class Progress:
         """Step `index` of `steps` is done; in training, it saw so many rows of data."""
         if arm not in self._tasks:
             self._tasks[arm] = self._bar.add_task(
-                arm, total=steps, completed=index, said="", speed=""
+                arm, total=steps, completed=index, number="", speed=""
             )
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
-        said = f"{shown} {numbers[shown]:.4g}" if shown else ""
+        number = f"{shown} {numbers[shown]:.4g}" if shown else ""
         task = self._tasks[arm]
         pace = self._bar.tasks[task].speed
         speed = f"{pace:.2f} steps/s" if pace else ""
         speed += f", {pace * rows:.4g} rows/s" if pace and rows else ""
-        self._bar.update(task, completed=index + 1, said=said, speed=speed)
+        self._bar.update(task, completed=index + 1, number=number, speed=speed)
 
     def __enter__(self) -> Self:
         self._bar.start()

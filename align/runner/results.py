@@ -130,11 +130,11 @@ def _bases(
     recipe: Recipe, results: Sequence[ArmResult], bases: BaseSampleSet
 ) -> tuple[BaseNumbers, ...]:
     """What is kept of each base model's samples; r is the same for all arms that have it."""
-    kept = []
+    numbers = []
     for base in bases.models:
         arms = [arm.name for arm in recipe.arms() if arm.model == base.model]
         r = next((x.base_r for x in results if x.name in arms and x.base_r is not None), None)
-        kept.append(
+        numbers.append(
             BaseNumbers(
                 arms=tuple(arms),
                 flow_steps=base.flow_steps,
@@ -143,7 +143,7 @@ def _bases(
                 cost=base.cost,
             )
         )
-    return tuple(kept)
+    return tuple(numbers)
 
 
 def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import align
 from align.cli.main import main
+from align.engine import allocator
 from align.errors import ContractError
 
 
@@ -112,7 +113,7 @@ def run_with(monkeypatch):
     return replace
 
 
-def test_run_hands_on_what_it_is_given(run_with):
+def test_run_hands_on_what_it_is_given(run_with, monkeypatch):
     calls = []
 
     def run(recipe, *, sets):
@@ -120,8 +121,9 @@ def test_run_hands_on_what_it_is_given(run_with):
         raise ContractError("enough")
 
     run_with(run)
+    monkeypatch.setattr(allocator, "keep_freed", lambda: calls.append("keeps memory"))
     assert invoke("run", "x.toml", "--set", "a.b=1", "--set", "c=2").stderr == "enough\n"
-    assert calls == [("x.toml", ("a.b=1", "c=2"))]
+    assert calls == ["keeps memory", ("x.toml", ("a.b=1", "c=2"))]
 
 
 def fails(error):

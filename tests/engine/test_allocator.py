@@ -34,7 +34,7 @@ print(resident())
 
 
 @pytest.mark.skipif(allocator._library() is None, reason="needs the C library of Linux")
-def test_a_step_does_not_pay_twice_for_the_pages_of_the_last():
+def test_kept_memory_costs_the_next_step_no_page_faults():
     def run(how):
         done = subprocess.run(
             [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
@@ -42,13 +42,13 @@ def test_a_step_does_not_pay_twice_for_the_pages_of_the_last():
         return [int(number) for number in done.stdout.split()]
 
     pages = (256 << 20) // resource.getpagesize()
-    faults, held, left = run("keep")
+    faults, before, after = run("keep")
     assert faults < 0.05 * pages
-    assert held - left > 200 << 20
+    assert before - after > 200 << 20
     assert run("leave")[0] > pages
 
 
-def test_elsewhere_it_does_nothing(monkeypatch):
+def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "plan9")
     assert allocator._library() is None
     allocator.keep_freed(), allocator.return_freed()

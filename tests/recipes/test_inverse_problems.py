@@ -38,8 +38,8 @@ def levels(path):
 @pytest.mark.parametrize("path", INVERSE, ids=[path.stem for path in INVERSE])
 def test_inverse_problems(path, go):
     done = go(path, *PLAIN, "run.samples=2")
-    (side,) = done.results
-    assert side.scores["measurement"].shape == side.scores["psnr"].shape == (2,)
+    (result,) = done.results
+    assert result.scores["measurement"].shape == result.scores["psnr"].shape == (2,)
     given = sorted((done.folder / "given").iterdir())
     assert [p.name for p in given] == ["0_known_picture.png", "1_measurement.png"]
     known = levels(ROOT / "recipes" / "inverse" / "known.png")

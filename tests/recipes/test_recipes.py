@@ -69,11 +69,11 @@ def ran(path, catalog, folder, device="cpu"):
 def test_recipe_runs(path, catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe, result = ran(path, catalog, tmp_path)
-    assert [side.name for side in result.results] == [arm.name for arm in recipe.arms()]
+    assert [arm.name for arm in result.results] == [arm.name for arm in recipe.arms()]
     studies = isinstance(recipe.mode, Study)
-    for side in result.results:
-        assert (side.findings.points and not side.x1) if studies else len(side.data) == 2
-        assert all(score.isfinite().all() for score in side.scores.values())
+    for arm in result.results:
+        assert (arm.findings.points and not arm.x1) if studies else len(arm.data) == 2
+        assert all(score.isfinite().all() for score in arm.scores.values())
     shown = ("study.md", "study.png") if studies else ("table.md",)
     for made in ("recipe.toml", "metrics.jsonl", *shown):
         assert (result.folder / made).stat().st_size

@@ -19,6 +19,7 @@ from align.models.mixture import Mixture
 from align.modes.distill.mode import Distill
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
+from align.modes.studies.value_correlation import ValueCorrelation
 from align.recipe import Arm, Recipe, RewardTerm, Run, with_unique_names
 from align.rewards.linear import Likelihood
 from align.runner.base_samples import draw, sample_bases
@@ -131,6 +132,7 @@ def test_no_model_is_sampled_where_nothing_needs_samples(unsteered):
     training = build(asked.arms()[1], Rewards(asked.reward, CPU), asked.run)
     assert bases.normalised(training) is training
     assert bases_of(recipe(arm(Steer()), rewards=())).models == ()
+    assert bases_of(recipe(arm(ValueCorrelation()), unsteered=unsteered)).models == ()
 
 
 def test_no_bound_without_base_samples():

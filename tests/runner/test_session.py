@@ -20,9 +20,11 @@ import align
 from align.catalog.hookspecs import hookimpl
 from align.catalog.registry import load_catalog
 from align.core.reward import Reward, RewardSpec
+from align.engine import allocator
 from align.errors import ContractError, PartError, RecipeError
 from align.estimators.stein import Stein
 from align.models.mixture import Mixture
+from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
 from align.rewards.linear import Likelihood
@@ -207,12 +209,14 @@ def test_the_folder_of_a_run(done):
 
 
 def test_what_is_returned_is_what_is_recorded(done):
-    assert [side.name for side in done.results] == ["plain", "Stein", "gradient, noisy"]
-    for side, folder, arm in zip(done.results, FOLDERS, results(done.folder)["arms"], strict=True):
-        assert torch.equal(side.x1, states(done.folder)[folder])
+    assert [result.name for result in done.results] == ["plain", "Stein", "gradient, noisy"]
+    for result, folder, arm in zip(
+        done.results, FOLDERS, results(done.folder)["arms"], strict=True
+    ):
+        assert torch.equal(result.x1, states(done.folder)[folder])
         assert arm["folder"] == f"samples/{folder}"
-        assert arm["scores"] == {name: s.tolist() for name, s in side.scores.items()}
-        assert arm["cost"]["calls"] == side.cost.calls
+        assert arm["scores"] == {name: s.tolist() for name, s in result.scores.items()}
+        assert arm["cost"]["calls"] == result.cost.calls
     # 5 steps, 4 samples: one network call each, with Stein 4 draws more and their rewards.
     assert done.results[0].cost.calls == {"network": 40, "decoder": 8}
     assert done.results[0].cost.reward_calls == {"likelihood": 8}
@@ -304,12 +308,12 @@ def test_unsteered_samples_are_recorded(done):
     assert base["r"] == base["scores"]["likelihood"]
     assert base["cost"]["calls"]["network"] == 320
     value = float(torch.tensor(base["r"], dtype=torch.float64).exp().mean().log())
-    for side, arm in zip(done.results, results(done.folder)["arms"], strict=True):
-        assert arm["divergence"] == attrs.asdict(side.divergence)
-        mean = float(side.scores["likelihood"].mean())
-        assert side.divergence.at_least == pytest.approx(mean - value)
+    for result, arm in zip(done.results, results(done.folder)["arms"], strict=True):
+        assert arm["divergence"] == attrs.asdict(result.divergence)
+        mean = float(result.scores["likelihood"].mean())
+        assert result.divergence.at_least == pytest.approx(mean - value)
     # Best of 2 by its own account, Girsanov for the SDE, nothing for the ODE.
-    plain, ode, sde = (side.divergence.at_most for side in done.results)
+    plain, ode, sde = (result.divergence.at_most for result in done.results)
     assert plain == pytest.approx(0.1931, abs=1e-4)
     assert (ode, sde > 0) == (None, True)
     assert "| KL at least | KL at most |" in (done.folder / "table.md").read_text()
@@ -451,7 +455,7 @@ def test_parts_can_be_run_without_a_recipe(done):
     model = Mixture(weights=(0.4, 0.6), means=((-2.0, 0.0), (2.0, 1.0)), stds=(0.5, 0.7))
     optimised = Likelihood(matrix=((1.0, 0.5),), observed=(1.5,), std=0.5)
     other = Likelihood(matrix=((0.0, 1.0),), observed=(0.0,), std=1.0)
-    side = align.sample(
+    result = align.sample(
         model,
         Steer(steps=5),
         rewards=[RewardTerm(part=optimised), RewardTerm(part=other, held_out=True)],
@@ -459,10 +463,25 @@ def test_parts_can_be_run_without_a_recipe(done):
         estimator=Stein(draws=4),
         samples=4,
     )
-    assert torch.equal(side.x1, done.results[1].x1)
-    assert side.cost.calls == done.results[1].cost.calls
-    assert list(side.scores) == ["likelihood", "likelihood_2"]
-    assert torch.equal(side.scores["likelihood_2"], done.results[1].scores["other"])
+    assert torch.equal(result.x1, done.results[1].x1)
+    assert result.cost.calls == done.results[1].cost.calls
+    assert list(result.scores) == ["likelihood", "likelihood_2"]
+    assert torch.equal(result.scores["likelihood_2"], done.results[1].scores["other"])
+
+
+def test_sample_leaves_the_memory_settings_of_its_process_alone(monkeypatch):
+    asked = []
+
+    class Library:
+        def __getattr__(self, name):
+            return lambda *arguments: asked.append(name)
+
+    monkeypatch.setattr(allocator, "_library", Library)
+    model = Mixture(weights=(1.0,), means=((0.0,),), stds=(1.0,))
+    align.sample(model, BestOfN(n=1, flow_steps=1), samples=1, device="cpu")
+    assert set(asked) <= {"malloc_trim"}
+    allocator.keep_freed()
+    assert "mallopt" in asked
 
 
 def test_a_device_that_is_not_there():

@@ -125,6 +125,8 @@ def numbers(running: Running) -> None:
         apart = running.part.path_kl(ran.state)
         fine = apart is None or (type(apart) is float and math.isfinite(apart) and apart >= 0)
         assert fine, f"divergence is {apart!r}, expected None or nats"
+        told = not running.part.is_base or apart == 0
+        assert told, f"`is_base` says that samples are the base model's, but their KL is {apart!r}"
 
 
 def repeatable(running: Running) -> None:
