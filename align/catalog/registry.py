@@ -168,8 +168,8 @@ def load_catalog(
         entry_points: instead of those of the installed distributions.
         builtins: whether the parts of align itself are in it.
     """
-    found = metadata.entry_points(group="align") if entry_points is None else entry_points
-    ordered = sorted(found, key=lambda point: (_origin(point).distribution, point.name))
+    points = metadata.entry_points(group="align") if entry_points is None else entry_points
+    ordered = sorted(points, key=lambda point: (_origin(point).distribution, point.name))
     manager = _manager()
     parts: dict[str, dict[str, Entry]] = {name: {} for name in CONTRACTS}
     broken = []

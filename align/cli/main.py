@@ -114,8 +114,8 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
         result = run_recipe(recipe, sets=sets)
         if parallel.first():
             _print_table(result.folder)
-            made = [name for name in _SHOWN if (result.folder / name).exists()]
-            click.echo(f"{result.folder}: {', '.join(made)}")
+            names = [name for name in _SHOWN if (result.folder / name).exists()]
+            click.echo(f"{result.folder}: {', '.join(names)}")
 
 
 @main.command()
@@ -133,28 +133,30 @@ def report(folder: str, traceback: bool) -> None:
 
 
 def _print_table(folder: Path) -> None:
-    """The table of a run, a column an arm: more of it fits into a terminal that way.
+    """Print the table of a run with a column for each arm, since arms are fewer than numbers.
 
-    Of studies a row an arm and number of calls.
+    Studies have a row for each arm and number of calls.
     """
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from align.report import read, rows, study_notes, study_rows
 
     results = read(folder)
     if studies := results.studies():
         heads, cells = study_rows(studies)
-        table = Table(*heads, box=None, pad_edge=False)
+        table = Table(*map(escape, heads), box=None, pad_edge=False)
         for row in cells:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         _print(table, study_notes(studies))
         return
     heads, cells = rows(results)
-    table = Table("", *(row[0] for row in cells), box=None, pad_edge=False)
+    table = Table("", *(escape(row[0]) for row in cells), box=None, pad_edge=False)
     for place, head in enumerate(heads[1:], 1):
         values = [row[place] for row in cells]
         if any(values):
-            table.add_row(head, *values)
+            table.add_row(*map(Text, (head, *values)))
     _print(table, results.all_notes())
 
 
@@ -281,14 +283,14 @@ def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
 
     contract, _, kind = name.rpartition("/")
     within = [contract] if contract in CONTRACT_CLASSES else CONTRACT_CLASSES
-    found = [(one, entry) for one in within if (entry := catalog.find(one, kind))]
-    if not found:
+    entries = [(place, entry) for place in within if (entry := catalog.find(place, kind))]
+    if not entries:
         for broken in catalog.broken:
             if broken.may_bring(kind):
                 raise PluginError(str(broken))
-        known = [one for names in within for one in catalog.parts[names]]
+        known = [known for place in within for known in catalog.parts[place]]
         raise PluginError(f"no part named '{name}'; {did_you_mean(kind, known)}")
-    return found
+    return entries
 
 
 def _show(console: Console, contract: str, entry: Entry) -> None:
@@ -320,11 +322,11 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
         types = members(field.type) or [field.type]
         name = within + (field.alias or field.name)
         contract = next(filter(None, map(contract_of, types)), None)
-        inner = [one for one in types if attrs.has(one)]
-        kinds = [f"'{tag_of(one)}'" for one in inner if tag_of(one) and not contract_of(one)]
-        tp = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
-        tp = f"{contract}: a kind, or a table" if contract else tp
-        rows.append((name + of, tp, default_text(field), field.metadata.get("help", "")))
-        for one in [] if contract else inner:
-            rows += _options(one, f"{name}.", f" ({tag_of(one)})" if len(inner) > 1 else "")
+        inner = [tp for tp in types if attrs.has(tp)]
+        kinds = [f"'{tag_of(tp)}'" for tp in inner if tag_of(tp) and not contract_of(tp)]
+        shown = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
+        shown = f"{contract}: a kind, or a table" if contract else shown
+        rows.append((name + of, shown, default_text(field), field.metadata.get("help", "")))
+        for tp in [] if contract else inner:
+            rows += _options(tp, f"{name}.", f" ({tag_of(tp)})" if len(inner) > 1 else "")
     return rows

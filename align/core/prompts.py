@@ -18,12 +18,18 @@ def expand_prompt(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
     "A {class}." is one prompt for each of the model's classes, "A {cat|dog}." one for each word.
 
     Raises:
-        PromptError: the model has no classes, or the braces hold neither.
+        PromptError: the model has no classes, the braces hold neither, or one is not closed.
     """
-    places = _PLACE.findall(prompt)
-    choices = [_choices(place, classes) for place in places]
-    spread = _PLACE.sub("{}", prompt)
-    return tuple(spread.format(*words) for words in product(*choices)) if places else (prompt,)
+    # Texts and places in turn, beginning and ending with a text.
+    pieces = _PLACE.split(prompt)
+    if len(pieces) == 1:
+        return (prompt,)
+    if any("{" in text for text in pieces[::2]):
+        raise PromptError(f"'{prompt}' has a brace that is not closed; close it, or take it out")
+    choices = [
+        _choices(piece, classes) if number % 2 else (piece,) for number, piece in enumerate(pieces)
+    ]
+    return tuple("".join(words) for words in product(*choices))
 
 
 def refuse_empty(prompts: Sequence[str], who: str) -> None:

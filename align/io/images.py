@@ -156,8 +156,8 @@ def _by_pil(x: Tensor, height: int, width: int) -> Tensor:
     """What PIL makes of 8-bit pictures; it rounds its weights, and one of two passes first."""
     levels = (x.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     to, by = (width, height), Image.Resampling.BICUBIC
-    made = [np.asarray(Image.fromarray(one).resize(to, by)) for one in levels]
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).to(x) / 255
+    resized = [np.asarray(Image.fromarray(picture).resize(to, by)) for picture in levels]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(x) / 255
 
 
 def _shape_cure(data: Tensor) -> str | None:

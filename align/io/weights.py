@@ -56,12 +56,12 @@ def read(path: Path, who: str) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if begin[:2] not in (b"PK", b"\x80\x02"):
             raise _no_weights(path, who) from error
-        said = str(error).strip().splitlines()[0].rstrip(". ")
+        reason = str(error).strip().splitlines()[0].rstrip(". ")
         cure = (
             "if you trust it, convert it once: python -c \"import torch; s = torch.load('IN',"
             " weights_only=False); torch.save(s.get('state_dict', s), 'OUT.pt')\""
         )
-        raise PartError(f"{who}: '{path}' holds more than tensors ({said}); {cure}") from error
+        raise PartError(f"{who}: '{path}' holds more than tensors ({reason}); {cure}") from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         if begin[:2] == b"PK" or path.suffix == ".safetensors":
             size = path.stat().st_size
@@ -85,7 +85,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, w
         PartError: of one line; a name is missing or unexpected, or a shape is another.
     """
     expected = network.state_dict()
-    found = {
+    misfits = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": [
@@ -94,8 +94,8 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, w
             if name in state and state[name].shape != tensor.shape
         ],
     }
-    if any(found.values()):
-        text = "; ".join(f"{len(x)} {what} ({_some(x)})" for what, x in found.items() if x)
+    if any(misfits.values()):
+        text = "; ".join(f"{len(x)} {what} ({_some(x)})" for what, x in misfits.items() if x)
         raise PartError(f"{who}: '{path}' does not fit: {text}; it seems to be {seems(state)}")
     network.load_state_dict(dict(state), assign=True)
 

@@ -70,15 +70,15 @@ def with_unique_names(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     """The terms, those without a name named after their kind, with a number where taken."""
     terms = tuple(terms)
     taken = {term.name for term in terms}
-    kept = []
+    named = []
     for term in terms:
         name, count = term.name or term.part.kind, 1
         while not term.name and name in taken:
             count += 1
             name = f"{term.part.kind}_{count}"
         taken.add(name)
-        kept.append(attrs.evolve(term, name=name))
-    return tuple(kept)
+        named.append(attrs.evolve(term, name=name))
+    return tuple(named)
 
 
 def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[ConfigError]:
@@ -108,10 +108,10 @@ def _read_arms(
             text = f"expected a table, got {describe_value(table)}"
             errors.append(ConfigError(("compare", index), text))
             continue
-        changed, found = _read_arm(converter, document, table)
+        changed, arm_errors = _read_arm(converter, document, table)
         errors += [
             error.under("compare", index)
-            for error in found
+            for error in arm_errors
             if error not in base_errors or _holds(table, error.key)
         ]
         if not errors and not base_errors:

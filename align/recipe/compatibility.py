@@ -31,14 +31,14 @@ class _Question:
     changed: frozenset[str]
     catalog: Catalog
 
-    def fault(self, text: str, *sections: str) -> ConfigError:
-        """A fault that involves `sections`: shown at one the arm itself names, else the first."""
-        own = [name for name in sections if name in self.changed]
-        key: Key = ("compare", self.index, own[0]) if own else (sections[0],)
+    def error(self, text: str, *sections: str) -> ConfigError:
+        """An error about `sections`, shown at the first that the arm's own table holds, if any."""
+        changed = [name for name in sections if name in self.changed]
+        key: Key = ("compare", self.index, changed[0]) if changed else (sections[0],)
         return ConfigError(key, text)
 
     def instead(self, contract: str, **wanted: Any) -> str:
-        """'; use sampler 'a' or 'b'': the parts whose class says what is wanted."""
+        """The advice "; use sampler 'a' or 'b'": parts whose class has the wanted attributes."""
         names = [
             f"'{kind}'"
             for kind, entry in sorted(self.catalog.parts[contract].items())
@@ -68,7 +68,7 @@ def check_compatibility(
                 errors += check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:
-            errors.append(question.fault(str(error), "model"))
+            errors.append(question.error(str(error), "model"))
     return list(dict.fromkeys(errors))
 
 
@@ -79,12 +79,12 @@ def _present(ask: _Question) -> Iterator[ConfigError]:
         if name in arm.mode.needs and getattr(arm, name) is None:
             article = "an" if name == "estimator" else "a"
             text = f"'{arm.mode.kind}' needs {article} {name}, but the recipe has none"
-            yield ask.fault(f"{text}; add [{name}]", "mode")
+            yield ask.error(f"{text}; add [{name}]", "mode")
     if "reward" in arm.mode.needs and all(term.held_out for term in ask.recipe.reward):
         text = f"'{arm.mode.kind}' needs a reward to optimise, but the recipe has none; "
         if ask.recipe.reward:
             text = f"'{arm.mode.kind}' needs a reward to optimise, but every reward is held out; "
-        yield ask.fault(text + "add a [[reward]] that is not held out", "mode")
+        yield ask.error(text + "add a [[reward]] that is not held out", "mode")
 
 
 def _estimator(ask: _Question) -> ValueEstimator | None:
@@ -102,7 +102,7 @@ def _sampling(ask: _Question) -> Iterator[ConfigError]:
         and "sampler" not in arm.mode.needs
     ):
         text = f"'{estimator.kind}' draws from the posterior, but the recipe has no sampler"
-        yield ask.fault(f"{text}; add [sampler]", "estimator", "mode")
+        yield ask.error(f"{text}; add [sampler]", "estimator", "mode")
 
 
 def _gradients(ask: _Question) -> Iterator[ConfigError]:
@@ -124,11 +124,11 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
     for term in ask.recipe.reward:
         if not term.held_out and not term.part.differentiable:
             text = f"{needs} the reward's gradient, but reward '{term.name}' has none"
-            yield ask.fault(text + advice, *sections)
+            yield ask.error(text + advice, *sections)
     if through_draws and arm.sampler and not arm.sampler.differentiable:
         text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
         advice = ask.instead("sampler", differentiable=True)
-        yield ask.fault(text + advice, *sections, "sampler")
+        yield ask.error(text + advice, *sections, "sampler")
 
 
 def _capabilities(ask: _Question) -> Iterator[ConfigError]:
@@ -143,7 +143,7 @@ def _capabilities(ask: _Question) -> Iterator[ConfigError]:
     for section, part, capability in wants:
         if arm.model and capability and capability not in arm.model.provides:
             text = f"'{part.kind}' needs a model with {capability.__name__}, but "
-            yield ask.fault(text + _provided(arm.model), section, "model")
+            yield ask.error(text + _provided(arm.model), section, "model")
 
 
 def _provided(model: ModelSpec) -> str:
@@ -172,8 +172,10 @@ def _domains(ask: _Question) -> Iterator[ConfigError]:
         if part.domain not in (None, model.domain):
             text = f"{contract} '{part.kind}' of mode.{option} is for {part.domain}s, but model"
             text += f" '{model.kind}' makes {model.domain}s"
-            own = ask.changed & {"mode", "model"}
-            yield ask.fault(text, "mode", "model") if own else ConfigError(("mode", option), text)
+            changed = ask.changed & {"mode", "model"}
+            yield (
+                ask.error(text, "mode", "model") if changed else ConfigError(("mode", option), text)
+            )
 
 
 def _trained_on(arm: Arm) -> Iterator[tuple[str, str, NetworkSpec | DatasetSpec]]:
@@ -204,8 +206,8 @@ def _prompts(ask: _Question) -> Iterator[ConfigError]:
 
 
 def _at(ask: _Question, key: Key, text: str) -> ConfigError:
-    """A fault at `key`, or at the arm's own model where that is to blame."""
-    return ask.fault(text, "model") if "model" in ask.changed else ConfigError(key, text)
+    """An error at `key`, or at the arm's own model where that is to blame."""
+    return ask.error(text, "model") if "model" in ask.changed else ConfigError(key, text)
 
 
 _CHECKS: Final = (_present, _sampling, _gradients, _capabilities, _domains, _statistics, _prompts)

@@ -1,7 +1,8 @@
 """From TOML values to parts: strict, and with every problem found in one pass.
 
-cattrs dispatches on the type; the hooks here take over all of it, because cattrs as it comes
-turns "no" into true and 7.9 into 7.
+cattrs dispatches on the type, and every hook is one of those below. Its own hooks turn "no" into
+true, 7.9 into 7 and "abc" into a tuple of letters; they stop at the first wrong option of a table
+before its checks have seen the others; and what they raise does not say what was expected.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Table: TypeAlias = Mapping[str, Any]
 
 
 def strict_converter(catalog: Catalog) -> Converter:
-    """A converter whose every error is Faults, with keys relative to the value."""
+    """A converter that raises ConfigErrors, with keys relative to the value."""
     converter = Converter(detailed_validation=False)
     dispatch: Sequence[tuple[Callable[[Any], bool], Hook]] = (
         # cattrs asks the hook that was registered last first.
@@ -140,7 +141,7 @@ def _plain_table(converter: Converter, value: Any, tp: Any) -> Any:
 
 def _kind_in(table: Table, known: Iterable[str]) -> str:
     """The `kind` that a table names, if it is one of those known."""
-    kind = _said_kind(table, known)
+    kind = _named_kind(table, known)
     if kind not in known:
         raise ConfigErrors(
             [ConfigError(("kind",), f"no kind named '{kind}'; {did_you_mean(kind, known)}")]
@@ -148,7 +149,7 @@ def _kind_in(table: Table, known: Iterable[str]) -> str:
     return kind
 
 
-def _said_kind(table: Table, known: Iterable[str]) -> str:
+def _named_kind(table: Table, known: Iterable[str]) -> str:
     """The `kind` that a table names, known or not."""
     if "kind" not in table:
         raise ConfigErrors(
@@ -167,7 +168,7 @@ def _part(catalog: Catalog, converter: Converter, value: Any, tp: Any) -> Any:
         try:
             return _read_part(catalog, converter, {"kind": value}, tp, ())
         except ConfigErrors as error:
-            raise ConfigErrors(_without_kind(each) for each in error.errors) from error
+            raise ConfigErrors(map(_without_kind, error.errors)) from error
     if not isinstance(value, dict):
         raise _wrong(value, tp)
     return _read_part(catalog, converter, value, tp, ())
@@ -187,7 +188,7 @@ def _read_part(
     # An option may take the parts of a narrower class alone.
     known = [k for k, entry in catalog.parts[contract].items() if issubclass(entry.cls, wanted)]
     default = DEFAULT_KINDS.get(contract)
-    kind = default if default and "kind" not in table else _said_kind(table, known)
+    kind = default if default and "kind" not in table else _named_kind(table, known)
     entry = catalog.find(contract, kind)
     if entry is None:
         raise ConfigErrors([ConfigError(("kind",), _unknown_kind(catalog, contract, kind, known))])
@@ -203,10 +204,10 @@ def _unknown_kind(catalog: Catalog, contract: str, kind: str, known: Iterable[st
     for broken in catalog.broken:
         if broken.may_bring(kind):
             return f"{text}; {broken}"
-    for other in CONTRACTS:
-        if catalog.find(other, kind):
-            article = "an" if other[0] in "aeiou" else "a"
-            return f"{text}; '{kind}' is {article} {other}"
+    for home in CONTRACTS:
+        if catalog.find(home, kind):
+            article = "an" if home[0] in "aeiou" else "a"
+            return f"{text}; '{kind}' is {article} {home}"
     text += f"; {did_you_mean(kind, known)}"
     if catalog.broken and not text.endswith("?"):
         text += "; `align list` shows plugins that did not load"

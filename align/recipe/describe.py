@@ -47,9 +47,9 @@ def describe_value(value: object) -> str:
 
 def expected(tp: Any) -> str:
     """What values of a type are called: 'an integer', 'an array of tables'."""
-    for simple, word in _SINGULAR:
+    for simple, name in _SINGULAR:
         if tp is simple:
-            return word
+            return name
     if get_origin(tp) is Literal:
         options = [literal(value) for value in get_args(tp)]
         return options[0] if len(options) == 1 else "one of " + ", ".join(options)
@@ -58,7 +58,7 @@ def expected(tp: Any) -> str:
     if get_origin(tp) is tuple:
         items = get_args(tp)
         if len(items) == 2 and items[1] is Ellipsis:
-            plural = [word for simple, word in _PLURAL if items[0] is simple]
+            plural = [name for simple, name in _PLURAL if items[0] is simple]
             return "an array of " + (plural[0] if plural else _many(items[0]))
         return f"an array of {len(items)} values"
     return "a string or a table" if contract_of(tp) else "a table"

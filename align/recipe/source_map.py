@@ -77,10 +77,10 @@ def line_of(text: str, key: Key) -> int:
     for end in range(len(lines) + 1):
         for closer in _CLOSERS:
             try:
-                found = tomllib.loads("".join(lines[:end]) + closer)
+                prefix = tomllib.loads("".join(lines[:end]) + closer)
             except tomllib.TOMLDecodeError:
                 continue
-            if _depth(found, key) == len(key):
+            if _depth(prefix, key) == len(key):
                 return max(end, 1)
             break
     return 1

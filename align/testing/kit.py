@@ -18,7 +18,9 @@ Check: TypeAlias = Callable[[Any], None]
 def checks_of(contract: str) -> Mapping[str, Check]:
     """The checks of parts of this contract, by name; their docstrings say what they measure."""
     if contract not in CONTRACT_CLASSES:
-        raise ValueError(f"no contract named '{contract}'; {_meant(contract, CONTRACT_CLASSES)}")
+        raise ValueError(
+            f"no contract named '{contract}'; {_suggestion(contract, CONTRACT_CLASSES)}"
+        )
     module = importlib.import_module(f"align.testing.checks.{contract}")
     return MappingProxyType({check.__name__: check for check in module.CHECKS})
 
@@ -56,7 +58,7 @@ def conformance(
 
     @functools.cache
     def part() -> Any:
-        return _made(contract, make)
+        return _make_part(contract, make)
 
     @functools.cache
     def subject() -> Any:
@@ -81,7 +83,7 @@ def conformance(
     return test
 
 
-def _made(contract: str, make: Any) -> Any:
+def _make_part(contract: str, make: Any) -> Any:
     """The part itself, of the class that its contract says."""
     from align.catalog.registry import CONTRACTS
 
@@ -98,12 +100,14 @@ def _refuse_unknown(
 ) -> None:
     for name, reason in expect_fail.items():
         if name not in checks:
-            raise ValueError(f"no check of a {contract} is named '{name}'; {_meant(name, checks)}")
+            raise ValueError(
+                f"no check of a {contract} is named '{name}'; {_suggestion(name, checks)}"
+            )
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"say why a {contract} is expected to fail '{name}'")
 
 
-def _meant(name: str, known: Any) -> str:
+def _suggestion(name: str, known: Any) -> str:
     from align.catalog.registry import did_you_mean
 
     return did_you_mean(name, known)

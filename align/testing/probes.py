@@ -40,20 +40,22 @@ def denoiser_of(model: FlowModel, noisy: NoisyState) -> Tensor:
     return model.path.denoiser_from_velocity(velocity, noisy.x, noisy.t)
 
 
-def close(found: Tensor, wanted: Tensor, said: str, digits: float | None = None) -> None:
+def close(actual: Tensor, expected: Tensor, label: str, digits: float | None = None) -> None:
     """Assert that two tensors agree to `digits` of the larger's size; `said` begins the message.
 
     By default that is far above what another order of summation changes.
     """
-    assert found.shape == wanted.shape, f"{said}: {tuple(found.shape)}, not {tuple(wanted.shape)}"
-    if not found.numel():
+    assert actual.shape == expected.shape, (
+        f"{label}: {tuple(actual.shape)}, not {tuple(expected.shape)}"
+    )
+    if not actual.numel():
         return
-    found, wanted = found.detach(), wanted.detach()
-    wide = found.dtype == wanted.dtype == torch.float64
-    allowed = (1e-7 if wide else 1e-3) if digits is None else digits
-    same = (found == wanted) | ((found - wanted).abs() <= allowed * size(wanted, found))
-    gap = float((found - wanted)[~same].abs().max()) if not same.all() else 0.0
-    assert same.all(), f"{said}: they differ by up to {gap:.3g}"
+    actual, expected = actual.detach(), expected.detach()
+    is_float64 = actual.dtype == expected.dtype == torch.float64
+    allowed = (1e-7 if is_float64 else 1e-3) if digits is None else digits
+    same = (actual == expected) | ((actual - expected).abs() <= allowed * size(expected, actual))
+    gap = float((actual - expected)[~same].abs().max()) if not same.all() else 0.0
+    assert same.all(), f"{label}: they differ by up to {gap:.3g}"
 
 
 def size(*tensors: Tensor) -> float:
@@ -62,24 +64,24 @@ def size(*tensors: Tensor) -> float:
     return max(1e-6, *(float(x.max()) for x in numbers if x.numel()))
 
 
-def finite(found: Tensor, said: str) -> None:
+def finite(actual: Tensor, label: str) -> None:
     """Assert that all numbers are finite."""
-    bad = int((~found.isfinite()).sum())
-    assert not bad, f"{said}: {bad} of {found.numel()} numbers are not finite"
+    bad = int((~actual.isfinite()).sum())
+    assert not bad, f"{label}: {bad} of {actual.numel()} numbers are not finite"
 
 
 @contextmanager
-def untouched(device: torch.device, said: str) -> Iterator[None]:
+def untouched(device: torch.device, label: str) -> Iterator[None]:
     """Assert that torch's global generators are afterwards as they were before."""
 
     def now() -> list[Tensor]:
-        found = [torch.get_rng_state()]
-        return [*found, torch.cuda.get_rng_state(device)] if device.type == "cuda" else found
+        actual = [torch.get_rng_state()]
+        return [*actual, torch.cuda.get_rng_state(device)] if device.type == "cuda" else actual
 
     before = now()
     yield
     same = all(torch.equal(a, b) for a, b in zip(before, now(), strict=True))
-    assert same, f"{said} draws from torch's global generator; draw from the streams"
+    assert same, f"{label} draws from torch's global generator; draw from the streams"
 
 
 @final

@@ -30,6 +30,12 @@ def test_braces_that_hold_nothing(prompt):
         expand_prompt(prompt)
 
 
+def test_brace_that_is_not_closed_is_refused_beside_a_choice():
+    with pytest.raises(PromptError, match="has a brace that is not closed"):
+        expand_prompt("A {0 {cat|dog}.")
+    assert expand_prompt("A {cat|dog} :}") == ("A cat :}", "A dog :}")
+
+
 def test_the_longest_name_counts_in_any_case():
     assert match_class("A Tabby CAT on a mat", ("cat", "tabby cat", "dog")) == 1
     assert match_class("Two red foxes, two oxen and a dog's cats.", ("ox", "fox", "cat")) == 2

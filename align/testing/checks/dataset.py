@@ -47,17 +47,17 @@ def size(trial: Trial) -> None:
 
 def rows(trial: Trial) -> None:
     """Rows have the declared shape: pictures are uint8, vectors are finite floats."""
-    found, shape = trial.dataset.rows(trial.few), trial.dataset.shape
-    assert found.shape == (3, *shape), f"three rows of {shape} are {tuple(found.shape)}"
+    result, shape = trial.dataset.rows(trial.few), trial.dataset.shape
+    assert result.shape == (3, *shape), f"three rows of {shape} are {tuple(result.shape)}"
     domain = trial.part.domain
     assert domain in ("image", "vector"), f"no domain is named '{domain}'"
     if domain == "image":
         assert len(shape) == 3 and shape[0] == 3, f"pictures of three colours are {shape}"
-        assert found.dtype == torch.uint8, f"pictures are {found.dtype}, expected uint8"
+        assert result.dtype == torch.uint8, f"pictures are {result.dtype}, expected uint8"
     else:
         assert len(shape) == 1, f"vectors are {shape}"
-        assert found.is_floating_point(), f"vectors are {found.dtype}, expected floats"
-        finite(found, "rows")
+        assert result.is_floating_point(), f"vectors are {result.dtype}, expected floats"
+        finite(result, "rows")
 
 
 def rows_by_number(trial: Trial) -> None:
@@ -104,10 +104,10 @@ def grey(trial: Trial) -> None:
 
 def fingerprint(trial: Trial) -> None:
     """What tells it from others is made of JSON values, and the same each time."""
-    found = dict(trial.part.fingerprint())
-    assert found, "it has no fingerprint"
-    assert json.loads(json.dumps(found)) == found, "its fingerprint does not survive JSON"
-    assert dict(trial.part.fingerprint()) == found, "another fingerprint the second time"
+    result = dict(trial.part.fingerprint())
+    assert result, "it has no fingerprint"
+    assert json.loads(json.dumps(result)) == result, "its fingerprint does not survive JSON"
+    assert dict(trial.part.fingerprint()) == result, "another fingerprint the second time"
 
 
 def random_state(trial: Trial) -> None:

@@ -75,9 +75,9 @@ class Estimating:
 
     def repeated(self, repeats: int) -> Estimate:
         """Independent estimates at the three states, with all fields (repeats, 3, ...)."""
-        found = self.estimate(self.noisy(repeats))
-        split = {n: getattr(found, n).detach().unflatten(0, (repeats, -1)) for n in FIELDS}
-        return attrs.evolve(found, **split)
+        result = self.estimate(self.noisy(repeats))
+        split = {n: getattr(result, n).detach().unflatten(0, (repeats, -1)) for n in FIELDS}
+        return attrs.evolve(result, **split)
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """V_t(x) and (α²/β) ∇V_t(x) at the three states, by finite differences of the value."""
@@ -90,9 +90,11 @@ class Estimating:
             1e-5,
         )
         for place in range(noisy.x.flatten(1).shape[1]):
-            way = torch.zeros_like(noisy.x)
-            way.flatten(1)[:, place] = step
-            moved = [NoisyState(noisy.x + sign * way, noisy.t, noisy.cond) for sign in (1, -1)]
+            direction = torch.zeros_like(noisy.x)
+            direction.flatten(1)[:, place] = step
+            moved = [
+                NoisyState(noisy.x + sign * direction, noisy.t, noisy.cond) for sign in (1, -1)
+            ]
             up, down = (model.value(one, self.problem.reward) for one in moved)
             slopes.flatten(1)[:, place] = (up - down) / (2 * step)
         path = self.problem.model.path
@@ -107,17 +109,19 @@ def subject(part: ValueEstimator, on: Callable[[], Problem] | None) -> Estimatin
 def shape(estimating: Estimating) -> None:
     """Value, error, ess, reward and draws are (B,), the shift (B, *S), without a graph."""
     noisy = estimating.noisy()
-    found = estimating.estimate(noisy)
+    result = estimating.estimate(noisy)
     for name in (*FIELDS, "draws"):
-        tensor, wanted = getattr(found, name), noisy.x.shape if name == "shift" else noisy.t.shape
+        tensor, wanted = getattr(result, name), noisy.x.shape if name == "shift" else noisy.t.shape
         assert tensor.shape == wanted, f"{name} is {tuple(tensor.shape)}, not {tuple(wanted)}"
         assert not tensor.requires_grad, f"{name} has a graph"
         if name != "error":
             finite(tensor, name)
-    assert not (found.error.isnan() | (found.error < 0)).any(), "an error is negative, or no number"
-    if found.denoiser is not None:
+    assert not (result.error.isnan() | (result.error < 0)).any(), (
+        "an error is negative, or no number"
+    )
+    if result.denoiser is not None:
         close(
-            found.denoiser,
+            result.denoiser,
             denoiser_of(estimating.problem.model, noisy),
             "denoiser, and the model's",
         )
@@ -153,21 +157,21 @@ def random_state(estimating: Estimating) -> None:
 def value(estimating: Estimating) -> None:
     """With many draws the value is V_t(x) = log E[e^{r(x1)} | x_t = x]."""
     wanted, _ = estimating.truth()
-    found = estimating.of(256).repeated(48).value
-    spread = found.std(0)
+    result = estimating.of(256).repeated(48).value
+    spread = result.std(0)
     # Noise of the mean, and the bias of a logarithm: half its squared error.
     allowed = 5 * spread / 48**0.5 + 2 * spread**2 + 1e-6
-    _near(found.mean(0), wanted, allowed, "value")
+    _near(result.mean(0), wanted, allowed, "value")
 
 
 def shift(estimating: Estimating) -> None:
     """With many draws the shift is (α²/β) ∇V_t(x), how far the reward moves the denoiser."""
     _, wanted = estimating.truth()
-    found = estimating.of(256).repeated(48).shift
-    allowed = 5 * found.std(0) / 48**0.5 + 0.03 * wanted.abs() + 1e-6
-    told = (allowed < 0.3 * wanted.abs()).any()
-    assert told, "the shift is too noisy to tell whether it is right"
-    _near(found.mean(0), wanted, allowed, "shift")
+    result = estimating.of(256).repeated(48).shift
+    allowed = 5 * result.std(0) / 48**0.5 + 0.03 * wanted.abs() + 1e-6
+    declared = (allowed < 0.3 * wanted.abs()).any()
+    assert declared, "the shift is too noisy to tell whether it is right"
+    _near(result.mean(0), wanted, allowed, "shift")
 
 
 def bias(estimating: Estimating) -> None:
@@ -192,24 +196,24 @@ def bias(estimating: Estimating) -> None:
 
 def error(estimating: Estimating) -> None:
     """The error is the standard deviation of the value over other draws, to a third of it."""
-    found = estimating.on(_weak(estimating.problem)).of(32).repeated(200)
-    spread, told = found.value.std(0), found.error.square().mean(0).sqrt()
-    assert told.isfinite().all(), "the error of 32 draws is not finite"
-    off = (told - spread).abs() > 0.35 * spread + 1e-6
+    result = estimating.on(_weak(estimating.problem)).of(32).repeated(200)
+    spread, declared = result.value.std(0), result.error.square().mean(0).sqrt()
+    assert declared.isfinite().all(), "the error of 32 draws is not finite"
+    off = (declared - spread).abs() > 0.35 * spread + 1e-6
     assert not off.any(), (
-        f"errors {_listed(told)}, but the values' deviations are {_listed(spread)}"
+        f"errors {_listed(declared)}, but the values' deviations are {_listed(spread)}"
     )
 
 
 def ess(estimating: Estimating) -> None:
     """The effective size is from 1 to the number of draws, which it is where all weights agree."""
-    found = estimating.of(8).estimate(estimating.noisy())
-    most = found.draws.clamp(min=1).to(found.ess)
-    inside = (found.ess > 1 - 1e-4) & (found.ess < most * (1 + 1e-4))
-    assert inside.all(), f"ess is {_listed(found.ess)} of {_listed(most)} draws"
+    result = estimating.of(8).estimate(estimating.noisy())
+    highest = result.draws.clamp(min=1).to(result.ess)
+    inside = (result.ess > 1 - 1e-4) & (result.ess < highest * (1 + 1e-4))
+    assert inside.all(), f"ess is {_listed(result.ess)} of {_listed(highest)} draws"
     equal = attrs.evolve(estimating.problem, reward=scaled(estimating.problem.reward, 0.0))
-    found = estimating.on(equal).of(8).estimate(estimating.noisy())
-    close(found.ess, found.draws.clamp(min=1).to(found.ess), "ess without a reward, and draws")
+    result = estimating.on(equal).of(8).estimate(estimating.noisy())
+    close(result.ess, result.draws.clamp(min=1).to(result.ess), "ess without a reward, and draws")
 
 
 def constant(estimating: Estimating) -> None:
@@ -235,8 +239,8 @@ def needs_gradient(estimating: Estimating) -> None:
     try:
         estimating.on(problem).estimate(estimating.noisy())
     except GradientAsked:
-        told = estimating.part.needs_gradient
-        assert told, "asks for a reward's gradient, but `needs_gradient` is false"
+        declared = estimating.part.needs_gradient
+        assert declared, "asks for a reward's gradient, but `needs_gradient` is false"
         return
     needed = estimating.part.needs_gradient
     assert not needed, "never asks for a reward's gradient, but `needs_gradient` is true"
@@ -270,9 +274,9 @@ def _refuses(estimating: Estimating, needed: bool, what: str) -> None:
     assert not needed, f"works without {what}, which it says it needs"
 
 
-def _near(found: Tensor, wanted: Tensor, allowed: Tensor, said: str) -> None:
-    near = (found - wanted).abs() <= allowed
-    assert near.all(), f"{said} is {_listed(found)}, expected {_listed(wanted)}"
+def _near(result: Tensor, wanted: Tensor, allowed: Tensor, label: str) -> None:
+    near = (result - wanted).abs() <= allowed
+    assert near.all(), f"{label} is {_listed(result)}, expected {_listed(wanted)}"
 
 
 def _listed(numbers: Tensor) -> str:

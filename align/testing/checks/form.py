@@ -19,8 +19,8 @@ class Subject(Protocol):
 def form(subject: Subject) -> None:
     """One attrs class with keyword-only options, each with its help, and a plain `kind`."""
     part, cls = subject.part, type(subject.part)
-    own = "__attrs_attrs__" in vars(cls)
-    assert own, f"write @attrs.frozen(kw_only=True) above {cls.__name__}"
+    is_attrs = "__attrs_attrs__" in vars(cls)
+    assert is_attrs, f"write @attrs.frozen(kw_only=True) above {cls.__name__}"
     assert re.fullmatch(r"[a-z][a-z0-9_]*", part.kind), f"'{part.kind}' is not lower_snake_case"
     for field in attrs.fields(cls):
         if not field.init:

@@ -46,22 +46,22 @@ def subject(part: Metric, on: Callable[[], tuple[Tensor, Tensor]] | None) -> Mea
 
 def numbers(measuring: Measuring) -> None:
     """It returns plain finite floats by name, and the same names for other samples."""
-    found = measuring.measure()
-    assert found, "compute returned no numbers"
-    for name, number in found.items():
+    result = measuring.measure()
+    assert result, "compute returned no numbers"
+    for name, number in result.items():
         assert isinstance(name, str), f"the name {name!r} is not a string"
         assert type(number) is float, f"'{name}' is a {type(number).__name__}, not a float"
         assert math.isfinite(number), f"'{name}' is {number}"
     other = measuring.part.compute(measuring.samples[:4], measuring.given)
-    assert list(other) == list(found), "other samples have numbers of other names"
+    assert list(other) == list(result), "other samples have numbers of other names"
 
 
 def order(measuring: Measuring) -> None:
     """The order of samples and of references does not matter."""
-    found, given = measuring.measure(), measuring.given
+    result, given = measuring.measure(), measuring.given
     back = None if given is None else given.flip(0)
     turned = measuring.part.compute(measuring.samples.flip(0), back)
-    for name, number in found.items():
+    for name, number in result.items():
         same = math.isclose(turned[name], number, rel_tol=1e-4, abs_tol=1e-5)
         assert same, f"'{name}' is {number:.6g}, and {turned[name]:.6g} in reverse order"
 

@@ -45,30 +45,30 @@ def described(modelling: Modelling) -> None:
 
 def path(modelling: Modelling) -> None:
     """The path runs from noise to data, its rates are those of α and β, and it has an inverse."""
-    found, h = modelling.model.path, 1e-6
+    result, h = modelling.model.path, 1e-6
     ends, t = torch.tensor([0.0, 1.0]).double(), torch.linspace(0.01, 0.99, 50).double()
-    close(found.alpha(ends), 1 - ends, "α at 0 and 1, and 1 and 0", digits=1e-6)
-    close(found.beta(ends), ends, "β at 0 and 1, and 0 and 1", digits=1e-6)
+    close(result.alpha(ends), 1 - ends, "α at 0 and 1, and 1 and 0", digits=1e-6)
+    close(result.beta(ends), ends, "β at 0 and 1, and 0 and 1", digits=1e-6)
     for name, of, rate in (
-        ("α", found.alpha, found.alpha_rate),
-        ("β", found.beta, found.beta_rate),
+        ("α", result.alpha, result.alpha_rate),
+        ("β", result.beta, result.beta_rate),
     ):
         slope = (of(t + h) - of(t - h)) / (2 * h)
         close(rate(t), slope, f"rate of {name}, and finite differences", digits=1e-5)
-    ratio = found.alpha(t) ** 2 / found.beta(t) ** 2
+    ratio = result.alpha(t) ** 2 / result.beta(t) ** 2
     assert (ratio.diff() < 0).all(), "the share of noise α/β does not fall all the time"
-    close(found.time_at(ratio), t, "time_at(α²/β²), and t", digits=1e-5)
+    close(result.time_at(ratio), t, "time_at(α²/β²), and t", digits=1e-5)
 
 
 def velocity(modelling: Modelling) -> None:
     """Velocities are like the states in shape, type and device, and finite from end to end."""
     noisy = modelling.noisy((0.0, 1e-3, 0.5, 0.999))
     for some in (noisy, noisy.rows(slice(0, 1))):
-        found = modelling.model.velocity(some.x, some.t, some.cond)
-        assert found.shape == some.x.shape, f"{tuple(found.shape)}, not {tuple(some.x.shape)}"
-        assert found.dtype == some.x.dtype, f"velocities are {found.dtype}, states {some.x.dtype}"
-        assert found.device == some.x.device, f"velocities are on {found.device}"
-        finite(found, "velocities")
+        result = modelling.model.velocity(some.x, some.t, some.cond)
+        assert result.shape == some.x.shape, f"{tuple(result.shape)}, not {tuple(some.x.shape)}"
+        assert result.dtype == some.x.dtype, f"velocities are {result.dtype}, states {some.x.dtype}"
+        assert result.device == some.x.device, f"velocities are on {result.device}"
+        finite(result, "velocities")
     finite(denoiser_of(modelling.model, noisy), "denoisers")
 
 
@@ -78,16 +78,16 @@ def rows_are_independent(modelling: Modelling) -> None:
 
     def all_of(noisy: NoisyState) -> dict[str, Tensor]:
         end = torch.ones_like(noisy.t)
-        found = {
+        result = {
             "velocity": model.velocity(noisy.x, noisy.t, noisy.cond),
             "decode": model.decode(noisy.x),
         }
         flow_map, posterior = modelling.able(FlowMap), modelling.able(PosteriorMap)
         if flow_map:
-            found["jump"] = flow_map.jump(noisy.x, noisy.t, end, noisy.cond)
+            result["jump"] = flow_map.jump(noisy.x, noisy.t, end, noisy.cond)
         if posterior:
-            found["posterior_jump"] = posterior.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
-        return found
+            result["posterior_jump"] = posterior.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
+        return result
 
     together = all_of(noisy)
     for rows in ((0,), (3, 1)):
@@ -101,9 +101,9 @@ def differentiable(modelling: Modelling) -> None:
     plain = model.velocity(noisy.x, noisy.t, noisy.cond)
     assert not plain.requires_grad, "a velocity has a graph of its own; freeze the weights"
     x = noisy.x.clone().requires_grad_()
-    found = model.velocity(x, noisy.t, noisy.cond)
-    assert found.requires_grad, "the velocity carries no gradient to the state"
-    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    result = model.velocity(x, noisy.t, noisy.cond)
+    assert result.requires_grad, "the velocity carries no gradient to the state"
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
     finite(gradient, "gradient of the velocity")
     assert (gradient.flatten(1).abs().sum(1) > 0).all(), "a row of the velocity has no gradient"
 

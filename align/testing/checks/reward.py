@@ -128,11 +128,11 @@ def within_range(scoring: Scoring) -> None:
     assert low < high, f"range is from {low} to {high}"
     extremes = [scoring.data, 0 * scoring.data, 0 * scoring.data + 1, scoring.data.round()]
     score = torch.cat([scoring.score(data).detach() for data in extremes])
-    least, most = float(score.min()), float(score.max())
+    lowest, highest = float(score.min()), float(score.max())
     # The gap is what rounding adds.
     gap = 1e-5 * size(score)
-    assert low - gap <= least, f"a score of {least:.6g} is below the declared {low}"
-    assert most <= high + gap, f"a score of {most:.6g} is above the declared {high}"
+    assert low - gap <= lowest, f"a score of {lowest:.6g} is below the declared {low}"
+    assert highest <= high + gap, f"a score of {highest:.6g} is above the declared {high}"
 
 
 def differentiable(scoring: Scoring) -> None:
@@ -156,23 +156,25 @@ def gradient(scoring: Scoring) -> None:
     if not scoring.part.differentiable:
         raise SkipTest("not differentiable")
     data = scoring.data[:2].clone().requires_grad_()
-    (told,) = torch.autograd.grad(scoring.score(data).sum(), data)
-    length = told.flatten(1).norm(dim=1)
+    (gradients,) = torch.autograd.grad(scoring.score(data).sum(), data)
+    length = gradients.flatten(1).norm(dim=1)
     random = Streams(6, (0, 1), device=data.device).normal(tuple(data.shape[1:])).to(data)
     with torch.no_grad():
-        for name, way in (
-            ("itself", told),
-            ("a constant", torch.ones_like(told)),
+        for name, direction in (
+            ("itself", gradients),
+            ("a constant", torch.ones_like(gradients)),
             ("noise", random),
         ):
-            unit = way / way.flatten(1).norm(dim=1).reshape(-1, *[1] * (way.dim() - 1))
-            slope = (told * unit).flatten(1).sum(1)
+            unit = direction / direction.flatten(1).norm(dim=1).reshape(
+                -1, *[1] * (direction.dim() - 1)
+            )
+            slope = (gradients * unit).flatten(1).sum(1)
             allowed = 0.05 * slope.abs() + 0.003 * length
             misses = torch.stack([(s - slope).abs() / allowed for s in slopes(scoring, unit)])
             misses = misses.nan_to_num(nan=torch.inf)
             # Rounding blurs small steps and curvature large ones: two neighbours must agree.
-            least = torch.maximum(misses[1:], misses[:-1]).min(0).values
-            assert (least < 1).all(), f"gradient along {name} disagrees with finite differences"
+            lowest = torch.maximum(misses[1:], misses[:-1]).min(0).values
+            assert (lowest < 1).all(), f"gradient along {name} disagrees with finite differences"
 
 
 def slopes(scoring: Scoring, unit: Tensor) -> list[Tensor]:

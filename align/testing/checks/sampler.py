@@ -53,20 +53,24 @@ def shape(sampling: Sampling) -> None:
     """Draws are (N, B, *S) of the states' type, on their device, and finite."""
     noisy = sampling.noisy()
     for draws in (1, 3):
-        found = sampling.draws(noisy, draws)
+        result = sampling.draws(noisy, draws)
         wanted = (draws, *noisy.x.shape)
-        assert found.shape == wanted, f"{tuple(found.shape)}, expected (N, B, *S) = {wanted}"
-        assert found.dtype == noisy.x.dtype, f"draws are {found.dtype}, the states {noisy.x.dtype}"
-        assert found.device == noisy.x.device, f"draws are on {found.device}, not {noisy.x.device}"
-        finite(found, "draws")
+        assert result.shape == wanted, f"{tuple(result.shape)}, expected (N, B, *S) = {wanted}"
+        assert result.dtype == noisy.x.dtype, (
+            f"draws are {result.dtype}, the states {noisy.x.dtype}"
+        )
+        assert result.device == noisy.x.device, (
+            f"draws are on {result.device}, not {noisy.x.device}"
+        )
+        finite(result, "draws")
 
 
 def ends_of_time(sampling: Sampling) -> None:
     """Draws are finite at t = 0, and near t = 1 they are the state itself."""
     noisy = states(sampling.model, (0.0, 0.0, 0.999, 0.999))
-    found = sampling.draws(noisy, 2)
-    finite(found, "draws at t = 0 and t = 0.999")
-    gap = float((found[:, 2:] - noisy.x[2:]).abs().max())
+    result = sampling.draws(noisy, 2)
+    finite(result, "draws at t = 0 and t = 0.999")
+    gap = float((result[:, 2:] - noisy.x[2:]).abs().max())
     assert gap < 0.02 * max(1.0, size(noisy.x)), f"draws at t = 0.999 are {gap:.3g} from the state"
 
 
@@ -110,35 +114,40 @@ def differentiable(sampling: Sampling) -> None:
     noisy = sampling.noisy()
     x = noisy.x.clone().requires_grad_()
     with torch.enable_grad():
-        found = sampling.draws(NoisyState(x, noisy.t, noisy.cond), 2)
+        result = sampling.draws(NoisyState(x, noisy.t, noisy.cond), 2)
     if not sampling.part.differentiable:
-        assert not found.requires_grad, "draws carry a gradient, but `differentiable` is false"
+        assert not result.requires_grad, "draws carry a gradient, but `differentiable` is false"
         return
-    assert found.requires_grad, "draws carry no gradient, but `differentiable` is true"
+    assert result.requires_grad, "draws carry no gradient, but `differentiable` is true"
     streams = streams_of(sampling.model, range(len(x)), seed=3)
     factor = streams.fold_in("factor").normal(sampling.model.shape, draws=2).to(x)
-    way = streams.fold_in("way").normal(sampling.model.shape).to(x)
-    (gradient,) = torch.autograd.grad((found * factor).sum(), x)
-    wide = x.dtype == torch.float64
-    step = 1e-5 if wide else 1e-2
+    direction = streams.fold_in("way").normal(sampling.model.shape).to(x)
+    (gradient,) = torch.autograd.grad((result * factor).sum(), x)
+    is_float64 = x.dtype == torch.float64
+    step = 1e-5 if is_float64 else 1e-2
     with torch.no_grad():
         ends = [
-            sampling.draws(NoisyState(noisy.x + h * way, noisy.t, noisy.cond), 2)
+            sampling.draws(NoisyState(noisy.x + h * direction, noisy.t, noisy.cond), 2)
             for h in (step, -step)
         ]
     slope = ((ends[0] - ends[1]) / (2 * step) * factor).flatten(2).sum((0, 2))
-    told = (gradient * way).flatten(1).sum(1)
-    close(told, slope, "gradient, and finite differences", digits=1e-4 if wide else 0.05)
+    slope_by_gradient = (gradient * direction).flatten(1).sum(1)
+    close(
+        slope_by_gradient,
+        slope,
+        "gradient, and finite differences",
+        digits=1e-4 if is_float64 else 0.05,
+    )
 
 
 def point(sampling: Sampling) -> None:
     """`point` is true if and only if every draw is the denoiser."""
     noisy = sampling.noisy()
-    found, wanted = sampling.draws(noisy, 3), denoiser_of(sampling.model, noisy)
+    result, wanted = sampling.draws(noisy, 3), denoiser_of(sampling.model, noisy)
     if sampling.part.point:
-        close(found, wanted.expand_as(found), "draws of a point, and the denoiser")
+        close(result, wanted.expand_as(result), "draws of a point, and the denoiser")
         return
-    gap = float((found - wanted).abs().max())
+    gap = float((result - wanted).abs().max())
     assert gap > 1e-3 * size(wanted), "every draw is the denoiser, but `point` is false"
 
 
@@ -167,9 +176,9 @@ def exact(sampling: Sampling, draws: int = 3000) -> None:
         )
 
     with torch.no_grad():
-        found = sampling.draws(noisy, 1 if sampling.part.point else draws)
+        result = sampling.draws(noisy, 1 if sampling.part.point else draws)
     law = drawn(8, 4 * draws)
-    floor, far = sum(apart(drawn(seed), law) for seed in range(9, 13)) / 4, apart(found, law)
+    floor, far = sum(apart(drawn(seed), law) for seed in range(9, 13)) / 4, apart(result, law)
     # Over 15 states the distance of exact draws varies by a tenth of itself.
     assert far < 1.5 * floor, f"W₁ to the posterior is {far:.3g}; exact draws have {floor:.3g}"
 

@@ -162,16 +162,16 @@ def remembering(
     network: Encoders, tokenizer: Tokenizer, clean: Callable[[str], str] | None, who: str
 ) -> Callable[[str], Tensor]:
     """From a prompt to its unit features (D,), each computed once, alone and without a graph."""
-    most = network.clip.text_model.embeddings.position_embedding.num_embeddings
+    limit = network.clip.text_model.embeddings.position_embedding.num_embeddings
 
     @functools.lru_cache(_REMEMBERED)
     @torch.no_grad()
     def features(prompt: str) -> Tensor:
         tokens = tokenizer.encode(clean(prompt) if clean else prompt).ids
-        if len(tokens) > most:
+        if len(tokens) > limit:
             text = "{}: a prompt has {} tokens, the first {} count: {!r}"
-            logger.warning(text, who, len(tokens) - 2, most - 2, prompt[:60])
-            tokens = [*tokens[: most - 1], tokens[-1]]
+            logger.warning(text, who, len(tokens) - 2, limit - 2, prompt[:60])
+            tokens = [*tokens[: limit - 1], tokens[-1]]
         with torch.autocast(network.device.type, enabled=False):
             return network.text(torch.tensor([tokens], device=network.device))[0]
 

@@ -35,15 +35,15 @@ def scores(weights: Path, pictures: Sequence[Image], prompts: Sequence[str]) -> 
             "ViT-H-14", None, device=img_score.device, output_dict=True, light_augmentation=True
         )
         img_score.model_dict.update(model=network, preprocess_val=view)
-        each = [
+        groups = [
             # It reads the file once a call.
             img_score.score([pictures[row] for row in rows], prompt, cp=str(weights))
             for prompt, rows in _rows(prompts).items()
         ]
         img_score.model_dict.clear()
     order = [row for rows in _rows(prompts).values() for row in rows]
-    told = torch.tensor([float(one) for group in each for one in group])
-    return told[torch.tensor(order).argsort()]
+    scores_by_group = torch.tensor([float(score) for group in groups for score in group])
+    return scores_by_group[torch.tensor(order).argsort()]
 
 
 def _rows(prompts: Sequence[str]) -> dict[str, list[int]]:

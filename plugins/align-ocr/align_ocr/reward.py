@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
@@ -59,7 +60,8 @@ class Ocr(RewardSpec):
 
     def _plain(self, text: str) -> str:
         """A text as it is compared."""
-        joined = "".join(text.split())
+        # A letter with an accent may be written as one character or as two.
+        joined = unicodedata.normalize("NFC", "".join(text.split()))
         return joined if self.case else joined.casefold()
 
 

@@ -63,8 +63,10 @@ class PickScore(ClipSpec, HasReferenceImplementation):
         from align_clip.package import by_transformers
 
         folder = self._located()[0].parent
-        own = (folder / "tokenizer_config.json").is_file()
-        cosine, factor = by_transformers(folder, str(folder) if own else WORDS, pictures, prompts)
+        has_tokenizer = (folder / "tokenizer_config.json").is_file()
+        cosine, factor = by_transformers(
+            folder, str(folder) if has_tokenizer else WORDS, pictures, prompts
+        )
         return factor * cosine
 
     def _located(self) -> tuple[Path, Path]:
