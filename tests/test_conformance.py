@@ -416,7 +416,10 @@ def covered(path):
 
 
 def test_every_part_is_covered():
-    modules = [Path(__file__), *ROOT.glob("plugins/*/tests/test_*_conformance.py")]
+    modules = [Path(__file__)]
+    for path in ROOT.glob("plugins/*/tests/test_*_conformance.py"):
+        if importlib.util.find_spec(path.parents[1].name.replace("-", "_")):
+            modules.append(path)
     tried = set().union(*map(covered, modules))
     entries = [(c, e) for c, named in load_catalog().parts.items() for e in named.values()]
     assert {contract for contract, _ in entries} == set(CONTRACT_CLASSES)
