@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, final
 
 import attrs
@@ -17,10 +18,14 @@ from align.core.objective import Loss
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.errors import PartError
 from align.models.about import spec_table
+from align.models.network import autoencoder_in
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
+from align.training import weights
 from align.training.loop import Training, pieces
 from align.training.mode import TrainingMode, TrainingState
+from align.training.perceptual import Features, Perceptual, perceptual_distance
 from align.training.reader import Reader
 
 
@@ -31,9 +36,11 @@ class AutoencoderState(TrainingState):
 
     Attributes:
         reader: of the pictures.
+        features: the features of the perceptual term; None without one.
     """
 
     reader: Reader
+    features: Features | None = None
 
 
 @final
@@ -50,6 +57,14 @@ class Autoencode(TrainingMode[AutoencoderState]):
 
     data: DatasetSpec = option("pictures that the autoencoder is trained on")
     net: AutoencoderSpec = option("network of the autoencoder", default=AutoencoderConfig())
+    weights: str = option(
+        "weights file of an autoencoder with the same options as 'net', to start from; empty for"
+        " random weights",
+        default="",
+    )
+    perceptual: Perceptual | None = option(
+        "distance in the features of a network, which is added to the loss", default=None
+    )
     steps: int = option("number of optimisation steps", default=2000, check=at_least(1))
     noise: float = option(
         "standard deviation of the noise that is added to latents in training",
@@ -64,10 +79,14 @@ class Autoencode(TrainingMode[AutoencoderState]):
         """Find the pictures and make the network."""
         reader = Reader.of(self.data, self.net.colours)
         net = streams.fold_in("weights").initialise(lambda: Autoencoder(self.net))
-        return AutoencoderState(Training.of(net.to(streams.device), self.optimisation), reader)
+        if self.weights:
+            self._read_weights(net)
+        training = Training.of(net.to(streams.device), self.optimisation)
+        features = self.perceptual.load(streams.device) if self.perceptual else None
+        return AutoencoderState(training, reader, features)
 
     def loss(self, problem: Problem, state: AutoencoderState, rows: Streams, index: int) -> Loss:
-        """L1 distance of a picture from its reconstruction, and the size of its latents."""
+        """L1 distance of pictures and reconstructions, size of latents, perceptual term."""
         net = _autoencoder(state.training.module)
 
         def later_rows() -> Iterator[Streams]:
@@ -81,7 +100,11 @@ class Autoencode(TrainingMode[AutoencoderState]):
         pairs = [(decoded, pictures)]
         pairs += [(decoded.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)]
         distance = sum((a - b).abs().flatten(1).mean(1) for a, b in pairs)
-        return Loss(distance + 1e-3 * latents.square().flatten(1).mean(1))
+        loss = distance + 1e-3 * latents.square().flatten(1).mean(1)
+        if not (self.perceptual and state.features) or index < self.perceptual.from_step:
+            return Loss(loss)
+        perceptual = perceptual_distance(state.features, decoded, pictures)
+        return Loss(loss + self.perceptual.weight * perceptual, {"perceptual": perceptual})
 
     @torch.no_grad()
     def pictures(
@@ -101,6 +124,17 @@ class Autoencode(TrainingMode[AutoencoderState]):
         shape = _set_scale(net, state.reader)
         about = {"autoencoder": spec_table(self.net, load_catalog()), "shape": shape}
         return Export({"autoencoder": net}, about)
+
+    def _read_weights(self, net: Autoencoder) -> None:
+        """Fill the network from the file; its latents stay unscaled until the end of training."""
+        file = Path(self.weights)
+        spec, _ = autoencoder_in(file)
+        if spec != self.net:
+            raise PartError(
+                f"mode.weights: '{file}' holds an autoencoder with other options than 'net'"
+            )
+        weights.read(file, {"autoencoder": net})
+        net.mean.zero_(), net.std.fill_(1)
 
     def _mirrored(self, pictures: Tensor, rows: Streams) -> Tensor:
         """Pictures (b, C, H, W) of these rows of training in [0, 1], some of them mirrored."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from collections.abc import Mapping
+from typing import ClassVar, Final, final
 
 import attrs
 import torch
@@ -22,6 +23,9 @@ from align.training.latents import Examples, encoded
 from align.training.loop import Training
 from align.training.mode import TrainingMode, TrainingState
 
+CHUNK: Final = 128
+"""Rows of an evaluation that go through the network at once."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -31,10 +35,12 @@ class FlowState(TrainingState):
     Attributes:
         examples: the latents of the pictures, with their classes.
         model: the model that the flow belongs to.
+        held_out: latents that the flow is not trained on, or None.
     """
 
     examples: Examples
     model: NetworkModel
+    held_out: Examples | None = None
 
 
 @final
@@ -56,23 +62,48 @@ class Pretrain(TrainingMode[FlowState]):
     sample_every: int = option(
         "steps from one set of pictures in the record to the next", default=500, check=at_least(1)
     )
+    held_out: DatasetSpec | None = option(
+        "data that the flow is not trained on: every 'sample_every' steps, the loss of the averaged"
+        " weights on them is recorded, and that on the data that it is trained on",
+        default=None,
+    )
+    held_out_rows: int = option(
+        "number of rows in each of these two losses, with the same noise and times every time",
+        default=1024,
+        check=at_least(1),
+    )
 
     def init(self, problem: Problem, streams: Streams) -> FlowState:
         """Encode the pictures; training starts from the model's own weights."""
         model = network_of(problem)
         examples = encoded(self.data, model.encoding())
-        return FlowState(Training.of(model.require_flow(), self.optimisation), examples, model)
+        held_out = encoded(self.held_out, model.encoding()) if self.held_out else None
+        training = Training.of(model.require_flow(), self.optimisation)
+        return FlowState(training, examples, model, held_out)
 
     def loss(self, problem: Problem, state: FlowState, rows: Streams, index: int) -> Loss:
         """‖b_t(I_t, c) − İ_t‖², a number of the state."""
         model = attrs.evolve(state.model, flow=state.training.module, guidance=1.0)
-        x1, label = state.examples.rows(rows, self.dropout)
-        noise = rows.fold_in("noise").normal(model.shape).to(x1)
-        t = rows.fold_in("time").uniform(()).to(x1)
-        x = model.path.interpolate(noise, x1, t)
-        rate = model.path.rate(noise, x1, t)
-        cond = Condition(("",) * len(x), {"label": label})
-        return Loss((model.velocity(x, t, cond) - rate).square().flatten(1).mean(1))
+        return Loss(_flow_matching(model, *state.examples.rows(rows, self.dropout), rows))
+
+    @torch.no_grad()
+    def evaluate(
+        self, problem: Problem, state: FlowState, streams: Streams, index: int
+    ) -> Mapping[str, float]:
+        """Losses of the averaged weights, on held-out data and on as many rows of the others."""
+        if state.held_out is None:
+            return {}
+        model = attrs.evolve(state.model, flow=state.training.ema, guidance=1.0)
+        every = streams.fold_in("held_out").numbered(0, self.held_out_rows)
+        chunks = [
+            every.rows(slice(first, first + CHUNK)) for first in range(0, self.held_out_rows, CHUNK)
+        ]
+
+        def mean(examples: Examples) -> float:
+            losses = [_flow_matching(model, *examples.rows(rows, 0.0), rows) for rows in chunks]
+            return float(torch.cat(losses).double().mean())
+
+        return {"held_out": mean(state.held_out), "trained_on": mean(state.examples)}
 
     @torch.no_grad()
     def pictures(
@@ -90,3 +121,13 @@ class Pretrain(TrainingMode[FlowState]):
         """The flow and its autoencoder."""
         model = attrs.evolve(state.model, flow=network)
         return Export(modules_of(model), about_of(model))
+
+
+def _flow_matching(model: NetworkModel, x1: Tensor, label: Tensor, rows: Streams) -> Tensor:
+    """Losses (b,) of clean states (b, *S), with the noise and the times of their rows."""
+    noise = rows.fold_in("noise").normal(model.shape).to(x1)
+    t = rows.fold_in("time").uniform(()).to(x1)
+    x = model.path.interpolate(noise, x1, t)
+    rate = model.path.rate(noise, x1, t)
+    cond = Condition(("",) * len(x), {"label": label})
+    return (model.velocity(x, t, cond) - rate).square().flatten(1).mean(1)

@@ -77,9 +77,15 @@ class Optimisation:
         default=200,
         check=at_least(0),
     )
-    decay: Literal["none", "cosine"] = option(
-        "course of the learning rate after the warm-up; 'cosine' falls to a fiftieth",
+    decay: Literal["none", "cosine", "end"] = option(
+        "course of the learning rate after the warm-up; 'cosine' falls to a fiftieth, 'end' stays"
+        " constant and then falls linearly to 0",
         default="cosine",
+    )
+    decay_share: float = option(
+        "share of the steps, the last ones, over which the learning rate falls with 'end'",
+        default=0.25,
+        check=between(0, 1),
     )
     weight_decay: float = option(
         "share of the weights, times the learning rate, that a step takes off them; 'sgd' adds it"
@@ -253,6 +259,9 @@ def learning_rate_at(options: Optimisation, index: int, steps: int) -> float:
         return options.learning_rate * (index + 1) / options.warmup
     if options.decay == "none":
         return options.learning_rate
+    if options.decay == "end":
+        remaining = (steps - index) / max(1.0, options.decay_share * steps)
+        return options.learning_rate * min(1.0, remaining)
     progress = (index - options.warmup) / max(1, steps - options.warmup)
     return options.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -65,6 +66,12 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
         """Pictures (B, C, H, W) for the record after step `index`, or None."""
         return None
 
+    def evaluate(
+        self, problem: Problem, state: State, streams: Streams, index: int
+    ) -> Mapping[str, float]:
+        """Further metrics for the record after step `index`, beside its pictures."""
+        return {}
+
     @property
     def batch(self) -> int:
         """Number of rows in a step."""
@@ -81,11 +88,15 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
     def step(
         self, problem: Problem, state: State, index: int, streams: Streams
     ) -> tuple[State, Info]:
-        """One step of optimisation, with pictures every `sample_every` steps and at the end."""
+        """One step of optimisation.
+
+        Every `sample_every` steps and at the end, `evaluate` and `pictures` go into the record.
+        """
         result = self.optimise(problem, state, index, streams)
-        due = (index + 1) % self.sample_every == 0 or index + 1 == self.steps
-        shown = self.pictures(problem, state, streams, index) if due else None
-        return state, Info(result.metrics, shown)
+        if (index + 1) % self.sample_every and index + 1 < self.steps:
+            return state, Info(result.metrics)
+        metrics = {**result.metrics, **self.evaluate(problem, state, streams, index)}
+        return state, Info(metrics, self.pictures(problem, state, streams, index))
 
     def finish(self, problem: Problem, state: State) -> Tensor | None:
         """No samples: the pictures of the last step show what was learnt."""

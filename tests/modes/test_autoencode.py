@@ -15,8 +15,10 @@ from align.models.network import Network
 from align.modes.autoencode import Autoencode
 from align.networks.autoencoder import AutoencoderConfig
 from align.networks.dit import DiTConfig
+from align.networks.pixel_shuffle import PixelShuffleConfig
 from align.training import reader, weights
 from align.training.loop import Optimisation
+from align.training.perceptual import Perceptual, perceptual_distance
 
 PROBLEM, STREAMS = Problem(NoModel()), Streams(0, (0,))
 
@@ -133,3 +135,67 @@ def test_workers_make_no_difference_even_to_a_resumed_run(mode, monkeypatch):
 def test_latents_alone_are_not_enough(mode):
     with pytest.raises(PartError, match="pictures are needed here, not only 'kept'; set 'path'"):
         attrs.evolve(mode, data=Pictures(latents="kept")).init(PROBLEM, STREAMS)
+
+
+def _exported(mode, steps, path):
+    """The autoencoder after some steps, which is also in a weights file at `path`."""
+    state, _ = _run(mode, steps)
+    export = mode.export(PROBLEM, state)
+    weights.write(path, export.modules, export.about, torch.float32)
+    return export.modules["autoencoder"]
+
+
+def test_training_from_weights_starts_where_the_file_ended(mode, tmp_path):
+    path = tmp_path / "start.safetensors"
+    net = _exported(mode, 40, path)
+    further = attrs.evolve(mode, weights=str(path), steps=2)
+    start = further.init(PROBLEM, STREAMS).training.module
+    for name, weight in net.named_parameters():
+        assert torch.equal(start.get_parameter(name), weight), name
+    # Latents are those that the decoder was trained on, before they were scaled.
+    assert float(start.mean.abs().max()) == 0 and torch.equal(start.std, torch.ones(1, 4, 1, 1))
+    assert not torch.allclose(net.std, torch.ones(4), atol=0.01)
+    fresh = mode.step(PROBLEM, mode.init(PROBLEM, STREAMS), 0, STREAMS)[1].numbers["loss"]
+    assert _run(further, 1)[1][0].numbers["loss"] < 0.8 * fresh
+
+
+def test_weights_of_another_autoencoder_or_of_none_are_refused(mode, tmp_path):
+    path = tmp_path / "start.safetensors"
+    net = _exported(mode, 1, path)
+    small = PixelShuffleConfig(encoder=(8,), decoder=(8, 8))
+    with pytest.raises(PartError, match="holds an autoencoder with other options than 'net'"):
+        attrs.evolve(mode, weights=str(path), net=small).init(PROBLEM, STREAMS)
+    weights.write(path, {"autoencoder": net}, {"shape": (4, 4, 4)}, torch.float32)
+    with pytest.raises(PartError, match="holds no autoencoder"):
+        attrs.evolve(mode, weights=str(path)).init(PROBLEM, STREAMS)
+
+
+def _edges(device):
+    """Features for a test: differences to the left and upwards."""
+
+    def maps(pictures):
+        x64 = pictures.double()
+        return [x64.diff(dim=2) + 0.1, x64.diff(dim=3) + 0.1]
+
+    return maps
+
+
+def test_perceptual_term_is_added_from_its_first_step(mode, monkeypatch):
+    monkeypatch.setattr("align.training.perceptual.edges", _edges, raising=False)
+    term = Perceptual(features="align.training.perceptual:edges", weight=2.0, from_step=2)
+    with_term = attrs.evolve(mode, perceptual=term)
+    _, plain = _run(mode, 4)
+    _, infos = _run(with_term, 4)
+    assert [info.numbers for info in infos[:2]] == [info.numbers for info in plain[:2]]
+    # In step 2 the weights are still the same, so that the losses differ by the term.
+    numbers, expected = infos[2].numbers, plain[2].numbers
+    assert numbers["perceptual"] > 0.01
+    loss = expected["loss"] + 2 * numbers["perceptual"]
+    assert numbers["loss"] == pytest.approx(loss, rel=1e-6)
+    assert infos[3].numbers["loss"] != pytest.approx(plain[3].numbers["loss"], rel=1e-3)
+    state, _ = _run(with_term, 80)
+    net, pictures = state.training.ema, state.reader.in_memory / 255
+    with torch.no_grad():
+        decoded = net.decode(net.encode(pictures))
+        distance = perceptual_distance(_edges(None), decoded, pictures)
+    assert float(distance.mean()) < 0.5 * numbers["perceptual"]

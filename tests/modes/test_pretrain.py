@@ -17,6 +17,7 @@ from align.models.network_model import NetworkModel
 from align.modes.pretrain import Pretrain
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
+from align.networks.unet import UNetConfig
 from align.testing.worlds import line
 from align.training import weights
 from align.training.loop import Optimisation
@@ -139,3 +140,58 @@ def test_what_is_refused(mode):
     without = attrs.evolve(_problem().model.inner, flow=None)
     with pytest.raises(PartError, match="hold no flow"):
         mode.init(Problem(without), STREAMS)
+
+
+@pytest.fixture
+def held_out_mode(mode, tmp_path):
+    """Two grey pictures are held out, on the wrong side for their classes."""
+    for name, level in (("black", 200), ("white", 50)):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        picture = np.full((8, 8, 3), level, dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "val" / name / "0.png")
+    held_out = attrs.evolve(mode.data, split="val")
+    return attrs.evolve(mode, held_out=held_out, held_out_rows=150, sample_every=3)
+
+
+def test_losses_on_held_out_and_trained_on_data_are_recorded(mode, held_out_mode):
+    _, infos = _run(held_out_mode, _problem())
+    losses = {k: info.numbers for k, info in enumerate(infos) if "held_out" in info.numbers}
+    assert list(losses) == [k for k in range(200) if k % 3 == 2 or k == 199]
+    first, last = losses[2], losses[199]
+    # What was learnt helps on data that were trained on, and not on the others.
+    assert last["trained_on"] < 0.4 * first["trained_on"]
+    assert last["held_out"] > 1.5 * last["trained_on"]
+    # Nothing else depends on it.
+    _, plain = _run(mode, _problem())
+    for info, other in zip(infos, plain, strict=True):
+        assert {k: v for k, v in info.numbers.items() if k in other.numbers} == other.numbers
+
+
+def test_held_out_loss_is_that_of_the_averaged_weights_on_the_same_rows(held_out_mode):
+    state, infos = _run(held_out_mode, _problem(guidance=3.0), last=3)
+    rows = STREAMS.fold_in("held_out").numbered(0, 150)
+    x1, label = state.held_out.rows(rows, 0.0)
+    noise = rows.fold_in("noise").normal(SHAPE).float()
+    t = rows.fold_in("time").uniform(()).float()
+    x = torch.lerp(noise, x1, t[:, None, None, None])
+    with torch.no_grad():
+        velocity = state.training.ema(x, t, t, 0 * t, 0 * x, label)
+    expected = float((velocity - (x1 - noise)).square().mean())
+    assert infos[2].numbers["held_out"] == pytest.approx(expected, rel=1e-4)
+    assert set(label.tolist()) == {0, 1}
+
+
+def test_unet_learns_where_each_class_lies(mode, tmp_path):
+    spec = UNetConfig(widths=(8, 16), blocks=1)
+    flow = Streams(0, ()).initialise(lambda: spec.build(SHAPE, 2, "flow"))
+    model = attrs.evolve(_problem().model.inner, flow=flow.requires_grad_(False))
+    problem = Problem(GuardedModel(model, "network", Meter(), 64))
+    state, infos = _run(mode, problem)
+    losses = [info.numbers["loss"] for info in infos]
+    assert np.mean(losses[-10:]) < 0.3 * losses[0]
+    export, path = mode.export(problem, state), tmp_path / "model.safetensors"
+    weights.write(path, export.modules, export.about, torch.float32)
+    loaded = load(path, torch.device("cpu")).flow
+    assert (loaded.config, loaded.role) == (spec, "flow")
+    average = state.training.ema.state_dict()
+    assert all(torch.equal(v, average[k]) for k, v in loaded.state_dict().items())

@@ -41,6 +41,16 @@ def test_rate_grows_then_falls():
     )
 
 
+def test_rate_with_decay_end_is_constant_and_falls_to_zero():
+    options = Optimisation(learning_rate=2.0, warmup=2, decay="end", decay_share=0.4)
+    rates = [learning_rate_at(options, index, 10) for index in range(10)]
+    assert rates == pytest.approx([1, 2, 2, 2, 2, 2, 2, 1.5, 1, 0.5])
+    # 0 would be the rate of the step after the last.
+    assert learning_rate_at(options, 10, 10) == 0
+    flat = Optimisation(learning_rate=2.0, warmup=0, decay="end", decay_share=0.0)
+    assert {learning_rate_at(flat, index, 10) for index in range(10)} == {2.0}
+
+
 def step(training, loss, options, index, steps):
     """A step down a loss that is the same for every row."""
     whole = lambda rows: Loss(loss().expand(len(rows.samples)))  # noqa: E731
