@@ -87,13 +87,17 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("consistency", EVERY, ids=str)
+# One of each way to train a jump: by halves, by the change at its start, and by that at its end. The
+# others differ in their targets, which have tests of their own beside this file.
+@pytest.mark.parametrize(
+    "consistency", [Semigroup(), Eulerian(), Lagrangian(velocity="teacher")], ids=str
+)
 def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
     mode = Distill(
         net=SMALL,
         consistency=consistency,
-        optimisation=Optimisation(batch=192, learning_rate=5e-3, warmup=20, ema_decay=0.98),
-        steps=300,
+        optimisation=Optimisation(batch=192, learning_rate=1e-2, warmup=20, ema_decay=0.97),
+        steps=200,
     )
     problem = _mixture()
     before = _distances(_trained(mode.init(problem, STREAMS)))
@@ -105,8 +109,7 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
     first, last = (np.mean([n["diagonal"] for n in part]) for part in (numbers[:5], numbers[-20:]))
     assert last < 0.2 * first
     first, last = (np.mean([n["loss"] for n in part]) for part in (numbers[:5], numbers[-20:]))
-    # A target made of data stays noisy.
-    assert last < (0.7 if isinstance(consistency, MeanFlow) else 0.2) * first
+    assert last < 0.2 * first
     export = mode.export(problem, state)
     assert list(export.modules) == ["posterior"]
     path = tmp_path / "model.safetensors"
@@ -197,8 +200,8 @@ def test_targets_from_data_need_no_teacher_and_lead_to_the_same_map():
         net=SMALL,
         diagonal=DataTarget(),
         consistency=MeanFlow(),
-        optimisation=Optimisation(batch=192, learning_rate=5e-3, warmup=20, ema_decay=0.98),
-        steps=300,
+        optimisation=Optimisation(batch=192, learning_rate=1e-2, warmup=20, ema_decay=0.97),
+        steps=200,
     )
     problem, asked = _mixture(), []
     velocity = type(problem.model.inner).velocity
