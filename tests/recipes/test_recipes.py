@@ -54,6 +54,9 @@ def ran(path, catalog, folder, device="cpu"):
     """The recipe, and what a tiny run of it gives."""
     recipe = load(path, catalog=catalog).recipe
     own = {"samples": 2, "unsteered": 8, "out": str(folder / device), "device": device}
+    # Arms of fine-tuning differ by numbers alone, and each trains a network of its own.
+    arms = recipe.compare[:2] if isinstance(recipe.mode, FineTune) else recipe.compare
+    recipe = attrs.evolve(recipe, compare=arms)
     tiny = attrs.evolve(
         recipe,
         run=attrs.evolve(recipe.run, **own),

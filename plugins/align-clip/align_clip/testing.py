@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align import Streams
+from align import Reward, Streams
 from align_clip.convert import Activation, from_file
 from align_clip.tokens import from_merges
 
@@ -151,3 +151,25 @@ def _norm(state: State, name: str, x: Tensor) -> Tensor:
     middle = x - x.mean(-1, keepdim=True)
     size = (middle.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     return middle / size * state[name + ".weight"] + state[name + ".bias"]
+
+
+def pictures(height: int, width: int, count: int = 2, seed: int = 0) -> Tensor:
+    """Smooth coloured noise in [0, 1], (count, 3, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Pictures as a file keeps them: 256 levels a channel."""
+    return (x * 255).round() / 255
+
+
+def climbed(reward: Reward, x: Tensor, prompt: str, steps: int = 8) -> Tensor:
+    """Pictures (B, 3, H, W) after steps of 0.01 along the sign of the gradient, saved and read."""
+    prompts = [prompt] * len(x)
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(reward.score(x, prompts).sum(), x)
+        x = (x + 0.01 * gradient.sign()).clamp(0, 1)
+    return eight_bits(x.detach())

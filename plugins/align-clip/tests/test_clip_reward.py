@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from align_clip import Clip, convert, spec
 from align_clip.testing import (
     MERGES,
+    climbed,
     picture_features,
     small_state,
     small_tokenizer,
@@ -189,11 +190,7 @@ def test_rows_do_not_know_of_each_other(files):
 def test_climbing_raises_the_score_of_the_saved_picture(files, match_pil):
     reward, x = build(files, match_pil=match_pil), pictures(2, side=48)
     first = reward.score(x, ["a cat"] * 2)
-    for _ in range(8):
-        x = x.requires_grad_()
-        (gradient,) = torch.autograd.grad(reward.score(x, ["a cat"] * 2).sum(), x)
-        x = (x.detach() + 0.01 * gradient.sign()).clamp(0, 1)
-    saved = (x * 255).round() / 255
+    saved = climbed(reward, x, "a cat")
     assert (reward.score(saved, ["a cat"] * 2) > first + 0.1).all()
 
 

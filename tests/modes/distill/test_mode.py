@@ -87,7 +87,7 @@ EVERY = [
 ]
 
 
-# One of each way to train a jump: by halves, by the change at its start, and by that at its end. The
+# One of each way to train a jump: by halves, by the change at its start, by that at its end. The
 # others differ in their targets, which have tests of their own beside this file.
 @pytest.mark.parametrize(
     "consistency", [Semigroup(), Eulerian(), Lagrangian(velocity="teacher")], ids=str

@@ -132,7 +132,7 @@ def test_a_path_of_tilts(objective, sampler, truth):
 
 
 def test_a_path_of_tilts_needs_draws_of_each_stage():
-    with pytest.raises(PartError, match="sampler 'mfm' draws from the base model's posterior"):
+    with pytest.raises(PartError, match="sampler 'mfm' draws from the posterior of the base"):
         FineTune(net=MLPConfig(width=8), path="tilt").init(_line(MetaFlowMap()), STREAMS)
     with pytest.raises(ValueError, match="'stages' must divide 'steps', 10"):
         FineTune(path="tilt", steps=10, stages=3)
