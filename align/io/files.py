@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from align.errors import PartError
 
 
 @contextmanager
@@ -36,6 +39,47 @@ def write(path: Path, content: bytes | str) -> None:
     """Replace `path` with these bytes, or with this text in UTF-8."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        PartError: the file is something else.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PartError(f"'{path}' is damaged: it is no text in UTF-8; remove it") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        PartError: the file holds something else.
+    """
+    return _table(path, read_text(path))
+
+
+def read_tables(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file with one JSON object a line; none where there is no such file.
+
+    Raises:
+        PartError: the file holds something else.
+    """
+    lines = read_text(path).splitlines() if path.exists() else []
+    return [_table(path, line) for line in lines]
+
+
+def _table(path: Path, text: str) -> dict[str, Any]:
+    try:
+        table = json.loads(text)
+    except ValueError as error:
+        raise PartError(f"'{path}' is damaged: {error}; remove it") from error
+    if not isinstance(table, dict):
+        raise PartError(f"'{path}' is damaged: it holds no JSON object; remove it")
+    return table
 
 
 @contextmanager

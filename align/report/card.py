@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from align.io.files import write
+from align.io.files import read_table, read_tables, read_text, write
 from align.report.schema import ArmNumbers, RunResults
 from align.training import weights
 
@@ -24,7 +23,7 @@ def cards(folder: Path, results: RunResults) -> None:
 
 def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     """The card of the model in `file`, which an arm of the run made."""
-    about = json.loads((folder / "about.json").read_text())
+    about = read_table(folder / "about.json")
     model, last = weights.about(file), _last(folder, arm.name)
     nets = ", ".join(f"{name} ({net['kind']})" for name, net in model.get("nets", {}).items())
     libraries = about["libraries"]
@@ -47,7 +46,7 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
         "## Recipe",
         "",
         "```toml",
-        (folder / "recipe.toml").read_text().strip(),
+        read_text(folder / "recipe.toml").strip(),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -80,7 +79,6 @@ def _figures(last: Mapping[str, float]) -> list[str]:
 
 
 def _last(folder: Path, arm: str) -> dict[str, float]:
-    path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_tables(folder / "metrics.jsonl")
     steps = [line for line in lines if line["arm"] == arm]
     return {k: v for k, v in steps[-1].items() if k not in ("arm", "step")} if steps else {}

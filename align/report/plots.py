@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from align.core.baseline import BaseRewardStats, Divergence
-from align.io.files import replacing
+from align.errors import PartError
+from align.io.files import read_tables, replacing
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults
 
 
 def curves(folder: Path) -> None:
     """Write curves.png: the reward (or the loss) and what goes with it over the steps."""
     path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_tables(path)
     series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         for name in line.keys() - {"arm", "step", "errors"}:
@@ -53,9 +55,16 @@ def curves(folder: Path) -> None:
     save_figure(figure, folder / "curves.png")
 
 
+def _states(path: Path) -> Tensor:
+    try:
+        return load_file(path)["x1"]
+    except (SafetensorError, KeyError) as error:
+        raise PartError(f"'{path}' is damaged: {error}; run the recipe again") from error
+
+
 def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
     """Write scatter.png, if the samples are points in the plane: a panel an arm."""
-    states = [load_file(folder / arm.folder / "states.safetensors")["x1"] for arm in arms]
+    states = [_states(folder / arm.folder / "states.safetensors") for arm in arms]
     if any(x1.dim() != 2 or x1.shape[1] != 2 for x1 in states):
         return
     figure = Figure(figsize=(3.2 * len(arms), 3.4), layout="constrained")

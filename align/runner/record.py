@@ -35,7 +35,7 @@ from align.catalog.registry import Catalog
 from align.core.mode import Export, Info
 from align.core.reward import HasOrigins
 from align.errors import PartError
-from align.io.files import write
+from align.io.files import read_table, read_text, write
 from align.io.images import mosaic, save_picture, to_bytes
 from align.recipe import Recipe
 from align.report.schema import RunResults
@@ -53,7 +53,7 @@ def folder_for(out: Path, recipe: str) -> Path:
     for number in range(1, 1000):
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
         earlier = folder / "recipe.toml"
-        if not earlier.exists() or _same(earlier.read_text(), recipe):
+        if not earlier.exists() or _same(read_text(earlier), recipe):
             return folder
     raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
 
@@ -146,7 +146,7 @@ class Record:
     def about(self, **facts: Any) -> None:
         """Add to about.json."""
         path = self.folder / "about.json"
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        known = read_table(path) if path.exists() else {}
         known |= {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": " ".join(sys.argv),
@@ -169,7 +169,7 @@ class Record:
     def forget_metrics(self, arm: str, after: int) -> None:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
         if (path := self.folder / "metrics.jsonl").exists():
-            lines = map(_read, path.read_text().splitlines())
+            lines = map(_read, read_text(path).splitlines())
             others = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
             write(path, "".join(json.dumps(v) + "\n" for v in others))
 
