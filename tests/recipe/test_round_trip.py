@@ -39,9 +39,7 @@ MODES = st.fixed_dictionaries(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    options=MODES, prompt=TEXTS, weight=NUMBERS.filter(math.isfinite), seed=st.integers(0, 2**62)
-)
+@given(options=MODES, prompt=TEXTS, weight=WEIGHTS, seed=st.integers(0, 2**62))
 def test_recipe_of_drawn_options_is_read_back_equal(read, good, options, prompt, weight, seed):
     recipe = read(good).recipe
     term = attrs.evolve(recipe.reward[0], weight=weight)
