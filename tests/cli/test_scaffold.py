@@ -93,7 +93,7 @@ def test_scaffold_of_every_contract_is_linted_and_formatted(scaffolds):
         assert done.returncode == 0, done.stdout
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / "align-mine").mkdir()
     result = invoke("reward", "mine", "--into", str(tmp_path))
     assert result.exit_code == 1

@@ -127,7 +127,7 @@ def test_contracts_without_checks():
     assert load_catalog([]).find("reward", "compressibility")
 
 
-def test_what_a_reward_refuses_is_no_failure(monkeypatch):
+def test_picture_that_a_reward_refuses_is_no_failure(monkeypatch):
     class Strict(_Mean):
         def score(self, data, prompts):
             if data.min() < -0.12:

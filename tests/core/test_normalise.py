@@ -25,7 +25,7 @@ def applied(normalise, clip, scores, noisy):
     return found.detach(), slope
 
 
-def test_nothing_is_made_of_a_score_unless_asked():
+def test_score_is_unchanged_without_normalisation():
     assert fitted("a", "none", None, None) is None
 
 
@@ -75,7 +75,7 @@ def test_clip_holds_the_normalised_score():
 
 
 @pytest.mark.parametrize("normalise", ["zscore", "rank"])
-def test_what_cannot_be_normalised(normalise):
+def test_constant_or_too_few_scores_cannot_be_normalised(normalise):
     with pytest.raises(PartError, match=rf"reward 'a' cannot .* '{normalise}': all 3 .* score 0.5"):
         fitted("a", normalise, None, torch.full((3,), 0.5))
     for scores in (None, SCORES[:1]):

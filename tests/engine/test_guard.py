@@ -229,7 +229,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_where_memory_is_short(inputs, chunk):
+def test_out_of_memory_error_names_the_chunk(inputs, chunk):
     x, _, _, cond = inputs
     short, rows = raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), min(chunk, ROWS)
     cure = f"the device's memory is too small for {rows} rows at once; set run.chunk to 1"

@@ -82,7 +82,7 @@ def test_the_gradient_is_that_of_the_reward(net, data):
     torch.testing.assert_close(slopes[1], slopes[0])
 
 
-def test_no_gradient_where_there_is_none(net, data):
+def test_score_without_a_gradient_stays_without_one(net, data):
     offloaded = Offloaded.of(Judge(net), CPU)
     assert not offloaded.score(data, [""] * 4).requires_grad
     with torch.no_grad():

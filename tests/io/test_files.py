@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_whatever_is_raised_meanwhile(tmp_path, error):
+def test_error_while_replacing_leaves_the_old_file(tmp_path, error):
     write(tmp_path / "old", "1234")
     with pytest.raises(error), replacing(tmp_path / "old") as file:
         file.write(b"12")
@@ -108,7 +108,7 @@ def test_a_folder_that_could_not_be_filled_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_thrown_away(tmp_path):
+def test_partial_file_of_a_killed_process_is_removed(tmp_path):
     folder = tmp_path / "b"
     write(tmp_path / "b.part" / "old", "1")
     with filling(folder) as beside:

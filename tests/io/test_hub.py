@@ -72,7 +72,7 @@ def test_the_cache_is_taken_without_a_network(cache):
     assert find("other/one") == other
 
 
-def test_what_is_neither_a_path_nor_an_id_is_told_so(cache):
+def test_text_that_is_neither_path_nor_id_is_refused(cache):
     with pytest.raises(PartError, match=r"'some\.\.body/one' is no path and no id of the hub"):
         find("some..body/one")
 
@@ -169,7 +169,7 @@ def test_download_is_noticed_with_its_size_and_happens_once(hub, notices):
         ("owner/gated", ("b.pt",), "cannot download 'b.pt' from 'owner/gated' (Gated"),
     ],
 )
-def test_what_the_hub_refuses_is_told_in_a_line(hub, weights, files, said):
+def test_refusal_of_the_hub_is_an_error_of_one_line(hub, weights, files, said):
     with pytest.raises(PartError) as told:
         find(weights, files)
     assert str(told.value).startswith(f"reward 'x': weights: {said}")

@@ -127,7 +127,7 @@ def test_standardised_is_channel_by_channel():
         ([1.0], "got a list"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_cure(data, cure):
+def test_file_that_is_no_picture_is_refused_with_its_cure(data, cure):
     with pytest.raises(ContractError, match=f"^reward 'x': .*{cure}") as told:
         checked(data, "reward 'x'")
     assert "\n" not in str(told.value)

@@ -31,7 +31,7 @@ def same(found):
     ],
 )
 @pytest.mark.parametrize("old", [True, False])
-def test_what_torch_saves_is_read_wherever_it_lies(tmp_path, wrap, old):
+def test_weights_saved_by_torch_are_read_at_any_depth(tmp_path, wrap, old):
     torch.save(wrap(STATE), tmp_path / "x.pt", _use_new_zipfile_serialization=not old)
     same(read(tmp_path / "x.pt", WHO))
 
@@ -90,7 +90,7 @@ def cut_safetensors(path):
         ("x.pt", lambda path: None, "cannot read"),
     ],
 )
-def test_what_holds_no_weights_is_told_in_a_line(tmp_path, name, make, said):
+def test_file_without_weights_is_an_error_of_one_line(tmp_path, name, make, said):
     make(tmp_path / name)
     with pytest.raises(PartError, match=f"^reward 'x': .*{said}") as told:
         read(tmp_path / name, WHO)

@@ -87,6 +87,6 @@ def test_a_size_is_bounded_before_anything_is_read(monkeypatch):
 
 
 @pytest.mark.parametrize("body", [b"", b"\0" * 8, b"not a message", b"\x02" + b"\0" * 7 + b"{}"])
-def test_what_is_no_message(body):
+def test_malformed_message_is_refused(body):
     with pytest.raises(ValueError, match="not a message"):
         receive(io.BytesIO(struct.pack("<Q", len(body)) + body))

@@ -131,7 +131,7 @@ def test_graphs_that_nobody_can_ask_for_are_dropped(convolved):
     assert not reward.graphs.dropped
 
 
-def test_no_graph_where_none_is_wanted(own, convolved, obedient_file):
+def test_score_has_no_graph_unless_a_gradient_is_wanted(own, convolved, obedient_file):
     x = pictures(rows=2).requires_grad_()
     with torch.no_grad():
         assert not convolved[1].score(x, prompts_of(x)).requires_grad
@@ -156,7 +156,7 @@ def test_a_second_derivative_is_refused(convolved):
         torch.autograd.grad(score.sum(), x, create_graph=True)
 
 
-def test_it_is_built_once_for_one_device(convolved):
+def test_reward_is_built_once_for_a_device(convolved):
     first = convolved[2]._process._process.pid
     again = convolved[2].build(CPU)
     x, y = (pictures(rows=1, seed=seed).requires_grad_() for seed in (1, 2))

@@ -13,7 +13,7 @@ def points(seed, count):
     return Streams(seed, tuple(range(count))).normal((3,))
 
 
-def test_it_is_the_distance():
+def test_metric_equals_the_distance():
     a, b = points(0, 50), points(1, 70) + 2
     ((name, found),) = SlicedWasserstein(projections=16).compute(a, b).items()
     assert name == "sliced_wasserstein"

@@ -154,7 +154,7 @@ def test_joint_draws_follow_the_posterior_of_their_state():
     assert w1(x1[:, 0], again[:, 0]) < 0.05
 
 
-def test_what_a_mixture_refuses():
+def test_wrong_mixture_is_refused():
     good = {"weights": (1, 1), "means": ((0.0, 0.0), (1.0, 1.0)), "stds": (1.0, 1.0)}
     for key, value in {
         "weights": (1, -1),

@@ -134,7 +134,7 @@ def test_a_restored_state_goes_on_in_the_same_bits(mode):
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_what_is_refused(mode):
+def test_wrong_pretraining_is_refused(mode):
     with pytest.raises(PartError, match="only a model made of networks"):
         mode.init(Problem(line()[0]), STREAMS)
     without = attrs.evolve(_problem().model.inner, flow=None)

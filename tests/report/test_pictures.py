@@ -117,7 +117,7 @@ def test_scatter_has_a_panel_an_arm_with_its_points(folder_of, arm_of, drawn):
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 1), (3, 2, 2)])
-def test_no_scatter_of_anything_else(folder_of, arm_of, shape):
+def test_states_outside_the_plane_have_no_scatter(folder_of, arm_of, shape):
     folder = folder_of(arm_of("a", 0), states=[np.zeros(shape)])
     scatter(folder, [arm_of("a", 0)])
     assert not (folder / "scatter.png").exists()

@@ -104,7 +104,7 @@ def test_pictures_to_look_at(operator, made):
     assert torch.allclose(shown["measurement"], wanted, atol=1e-3)
 
 
-def test_what_cannot_be_measured(picture_of, grey_levels, made):
+def test_impossible_measurement_is_refused(picture_of, grey_levels, made):
     path = picture_of(grey_levels)
     with pytest.raises(PartError, match="hides the whole picture"):
         Measurement(picture=path, operator=Inpaint(box=(0, 0, 8, 6)), std=0.1).build(CPU)

@@ -57,7 +57,7 @@ def test_rows_and_channels_are_seen_alike_and_alone(operator, noise):
     assert operator.show(seen[0], 8, 6).shape == (3, 8, 6)
 
 
-def test_what_inpainting_sees():
+def test_inpainting_keeps_the_pixels_outside_the_box():
     x = torch.arange(48.0).reshape(1, 1, 8, 6)
     operator = Inpaint(box=(1, 2, 5, 4))
     hidden = [6 * row + column for row in (1, 2, 3, 4) for column in (2, 3)]
@@ -68,7 +68,7 @@ def test_what_inpainting_sees():
     assert torch.equal(shown, x[0])
 
 
-def test_what_downsampling_sees():
+def test_downsampling_returns_means_of_blocks():
     x = torch.arange(48.0).reshape(1, 1, 8, 6)
     seen = Downsample(factor=2).apply(x)
     assert seen[0, 0, 1, 2] == (16 + 17 + 22 + 23) / 4
@@ -79,7 +79,7 @@ def test_what_downsampling_sees():
 
 @pytest.mark.parametrize(("padding", "mode"), [("reflect", "mirror"), ("zero", "constant")])
 @pytest.mark.parametrize("std", [0.1, 0.6, 1.2])
-def test_what_blurring_sees(padding, mode, std, noise):
+def test_blur_is_a_convolution_with_its_kernel(padding, mode, std, noise):
     x = noise(1, 1, 8, 6)
     found = Blur(std=std, padding=padding).apply(x)[0, 0].numpy()
     wanted = gaussian_filter(x[0, 0].numpy(), std, mode=mode, truncate=4.0)

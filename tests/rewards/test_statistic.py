@@ -78,7 +78,7 @@ def test_grey_pictures_precision_and_flat_pictures(name, noise):
 
 
 @pytest.mark.parametrize("name", LARGEST)
-def test_what_it_says_of_itself(name):
+def test_statistic_declares_its_range_and_gradient(name):
     part = PictureStatistic(of=name)
     assert part.differentiable == (name not in COUNTS)
     assert part.range == (0, LARGEST[name])

@@ -130,7 +130,7 @@ def test_about_says_how_it_goes(tmp_path):
     assert (tmp_path / "log.txt").read_text().startswith(log)
 
 
-def test_nothing_is_logged_after_the_end(tmp_path):
+def test_finished_record_logs_nothing_more(tmp_path):
     first = Record.open(tmp_path / "a", RECIPE, {}, ["one"])
     first.close("done")
     kept = (tmp_path / "a" / "log.txt").read_text()

@@ -209,7 +209,7 @@ def test_the_folder_of_a_run(done):
     ]
 
 
-def test_what_is_returned_is_what_is_recorded(done):
+def test_returned_result_equals_the_recorded_one(done):
     assert [result.name for result in done.results] == ["plain", "Stein", "gradient, noisy"]
     for result, folder, arm in zip(
         done.results, FOLDERS, results(done.folder)["arms"], strict=True
@@ -341,7 +341,7 @@ def test_rewards_are_normalised_for_every_arm(done, go):
         assert one.cost.calls == other.cost.calls
 
 
-def test_what_must_be_said_is_said(go):
+def test_notes_of_a_run_stand_in_results_table_and_log(go):
     noted = go(LONG, "mode.steps=2", 'mode.guidance_norm="renorm"', "reward[0].weight=80")
     (steered,) = results(noted.folder)["arms"]
     (first,), (second,) = steered["notes"], results(noted.folder)["notes"]

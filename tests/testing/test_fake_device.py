@@ -31,7 +31,7 @@ def test_single_numbers_and_places_may_be_on_the_cpu():
         assert there.new_tensor([1.0]).tolist() == torch.tensor([1.0], device=device).tolist()
 
 
-def test_what_is_trained_there_is_what_is_trained_here():
+def test_training_on_the_fake_device_equals_training_on_the_cpu():
     def trained(device):
         torch.manual_seed(0)
         net = nn.Sequential(

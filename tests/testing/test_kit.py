@@ -767,7 +767,7 @@ def test_items_and_expected_failures(tmp_path):
     assert "expected a RewardSpec for contract 'reward', got a PointMass" in done.stdout
 
 
-def test_what_is_not_known_is_refused():
+def test_unknown_contract_or_check_is_refused():
     with pytest.raises(ValueError, match="no contract named 'sampelr'; did you mean 'sampler'"):
         conformance("sampelr", MetaFlowMap)
     with pytest.raises(ValueError, match=r"no check of a sampler is named 'exakt'; .*'exact'"):

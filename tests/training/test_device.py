@@ -72,7 +72,9 @@ def _losses(folder):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_what_trains_goes_on_and_learns(data, tmp_path, monkeypatch, other_device):
+def test_interrupted_training_on_a_device_goes_on_and_learns(
+    data, tmp_path, monkeypatch, other_device
+):
     catalog, before, step = load_catalog(), "", Record.step
 
     def broken(self, arm, index, info):

@@ -171,7 +171,7 @@ def test_a_run_killed_while_encoding_leaves_no_latents(data, tmp_path, monkeypat
     assert encoded(data, _model().encoding()).states.shape[1] == 6
 
 
-def test_no_room_and_other_things_in_the_way(data, tmp_path, monkeypatch):
+def test_full_disk_or_foreign_folder_refuses_latents(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(latents.shutil, "disk_usage", lambda _: attrs.make_class("U", ["free"])(9))
         with pytest.raises(PartError, match=r"would need 0\.0 GB, and the disk has 0\.0 GB left"):

@@ -203,7 +203,7 @@ def test_ctrl_c_ends_both_after_the_same_step(alone, tmp_path):
     assert not workers(out)
 
 
-def test_what_several_processes_cannot_do(tmp_path, monkeypatch):
+def test_mode_that_does_not_train_is_refused_in_several_processes(tmp_path, monkeypatch):
     recipe, out, (_, out_key) = written(tmp_path, STEERING)
     monkeypatch.setattr(parallel, "count", lambda: 2)
     with pytest.raises(RecipeError) as caught:

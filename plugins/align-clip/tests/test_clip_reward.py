@@ -288,7 +288,7 @@ def test_a_long_prompt_is_cut_with_a_word_about_it(files):
     assert "the first 14 count" in said[0]
 
 
-def test_what_cannot_be_scored_is_told_in_a_line(files):
+def test_input_that_cannot_be_scored_is_an_error_of_one_line(files):
     reward, data = build(files), pictures(2)
     with pytest.raises(PromptError, match=r"row 1 is empty.* set the model's 'prompt'"):
         reward.score(data, ["a cat", " "])

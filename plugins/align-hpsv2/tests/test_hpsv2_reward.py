@@ -119,7 +119,7 @@ def test_climbing_raises_the_score_of_the_saved_picture(part):
     assert (reward.score(saved, ["a cat"] * 2) > first + 0.1).all()
 
 
-def test_what_is_missing_or_wrong_is_told_in_a_line(part, tmp_path, monkeypatch):
+def test_missing_or_wrong_weights_are_an_error_of_one_line(part, tmp_path, monkeypatch):
     torch.save({"state_dict": {"blip.visual_encoder.x": torch.zeros(1)}}, tmp_path / "wrong.pt")
     with pytest.raises(PartError, match=r"^reward 'hpsv2': .*seems to be an ImageReward model$"):
         attrs.evolve(part, weights=str(tmp_path / "wrong.pt")).build(CPU)

@@ -142,7 +142,7 @@ def test_prompts_are_lowered_padded_and_cut_to_35(reward):
     assert reward.tokenizer.token_to_id("[ENC]") == len(VOCABULARY) + 1
 
 
-def test_what_is_padded_has_no_say(reward, folder):
+def test_padding_does_not_change_the_score(reward, folder):
     state = checkpoint()
     state["blip.text_encoder.embeddings.word_embeddings.weight"][0] = 9.0
     torch.save(state, folder / "padding.pt")
@@ -302,7 +302,7 @@ def test_the_file_of_the_package_is_found(folder, tmp_path, monkeypatch, reward)
     ("data", "said"),
     [(torch.zeros(1, 4, 32, 32), "alpha"), (torch.full((1, 3, 32, 32), 200.0), "divide by 255")],
 )
-def test_what_is_no_picture_is_refused(reward, data, said):
+def test_input_that_is_no_picture_is_refused(reward, data, said):
     with pytest.raises(ContractError, match=f"^reward 'image_reward': .*{re.escape(said)}"):
         reward.score(data, CAT)
 

@@ -43,7 +43,7 @@ def test_a_misspelt_class_gets_suggestions():
 
 
 @pytest.mark.parametrize("label", ["zzzzzz", "1000", "-1", "", "²"])
-def test_no_class(label):
+def test_unknown_class_is_refused(label):
     with pytest.raises(ValueError, match=r"no ImageNet class is named .* index from 0 to 999"):
         index_of(label)
 

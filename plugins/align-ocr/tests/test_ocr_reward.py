@@ -35,7 +35,7 @@ def scored(data, text, **options):
     return reward.score(data, [""] * len(data))
 
 
-def test_what_is_drawn_is_read(pictures):
+def test_drawn_text_is_read(pictures):
     score = scored(pictures, "Hello cat")
     assert score.dtype == torch.float32
     assert score.tolist() == pytest.approx([1, 7 / 8, 1, 0])

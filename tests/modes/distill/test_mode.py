@@ -334,7 +334,7 @@ def test_a_resumed_run_ends_in_the_same_bits(pictures, consistency):
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_what_is_refused(pictures):
+def test_wrong_distillation_is_refused(pictures):
     with pytest.raises(PartError, match="cannot draw its own data; give"):
         Distill().init(_pictured(), STREAMS)
     with pytest.raises(PartError, match="only a model made of networks"):
