@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from align.core.dataset import Dataset, DatasetSpec
     from align.core.draws import Draws, budget_option, draws_option, make_draws, weighted_mean
     from align.core.dynamics import Dynamics, FlowEvaluation, GaussianStep, GuidedFlow, Transition
+    from align.core.errors import AlignError, ContractError, PartError, PromptError
     from align.core.estimate import Estimate
     from align.core.estimator import ClosedForm, ValueEstimator
     from align.core.metric import Metric
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from align.core.streams import Streams
     from align.core.study import Findings, Point, Study
     from align.core.term import RewardTerm
-    from align.errors import AlignError, ContractError, PartError, PromptError
     from align.modes.distill.consistency import ConsistencyLoss
     from align.modes.distill.diagonal import DiagonalTarget
     from align.modes.distill.inner import InnerFlow
@@ -147,7 +147,7 @@ _NAMES: Final = {
     "align.core.streams": ("Streams",),
     "align.core.study": ("Findings", "Point", "Study"),
     "align.core.term": ("RewardTerm",),
-    "align.errors": ("AlignError", "ContractError", "PartError", "PromptError"),
+    "align.core.errors": ("AlignError", "ContractError", "PartError", "PromptError"),
     "align.modes.distill.consistency": ("ConsistencyLoss",),
     "align.modes.distill.diagonal": ("DiagonalTarget",),
     "align.modes.distill.inner": ("InnerFlow",),

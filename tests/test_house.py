@@ -14,7 +14,7 @@ import pytest
 import align
 from align.catalog import hookspecs
 from align.catalog.registry import load_catalog
-from align.errors import RecipeError
+from align.core.errors import RecipeError
 from align.recipe import load
 from align.recipe.describe import members
 

@@ -28,6 +28,20 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Module and class of each contract, by its name."""
 
+WINGS_WITH_PARTS: Final = (
+    "models",
+    "samplers",
+    "estimators",
+    "dynamics",
+    "rewards",
+    "isolation",
+    "modes",
+    "metrics",
+    "networks",
+    "datasets",
+)
+"""The packages of align that bring parts; each names them in its `__init__`, as a plugin does."""
+
 DEFAULT_KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {"autoencoder": "upsample", "dataset": "pictures"}
 )

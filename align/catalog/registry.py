@@ -19,9 +19,9 @@ import attrs
 import pluggy
 
 from align.catalog import hookspecs
-from align.catalog.contracts import CONTRACT_CLASSES, hook_of, plural
+from align.catalog.contracts import CONTRACT_CLASSES, WINGS_WITH_PARTS, hook_of, plural
+from align.core.errors import PluginError
 from align.core.term import TERM_OPTIONS
-from align.errors import PluginError
 
 
 def _class(path: str) -> type:
@@ -49,7 +49,9 @@ RESERVED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 """Keys of a part's table that are not the part's own."""
 _DISTRIBUTION: Final = "align-core"
 # Named, not imported: what align ships takes the same road as what others ship.
-_BUILT_IN: Final = EntryPoint(name="align", value="align.builtins", group="align")
+_BUILT_IN: Final = tuple(
+    EntryPoint(name=wing, value=f"align.{wing}", group="align") for wing in WINGS_WITH_PARTS
+)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -173,7 +175,7 @@ def load_catalog(
     manager = _manager()
     parts: dict[str, dict[str, Entry]] = {name: {} for name in CONTRACTS}
     broken = []
-    for point in (_BUILT_IN, *ordered) if builtins else ordered:
+    for point in (*_BUILT_IN, *ordered) if builtins else ordered:
         origin, brought = _origin(point), list[tuple[str, Entry]]()
         try:
             plugin = point.load()
@@ -200,7 +202,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 def _origin(point: EntryPoint) -> Origin:
-    if point is _BUILT_IN:
+    if point in _BUILT_IN:
         return Origin(point.name, _DISTRIBUTION, metadata.version(_DISTRIBUTION))
     if point.dist is None:
         return Origin(point.name, point.module.partition(".")[0], "of unknown version")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 import click
 
 from align.catalog.contracts import CONTRACT_CLASSES
-from align.errors import AlignError, PeerFailedError, RecipeError
+from align.core.errors import AlignError, PeerFailedError, RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -279,7 +279,7 @@ def show(name: str) -> None:
 def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
     """The parts of that name, with their contracts."""
     from align.catalog.registry import did_you_mean
-    from align.errors import PluginError
+    from align.core.errors import PluginError
 
     contract, _, kind = name.rpartition("/")
     within = [contract] if contract in CONTRACT_CLASSES else CONTRACT_CLASSES

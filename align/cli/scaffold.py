@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from align.catalog.registry import Catalog
-from align.errors import PluginError
+from align.core.errors import PluginError
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 FILES: Final[Mapping[str, str]] = MappingProxyType(

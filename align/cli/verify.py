@@ -14,9 +14,9 @@ from torch import Tensor
 
 from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.registry import Catalog, Entry
+from align.core.errors import AlignError, PartError
 from align.core.option import ConfigErrors
 from align.core.reward import HasReferenceImplementation, RewardSpec
-from align.errors import AlignError, PartError
 from align.io.images import Picture, opened
 from align.recipe.convert import read_table, strict_converter
 from align.recipe.describe import dotted

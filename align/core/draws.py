@@ -12,13 +12,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 
 Count: TypeAlias = int | Literal["auto"]
 

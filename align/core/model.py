@@ -10,9 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import ContractError
 from align.core.path import LinearPath, Path
 from align.core.streams import Streams
-from align.errors import ContractError
 
 Domain = Literal["image", "vector"]
 Able = TypeVar("Able")

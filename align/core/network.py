@@ -9,8 +9,8 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias
 import attrs
 from torch import Tensor, nn
 
+from align.core.errors import PartError
 from align.core.model import Domain
-from align.errors import PartError
 
 Role: TypeAlias = Literal["flow", "flow_map", "meta_flow_map"]
 """A flow b_s(y), a flow map with the average velocity v_{s,u}(y), or a meta flow map with that of

@@ -13,8 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.reward import Transform
-from align.errors import PartError
 
 Normalise: TypeAlias = Literal["none", "zscore", "rank"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Final
 
-from align.errors import PromptError
+from align.core.errors import PromptError
 
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 

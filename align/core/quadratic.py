@@ -8,8 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.reward import Quadratic, Term, WeightedReward
-from align.errors import PartError
 
 
 @final

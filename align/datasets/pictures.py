@@ -14,10 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from align.core.dataset import Dataset, DatasetSpec
+from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.option import at_least, option
 from align.datasets.sources import Index, index, signature
-from align.errors import PartError
 
 
 @final

@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 
 from align.core.dataset import plain_name
-from align.errors import PartError
+from align.core.errors import PartError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Entry: TypeAlias = tuple[str, str, str, int, int]

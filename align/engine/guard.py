@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import AlignError, ContractError, PartError
 from align.core.model import (
     Able,
     Condition,
@@ -26,7 +27,6 @@ from align.core.model import (
 from align.core.path import Path
 from align.core.reward import Reward
 from align.engine.meter import Meter
-from align.errors import AlignError, ContractError, PartError
 
 # How far from [0, 1] pictures may be before they, and not the reward, are to blame.
 _FAR: Final = 1.0

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from align.core.errors import ContractError, DivergedError, PartError
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.meter import Cost, Meter, forget_peak
-from align.errors import ContractError, DivergedError, PartError
 
 State = TypeVar("State")
 

@@ -1,1 +1,23 @@
 """Value estimators: one algorithm, one file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align.catalog.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from align.core.estimator import ValueEstimator
+
+
+@hookimpl
+def align_estimators() -> list[type[ValueEstimator]]:
+    """Value estimators."""
+    from align.estimators.blend import Blend
+    from align.estimators.exact import Exact
+    from align.estimators.gaussian import GaussianValue
+    from align.estimators.gradient import Gradient
+    from align.estimators.search import Search
+    from align.estimators.stein import Stein
+
+    return [Blend, Exact, GaussianValue, Gradient, Search, Stein]

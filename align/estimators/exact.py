@@ -7,12 +7,12 @@ from typing import ClassVar, final
 import attrs
 import torch
 
+from align.core.errors import PartError
 from align.core.estimate import Estimate
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 
 

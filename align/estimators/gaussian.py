@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimate import Estimate
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
@@ -15,7 +16,6 @@ from align.core.option import above, option
 from align.core.problem import Problem
 from align.core.quadratic import Form
 from align.core.streams import Streams
-from align.errors import PartError
 from align.estimators.gradient import shift_of_gradient
 
 

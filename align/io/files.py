@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from align.errors import PartError
+from align.core.errors import PartError
 
 
 @contextmanager

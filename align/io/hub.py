@@ -8,7 +8,7 @@ from typing import Final
 
 from loguru import logger
 
-from align.errors import PartError
+from align.core.errors import PartError
 
 _REPOSITORY: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?")
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json", ".txt"})

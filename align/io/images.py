@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from align.errors import ContractError, PartError
+from align.core.errors import ContractError, PartError
 from align.io.files import replacing
 
 Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from align.errors import PartError
+from align.core.errors import PartError
 
 # What a file seems to be, by a part of a name that no other kind has.
 _MARKS: Final = (

@@ -19,9 +19,9 @@ from typing import IO, Final, final
 import attrs
 from loguru import logger
 
-from align import errors
+from align.core import errors
+from align.core.errors import AlignError, PartError
 from align.core.option import ConfigError, ConfigErrors
-from align.errors import AlignError, PartError
 from align.isolation.protocol import VERSION, Message, packed, receive
 
 _REMEMBERED: Final = 20  # last lines of a process's stderr

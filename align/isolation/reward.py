@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.core.errors import AlignError, PartError
 from align.core.model import Able
 from align.core.option import ConfigError, ConfigErrors, above, option
 from align.core.reward import (
@@ -24,7 +25,6 @@ from align.core.reward import (
     Reward,
     RewardSpec,
 )
-from align.errors import AlignError, PartError
 from align.isolation.client import RewardProcess
 from align.isolation.protocol import PROMISES, Message, packed
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from align.core.errors import AlignError, ContractError
 from align.core.option import ConfigErrors
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
-from align.errors import AlignError, ContractError
 from align.isolation.protocol import (
     CAPABILITIES,
     PROMISES,

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.metric import Metric
 from align.core.model import Domain
-from align.errors import PartError
 
 SIDE: Final = 8
 

@@ -8,11 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.metric import Metric
 from align.core.model import Domain
 from align.core.option import at_least, option
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> float:

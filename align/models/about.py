@@ -19,10 +19,10 @@ from torch import nn
 from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.registry import Catalog, load_catalog
 from align.core.autoencoder import AutoencoderSpec
+from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.network import NetworkSpec, Role, VelocityNetwork, make_network
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.network_model import ROLES, NetworkModel
 from align.networks.autoencoder import Autoencoder
 

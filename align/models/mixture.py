@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError, PromptError
 from align.core.estimator import ClosedForm
 from align.core.model import (
     Condition,
@@ -25,7 +26,6 @@ from align.core.path import LinearPath, Path, TrigonometricPath, expand
 from align.core.quadratic import Form
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.errors import PartError, PromptError
 from align.models.isotropic import Isotropic
 from align.models.triangular import transport
 

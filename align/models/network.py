@@ -10,10 +10,10 @@ import torch
 
 from align.catalog.registry import Catalog, load_catalog
 from align.core.autoencoder import AutoencoderSpec
+from align.core.errors import PartError
 from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
-from align.errors import PartError
 from align.models.about import described, modules_of, spec_in, untrained
 from align.models.network_model import NetworkModel, Precision
 from align.training import weights

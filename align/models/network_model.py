@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.errors import PartError
 from align.core.model import (
     ClassConditional,
     Condition,
@@ -23,7 +24,6 @@ from align.core.network import LADDER, Role, VelocityNetwork
 from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
 from align.core.prompts import match_class
-from align.errors import PartError
 from align.networks.autoencoder import Autoencoder
 from align.training.latents import Encoding, digest
 

@@ -1,1 +1,49 @@
 """Modes: what a run does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align.catalog.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from align.core.mode import AlignmentMode
+    from align.core.objective import Objective
+
+
+@hookimpl
+def align_modes() -> list[type[AlignmentMode[Any]]]:
+    """Modes."""
+    from align.modes.autoencode import Autoencode
+    from align.modes.distill.mode import Distill
+    from align.modes.finetune.mode import FineTune
+    from align.modes.pretrain import Pretrain
+    from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.steer import Steer
+    from align.modes.studies.fidelity import Fidelity
+    from align.modes.studies.posterior_recovery import PosteriorRecovery
+    from align.modes.studies.value_correlation import ValueCorrelation
+
+    sampling: list[type[AlignmentMode[Any]]] = [BestOfN, Steer]
+    training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
+    return [*sampling, *training, Fidelity, PosteriorRecovery, ValueCorrelation]
+
+
+@hookimpl
+def align_objectives() -> list[type[Objective]]:
+    """Objectives of fine-tuning and of distillation."""
+    from align.modes.distill.diagonal import DataTarget, TeacherTarget
+    from align.modes.distill.eulerian import Eulerian
+    from align.modes.distill.lagrangian import Lagrangian
+    from align.modes.distill.mean_flow import MeanFlow
+    from align.modes.distill.semigroup import Semigroup
+    from align.modes.distill.shortcut import Shortcut
+    from align.modes.finetune.draft import Draft
+    from align.modes.finetune.gradient import GradientObjective
+    from align.modes.finetune.stein import SteinObjective
+
+    finetuning: list[type[Objective]] = [Draft, GradientObjective, SteinObjective]
+    consistency: list[type[Objective]] = [Eulerian, Lagrangian, MeanFlow, Semigroup, Shortcut]
+    return [*finetuning, *consistency, DataTarget, TeacherTarget]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from align.catalog.registry import load_catalog
 from align.core.autoencoder import AutoencoderSpec
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.mode import Export, Need
 from align.core.objective import Loss
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.about import spec_table
 from align.models.network import autoencoder_in
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig

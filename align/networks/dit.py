@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.network import NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
-from align.errors import PartError
 from align.networks.layers import Attention, LabelEmbedder, TimeEmbedder
 
 

@@ -9,12 +9,12 @@ import attrs
 
 from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
+from align.core.errors import AlignError
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
-from align.errors import AlignError
 from align.recipe.schema import Arm, Recipe
 
 _MANY: Final = 4  # more names than this are no advice

@@ -17,9 +17,9 @@ from cattrs import Converter
 
 from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
+from align.core.errors import PluginError
 from align.core.option import ConfigError, ConfigErrors
 from align.core.term import TERM_OPTIONS, RewardTerm
-from align.errors import PluginError
 from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
 
 Hook: TypeAlias = Callable[[Any, Any], Any]

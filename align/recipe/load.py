@@ -11,8 +11,8 @@ from typing import Any, final
 import attrs
 
 from align.catalog.registry import Catalog
+from align.core.errors import RecipeError
 from align.core.option import ConfigErrors
-from align.errors import RecipeError
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
 from align.recipe.override import apply_override, parse_override

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from align.core.baseline import BaseRewardStats, Divergence
-from align.errors import PartError
+from align.core.errors import PartError
 from align.io.files import read_tables, replacing
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults
 

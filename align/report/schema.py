@@ -10,9 +10,9 @@ import attrs
 import cattrs
 
 from align.core.baseline import Divergence
+from align.core.errors import PartError
 from align.core.study import Findings
 from align.engine.meter import Cost
-from align.errors import PartError
 from align.io.files import write
 
 VERSION: Final = 1

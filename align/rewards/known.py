@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from align.errors import PartError
+from align.core.errors import PartError
 
 _EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
 

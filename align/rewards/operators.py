@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.option import above, at_least, option
-from align.errors import PartError
 
 
 @attrs.frozen(kw_only=True)

@@ -13,10 +13,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import ContractError, PartError
 from align.core.model import Domain
 from align.core.option import option
 from align.core.reward import Reward, RewardSpec
-from align.errors import ContractError, PartError
 
 Scores: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.model import ClassConditional, NoModel
 from align.core.problem import Problem
 from align.core.prompts import expand_prompt
@@ -18,7 +19,6 @@ from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.loop import Observer, Outcome, execute
 from align.engine.meter import Meter
 from align.engine.offload import Offloaded, networks
-from align.errors import PartError
 from align.recipe import Arm, RewardTerm, Run
 from align.training import parallel
 

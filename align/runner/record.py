@@ -32,9 +32,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from align.catalog.registry import Catalog
+from align.core.errors import PartError
 from align.core.mode import Export, Info
 from align.core.reward import HasOrigins
-from align.errors import PartError
 from align.io.files import read_table, read_text, write
 from align.io.images import mosaic, save_picture, to_bytes
 from align.recipe import Recipe

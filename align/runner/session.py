@@ -12,6 +12,7 @@ from loguru import logger
 
 from align import report
 from align.catalog.registry import Catalog, load_catalog
+from align.core.errors import PromptError, RecipeError
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode, Trainable
 from align.core.model import ModelSpec
@@ -19,7 +20,6 @@ from align.core.sampler import PosteriorSampler
 from align.core.study import Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
-from align.errors import PromptError, RecipeError
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of

@@ -8,11 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimator import ClosedForm
 from align.core.model import FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 @final

@@ -8,11 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.model import FlowModel, NoisyState, PosteriorMap
 from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 @final

@@ -8,12 +8,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.model import FlowMap, FlowModel, NoisyState
 from align.core.option import above, at_least, option
 from align.core.path import Path, expand
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 @final

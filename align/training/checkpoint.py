@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.io import files
 from align.training import parallel
 

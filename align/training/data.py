@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from align.core.dataset import Dataset, DatasetSpec, plain_name
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 @final

@@ -18,8 +18,8 @@ from loguru import logger
 from torch import Tensor, distributed, nn
 
 from align.core.dataset import Dataset, DatasetSpec
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.io.files import filling, write
 from align.training.data import chunks, labels_of, order, renumbered
 

@@ -13,11 +13,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.errors import PartError
 from align.core.mode import Export
 from align.core.objective import GroupedValues, Loss
 from align.core.option import above, at_least, between, option
 from align.core.streams import Streams
-from align.errors import PartError
 from align.training import checkpoint, parallel
 from align.training.parallel import Parallel
 

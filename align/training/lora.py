@@ -11,9 +11,9 @@ import attrs
 from safetensors.torch import save
 from torch import nn
 
+from align.core.errors import PartError
 from align.core.option import above, at_least, option
 from align.core.streams import Streams
-from align.errors import PartError
 
 Net = TypeVar("Net", bound=nn.Module)
 

@@ -16,9 +16,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from align.core.errors import PartError, PeerFailedError
 from align.core.objective import Loss
 from align.core.streams import Streams
-from align.errors import PartError, PeerFailedError
 
 Parallel = Literal["ddp", "fsdp"]
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.option import above, at_least, option
-from align.errors import PartError
 
 Features: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 """Feature maps (B, C_k, H_k, W_k) of pictures (B, C, H, W) in [0, 1], each with a gradient."""

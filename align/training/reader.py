@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from align.core.dataset import Dataset, DatasetSpec
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.training.data import batches, chunks, loaded, order
 
 IN_MEMORY: Final = 1 << 30

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.io import files
 
 FORMAT = "align-1"

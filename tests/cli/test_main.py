@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 import align
 from align.cli.main import main
+from align.core.errors import ContractError
 from align.engine import allocator
-from align.errors import ContractError
 
 
 def invoke(*arguments, **options):

@@ -9,9 +9,9 @@ from PIL import Image
 from align.catalog.registry import load_catalog
 from align.cli import verify
 from align.cli.main import main
+from align.core.errors import ContractError, PartError
 from align.core.option import option
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
-from align.errors import ContractError, PartError
 from align.rewards.compressibility import Compressibility
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from align.core.draws import Draws, make_draws, variance, weighted_mean
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
-from align.errors import PartError
 from align.estimators.blend import Blend
 from align.estimators.gradient import Gradient, gradient_of
 from align.estimators.search import Search

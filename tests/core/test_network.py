@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.network import LADDER, grown, make_network
 from align.core.streams import Streams
-from align.errors import PartError
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
 from align.networks.unet import UNetConfig

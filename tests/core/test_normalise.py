@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.normalise import fitted
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.testing.worlds import line, measured
 
 SCORES = torch.tensor([3.0, -1.0, 2.0, 2.0, 10.0])

@@ -4,9 +4,9 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PromptError
 from align.core.model import ModelSpec
 from align.core.prompts import expand_prompt, match_class
-from align.errors import PromptError
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Run

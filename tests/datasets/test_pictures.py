@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from align.core.errors import PartError
 from align.datasets.pictures import Pictures
-from align.errors import PartError
 from align.training.data import load
 
 

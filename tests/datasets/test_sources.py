@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from align.core.errors import PartError
 from align.datasets.pictures import Pictures
 from align.datasets.sources import files_of, index, signature
-from align.errors import PartError
 from align.training.data import load
 
 

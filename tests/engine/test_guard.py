@@ -6,13 +6,13 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import ContractError, PartError
 from align.core.estimator import ClosedForm
 from align.core.model import Condition, DataSampler, FlowMap, FlowModel, NoisyState, PosteriorMap
 from align.core.path import LinearPath
 from align.core.reward import HasReferenceImages, Quadratic, Reward
 from align.engine.guard import GuardedModel, GuardedReward, guarded, replaced
 from align.engine.meter import Meter
-from align.errors import ContractError, PartError
 from align.models.mixture import GaussianMixture
 from align.testing.worlds import line
 

@@ -6,13 +6,13 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import ContractError, PartError
 from align.core.mode import AlignmentMode, Export, Info, Trainable
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
-from align.errors import ContractError, PartError
 
 STREAMS = Streams(0, (0, 1))
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
-from align.errors import PartError
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
 from align.models.mixture import Mixture

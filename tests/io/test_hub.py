@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from loguru import logger
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.io.hub import located
 
 REPO, SHA = "owner/name", "0123456789012345678901234567890123456789"

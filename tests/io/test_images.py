@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from align.errors import ContractError, PartError
+from align.core.errors import ContractError, PartError
 from align.io.images import (
     CLIP_MEAN,
     CLIP_STD,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.io.weights import is_archive, load_strictly, read, seems
 
 WHO = "reward 'x'"

@@ -12,7 +12,7 @@ from align.isolation.reward import Isolated
 OBEDIENT = """\
 import os, sys, time, warnings
 from pathlib import Path
-from align.errors import PartError
+from align.core.errors import PartError
 
 def score(data, prompts):
     word, _, text = prompts[0].partition(" ")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from loguru import logger
 
-from align.errors import ContractError, PartError
+from align.core.errors import ContractError, PartError
 from align.isolation.client import RewardProcess, python_of
 from align.isolation.protocol import Message, packed
 from align.isolation.reward import Isolated

@@ -13,7 +13,7 @@ from loguru import logger
 import align
 from align.catalog.registry import load_catalog
 from align.cli.main import main
-from align.errors import RecipeError
+from align.core.errors import RecipeError
 from align.isolation.reward import Isolated
 from align.recipe import load, to_toml
 from align.runner.session import sample
@@ -234,4 +234,4 @@ def test_isolation_is_named_by_one_package_and_the_table_of_contents():
         for path in root.rglob("*.py")
         if re.search(r"isolat", path.read_text()) and path.parent.name != "isolation"
     }
-    assert naming == {"builtins.py"}
+    assert naming == {"catalog/contracts.py"}

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from align.catalog.registry import load_catalog
+from align.core.errors import PartError
 from align.core.reward import HasReferenceImages, Quadratic
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.isolation.protocol import PROMISES
 from align.isolation.reward import Isolated
 from align.recipe.convert import read_part

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.metrics.frechet import FrechetThumbnails, frechet_distance
 
 

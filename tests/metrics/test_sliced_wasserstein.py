@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.testing.distances import sliced_w2
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from align.catalog.registry import load_catalog
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.about import about_of, modules_of
 from align.models.network import load
 from align.models.network_model import NetworkModel

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from align.core.errors import PartError, PromptError
 from align.core.model import NoisyState
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
-from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
 from align.testing.distances import w1
 from align.testing.worlds import line, measured, plane

@@ -4,12 +4,12 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PartError, PromptError
 from align.core.model import FlowMap, NoisyState, PosteriorMap
 from align.core.network import make_network
 from align.core.problem import Problem
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
-from align.errors import PartError, PromptError
 from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
 from align.models.network import Network, load

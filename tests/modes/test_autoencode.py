@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from align.core.errors import PartError
 from align.core.model import NoModel
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
-from align.errors import PartError
 from align.models.network import Network
 from align.modes.autoencode import Autoencode
 from align.networks.autoencoder import AutoencoderConfig

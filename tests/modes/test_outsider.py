@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from align.catalog.registry import load_catalog
-from align.errors import RecipeError
+from align.core.errors import RecipeError
 from align.models.network import load
 from align.runner.session import run
 

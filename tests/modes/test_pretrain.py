@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from align.core.errors import PartError
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.models.network import load
 from align.models.network_model import NetworkModel
 from align.modes.pretrain import Pretrain

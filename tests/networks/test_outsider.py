@@ -13,8 +13,8 @@ import torch
 
 import align
 from align.catalog.registry import load_catalog
+from align.core.errors import PartError, RecipeError
 from align.core.network import VelocityNetwork
-from align.errors import PartError, RecipeError
 from align.models.network import Network, load
 from align.training import weights
 

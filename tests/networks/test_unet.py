@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from align.core.errors import PartError
 from align.core.network import LADDER, make_network
 from align.core.streams import Streams
-from align.errors import PartError
 from align.networks.unet import UNetConfig
 
 CONFIG, SHAPE = UNetConfig(widths=(8, 16, 24), blocks=2, heads=3, time_scale=1.5), (3, 8, 4)

@@ -294,7 +294,7 @@ def test_words(case, read_lines, folder):
 
 @pytest.fixture
 def read_lines(read):
-    from align.errors import RecipeError
+    from align.core.errors import RecipeError
 
     def lines(text, *sets):
         with pytest.raises(RecipeError) as caught:

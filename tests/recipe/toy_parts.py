@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, final
 import attrs
 
 from align.catalog.hookspecs import hookimpl
+from align.core.errors import PartError
 from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
@@ -14,7 +15,6 @@ from align.core.model import FlowMap, ModelSpec, PosteriorMap
 from align.core.option import above, at_least, option
 from align.core.reward import RewardSpec
 from align.core.sampler import PosteriorSampler
-from align.errors import PartError
 
 
 @final

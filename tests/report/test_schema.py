@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 from align.core.baseline import Divergence
+from align.core.errors import PartError
 from align.core.study import Findings, Point
 from align.engine.meter import Cost
-from align.errors import PartError
 from align.report import write
 from align.report.schema import (
     VERSION,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.rewards.known import known
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from align.core.errors import PartError
 from align.core.reward import HasReferenceImages
-from align.errors import PartError
 from align.rewards.measurement import Measurement
 from align.rewards.operators import Blur, Downsample, Inpaint
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.rewards.operators import Blur, Downsample, Inpaint
 
 OPERATORS = (

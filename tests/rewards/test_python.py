@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.catalog.registry import load_catalog
-from align.errors import ContractError, PartError, RecipeError
+from align.core.errors import ContractError, PartError, RecipeError
 from align.recipe import load
 from align.rewards.python import Python
 

@@ -6,6 +6,7 @@ import torch
 
 import align
 from align.core.baseline import FEW, Divergence
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
@@ -13,7 +14,6 @@ from align.dynamics.ode import ODE
 from align.dynamics.sde import SDE
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
-from align.errors import PartError
 from align.estimators.exact import Exact
 from align.models.mixture import Mixture
 from align.modes.distill.mode import Distill

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from align.core.errors import PartError, PromptError
 from align.core.model import ModelSpec
 from align.core.reward import Reward, RewardSpec
 from align.engine.guard import GuardedReward
 from align.engine.offload import Offloaded
-from align.errors import PartError, PromptError
 from align.models.mixture import Mixture
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, RewardTerm, Run

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 import align
 from align.catalog.hookspecs import hookimpl
 from align.catalog.registry import load_catalog
+from align.core.errors import ContractError, PartError, RecipeError
 from align.core.reward import Reward, RewardSpec
 from align.engine import allocator
-from align.errors import ContractError, PartError, RecipeError
 from align.estimators.stein import Stein
 from align.models.mixture import Mixture
 from align.modes.sampling.best_of_n import BestOfN

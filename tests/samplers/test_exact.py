@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.samplers.exact import ExactPosterior
 from align.testing.distances import w1

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.errors import PartError
 from align.samplers.dps import DPS
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.mixture import Mixture
 from align.samplers.renoise import Renoise
 from align.testing.distances import sliced_w2, w1

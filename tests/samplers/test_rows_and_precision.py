@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from align.builtins import align_samplers
 from align.core.model import NoisyState
 from align.core.network import make_network
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel
 from align.networks.mlp import MLPConfig
+from align.samplers import align_samplers
 from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior

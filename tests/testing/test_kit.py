@@ -15,6 +15,7 @@ import torch
 from align.catalog.contracts import CONTRACT_CLASSES, plural
 from align.core.draws import draws_option
 from align.core.dynamics import Dynamics, Transition
+from align.core.errors import PartError, PromptError
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Trainable
@@ -35,7 +36,6 @@ from align.core.sampler import PosteriorSampler
 from align.core.study import Findings, Study
 from align.core.study import Point as Found
 from align.dynamics.sde import SDE
-from align.errors import PartError, PromptError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein

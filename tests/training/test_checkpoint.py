@@ -9,7 +9,7 @@ from torch import nn
 
 from align import report
 from align.catalog.registry import load_catalog
-from align.errors import AlignError, PartError
+from align.core.errors import AlignError, PartError
 from align.runner.session import run
 from align.training import checkpoint
 

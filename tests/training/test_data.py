@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from align.core.dataset import Dataset
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.training.data import batches, labels_of, loaded, order
 
 

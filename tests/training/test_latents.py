@@ -9,9 +9,9 @@ import torch
 from loguru import logger
 from PIL import Image
 
+from align.core.errors import PartError
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
-from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.training import latents

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from align.core.errors import PartError
 from align.core.mode import Export
 from align.core.model import NoModel
 from align.core.objective import GroupedValues, Loss
@@ -17,7 +18,6 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.training import checkpoint
 from align.training.loop import Optimisation, Training, advance, learning_rate_at
 from align.training.mode import TrainingMode, TrainingState

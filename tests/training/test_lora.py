@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from align.core.errors import PartError
 from align.core.objective import Loss
 from align.core.streams import Streams
-from align.errors import PartError
 from align.networks.dit import DiT, DiTConfig
 from align.training.loop import Optimisation, Training, advance
 from align.training.lora import Lora

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from align.catalog.registry import load_catalog
+from align.core.errors import PartError, RecipeError
 from align.core.objective import Loss
 from align.core.streams import Streams
-from align.errors import PartError, RecipeError
 from align.modes.distill.forward import derivative
 from align.networks.dit import DiT, DiTConfig
 from align.runner.session import run

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.streams import Streams
-from align.errors import PartError
 from align.training.perceptual import Perceptual, perceptual_distance
 
 PICTURES = Streams(0, (0, 1, 2)).uniform((3, 6, 6))

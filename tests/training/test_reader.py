@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from align.core.errors import PartError
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
-from align.errors import PartError
 from align.training import data, reader
 from align.training.data import load
 from align.training.loop import Optimisation, pieces

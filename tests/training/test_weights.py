@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from align.errors import PartError
+from align.core.errors import PartError
 from align.training import weights
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.mode import Export, Need
 from align.core.model import DataSampler
 from align.core.network import NetworkSpec, grown, make_network
@@ -16,7 +17,6 @@ from align.core.objective import Loss
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.about import about_of, modules_of
 from align.models.network_model import NetworkModel, network_of
 from align.modes.distill.consistency import ConsistencyLoss

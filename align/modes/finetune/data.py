@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.model import Condition, DataSampler
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.modes.finetune.evaluation import samples
 from align.training.latents import Examples, encoded

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.mode import Export, HasWarnings, Info, Need, UsesRewardGradient
 from align.core.network import NetworkSpec
 from align.core.objective import Loss
 from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.about import about_of, modules_of
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Evaluation, samples

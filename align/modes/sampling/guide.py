@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from align.core.dynamics import FlowEvaluation
+from align.core.errors import PartError
 from align.core.estimate import Estimate
 from align.core.model import Condition, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 
 
 @final

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition
+from align.core.errors import DivergedError
 from align.core.model import Condition, FlowModel
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
-from align.errors import DivergedError
 
 
 def grid(steps: int, start: float, power: float) -> list[float]:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.metric import Metric
 from align.core.model import Condition, DataSampler, ModelSpec
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.network_model import NetworkModel
 from align.training.latents import encoded
 

@@ -9,11 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
-from align.errors import PartError
 from align.modes.sampling.rollout import flow, transitions, unguided
 
 MEMORYLESS: Final = SDE(clamp=math.inf)

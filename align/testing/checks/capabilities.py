@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimator import ClosedForm
 from align.core.model import (
     Able,
@@ -21,7 +22,6 @@ from align.core.model import (
     PosteriorMap,
 )
 from align.core.reward import Term, WeightedReward
-from align.errors import PartError
 from align.samplers.glass import glass_velocity
 from align.testing.probes import Constant, close, denoiser_of, finite, states, streams_of
 

@@ -10,13 +10,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimate import Estimate
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
-from align.errors import PartError
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap

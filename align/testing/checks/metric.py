@@ -10,9 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.metric import Metric
 from align.core.streams import Streams
-from align.errors import PartError
 from align.testing.checks.form import form
 from align.testing.checks.reward import noise
 from align.testing.probes import untouched as unmoved

@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from align.core.errors import PromptError
 from align.core.model import Condition, FlowMap, ModelSpec, NoisyState, PosteriorMap
-from align.errors import PromptError
 from align.testing.checks.capabilities import (
     Modelling,
     closed_form,

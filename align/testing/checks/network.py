@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from align.catalog.registry import Entry, Origin, load_catalog
+from align.core.errors import PartError
 from align.core.network import LADDER, NetworkSpec, Role, VelocityNetwork, grown, make_network
 from align.core.streams import Streams
-from align.errors import PartError
 from align.models.about import spec_in, spec_table
 from align.testing.checks.form import form
 from align.testing.probes import close, finite

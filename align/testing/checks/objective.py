@@ -10,13 +10,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.model import Condition, Domain, FlowModel, NoisyState
 from align.core.objective import Loss, Objective
 from align.core.path import Path
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
-from align.errors import PartError
 from align.estimators.exact import Exact
 from align.models.mixture import GaussianMixture
 from align.modes.distill.consistency import ConsistencyLoss

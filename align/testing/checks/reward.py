@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from align.core.errors import PromptError
 from align.core.model import Domain
 from align.core.reward import Reward, RewardSpec
 from align.core.streams import Streams
-from align.errors import PromptError
 from align.testing.checks.form import form
 from align.testing.probes import close, finite, size
 from align.testing.probes import untouched as unmoved

@@ -10,10 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
 from align.core.estimator import ClosedForm
 from align.core.model import FlowModel, NoisyState
 from align.core.sampler import PosteriorSampler
-from align.errors import PartError
 from align.testing.checks.form import form
 from align.testing.distances import w1
 from align.testing.probes import Plain, close, denoiser_of, finite, size, states, streams_of

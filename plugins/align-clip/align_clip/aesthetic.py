@@ -71,7 +71,7 @@ class Aesthetic(RewardSpec):
         seen: ClipReward = spec.build(device)
         has = seen.network.clip.config.projection_dim
         if head[0].in_features != has:
-            from align.errors import PartError
+            from align.core.errors import PartError
 
             text = f"the head takes {head[0].in_features} features, and the CLIP model has {has}"
             raise PartError(f"{WHO}: head: {text}; give the CLIP model it was trained on")
@@ -84,7 +84,7 @@ def loaded(file: str) -> nn.Sequential:
     Raises:
         PartError: there is no such file, or it is no such head.
     """
-    from align.errors import PartError
+    from align.core.errors import PartError
     from align.io.weights import load_strictly, read
 
     path = Path(file).expanduser()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from align.core.errors import PartError
 from align.core.model import Condition, FlowMap, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -15,7 +16,6 @@ from align.datasets.pictures import Pictures
 from align.engine.guard import GuardedModel
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.models.network import Network, load
 from align.models.network_model import NetworkModel
 from align.modes.distill.diagonal import DataTarget

@@ -4,12 +4,12 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
-from align.errors import PartError
 from align.models.mixture import Mixture
 from align.models.network import load
 from align.models.network_model import NetworkModel

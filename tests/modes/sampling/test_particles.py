@@ -4,12 +4,12 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import DivergedError
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ddpm import DDPM
 from align.dynamics.renoise import Renoise
 from align.dynamics.sde import SDE
-from align.errors import DivergedError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein

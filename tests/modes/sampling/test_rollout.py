@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from align.core.dynamics import GaussianStep, Slope, normalise_guidance
+from align.core.errors import DivergedError
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ddim import DDIM
@@ -15,7 +16,6 @@ from align.dynamics.renoise import Renoise
 from align.dynamics.sde import SDE
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
-from align.errors import DivergedError
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein

@@ -4,9 +4,9 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture

@@ -4,10 +4,10 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.errors import PartError
 from align.modes.studies.values import advanced, noise, pearson, scored, states, value
 from align.testing.distances import w1
 from align.testing.worlds import line

@@ -7,9 +7,9 @@ import attrs
 import pytest
 import torch
 
+from align.core.errors import PartError
 from align.core.objective import Loss
 from align.core.option import option
-from align.errors import PartError
 from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.diagonal import DiagonalTarget
 from align.modes.distill.eulerian import Eulerian
