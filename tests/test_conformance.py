@@ -1,7 +1,9 @@
 """Every part in the catalog, by the checks of its contract."""
 
 import atexit
+import functools
 import importlib.util
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
+from align.isolation.reward import Isolated
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
@@ -248,7 +251,15 @@ test_renoising = conformance(
     ),
 )
 
+
+@functools.cache
+def isolated() -> Isolated:
+    """One process for all checks, in this environment."""
+    return Isolated(venv=sys.prefix, timeout=100.0, reward={"kind": "compressibility"})
+
+
 test_compressibility = conformance("reward", Compressibility)
+test_isolated = conformance("reward", isolated)
 test_incompressibility = conformance("reward", Incompressibility)
 test_brightness = conformance("reward", lambda: PictureStatistic(of="brightness"))
 test_dim_light = conformance("reward", lambda: PictureStatistic(of="brightness", towards=0.2))
