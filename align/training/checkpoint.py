@@ -129,6 +129,7 @@ def _save(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def _load(folder: Path, tensors: dict[str, Tensor]) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -145,11 +146,19 @@ def _load(folder: Path, tensors: dict[str, Tensor]) -> None:
     }
     if differing:
         raise _of_another_network(sorted(differing))
+    # Whole tensors are read on the CPU, where the files are, and copied to their device.
+    targets = {
+        name: tensor if parallel.sharded(tensor) else tensor.detach().cpu()
+        for name, tensor in tensors.items()
+    }
     try:
         with _one_process_is_fine():
-            load(tensors, storage_reader=reader, no_dist=parallel.count() == 1)
-    except Exception as error:
+            load(targets, storage_reader=reader, no_dist=parallel.count() == 1)
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
         raise _unreadable(folder, error) from error
+    for name, target in targets.items():
+        if target.device != tensors[name].device:
+            tensors[name].copy_(target)
 
 
 @contextmanager

@@ -737,9 +737,9 @@ from align.testing import conformance
 
 test_reward = conformance("reward", Compressibility)
 test_point = conformance("sampler", DPS(), expect_fail={"exact": "a point has no spread"})
-test_passes = conformance("sampler", PointMass, expect_fail={"exact": "no spread", "shape": "?"})
+test_passes = conformance("sampler", DPS, expect_fail={"exact": "no spread", "shape": "?"})
 test_skips = conformance("reward", Compressibility, expect_fail={"gradient": "it has none"})
-test_wrong = conformance("reward", PointMass)
+test_wrong = conformance("reward", DPS)
 """
 
 
@@ -764,7 +764,7 @@ def test_items_and_expected_failures(tmp_path):
     wrong = [text for text in failures if "test_wrong" in text]
     assert len(failures) == 2 + len(wrong)
     assert len(wrong) == len(checks_of("reward"))
-    assert "expected a RewardSpec for contract 'reward', got a PointMass" in done.stdout
+    assert "expected a RewardSpec for contract 'reward', got a DPS" in done.stdout
 
 
 def test_unknown_contract_or_check_is_refused():
@@ -774,7 +774,7 @@ def test_unknown_contract_or_check_is_refused():
         conformance("sampler", MetaFlowMap, expect_fail={"exakt": "?"})
     with pytest.raises(ValueError, match="say why a sampler is expected to fail 'exact'"):
         conformance("sampler", MetaFlowMap, expect_fail={"exact": " "})
-    with pytest.raises(ValueError, match="known are 'estimator', 'metric'"):
+    with pytest.raises(ValueError, match="known are 'autoencoder', 'dataset'"):
         checks_of("flow")
 
 
