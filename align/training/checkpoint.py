@@ -178,7 +178,7 @@ def _flattened(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + name, value
 
 
-def _unreadable(folder: Path, error: Exception) -> PartError:
+def _unreadable(folder: Path, error: BaseException) -> PartError:
     reason = (str(error) or type(error).__name__).partition("\n")[0]
     return PartError(f"run.out: checkpoint '{folder}' cannot be read ({reason}); remove it")
 
