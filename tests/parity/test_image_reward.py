@@ -34,6 +34,7 @@ def test_scores_are_those_of_the_package(spec, agree):
 
 def test_so_they_are_for_prompts_of_any_kind(spec, agree):
     prompts = (
+        ".",
         "A Tabby CAT!",
         "cat " * 60,
         "çat, ca\u0301t",
