@@ -202,7 +202,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 def _origin(point: EntryPoint) -> Origin:
-    if point in _BUILT_IN:
+    if any(point is own for own in _BUILT_IN):
         return Origin(point.name, _DISTRIBUTION, metadata.version(_DISTRIBUTION))
     if point.dist is None:
         return Origin(point.name, point.module.partition(".")[0], "of unknown version")
