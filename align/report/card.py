@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from align.io.files import read_table, read_tables, read_text, write
 from align.report.schema import ArmNumbers, RunResults
@@ -70,15 +71,19 @@ def _rewards(arm: ArmNumbers, results: RunResults) -> list[str]:
     return [*lines, ""]
 
 
-def _figures(last: Mapping[str, float]) -> list[str]:
-    """The last line of the record that an arm's training left."""
+def _figures(last: Mapping[str, Any]) -> list[str]:
+    """The last line of the record that an arm's training left, with standard errors."""
     if not last:
         return []
-    rows = (f"| {name} | {value:.4g} |" for name, value in last.items())
+    errors = last.get("errors", {})
+    rows = [
+        f"| {name} | {value:.4g}" + (f" ± {errors[name]:.2g} |" if name in errors else " |")
+        for name, value in last.items()
+        if name not in ("arm", "step", "errors")
+    ]
     return ["## Last figures of training", "", "| what | value |", "|---|---|", *rows, ""]
 
 
-def _last(folder: Path, arm: str) -> dict[str, float]:
+def _last(folder: Path, arm: str) -> Mapping[str, Any]:
     lines = read_tables(folder / "metrics.jsonl")
-    steps = [line for line in lines if line["arm"] == arm]
-    return {k: v for k, v in steps[-1].items() if k not in ("arm", "step")} if steps else {}
+    return next((line for line in reversed(lines) if line["arm"] == arm), {})

@@ -53,6 +53,9 @@ def test_one_model_has_its_card_beside_it(tmp_path):
     assert "| likelihood | 2 |  | -" in card
     assert "(6) |" in card
     assert "| divergence | " in card
+    line = next(line for line in card.splitlines() if line.startswith("| likelihood | -"))
+    assert " ± " in line  # the error of the last evaluation
+    assert "| errors |" not in card
     recipe = card.partition("```toml\n")[2].partition("\n```")[0]
     assert tomllib.loads(recipe) == tomllib.loads((out / "recipe.toml").read_text())
 

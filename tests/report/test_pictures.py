@@ -257,6 +257,13 @@ def test_many_numbers_stand_in_rows_of_four(tmp_path, drawn):
     ]
 
 
+def test_standard_errors_have_no_panel(tmp_path, drawn):
+    steps = ({"arm": "a", "step": n, "cat": 1.0 * n, "errors": {"cat": 0.1}} for n in range(3))
+    told(tmp_path, *steps)
+    curves(tmp_path)
+    assert titles(drawn["curves.png"]) == ["cat"]
+
+
 def test_no_curves_of_a_single_step_or_of_none(tmp_path):
     curves(tmp_path)
     told(tmp_path, {"arm": "a", "step": 0, "reward": 1.0})

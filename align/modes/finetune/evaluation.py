@@ -13,6 +13,7 @@ from torch import Tensor
 
 from align.core.dynamics import FlowEvaluation, GuidedFlow
 from align.core.metric import Metric
+from align.core.mode import Info
 from align.core.model import Condition, Domain, FlowModel
 from align.core.option import above, at_least, option
 from align.core.path import expand
@@ -67,35 +68,31 @@ class Evaluation:
     @torch.no_grad()
     def of(
         self, problem: Problem, model: FlowModel, cond: Condition, references: Tensor, seed: int
-    ) -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
+    ) -> tuple[Info, Tensor, dict[str, Tensor]]:
         """Named numbers for a model, its decoded samples, and their scores (n,) by each reward.
 
-        Each reward's mean has its standard error beside it, "error of <name>". "divergence" is
-        KL(model | base) of SDE paths, in nats; "spread" the root-mean-square distance of two
-        samples of one prompt, and "moved" that of a sample from the base model's of the same noise.
+        The errors are those of each reward's mean. "divergence" is KL(model | base) of SDE paths,
+        in nats; "spread" the root-mean-square distance of two samples of one prompt, and "moved"
+        that of a sample from the base model's of the same noise.
         """
-        numbers = dict[str, float]()
+        numbers, errors = dict[str, float](), dict[str, float]()
         data, scores = self.samples_of(problem, model, cond, seed)
         for name, score in scores.items():
             numbers[name] = float(score.double().mean())
-            numbers[error_of(name)] = float(score.double().std()) / math.sqrt(len(score))
+            errors[name] = float(score.double().std()) / math.sqrt(len(score))
         for metric in self.metrics or _USUAL[model.domain]:
             numbers |= metric.compute(data, references if metric.needs_references else None)
         numbers["spread"] = spread(data, cond.prompts)
         numbers["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
         numbers["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
-        return numbers, data, {name: score.double() for name, score in scores.items()}
+        exact = {name: score.double() for name, score in scores.items()}
+        return Info(numbers, errors=errors), data, exact
 
 
 _USUAL: Final[Mapping[Domain, tuple[Metric, ...]]] = MappingProxyType(
     {"image": (ImageStatistics(), FrechetThumbnails()), "vector": (SlicedWasserstein(),)}
 )
-
-
-def error_of(name: str) -> str:
-    """The name of the standard error of a reward's mean."""
-    return f"error of {name}"
 
 
 def detect_hacking(problem: Problem, best: Mapping[str, Scores], now: Scores, errors: float) -> str:

@@ -135,7 +135,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         self._fit_log_normalizer(target, streams)
         conditions, seed = clean.conditions(self.evaluation.samples), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, conditions, seed)
-        metrics, _, scores = self.evaluation.of(
+        base_info, _, scores = self.evaluation.of(
             problem, problem.model, conditions, references, seed
         )
         held_out = [term.name for term in problem.reward.terms if term.held_out]
@@ -148,7 +148,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             references=references,
             best={name: {k: score.clone() for k, score in scores.items()} for name in held_out},
             at_hacking={k: torch.full_like(score, torch.nan) for k, score in scores.items()},
-            base_metrics=metrics,
+            base_info=base_info,
             streams=streams,
         )
         return attrs.evolve(state, anchor=self._anchor(problem, state))
@@ -172,13 +172,17 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             self._move_log_normalizer(state.target.log_normalizer, result.group_means)
             numbers["c"] = float(state.target.log_normalizer.mean())
         if not self.evaluation.due(index, self.steps):
-            return state, Info(numbers if index else {**numbers, **state.base_metrics})
+            base = state.base_info
+            return state, Info(numbers) if index else attrs.evolve(
+                base, numbers={**numbers, **base.numbers}
+            )
         tuned = attrs.evolve(state.model, flow=state.training.ema)
-        metrics, data, scores = self.evaluation.of(
+        info, data, scores = self.evaluation.of(
             problem, tuned, state.conditions, state.references, streams.seed
         )
         state.track_held_out(scores, self.evaluation.errors, index + 1)
-        return state, Info(numbers | metrics, data if state.model.domain == "image" else None)
+        pictures = data if state.model.domain == "image" else None
+        return state, Info({**numbers, **info.numbers}, pictures, info.errors)
 
     @torch.no_grad()
     def finish(self, problem: Problem, state: FinetuneState) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.mode import Info
 from align.core.model import Condition, FlowModel
 from align.core.network import NetworkSpec, make_network
 from align.core.problem import Problem
@@ -38,7 +38,7 @@ class FinetuneState(TrainingState):
         best: for each held-out reward, the scores (n,) by all rewards in its best evaluation.
         at_hacking: scores (n,) by all rewards in the first evaluation at which the reward was
             hacked; NaN until then.
-        base_metrics: metrics of an evaluation of the base model.
+        base_info: what an evaluation says of the base model.
         streams: random streams of the run's samples.
         anchor: flow of the base model of stage number `stage`; None where there are no stages.
         stage: number of the stage, from 0.
@@ -52,7 +52,7 @@ class FinetuneState(TrainingState):
     references: Tensor
     best: dict[str, dict[str, Tensor]]
     at_hacking: dict[str, Tensor]
-    base_metrics: Mapping[str, float]
+    base_info: Info
     streams: Streams
     anchor: nn.Module | None = None
     stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
