@@ -1,17 +1,14 @@
 """HPSv2, CLIP and PickScore against hpsv2, clip-anytorch and transformers."""
 
-import importlib.util
-
 import pytest
 import torch
-from align_clip import Clip
-from align_hpsv2 import HPSv2
-from align_pickscore import PickScore
 from PIL import Image
 
-for name, package in (("hpsv2", "hpsv2"), ("clip", "clip-anytorch")):
-    if not importlib.util.find_spec(name):
-        pytest.skip(f"package {package} is not installed", allow_module_level=True)
+for module in ("hpsv2", "clip"):
+    pytest.importorskip(module)
+Clip = pytest.importorskip("align_clip").Clip
+HPSv2 = pytest.importorskip("align_hpsv2").HPSv2
+PickScore = pytest.importorskip("align_pickscore").PickScore
 
 CPU = torch.device("cpu")
 ODD = (

@@ -1,14 +1,11 @@
 """ImageReward against the package image-reward."""
 
-import importlib.util
-
 import attrs
 import pytest
 import torch
-from align_image_reward import ImageReward
 
-if not importlib.util.find_spec("ImageReward"):
-    pytest.skip("package image-reward is not installed", allow_module_level=True)
+pytest.importorskip("ImageReward")
+ImageReward = pytest.importorskip("align_image_reward").ImageReward
 
 CPU = torch.device("cpu")
 

@@ -133,6 +133,7 @@ def assert_alike(folder, other):
     assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(STEPS))
     for mine, theirs in zip(one, two, strict=True):
         assert mine.pop("arm") == theirs.pop("arm")
+        assert mine.pop("errors", {}) == pytest.approx(theirs.pop("errors", {}), rel=NUMBER)
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=LOSS)
         assert mine == pytest.approx(theirs, rel=NUMBER)
     for name in ("model.safetensors", "model_0.5.safetensors"):
