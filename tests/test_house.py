@@ -110,7 +110,9 @@ def test_every_option_has_help(catalog):
         for field in attrs.fields(attrs.resolve_types(cls)):
             if not field.init:
                 continue
-            assert field.metadata.get("help"), f"{cls.__name__}.{field.name} has no help"
+            text, place = field.metadata.get("help"), f"{cls.__name__}.{field.name}"
+            assert text, f"{place} has no help"
+            assert not text.endswith(".") or text.endswith("..."), f"{place}: one phrase, no stop"
             types = members(field.type) or [field.type]
             waiting += [member for member in types if isinstance(member, type)]
     assert {"Steer", "Optimisation", "MLPConfig"} <= {cls.__name__ for cls in seen}

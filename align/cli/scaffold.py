@@ -82,8 +82,8 @@ def _names(contract: str, name: str) -> Mapping[str, str]:
 def _refuse(contract: str, name: str, catalog: Catalog) -> None:
     """Raise PluginError for a name that no such part, or no class, can have."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        text = f"a {contract}'s name is like 'brightness' or 'red_things', not '{name}'"
-        raise PluginError(text)
+        text = f"'{name}' cannot name a {contract}: use lower-case letters, digits and _, such as"
+        raise PluginError(f"{text} 'red_things'")
     if entry := catalog.find(contract, name):
         text = f"there is a {contract} '{name}' already, of {entry.origin}; choose another"
         raise PluginError(text)

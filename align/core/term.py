@@ -28,25 +28,23 @@ class RewardTerm:
     """One [[reward]] table of a recipe: a reward with its own options, and how it is used."""
 
     part: RewardSpec
-    weight: float = option("The factor λ in p*(x) ∝ p(x) e^{λ r(x)}.", default=1.0, check=_finite)
+    weight: float = option("the factor λ in p*(x) ∝ p(x) e^{λ r(x)}", default=1.0, check=_finite)
     normalise: Normalise = option(
-        "How scores are brought to a common scale by those of base samples: 'zscore' to mean 0 and"
-        " standard deviation 1, 'rank' to the share of base samples that score lower.",
+        "how scores are brought to a common scale by those of base samples: 'zscore' to mean 0 and"
+        " standard deviation 1, 'rank' to the share of base samples that score lower",
         default="none",
     )
     clip: tuple[float, float] | None = option(
-        "Lowest and highest score that counts; applied after normalising.",
+        "lowest and highest score that counts; applied after normalising",
         default=None,
         check=_rising,
     )
-    held_out: bool = option(
-        "Whether the reward is only measured, and not optimised.", default=False
-    )
+    held_out: bool = option("whether the reward is only measured, and not optimised", default=False)
     offload: bool = option(
-        "Whether the reward's networks stay in CPU memory and are on the GPU only while it scores.",
+        "whether the reward's networks stay in CPU memory and are on the GPU only while it scores",
         default=False,
     )
-    name: str = option("Name of the reward in tables and records; its kind if empty.", default="")
+    name: str = option("name of the reward in tables and records; its kind if empty", default="")
 
 
 TERM_OPTIONS: Final = tuple(

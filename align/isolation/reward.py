@@ -44,13 +44,13 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
 
     kind: ClassVar[str] = "isolated"
 
-    venv: str = option("Folder of the virtual environment whose interpreter runs the reward.")
+    venv: str = option("folder of the virtual environment whose interpreter runs the reward")
     timeout: float = option(
-        "Seconds that the process may take to load the reward, or to answer once.",
+        "seconds that the process may take to load the reward, or to answer once",
         default=600.0,
         check=above(0),
     )
-    reward: Mapping[str, Any] = option("Table of the reward: its kind, and that kind's options.")
+    reward: Mapping[str, Any] = option("table of the reward: its kind, and that kind's options")
     _promises: Mapping[str, Any] = attrs.field(init=False, eq=False, repr=False)
     _origin: str = attrs.field(init=False, eq=False, repr=False)
     _process: RewardProcess = attrs.field(init=False, eq=False, repr=False)

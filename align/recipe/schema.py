@@ -25,22 +25,22 @@ def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
 class Run:
     """Section [run]: what is the same for every mode."""
 
-    seed: int = option("The number every random number is derived from.", default=0)
-    samples: int = option("How many samples are made.", default=8, check=at_least(1))
+    seed: int = option("the number every random number is derived from", default=0)
+    samples: int = option("how many samples are made", default=8, check=at_least(1))
     unsteered: int = option(
-        "Samples of the base model that V_0 and the rewards' statistics come from; 0 for none.",
+        "samples of the base model that V_0 and the rewards' statistics come from; 0 for none",
         default=64,
         check=_none_or_some,
     )
-    out: str = option("Folder of the record; 'runs/<name of the recipe>' if empty.", default="")
+    out: str = option("folder of the record; 'runs/<name of the recipe>' if empty", default="")
     device: Literal["auto", "cpu", "cuda"] = option(
-        "Where to compute; 'auto' is cuda when there is one.", default="auto"
+        "where to compute; 'auto' is cuda when there is one", default="auto"
     )
     chunk: int = option(
-        "Rows per network call; 0 lets the engine decide.", default=0, check=at_least(0)
+        "rows per network call; 0 lets the engine decide", default=0, check=at_least(0)
     )
     checkpoint_every: int = option(
-        "Steps between the checkpoints of a training run.", default=200, check=at_least(1)
+        "steps between the checkpoints of a training run", default=200, check=at_least(1)
     )
 
 

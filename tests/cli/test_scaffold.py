@@ -109,12 +109,12 @@ def test_existing_folder_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("contract", "name", "message"),
     [
-        ("reward", "Red", "a reward's name is like 'brightness' or 'red_things', not 'Red'"),
-        ("reward", "red-things", "a reward's name is like 'brightness' or 'red_things', not"),
-        ("model", "red__things", "a model's name is like"),
-        ("reward", "red_", "a reward's name is like"),
-        ("reward", "../red", "a reward's name is like"),
-        ("reward", "1st", "a reward's name is like"),
+        ("reward", "Red", "'Red' cannot name a reward: use lower-case letters, digits and _"),
+        ("reward", "red-things", "'red-things' cannot name a reward"),
+        ("model", "red__things", "'red__things' cannot name a model"),
+        ("reward", "red_", "'red_' cannot name a reward"),
+        ("reward", "../red", "'../red' cannot name a reward"),
+        ("reward", "1st", "'1st' cannot name a reward"),
         ("reward", "psnr", "there is a reward 'psnr' already, of align-core "),
         ("sampler", "mfm", "there is a sampler 'mfm' already, of align-core "),
         ("reward", "none", "the name 'none' is taken in Python or in align; choose another"),

@@ -38,11 +38,15 @@ class Classifier(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
 
     model: str = option("a folder, or an id of the Hugging Face hub", check=_named)
-    library: Literal["transformers", "timm"] = option("whose model it is", default="transformers")
+    library: Literal["transformers", "timm"] = option(
+        "library that loads the model", default="transformers"
+    )
     label: str = option(
         "a class: its name in the model's configuration, or its number", check=_named
     )
-    score: Score = option("what is scored", default="log_probability")
+    score: Score = option(
+        "score of a picture: log p, log p / (1 − p), or p of the label", default="log_probability"
+    )
     revision: str = option("branch, tag or commit of the model on the hub", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)
 

@@ -40,18 +40,23 @@ class Aesthetic(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     head: str = option("file of the head, like sac+logos+ava1-l14-linearMSE.pth", check=_named)
-    weights: str = option("of the CLIP model, as those of reward 'clip'", default="")
-    activation: Literal["auto", "quick_gelu", "gelu"] = option(
-        "of a single file of them, as for reward 'clip'", default="auto"
+    weights: str = option(
+        "file, folder or hub repository of the CLIP model; '' is the released one", default=""
     )
-    tokenizer: str = option("of the CLIP model; '' is CLIP's", default="")
+    activation: Literal["auto", "quick_gelu", "gelu"] = option(
+        "activation of a CLIP model in a single file; 'auto' knows folders and OpenAI's",
+        default="auto",
+    )
+    tokenizer: str = option("path of a tokenizer.json, or id on the hub; '' is CLIP's", default="")
     revision: str = option("branch, tag or commit of the hub's repository", default="main")
-    offline: bool = option("never download, fail instead", default=False)
+    offline: bool = option("whether nothing may be downloaded", default=False)
     dtype: Literal["float32", "bfloat16"] = option(
         "precision of the CLIP model; the head is in float32", default="float32"
     )
-    recompute: bool = option("run the layers again on the way back", default=False)
-    match_pil: bool = option("round to 8 bits where PIL does when it resizes", default=False)
+    recompute: bool = option(
+        "whether layers run again in the backward pass: slower, less memory", default=False
+    )
+    match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)
 
     def build(self, device: torch.device) -> Reward:
         """The frozen model and head; raises PartError when their weights cannot be used."""

@@ -51,7 +51,7 @@ class Clip(ClipSpec, HasReferenceImplementation):
         " of open_clip's; 'auto' knows folders and OpenAI's archives",
         default="auto",
     )
-    match_pil: bool = option("round to 8 bits where PIL does when it resizes", default=False)
+    match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)
 
     def build(self, device: torch.device) -> ClipReward:
         """The frozen model; raises PartError when its weights cannot be used."""

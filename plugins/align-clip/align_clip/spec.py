@@ -32,7 +32,7 @@ class ClipSpec(RewardSpec):
         default="",
     )
     revision: str = option("branch, tag or commit of the hub's repository", default="main")
-    offline: bool = option("never download, fail instead", default=False)
+    offline: bool = option("whether nothing may be downloaded", default=False)
     tokenizer: str = option(
         "path of a tokenizer.json, or id on the hub; '' is CLIP's, which is in the package",
         default="",
@@ -41,8 +41,8 @@ class ClipSpec(RewardSpec):
         "precision of the towers; what comes after them is in float32", default="float32"
     )
     recompute: bool = option(
-        "run the vision tower's layers again on the way back: a tenth of the memory, a third more"
-        " time",
+        "whether the vision tower's layers run again in the backward pass: a tenth of the memory,"
+        " a third more time",
         default=False,
     )
 

@@ -39,7 +39,7 @@ class HPSv2(ClipSpec, HasReferenceImplementation):
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     version: Literal["v2.0", "v2.1"] = option(
-        "of the released weights: 'v2.1', or 'v2.0', which the package's `score` means by default",
+        "version of the released weights; the package's `score` means 'v2.0' by default",
         default="v2.1",
     )
 

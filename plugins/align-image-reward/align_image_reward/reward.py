@@ -44,23 +44,23 @@ class ImageReward(RewardSpec, HasReferenceImplementation):
     needs_prompt: ClassVar[bool] = True
 
     weights: str = option(
-        "ImageReward.pt, its folder, or an id of the hub; THUDM/ImageReward (1.8 GB) if empty.",
+        "ImageReward.pt, its folder, or an id of the hub; THUDM/ImageReward (1.8 GB) if empty",
         default="",
     )
     tokenizer: str = option(
-        "BERT's vocab.txt, its folder, or an id of the hub; bert-base-uncased if empty.",
+        "BERT's vocab.txt, its folder, or an id of the hub; bert-base-uncased if empty",
         default="",
     )
-    revision: str = option("Branch, tag or commit of the weights on the hub.", default="main")
-    offline: bool = option("Whether nothing may be downloaded.", default=False)
+    revision: str = option("branch, tag or commit of the weights on the hub", default="main")
+    offline: bool = option("whether nothing may be downloaded", default=False)
     dtype: Literal["float32", "bfloat16"] = option(
-        "Of the transformers; the head is always in float32.", default="float32"
+        "precision of the transformers; the head is always in float32", default="float32"
     )
     match_pil: bool = option(
-        "Whether pictures are resized by PIL, as in the package; slower.", default=False
+        "whether pictures are resized by PIL, as in the package; slower", default=False
     )
     recompute: bool = option(
-        "Whether to work layers out again on the way back; slower, and takes less memory.",
+        "whether layers run again in the backward pass: slower, less memory",
         default=False,
     )
 

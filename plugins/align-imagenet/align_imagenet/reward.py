@@ -59,17 +59,17 @@ class ImageNet(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
     label: str = option(
-        "An ImageNet-1k class, by any of its names or its index; none: as the prompt says.",
+        "an ImageNet-1k class, by any of its names or its index; none: as the prompt says",
         default="",
         check=_known,
     )
     network: Literal["efficientnet_lite0", "squeezenet"] = option(
-        "The classifier: 'efficientnet_lite0' or 'squeezenet'.",
+        "the classifier: 'efficientnet_lite0' or 'squeezenet'",
         default="efficientnet_lite0",
         check=_one_of,
     )
     size: int = option(
-        "Side in pixels that pictures are resized to, a multiple of 32; cost grows as its square.",
+        "side in pixels that pictures are resized to, a multiple of 32; cost grows as its square",
         default=128,
         check=_in_steps,
     )

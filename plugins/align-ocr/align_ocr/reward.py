@@ -45,7 +45,7 @@ class Ocr(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    text: str = option("what should be read", check=_letters)
+    text: str = option("text that should be read in the picture", check=_letters)
     case: bool = option("whether upper and lower case differ", default=False)
     side: int = option(
         "side in pixels that smaller pictures are enlarged to where text is looked for; cost grows"

@@ -41,7 +41,7 @@ class PickScore(ClipSpec, HasReferenceImplementation):
     kind: ClassVar[str] = "pickscore"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
-    match_pil: bool = option("round to 8 bits where PIL does when it resizes", default=False)
+    match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)
 
     def build(self, device: torch.device) -> ClipReward:
         """The frozen model; raises PartError when its weights cannot be used."""

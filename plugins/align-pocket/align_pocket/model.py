@@ -25,7 +25,9 @@ class Pocket(ModelSpec):
 
     kind: ClassVar[str] = "pocket"
 
-    variant: Literal["silhouettes", "photographs"] = option("which pictures", default="silhouettes")
+    variant: Literal["silhouettes", "photographs"] = option(
+        "pictures that the model makes", default="silhouettes"
+    )
     prompt: str = option("names the animal of every sample; empty for any", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
 

@@ -36,8 +36,8 @@ class SilhouetteClass(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
     label: str = option("the animal; none: the one that the prompt names", default="", check=_known)
-    network: Literal["conv", "patch"] = option("which classifier", default="conv")
-    scale: Literal["log_odds", "log_probability"] = option("of the score", default="log_odds")
+    network: Literal["conv", "patch"] = option("architecture of the classifier", default="conv")
+    scale: Literal["log_odds", "log_probability"] = option("scale of the score", default="log_odds")
 
     @property
     def needs_prompt(self) -> bool:
