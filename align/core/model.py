@@ -153,7 +153,7 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def provides(self) -> frozenset[type]:
-        """The capabilities the model will have: of FlowMap, PosteriorMap and Population."""
+        """The capabilities the model will have: of FlowMap, PosteriorMap and DataSampler."""
 
     @property
     @abstractmethod
