@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import pairwise
-from typing import Any, TypeAlias, final
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, pairwise
+from typing import Any, Final, TypeAlias, final
 
 import attrs
 
 Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 Key: TypeAlias = tuple[str | int, ...]
 """Names of tables and indices of arrays, from the outermost in: ("reward", 0, "weight")."""
+
+
+MOST_ERRORS: Final = 40
+"""Mistakes of one array or table that are told; more of one kind help nobody."""
 
 
 @final
@@ -42,13 +47,60 @@ class ConfigErrors(ValueError):
 
 
 def option(
-    help: str, *, default: Any = attrs.NOTHING, check: Check | None = None, shown: str = "depends"
+    help: str,
+    *,
+    default: Any = attrs.NOTHING,
+    check: Check | None = None,
+    shown: str = "depends",
+    infinite: bool = False,
 ) -> Any:
     """A field with the help that `align show` prints; without a default the key is required.
 
-    `shown` is printed for a default that is made from the other fields.
+    Args:
+        help: a text that can be read alone.
+        default: the value where the key is left out.
+        check: raises ValueError for a value that is refused.
+        shown: printed for a default that is made from the other fields.
+        infinite: whether infinity has a meaning here; else numbers are finite, and never NaN.
     """
-    return attrs.field(default=default, validator=check, metadata={"help": help, "shown": shown})
+    infinite = infinite or any(_numbers(default, math.isinf))
+    numbers = _not_nan if infinite else finite
+    validators = [numbers, check] if check else numbers
+    return attrs.field(
+        default=default, validator=validators, metadata={"help": help, "shown": shown}
+    )
+
+
+def finite(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Refuse NaN and infinity, however deep in arrays and tables; every option has this check."""
+    _refuse(attribute.name, value, lambda number: not math.isfinite(number))
+
+
+def _not_nan(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _refuse(attribute.name, value, math.isnan)
+
+
+def _refuse(name: str, value: Any, refused: Callable[[float], bool]) -> None:
+    """Raise ConfigErrors for the numbers that are refused, however deep they lie in arrays."""
+    numbers = islice(_numbers(value, refused), MOST_ERRORS)
+    text = f"'{name}' must be finite, got "
+    errors = [
+        ConfigError(key, text + ("nan, which is no number" if math.isnan(n) else f"{n:g}"))
+        for key, n in numbers
+    ]
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def _numbers(value: Any, wanted: Callable[[float], bool]) -> Iterator[tuple[Key, float]]:
+    """The numbers in a value that are wanted, with their keys."""
+    if isinstance(value, float) and wanted(value):
+        yield (), value
+    elif isinstance(value, tuple | list | Mapping):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, float | tuple | list | Mapping):
+                yield from (((key, *inner), number) for inner, number in _numbers(item, wanted))
 
 
 def at_least(bound: float) -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, final
 
 import attrs
@@ -10,11 +9,6 @@ import attrs
 from align.core.normalise import Normalise
 from align.core.option import option
 from align.core.reward import RewardSpec
-
-
-def _finite(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"'{attribute.name}' must be a finite number, got {value:g}")
 
 
 def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float] | None) -> None:
@@ -28,7 +22,7 @@ class RewardTerm:
     """One [[reward]] table of a recipe: a reward with its own options, and how it is used."""
 
     part: RewardSpec
-    weight: float = option("the factor λ in p*(x) ∝ p(x) e^{λ r(x)}", default=1.0, check=_finite)
+    weight: float = option("the factor λ in p*(x) ∝ p(x) e^{λ r(x)}", default=1.0)
     normalise: Normalise = option(
         "how scores are brought to a common scale by those of base samples: 'zscore' to mean 0 and"
         " standard deviation 1, 'rank' to the share of base samples that score lower",
@@ -38,6 +32,7 @@ class RewardTerm:
         "lowest and highest score that counts; applied after normalising",
         default=None,
         check=_rising,
+        infinite=True,
     )
     held_out: bool = option("whether the reward is only measured, and not optimised", default=False)
     offload: bool = option(

@@ -36,6 +36,7 @@ class ODE(Dynamics):
         "bound on σ²/2 that clamp_guidance uses; without it there is nothing to bound",
         default=25.0,
         check=above(0),
+        infinite=True,
     )
 
     def step(

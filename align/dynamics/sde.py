@@ -31,7 +31,9 @@ class SDE(Dynamics):
     kind: ClassVar[str] = "sde"
     has_density: ClassVar[bool] = True
 
-    clamp: float = option("largest σ²/2, the noise level of the path", default=25.0, check=above(0))
+    clamp: float = option(
+        "largest σ²/2, the noise level of the path", default=25.0, check=above(0), infinite=True
+    )
     clamp_guidance: bool = option(
         "also multiply the guidance by min(1, clamp / (σ²/2)), as published code does; the tilted"
         " law is then missed",

@@ -49,6 +49,7 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
         "seconds that the process may take to load the reward, or to answer once",
         default=600.0,
         check=above(0),
+        infinite=True,
     )
     reward: Mapping[str, Any] = option("table of the reward: its kind, and that kind's options")
     _promises: Mapping[str, Any] = attrs.field(init=False, eq=False, repr=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import attrs
 from cattrs import Converter
 
 from align.catalog.registry import Catalog, did_you_mean
-from align.core.option import ConfigError, ConfigErrors, Key
+from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, Key
 from align.core.term import RewardTerm
 from align.recipe.convert import strict_converter
 from align.recipe.describe import describe_value
@@ -28,8 +30,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
     errors = [
         ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
-        for name in document
-        if name not in fields
+        for name in islice((name for name in document if name not in fields), MOST_ERRORS)
     ]
     read: dict[str, Any] = {}
     for name, field in fields.items():
@@ -43,7 +44,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
         errors.append(
             ConfigError(("mode",), f"required section is missing; add [mode] with a kind, {known}")
         )
-    errors += _repeated("reward", document, [term.name for term in read.get("reward", ())])
+    errors += _repeated("reward", [term.name for term in read.get("reward", ())])
     arms, more = _read_arms(converter, document, read, errors)
     if errors + more:
         raise ConfigErrors(errors + more)
@@ -69,25 +70,26 @@ def merged(base: Any, change: Any) -> Any:
 def with_unique_names(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     """The terms, those without a name named after their kind, with a number where taken."""
     terms = tuple(terms)
-    taken = {term.name for term in terms}
+    taken, counts = {term.name for term in terms}, Counter[str]()
     named = []
     for term in terms:
-        name, count = term.name or term.part.kind, 1
+        name, kind = term.name or term.part.kind, term.part.kind
         while not term.name and name in taken:
-            count += 1
-            name = f"{term.part.kind}_{count}"
+            counts[kind] += 1
+            name = f"{kind}_{counts[kind] + 1}"
         taken.add(name)
         named.append(attrs.evolve(term, name=name))
     return tuple(named)
 
 
-def _repeated(section: str, document: Mapping[str, Any], names: list[str]) -> list[ConfigError]:
-    text = "the name '{}' is taken by {}[{}]; choose another"
-    return [
-        ConfigError((section, index, "name"), text.format(name, section, names.index(name)))
-        for index, name in enumerate(names)
-        if name and names.index(name) < index
-    ]
+def _repeated(section: str, names: Iterable[Any]) -> list[ConfigError]:
+    """The names that are taken already, of tables in their order."""
+    first, errors = dict[str, int](), list[ConfigError]()
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name and first.setdefault(name, index) < index:
+            text = f"the name '{name}' is taken by {section}[{first[name]}]; choose another"
+            errors.append(ConfigError((section, index, "name"), text))
+    return errors
 
 
 def _read_arms(
@@ -102,8 +104,11 @@ def _read_arms(
             f"expected an array of tables, got {describe_value(tables)}; write its header in [[ ]]"
         )
         return (), [ConfigError(("compare",), text)]
-    arms, errors = list[Arm](), list[ConfigError]()
+    names = [table.get("name") if isinstance(table, dict) else None for table in tables]
+    arms, errors = list[Arm](), _repeated("compare", names)
     for index, table in enumerate(tables):
+        if len(errors) > MOST_ERRORS:
+            break
         if not isinstance(table, dict):
             text = f"expected a table, got {describe_value(table)}"
             errors.append(ConfigError(("compare", index), text))
@@ -117,9 +122,6 @@ def _read_arms(
         if not errors and not base_errors:
             base: dict[str, Any] = {name: read.get(name) for name in _VARIED}
             arms.append(Arm(**base | changed))
-    names = [table.get("name") for table in tables if isinstance(table, dict)]
-    if len(names) == len(tables) and all(isinstance(name, str) for name in names):
-        errors += _repeated("compare", document, [str(name) for name in names])
     return tuple(arms), errors
 
 

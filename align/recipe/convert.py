@@ -7,9 +7,9 @@ before its checks have seen the others; and what they raise does not say what wa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import attrs
@@ -18,7 +18,7 @@ from cattrs import Converter
 from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.errors import PluginError
-from align.core.option import ConfigError, ConfigErrors
+from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, finite
 from align.core.term import TERM_OPTIONS, RewardTerm
 from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
 
@@ -61,8 +61,6 @@ def _unsupported(_: Any, tp: Any) -> Any:
 def _simple(value: Any, tp: Any) -> Any:
     if type(value) is int and abs(value) >= 2**63:
         raise _wrong(value, tp, ", which 64 bits do not hold")
-    if type(value) is float and math.isnan(value):
-        raise _wrong(value, tp, ", which is no number")
     if type(value) is tp:
         return value
     if tp is float and type(value) is int:
@@ -103,6 +101,8 @@ def _array(converter: Converter, value: Any, tp: Any) -> tuple[Any, ...]:
         types = [types[0]] * len(value)
     if len(types) != len(value):
         raise ConfigErrors([ConfigError((), f"expected {expected(tp)}, got {len(value)}")])
+    if set(types) == {float} and set(map(type, value)) <= {float}:
+        return tuple(value)  # long matrices take most of the time otherwise
     read = _each(converter, zip(range(len(value)), value, types, strict=True))
     return tuple(read.values())
 
@@ -120,6 +120,8 @@ def _each(converter: Converter, items: Iterable[tuple[Any, Any, Any]]) -> dict[A
             read[key] = converter.structure(value, tp)
         except ConfigErrors as error:
             errors += [error.under(key) for error in error.errors]
+            if len(errors) > MOST_ERRORS:
+                break
     if errors:
         raise ConfigErrors(errors)
     return read
@@ -257,8 +259,7 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     known = {*names, *also}
     unknown = [
         ConfigError((key,), f"no option named '{key}'; {did_you_mean(key, known)}")
-        for key in table
-        if key not in known
+        for key in islice((key for key in table if key not in known), MOST_ERRORS)
     ]
     errors, read = list[ConfigError](), dict[str, Any]()
     for name, field in names.items():
@@ -295,10 +296,8 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
     for name, value in read.items():
         object.__setattr__(draft, names[name].name, value)
     for name, value in read.items():
-        if names[name].validator is None:
-            continue
         try:
-            names[name].validator(draft, names[name], value)
+            (names[name].validator or finite)(draft, names[name], value)
         except AttributeError:
             continue
         except ConfigErrors as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
+import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +17,21 @@ from align.core.errors import RecipeError
 from align.core.option import ConfigErrors
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
+from align.recipe.describe import dotted
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
-from align.recipe.source_map import Override, Source, syntax_line
+from align.recipe.source_map import (
+    BACKSLASH,
+    DEEPEST,
+    DRIVE,
+    Override,
+    Source,
+    deepest,
+    nested,
+    one_line,
+    syntax_line,
+    too_deep,
+)
 
 
 @final
@@ -65,14 +79,24 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
 
 def _text(path: str | Path) -> str:
     try:
-        return Path(path).read_bytes().decode()
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; {_nearby(Path(path))}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(f"{path}: {reason.lower()}") from error
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise RecipeError(
+            f"{path}:1: toml: expected text in UTF-8, got UTF-16 or UTF-32; save it as UTF-8"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise RecipeError(f"{path}:{line}: toml: a NUL byte; save the recipe as text in UTF-8")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: toml: expected text in UTF-8") from error
-    except OSError as error:
-        raise RecipeError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _nearby(path: Path) -> str:
@@ -87,12 +111,27 @@ def _nearby(path: Path) -> str:
 
 
 def _parsed(path: str | Path, text: str) -> dict[str, Any]:
+    if too_deep(text):
+        raise RecipeError(_too_deep(path, text))
+    if drive := DRIVE.search(text):
+        line = text.count("\n", 0, drive.start()) + 1
+        raise RecipeError(f"{path}:{line}: toml: {drive[0]} is no path; {BACKSLASH}")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(text)
+    except ValueError as error:  # tomllib's own, or Python's of an integer that is too long
         raise RecipeError(syntax_line(str(path), text, error)) from error
     except RecursionError as error:
-        raise RecipeError(f"{path}:1: toml: tables or arrays are nested too deeply") from error
+        raise RecipeError(_too_deep(path, text)) from error
+    if nested(document, DEEPEST):
+        raise RecipeError(_too_deep(path, text))
+    return document
+
+
+def _too_deep(path: str | Path, text: str) -> str:
+    key, line = deepest(text)
+    named = itertools.takewhile(lambda part: isinstance(part, str), key[1:4])
+    shown = f"{dotted((*key[:1], *named))}: " if key else ""
+    return f"{path}:{line}: {shown}toml: nested more than {DEEPEST} deep"
 
 
 def _overridden(
@@ -100,13 +139,14 @@ def _overridden(
 ) -> tuple[dict[str, Any], tuple[Override, ...], list[str]]:
     """The document with the overrides that can be applied, and a line for each that cannot."""
     kinds = {kind for parts in catalog.parts.values() for kind in parts}
-    document, overrides, refused = copy.deepcopy(document), list[Override](), list[str]()
+    document = copy.deepcopy(document) if sets else document
+    overrides, refused = list[Override](), list[str]()
     for text in sets:
         try:
             override = parse_override(text)
             apply_override(document, override, kinds)
         except ValueError as error:
-            refused.append(f"--set {text}: {error}")
+            refused.append(one_line(f"--set {text}: {error}"))
         else:
             overrides.append(override)
     return document, tuple(overrides), refused

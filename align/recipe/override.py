@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from align.core.option import Key
 from align.recipe.describe import describe_value, dotted
-from align.recipe.source_map import Override
+from align.recipe.source_map import DEEPEST, Override, nested
 
 _PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'
 _KEY: Final = re.compile(rf"{_PART}(?:\.{_PART})*")
@@ -28,7 +28,7 @@ def parse_override(text: str) -> Override:
     value = text[match.end() :].lstrip()[1:].strip()
     try:
         read = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if re.fullmatch(r"[^\[\]{}\"',=]+", value):
             raise ValueError(
                 f"{value} is not a TOML value; a string needs quotes: "
@@ -37,6 +37,8 @@ def parse_override(text: str) -> Override:
         raise ValueError(f"expected a TOML value, got {value or 'nothing'}") from error
     if set(read) != {"value"}:
         raise ValueError("expected one TOML value")
+    if len(key) > DEEPEST or nested(read, DEEPEST):
+        raise ValueError(f"nested more than {DEEPEST} deep")
     return Override(text, key, read["value"])
 
 

@@ -94,7 +94,10 @@ class Optimisation:
         check=at_least(0),
     )
     max_grad_norm: float = option(
-        "norm to which a longer gradient is clipped", default=1.0, check=above(0)
+        "norm to which a longer gradient is clipped; inf clips none",
+        default=1.0,
+        check=above(0),
+        infinite=True,
     )
     ema_decay: float = option(
         "decay of the running average of the weights, which the exported model has",

@@ -280,3 +280,21 @@ def test_lines(key, line):
 def test_lines_with_odd_ends():
     text = 'a = "\u2028\x85"\r\n\r\nb = 2\r\n'
     assert line_of(text, ("b",)) == 3
+
+
+def test_lines_of_strings_and_arrays_that_look_like_toml():
+    text = (
+        'a = """\n[b]\nc = 1 # ""\n"""\nd = \'\'\'\n[[e]] \'\'\'\n'
+        'f = [ # ]\n[1, 2], [3], [\n4],\n["]"], 2020-01-01 00:00:00]\n'
+        '["x\\u0041".\'y.z\']\nlast = { "=" = 1, q = [{}, { r = [[]] }] }\n'
+    )
+    keys = [("d",), ("f",), ("f", 2, 0), ("f", 3), ("f", 4), ("xA", "y.z"), ("xA", "y.z", "last")]
+    assert [line_of(text, key) for key in keys] == [5, 7, 9, 10, 10, 11, 12]
+    assert line_of(text, ("xA", "y.z", "last", "q", 1, "r", 0)) == 12
+    assert line_of(text, ("b",)) == line_of(text, ("e",)) == 1
+
+
+def test_lines_of_every_key_of_a_long_array():
+    text = "x = [\n" + "[0.5, 1],\n" * 1000 + "]\ny = 2\n"
+    assert line_of(text, ("x", 999, 1)) == 1001
+    assert line_of(text, ("y",)) == 1003

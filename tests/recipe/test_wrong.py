@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from align.cli.main import main
+from align.core.errors import RecipeError
+from align.recipe import load
 
 MODEL = '[model]\nkind = "toy_vectors"\n'
 PICK = '[mode]\nkind = "toy_pick"\nn = 2\n'
@@ -294,8 +296,6 @@ def test_words(case, read_lines, folder):
 
 @pytest.fixture
 def read_lines(read):
-    from align.core.errors import RecipeError
-
     def lines(text, *sets):
         with pytest.raises(RecipeError) as caught:
             read(text, *sets)
@@ -333,10 +333,11 @@ def read_lines(read):
 )
 def test_words_of_overrides(sets, expected, read_lines):
     lines = read_lines(STEER, *sets)
-    assert len(lines) == len(expected) or "\n" in sets[0]
+    assert len(lines) == len(expected)
     for one, words in zip(sets, expected, strict=True):
         if words:
-            assert f"--set {one}: {words}" in "\n".join(lines)
+            shown = one.replace("\n", "\\n")
+            assert f"--set {shown}: {words}" in "\n".join(lines)
 
 
 def test_overrides_come_last(read_lines):
@@ -395,6 +396,90 @@ def test_no_file(folder, installed):
     assert result.stderr == "else/x.toml: no such file; there is no folder 'else' either\n"
     result = CliRunner().invoke(main, ["check", "recipes"])
     assert result.stderr == "recipes: is a directory\n"
+
+
+CURE = r"in double quotes \ begins an escape: write a path in single quotes, 'C:\data', or with /"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"\xff\xfe[\0r\0",
+            "1: toml: expected text in UTF-8, got UTF-16 or UTF-32; save it as UTF-8",
+        ),
+        (b"[run]\nout = '\0'\n", "2: toml: a NUL byte; save the recipe as text in UTF-8"),
+        (b"[run]\nout = '\xe9'\n", "2: toml: expected text in UTF-8"),
+        (b'[run]\nout = "C:\\Users\\me"\n', f"2: toml: unexpected hex value; {CURE}"),
+        (b'[run]\nout = "C:\\data"\n', f"2: toml: unescaped '\\' in a string; {CURE}"),
+        (b'[run]\nout = "C:\\new"\n', f'2: toml: "C:\\new" is no path; {CURE}'),
+        (
+            b"[run]\nseed = " + b"9" * 5000,
+            "2: toml: an integer of 5,000 digits, which 64 bits do not hold",
+        ),
+        (b"[mode]\nsizes = " + b"[" * 5000, "2: mode.sizes: toml: nested more than 64 deep"),
+        (b"x = " + b"[" * 70 + b"]" * 70, "1: x: toml: nested more than 64 deep"),
+        (
+            b"\n" + b".".join([b"a"] * 5000) + b" = 1\n",
+            "2: a.a.a.a: toml: nested more than 64 deep",
+        ),
+    ],
+)
+def test_toml_that_cannot_be_read_is_one_line(content, words, folder, catalog):
+    Path("r.toml").write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=catalog)
+    assert str(caught.value) == f"r.toml:{words}"
+
+
+def test_byte_order_mark_is_passed_over(read, good):
+    assert read("\ufeff" + good).recipe == read(good).recipe
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "[" * 70 + "]" * 70])
+def test_override_that_cannot_be_read_is_one_line(value, read_lines):
+    (line,) = read_lines(STEER, f"mode.sizes={value}")
+    assert line.startswith("--set mode.sizes=")
+
+
+def test_mistakes_without_number_are_told_up_to_a_bound(read_lines):
+    many = '"x",' * 500
+    text = f"sizes = [{many}]\ngrid = [{many}]\n" + '[[reward]]\nkind = "x"\n' * 500
+    lines = read_lines(STEER + text)
+    assert len(lines) == 101
+    assert lines[-1] == "r.toml: and 23 more; mend these first"
+
+
+def test_text_of_the_user_stays_on_one_line(read_lines):
+    (line,) = read_lines(STEER.replace('"toy_guide"', '"""\na\nb\t\\u001b[1m\n"""'))
+    assert line.startswith(r"r.toml:10: mode.kind: no mode named 'a\nb\t\x1b[1m\n'")
+    (line,) = read_lines(STEER.replace('"toy_guide"', f'"{"long" * 5000}"'))
+    assert len(line) < 1200
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("scale = {}\n", "11: mode.scale"),
+        ("grid = [[1.0],\n[2.0, {}]]\n", "12: mode.grid[1][1]"),
+        ("by_name = {{ a = {} }}\n", "11: mode.by_name.a"),
+        ("[mode.schedule]\nrate = {}\n", "12: mode.schedule.rate"),
+        ('[[compare]]\nname = "a"\nmode.scale = {}\n', "13: compare[0].mode.scale"),
+        ('[[reward]]\nkind = "toy_smooth"\nweight = {}\n', "13: reward[1].weight"),
+    ],
+)
+def test_number_not_finite_is_refused_with_its_line(value, text, where, read_lines):
+    (line,) = read_lines(STEER + text.format(value))
+    assert line.startswith(f"r.toml:{where}: ")
+    assert "must be finite" in line
+
+
+def test_number_not_finite_of_an_override_is_refused(read_lines):
+    (line,) = read_lines(STEER, "reward[0].weight=nan")
+    assert (
+        line == "--set reward[0].weight=nan: 'weight' must be finite, got nan, which is no number"
+    )
 
 
 def test_not_text(folder, installed):
