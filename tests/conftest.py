@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from align.testing.fake_device import fake_device
+from tests.forked import Forked
 
 # The same few examples every time, and no clock: what fails, fails again.
 settings.register_profile("align", max_examples=25, derandomize=True, deadline=None, database=None)
@@ -65,3 +66,31 @@ def other_device(monkeypatch):
                 yield
 
     return there
+
+
+@pytest.fixture
+def forked(tmp_path_factory):
+    """Start programs as `tests.forked.Forked` says; those that still run afterwards are killed."""
+    started = []
+
+    def start(program, *arguments, **options):
+        folder = tmp_path_factory.mktemp("forked")
+        started.append(Forked(folder, program, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def forked_pytest(forked):
+    """Start pytest in a folder, with the tests that lie there; a warning is an error."""
+
+    def start(folder, *options, **how):
+        # Where align is installed as a wheel, pytest would rewrite what the fork has imported.
+        already = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        options = ("-p", "no:cacheprovider", "-W", "error", "-W", already, *options)
+        return forked("pytest", *options, folder, cwd=folder, **how)
+
+    return start

@@ -16,15 +16,6 @@ from align.cli.main import main
 from align.cli.scaffold import TEMPLATES
 from align.testing.kit import checks_of
 
-RUN = """\
-import sys, pytest
-sys.path[:0] = sys.argv[1:]
-tests = [f"{folder}/tests" for folder in sys.argv[1:]]
-options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-W", "error"]
-options += ["-W", "ignore:.torch.jit.script. is deprecated:DeprecationWarning"]
-sys.exit(pytest.main([*options, "--rootdir", "..", *tests]))
-"""
-
 
 def invoke(*arguments):
     return CliRunner().invoke(main, ["new", *arguments])
@@ -47,16 +38,12 @@ def scaffolds(tmp_path_factory):
     return {contract: into / f"align-my-{contract}" for contract in CONTRACT_CLASSES}
 
 
-def test_scaffold_of_every_contract_passes_its_own_tests(scaffolds):
-    folders = [str(folder) for folder in scaffolds.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *folders],
-        capture_output=True,
-        text=True,
-        cwd=scaffolds["reward"],
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+def test_scaffold_of_every_contract_passes_its_own_tests(scaffolds, forked_pytest):
+    folders = list(scaffolds.values())
+    deprecated = "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+    options = ["--import-mode=importlib", "-rA", "-W", deprecated]
+    done = forked_pytest(folders[0].parent, *options, paths=folders)
+    assert done.ended() == 0, done.stdout
     ran = re.findall(r"^(?:PASSED|SKIPPED|XFAIL) .*$", done.stdout, re.M)
     assert len(ran) >= sum(len(checks_of(contract)) for contract in CONTRACT_CLASSES) / 2
 

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -39,7 +38,6 @@ def test_a_recipe_may_name_the_dynamics_of_the_page(folder, monkeypatch):
     assert type(mode.dynamics) is importlib.import_module("midpoint").Midpoint
 
 
-def test_the_dynamics_of_the_page_pass_their_test(folder):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stdout
+def test_the_dynamics_of_the_page_pass_their_test(folder, forked_pytest):
+    done = forked_pytest(folder)
+    assert done.ended() == 0, done.stdout

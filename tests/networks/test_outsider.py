@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -105,11 +104,10 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_the_parts_pass_the_checks_that_their_pages_show(tmp_path):
+def test_the_parts_pass_the_checks_that_their_pages_show(tmp_path, forked_pytest):
     write(tmp_path, "networks.md", "datasets.md")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
+    done = forked_pytest(tmp_path)
+    assert done.ended() == 0, done.stdout
     assert "failed" not in done.stdout
 
 

@@ -1,8 +1,5 @@
 """Recipes that cannot run, and the exact words they are refused with."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -362,24 +359,24 @@ def test_command(case, folder, installed):
     ]
 
 
-def test_process(folder, site):
+def test_process(folder, site, forked):
     """Through the front door: no traceback, exit code 2; one with --traceback."""
     Path("r.toml").write_text(WRONG["all at once"][0])
-    command = [sys.executable, "-m", "align"]
-    environment = os.environ | {"PYTHONPATH": str(site)}
 
     def align(*arguments):
-        return subprocess.run(
-            [*command, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
+        return forked("align", *arguments, paths=[site])
 
-    result = align("check", "r.toml", "--set", "mode.kind=steer")
-    assert result.returncode == 2
+    result, other = (
+        align("check", "r.toml", "--set", "mode.kind=steer"),
+        align("--traceback", "check", "r.toml"),
+    )
+    assert result.ended() == 2
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[0] == WRONG["all at once"][1].split("\n")[0]
     assert result.stderr.splitlines()[-1].startswith("--set mode.kind=steer: steer is not a TOML")
-    assert "Traceback" in align("--traceback", "check", "r.toml").stderr
+    assert other.ended() == 1
+    assert "Traceback" in other.stderr
 
 
 def test_no_file(folder, installed):

@@ -1,9 +1,7 @@
 """The road a run takes, from a recipe to its folder, and back from the folder."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from importlib.metadata import EntryPoint
@@ -518,24 +516,23 @@ def site(tmp_path_factory):
     return folder
 
 
-def struck(site, recipe, after, blow):
+@pytest.fixture
+def struck(site, forked):
     """Start `align run` on the command line, and send it a signal after so many steps."""
-    out = recipe.parent / "out"
-    command = [sys.executable, "-m", "align", "run", str(recipe), "--set", f'run.out="{out}"']
-    paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": paths}
-    told, deadline = out / "metrics.jsonl", time.monotonic() + PATIENCE
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            while not told.exists() or told.read_text().count("\n") < after:
-                assert child.poll() is None, child.stderr.read()
-                assert time.monotonic() < deadline, "it does not begin"
-                time.sleep(0.01)
-            child.send_signal(blow)
-            said = child.communicate(timeout=PATIENCE)[1]
-        finally:
-            child.kill()
-    return out, child.returncode, said
+
+    def strike(recipe, after, blow):
+        out = recipe.parent / "out"
+        child = forked("align", "run", recipe, "--set", f'run.out="{out}"', paths=[site])
+        told, deadline = out / "metrics.jsonl", time.monotonic() + PATIENCE
+        while not told.exists() or told.read_text().count("\n") < after:
+            assert child.poll() is None, child.stderr
+            assert time.monotonic() < deadline, "it does not begin"
+            time.sleep(0.01)
+        child.send(blow)
+        code = child.ended()
+        return out, code, child.stderr
+
+    return strike
 
 
 @pytest.fixture
@@ -547,9 +544,9 @@ def written(tmp_path):
     return write
 
 
-def test_ctrl_c_leaves_a_readable_folder(site, written, go):
+def test_ctrl_c_leaves_a_readable_folder(struck, written, go):
     recipe = written(LONG)
-    out, code, said = struck(site, recipe, 3, signal.SIGINT)
+    out, code, said = struck(recipe, 3, signal.SIGINT)
     assert code == 130
     assert said.rstrip().endswith("interrupted")
     assert "Traceback" not in said
@@ -591,10 +588,10 @@ def test_a_training_run(trained):
     ids=["ctrl-c", "killed"],
 )
 def test_training_goes_on_as_if_nothing_had_happened(
-    site, written, go, trained, blow, after, status, code
+    struck, written, go, trained, blow, after, status, code
 ):
     recipe = written(TRAINING)
-    out, returned, _ = struck(site, recipe, after, blow)
+    out, returned, _ = struck(recipe, after, blow)
     assert returned == code
     assert about(out)["status"] == status
     told = len(metrics(out))

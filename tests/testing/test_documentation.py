@@ -1,8 +1,6 @@
 """docs/plugins/conformance.md lists the checks there are, and its examples run."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from align.catalog.contracts import CONTRACT_CLASSES, plural
@@ -21,13 +19,12 @@ def test_every_check_is_listed():
         assert listed == [(name, check.__doc__) for name, check in checks_of(contract).items()]
 
 
-def test_the_examples_run(tmp_path):
+def test_the_examples_run(tmp_path, forked, forked_pytest):
     blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", TEXT, re.M | re.S)
     assert len(blocks) == TEXT.count("```python") == 6
     for name, code in blocks:
         (tmp_path / name).write_text(code)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert "1 xfailed" in done.stdout, done.stdout
-    subprocess.run([sys.executable, "by_hand.py"], check=True, cwd=tmp_path)
+    tests, by_hand = forked_pytest(tmp_path), forked("by_hand.py", cwd=tmp_path)
+    assert tests.ended() == 0, tests.stdout
+    assert "1 xfailed" in tests.stdout, tests.stdout
+    assert by_hand.ended() == 0, by_hand.stderr

@@ -743,10 +743,10 @@ test_wrong = conformance("reward", DPS)
 """
 
 
-def test_items_and_expected_failures(tmp_path):
+def test_items_and_expected_failures(tmp_path, forked_pytest):
     (tmp_path / "test_it.py").write_text(FILE)
-    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-W", "error"]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    done = forked_pytest(tmp_path, "-rA")
+    done.ended()
     lines = done.stdout.splitlines()
     for line_ in (
         "PASSED test_it.py::test_reward[rows_are_independent]",

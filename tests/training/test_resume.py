@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -130,13 +128,13 @@ def cost(folder):
         ("finetune", "between", 10),
     ],
 )
-def test_killed(request, go, tmp_path, mode, moment, done):
+def test_killed(request, go, tmp_path, forked, mode, moment, done):
     text = {"distill": RECIPE, "finetune": FINETUNE}[mode]
     whole = request.getfixturevalue({"distill": "whole", "finetune": "tuned"}[mode])
     recipe, out = tmp_path / "r.toml", tmp_path / "out"
     recipe.write_text(text.replace("[run]", f'[run]\nout = "{out}"'))
-    child = [sys.executable, "-c", KILLED.format(moment), recipe]
-    assert subprocess.run(child, check=False, capture_output=True).returncode == -signal.SIGKILL
+    (tmp_path / "killed.py").write_text(KILLED.format(moment))
+    assert forked(tmp_path / "killed.py", recipe).ended() == -signal.SIGKILL
     assert (out / "checkpoint-10.part").exists() == (moment != "between")
     assert checkpoint.read(out)["done"] == done
     assert go(tmp_path, text) == out
