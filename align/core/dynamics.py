@@ -111,11 +111,13 @@ class GuidedFlow:
 class GaussianStep:
     """The Gaussian N(mean + push, std² I) that a next state was drawn from.
 
-    The base model's own step, without guidance, is drawn from N(mean, std² I).
+    The base model's own step, without guidance, is drawn from N(mean, std² I). A step without noise
+    is not pushed: one point instead of another is infinitely far from it in KL, and no weight makes
+    up for it.
 
     Attributes:
         mean: where the step goes without guidance, (B, *S).
-        push: what guidance adds to the mean, (B, *S).
+        push: what guidance adds to the mean, (B, *S); without effect where std is 0.
         std: standard deviation of the noise, (B,); 0 only in a step to t = 1.
         noise: the standard normal numbers that were drawn, (B, *S).
     """
@@ -133,7 +135,8 @@ class GaussianStep:
     @property
     def x(self) -> Tensor:
         """The state that was drawn, (B, *S)."""
-        return self.mean + self.push + expand(self.std, self.mean) * self.noise
+        std = expand(self.std, self.mean)
+        return self.mean + torch.where(std > 0, self.push, 0) + std * self.noise
 
     @property
     def kl(self) -> Tensor:
@@ -162,7 +165,7 @@ class Transition:
     """A step that was taken.
 
     Attributes:
-        x: the next states, (B, *S).
+        x: the next states, (B, *S); those of `gaussian`, where there is one.
         strength: ‖guidance‖ / ‖drift‖ where the step began, (B,), for the record.
         gaussian: the Gaussian that `x` was drawn from; None from a dynamics without a density.
     """

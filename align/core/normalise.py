@@ -54,7 +54,7 @@ class Ranked(Transform):
     def among(cls, scores: Tensor) -> Ranked:
         """F of the scores (M,), from 1/(2M) at the lowest to 1 − 1/(2M) at the highest."""
         distinct, counts = scores.detach().double().unique(return_counts=True)
-        shares = (counts.cumsum(0) - 0.5 * counts) / len(scores)
+        shares = (counts.cumsum(0) - counts.double() / 2) / len(scores)
         return cls(distinct, shares)
 
     def of(self, score: Tensor) -> Tensor:

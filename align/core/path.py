@@ -10,16 +10,42 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias, final, get_args
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
+
+PathName: TypeAlias = Literal["linear", "trigonometric"]
+
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """Shape `t` (B,) as (B, 1, ..., 1), so that it multiplies `x` (B, *S)."""
+    """Shape `t` (B,) as (B, 1, ..., 1), so that it multiplies `x` (B, *S).
+
+    Numbers that times were turned into take the floating type of the states, which so keep theirs.
+    """
+    if t.is_floating_point() and x.is_floating_point():
+        t = t.to(x.dtype)
     return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
+
+
+def times_of(x: Tensor, time: float | Tensor) -> Tensor:
+    """Times (B,) of states x (B, *S): in their floating type, or float32 if that is wider.
+
+    bfloat16 has no number between 0.996 and 1: times near the data would all be the data's.
+
+    Args:
+        x: the states.
+        time: one for all of them, or one for each, (B,).
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if isinstance(time, Tensor):
+        return time.to(x.device, dtype).expand(len(x))
+    return torch.full((len(x),), time, dtype=dtype, device=x.device)
 
 
 class Path(ABC):
@@ -146,8 +172,8 @@ class TrigonometricPath(Path):
     """α = cos(πt/2), β = sin(πt/2): the variance of white data is kept."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """cos(πt/2)."""
-        return torch.cos(math.pi / 2 * t)
+        """cos(πt/2), as sin(π(1 − t)/2): that is 0 at t = 1, and precise near it."""
+        return torch.sin(math.pi / 2 * (1 - t))
 
     def beta(self, t: Tensor) -> Tensor:
         """sin(πt/2)."""
@@ -159,8 +185,29 @@ class TrigonometricPath(Path):
 
     def beta_rate(self, t: Tensor) -> Tensor:
         """(π/2) cos(πt/2)."""
-        return math.pi / 2 * torch.cos(math.pi / 2 * t)
+        return math.pi / 2 * self.alpha(t)
 
     def time_at(self, ratio: Tensor) -> Tensor:
         """(2/π) arctan(1/√ratio)."""
         return 2 / math.pi * torch.atan(1 / ratio.sqrt())
+
+
+PATHS: Final[Mapping[PathName, Path]] = MappingProxyType(
+    {"linear": LinearPath(), "trigonometric": TrigonometricPath()}
+)
+"""The paths by the names that recipes and weights files have for them."""
+
+
+def path_name(path: Path) -> PathName:
+    """What recipes and weights files call a path.
+
+    Raises:
+        PartError: they have no name for it.
+    """
+    for name, named in PATHS.items():
+        if path == named:
+            return name
+    raise PartError(
+        f"model: no weights file can name its path, {type(path).__name__}, so that a network is"
+        f" not trained for it; there are {', '.join(get_args(PathName))}"
+    )

@@ -51,8 +51,10 @@ class CleanStep:
         path, slope = flow.path, flow.velocity(x, t)
         denoiser = path.denoiser_from_velocity(slope.drift, x, t)
         noise = path.noise_from_denoiser(denoiser, x, t)
-        old = path.alpha(u) * kept
+        # At u = 1 there is no noise, whatever rounding makes of α.
+        alpha_u = torch.where(u < 1, path.alpha(u), 0)
+        old = alpha_u * kept
         mean = expand(path.beta(u), x) * denoiser + expand(old, x) * noise
         gain = (path.beta(u) - old * path.beta(t) / path.alpha(t)) / path.denoiser_to_velocity(t)
-        std = path.alpha(u) * torch.sqrt((1 - kept**2).clamp(min=0))
+        std = alpha_u * torch.sqrt((1 - kept**2).clamp(min=0))
         return cls(mean, expand(gain, x) * slope.guidance, std, slope.strength)

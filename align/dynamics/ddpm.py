@@ -19,7 +19,8 @@ class DDPM(Dynamics):
 
         x' = β_u D* + α_u (κ ε̂* + √(1 − κ²) ε),   κ = β_t α_u / (β_u α_t),   ε̂* = (x − β_t D*)/α_t.
 
-    Short steps are those of the SDE. The step to t = 1 has no noise.
+    Short steps are those of the SDE. The step to t = 1 has no noise, and so no guidance: it takes
+    the denoiser D of a state that guidance has brought there, and the divergence stays known.
 
     Reference: Denoising diffusion implicit models, Song, Meng, Ermon, 2020, arXiv:2010.02502,
     Eq. 12 (its stochastic end); Denoising diffusion probabilistic models, Ho, Jain, Abbeel, 2020,

@@ -8,7 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.dynamics import Dynamics, GaussianStep, GuidedFlow, Transition
+from align.core.dynamics import Dynamics, GuidedFlow, Transition, step_noise
+from align.core.path import expand
 from align.core.streams import Streams
 from align.dynamics.clean import CleanStep
 
@@ -35,5 +36,5 @@ class Renoise(Dynamics):
     ) -> Transition:
         """One step; costs one evaluation."""
         clean = CleanStep.of(flow, x, t, u, torch.zeros_like(t))
-        drawn = GaussianStep.draw(clean.mean, clean.push, clean.std, streams)
-        return Transition(drawn.x, clean.strength)
+        noise = expand(clean.std, x) * step_noise(clean.std, x, streams)
+        return Transition(clean.mean + clean.push + noise, clean.strength)

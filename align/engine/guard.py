@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.errors import AlignError, ContractError, PartError
+from align.core.errors import AlignError, ContractError, DivergedError, PartError
 from align.core.model import (
     Able,
     Condition,
@@ -85,7 +85,7 @@ class GuardedModel(FlowModel):
                     f"{who} returned {_described(data)},"
                     f" expected {count} rows of kind '{self.domain}'"
                 )
-            return _finite(data, who)
+            return _finite(data, who, given=x1[rows])
 
         return self._chunked("decoder", call, len(x1))
 
@@ -127,7 +127,7 @@ class GuardedModel(FlowModel):
             raise ContractError(
                 f"{who} returned {_described(result)}, expected {_described(like)} like its state"
             )
-        return _finite(result, who)
+        return _finite(result, who, given=like)
 
 
 @final
@@ -229,8 +229,22 @@ def _described(result: object) -> str:
     return f"a {type(result).__name__}"
 
 
-def _finite(result: Tensor, who: str, why: Callable[[], str] = str) -> Tensor:
+def _finite(
+    result: Tensor, who: str, why: Callable[[], str] = str, given: Tensor | None = None
+) -> Tensor:
+    """The result of a part, which made it of the states `given`, if these are known.
+
+    Raises:
+        ContractError: it is not finite.
+        DivergedError: nor were the states, for which the part is not to blame.
+    """
     if bad := int((~torch.isfinite(result.detach())).sum()):
+        if given is not None and not given.detach().isfinite().all():
+            raise DivergedError(
+                f"{who} was given states that are not finite any more; lower"
+                " mode.optimisation.learning_rate where a network is trained, the weights of the"
+                " rewards, or the length of a step by more of them"
+            )
         raise ContractError(f"{who} returned {bad} numbers that are not finite{why()}")
     return result
 

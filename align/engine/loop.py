@@ -71,24 +71,26 @@ def execute(
         state = mode.restart(last)
     else:
         state = mode.init(problem, streams)
-    first, flops = 0, None
+    first, flops, kept = 0, None, ""
     if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])
         meter.restore(saved["meter"])
         first, flops = int(saved["done"]), saved.get("flops")
+        kept = _kept(first)
     for index in range(first, mode.steps):
         if flops is None and isinstance(mode, Trainable):
             # Counting can change the last bits of a gradient: a resumed run does not count again.
             with FlopCounterMode(display=False) as counter:
-                state, info = _step(mode, problem, state, index, streams)
+                state, info = _step(mode, problem, state, index, streams, kept)
             flops = counter.get_total_flops()
         else:
-            state, info = _step(mode, problem, state, index, streams)
+            state, info = _step(mode, problem, state, index, streams, kept)
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
         if isinstance(mode, Trainable) and (stopping or done == mode.steps or observer.due(index)):
             checkpoint = {"done": done, "flops": flops, "meter": meter.save(streams.device)}
             observer.checkpoint({**checkpoint, "state": mode.save(state)})
+            kept = _kept(done)
         if stopping:
             raise KeyboardInterrupt
     if flops is not None:
@@ -98,14 +100,26 @@ def execute(
     return Outcome(x1, state, meter.cost(streams.device))
 
 
+def _kept(done: int) -> str:
+    """What is said of the last checkpoint where training diverges."""
+    return f"; the checkpoint after {done} steps is kept"
+
+
 def _step(
-    mode: AlignmentMode[State], problem: Problem, state: State, index: int, streams: Streams
+    mode: AlignmentMode[State],
+    problem: Problem,
+    state: State,
+    index: int,
+    streams: Streams,
+    kept: str,
 ) -> tuple[State, Info]:
     """One step; an error says which."""
     where = f"in step {index + 1} of {mode.steps}"
     try:
         return mode.step(problem, state, index, streams)
-    except (ContractError, DivergedError, PartError) as error:
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {where}{kept}") from error
+    except (ContractError, PartError) as error:
         raise type(error)(f"{error}; {where}") from error
     except Exception as error:
         error.add_note(f"{where} of mode '{mode.kind}'")

@@ -60,5 +60,5 @@ class Search(ValueEstimator):
         error = estimate.error
         if len(draws.rewards) > 1:
             first, second = draws.rewards.topk(2, 0).values
-            error = (1 - 1 / draws.counts) * (first - second)
+            error = (1 - 1 / draws.counts.to(first)) * (first - second)
         return attrs.evolve(estimate, value=best.values, error=error, denoiser=denoiser)

@@ -37,8 +37,9 @@ def centred_shift(draws: Draws) -> Tensor:
 
 def unbiased_shift(shift: Tensor, draws: Draws) -> Tensor:
     """N/(N − 1) times a centred shift (B, *S): unbiased to first order in the reward."""
-    factor = draws.counts / (draws.counts - 1).clamp(min=1)
-    return expand(factor.to(shift), shift) * shift
+    counts = draws.counts.to(draws.rewards)
+    factor = counts / (counts - 1).clamp(min=1)
+    return expand(factor, shift) * shift
 
 
 def regression_shift(draws: Draws, denoiser: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
     directions = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
     lines = [(points @ directions.T).sort(0).values for points in (a, b)]
     if len(a) != len(b):
-        levels = (torch.arange(len(a) + len(b), device=a.device) + 0.5) / (len(a) + len(b))
+        count = len(a) + len(b)
+        levels = (torch.arange(count, dtype=torch.float64, device=a.device) + 0.5) / count
         lines = [line[(levels * len(line)).long()] for line in lines]
     return float((lines[0] - lines[1]).square().mean().sqrt())
 

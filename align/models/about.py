@@ -22,6 +22,7 @@ from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.network import NetworkSpec, Role, VelocityNetwork, make_network
+from align.core.path import PATHS, Path, path_name
 from align.core.streams import Streams
 from align.models.network_model import ROLES, NetworkModel
 from align.networks.autoencoder import Autoencoder
@@ -34,7 +35,7 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
     """What a weights file must say, so that `described` rebuilds the model.
 
     Raises:
-        PartError: one of its networks is not a VelocityNetwork.
+        PartError: one of its networks is not a VelocityNetwork, or its path has no name.
     """
     nets = {name: getattr(model, name) for name in ROLES if getattr(model, name) is not None}
     for name, net in nets.items():
@@ -47,6 +48,7 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
     about: dict[str, Any] = {
         "shape": model.shape,
         "classes": model.classes,
+        "path": path_name(model.path),
         "nets": {
             name: spec_table(net.config, catalog) | {"role": net.role} for name, net in nets.items()
         },
@@ -121,7 +123,24 @@ def described(
     outer = about.get("autoencoder")
     outer_spec = spec_in(outer, "autoencoder", file, catalog) if outer else None
     shape, classes = tuple(about["shape"]), tuple(about.get("classes", ()))
-    return untrained(nets, outer_spec, shape, classes, device)
+    model = untrained(nets, outer_spec, shape, classes, device)
+    return attrs.evolve(model, path=path_in(about, file))
+
+
+def path_in(about: Mapping[str, Any], file: File) -> Path:
+    """The path that the networks of a weights file were trained on; a file without one is linear.
+
+    Raises:
+        PartError: of one line; this version knows no path of that name.
+    """
+    name = about.get("path", "linear")
+    for known, path in PATHS.items():
+        if name == known:
+            return path
+    raise PartError(
+        f"weights: '{file}' was trained on the path {name!r}, which is not among"
+        f" {', '.join(PATHS)}; use the version of align that wrote it"
+    )
 
 
 def untrained(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import attrs
 import torch
@@ -22,7 +22,7 @@ from align.core.model import (
     PosteriorMap,
 )
 from align.core.option import option
-from align.core.path import LinearPath, Path, TrigonometricPath, expand
+from align.core.path import PATHS, Path, PathName, expand
 from align.core.quadratic import Form
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
@@ -178,7 +178,7 @@ class Mixture(ModelSpec):
     )
     means: tuple[tuple[float, ...], ...] = option("mean of each component", check=_points)
     stds: tuple[float, ...] = option("standard deviation of each component", check=_spreads)
-    path: Literal["linear", "trigonometric"] = option("the interpolant", default="linear")
+    path: PathName = option("the interpolant", default="linear")
     axes: tuple[tuple[float, ...], ...] = option(
         "orthonormal directions that the maps go through in turn; none: the axes",
         default=(),
@@ -211,7 +211,5 @@ class Mixture(ModelSpec):
             # Recipes round: make it orthonormal to full precision. Signs may flip, which a
             # triangular map does not notice.
             axes = torch.linalg.qr(axes.new_tensor(self.axes).T).Q.T
-        path = LinearPath() if self.path == "linear" else TrigonometricPath()
-        return GaussianMixture(
-            Isotropic(torch.log(weights / weights.sum()), means, stds**2), path, axes
-        )
+        prior = Isotropic(torch.log(weights / weights.sum()), means, stds**2)
+        return GaussianMixture(prior, PATHS[self.path], axes)

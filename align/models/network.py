@@ -14,6 +14,7 @@ from align.core.errors import PartError
 from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
+from align.core.path import PATHS, PathName
 from align.models.about import described, modules_of, spec_in, untrained
 from align.models.network_model import NetworkModel, Precision
 from align.training import weights
@@ -37,6 +38,11 @@ class Network(ModelSpec):
         "shape of one state, such as [2], where the untrained flow is of vectors", default=()
     )
     classes: tuple[str, ...] = option("class names of the untrained flow", default=())
+    path: PathName | None = option(
+        "interpolant that the untrained flow is to be trained on, 'linear' if left out; a weights"
+        " file has its own",
+        default=None,
+    )
     prompt: str = option("names the class of every sample; empty for no class", default="")
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
     precision: Precision = option(
@@ -46,6 +52,8 @@ class Network(ModelSpec):
     def __attrs_post_init__(self) -> None:
         if bool(self.weights) == (self.net is not None):
             raise ValueError("expected either 'weights' or 'net' with 'autoencoder' or 'shape'")
+        if self.weights and self.path:
+            raise ValueError("'path' must be left out with 'weights': the file says which it is")
         if self.net is not None and bool(self.autoencoder) == bool(self.shape):
             raise ValueError(
                 "'net' needs either 'autoencoder', the file of an autoencoder's weights for a flow"
@@ -91,7 +99,8 @@ class Network(ModelSpec):
             weights.read(file, {"autoencoder": model.require_autoencoder()})
         else:
             model = untrained(nets, None, self.shape, self.classes, device)
-        return attrs.evolve(model, guidance=self.guidance, precision=self.precision)
+        path = PATHS[self.path or "linear"]
+        return attrs.evolve(model, path=path, guidance=self.guidance, precision=self.precision)
 
 
 def autoencoder_in(file: File) -> tuple[AutoencoderSpec, tuple[int, ...]]:

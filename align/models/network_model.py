@@ -21,7 +21,7 @@ from align.core.model import (
     PosteriorMap,
 )
 from align.core.network import LADDER, Role, VelocityNetwork
-from align.core.path import LinearPath, Path, expand
+from align.core.path import LinearPath, Path, expand, path_name
 from align.core.problem import Problem
 from align.core.prompts import match_class
 from align.networks.autoencoder import Autoencoder
@@ -52,6 +52,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
         autoencoder: between pictures and states, or None where states are vectors.
         guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
         precision: of the networks' inner products; weights and states are float32.
+        path: the interpolant that the networks were or will be trained on.
     """
 
     shape: tuple[int, ...]
@@ -184,12 +185,23 @@ def network_of(problem: Problem) -> NetworkModel:
     """The problem's model as networks that can be trained, in float32.
 
     Raises:
-        PartError: it is not made of networks.
+        PartError: it is not made of networks, or no weights file can name its path.
     """
     model = problem.model.capability(NetworkModel)
     if model is None:
         raise PartError("model: only a model made of networks can be trained; use kind 'network'")
+    path_name(model.path)
     return attrs.evolve(model, precision="float32")
+
+
+def without_networks(base: FlowModel) -> NetworkModel:
+    """A model without networks yet: of the states and the path of `base`, for a student of it.
+
+    Raises:
+        PartError: no weights file can name the path.
+    """
+    path_name(base.path)
+    return NetworkModel(shape=base.shape, domain=base.domain, path=base.path, device=base.device)
 
 
 def _required(module: Made | None, name: str) -> Made:

@@ -14,6 +14,7 @@ from align.core.mode import Export, Need
 from align.core.model import Condition
 from align.core.objective import Loss
 from align.core.option import at_least, between, option
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.about import about_of, modules_of
@@ -126,7 +127,7 @@ class Pretrain(TrainingMode[FlowState]):
 def _flow_matching(model: NetworkModel, x1: Tensor, label: Tensor, rows: Streams) -> Tensor:
     """Losses (b,) of clean states (b, *S), with the noise and the times of their rows."""
     noise = rows.fold_in("noise").normal(model.shape).to(x1)
-    t = rows.fold_in("time").uniform(()).to(x1)
+    t = times_of(x1, rows.fold_in("time").uniform(()))
     x = model.path.interpolate(noise, x1, t)
     rate = model.path.rate(noise, x1, t)
     cond = Condition(("",) * len(x), {"label": label})

@@ -40,9 +40,11 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed times (B,) as (B, width)."""
-        k = torch.arange(128, device=t.device, dtype=torch.float32)
-        angles = self.scale * t[:, None].float() * torch.exp(-math.log(10_000) * k / 128)
-        embedded: Tensor = self.mlp(torch.cat((angles.cos(), angles.sin()), 1).to(t.dtype))
+        dtype = torch.promote_types(t.dtype, torch.float32)
+        k = torch.arange(128, device=t.device, dtype=dtype)
+        angles = self.scale * t[:, None].to(dtype) * torch.exp(-math.log(10_000) * k / 128)
+        waves = torch.cat((angles.cos(), angles.sin()), 1)
+        embedded: Tensor = self.mlp(waves.to(next(self.parameters()).dtype))
         return embedded
 
 

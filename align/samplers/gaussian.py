@@ -35,7 +35,7 @@ def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tens
         The mean, (B, *S), with its graph where `noisy.x` has one; the covariance, (B, D, D).
     """
     path = model.path
-    least = path.time_at(1 / noisy.t.new_tensor(torch.finfo(noisy.t.dtype).eps))
+    least = path.time_at(1 / noisy.t.new_tensor(torch.finfo(noisy.x.dtype).eps))
     t = noisy.t.clamp(min=float(least))
     graph = torch.is_grad_enabled() and noisy.x.requires_grad
     x = noisy.x if graph else noisy.x.detach().requires_grad_()

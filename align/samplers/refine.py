@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from align.core.model import Condition, FlowModel, NoisyState
+from align.core.path import times_of
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 
@@ -29,7 +30,7 @@ def refine(
     """
     x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
     for j in range(steps):
-        t = x.new_full((len(x),), j / steps)
+        t = times_of(x, j / steps)
         step = streams.fold_in("refine", j)
         clean = sampler.sample(model, NoisyState(x, t, cond), draws=1, streams=step)[0]
         noise = step.fold_in("noise").normal(model.shape).to(x)

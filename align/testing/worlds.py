@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode
+from align.core.path import PathName
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
 from align.core.sampler import PosteriorSampler
@@ -19,7 +20,7 @@ from align.rewards.linear import Likelihood
 
 
 def line(
-    path: Literal["linear", "trigonometric"] = "linear",
+    path: PathName = "linear",
 ) -> tuple[GaussianMixture, WeightedReward]:
     """Three components on the line, and R(x) = −(x − 1)² / (2 · 0.6²)."""
     model = Mixture(

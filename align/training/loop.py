@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.errors import PartError
+from align.core.errors import DivergedError, PartError
 from align.core.mode import Export
 from align.core.objective import GroupedValues, Loss
 from align.core.option import above, at_least, between, option
@@ -194,16 +194,31 @@ class Training:
         }
 
     def restore(self, saved: Mapping[str, Any] | Path) -> None:
-        """Bring everything to where `saved` was; what it was saved by may be other processes."""
+        """Bring everything to where `saved` was; what it was saved by may be other processes.
+
+        Raises:
+            PartError: as `checkpoint.fill` and `resume`.
+        """
         tensors = self.save()
         checkpoint.fill(tensors, saved)
-        self.load_optimiser(tensors["optimiser"])
+        self.resume(tensors)
 
-    def load_optimiser(self, tensors: Mapping[str, Any]) -> None:
-        """Give the optimiser the state that `save` made tensors of."""
+    def resume(self, tensors: Mapping[str, Any]) -> None:
+        """Go on from what `save` returned, once a checkpoint has been copied into it.
+
+        Raises:
+            PartError: a weight or an average of the checkpoint is not finite.
+        """
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
-        state = _with_values(self._optimiser_state(), tensors)
+        modules = (self.module, *self.averages.values())
+        largest = [_largest(module.state_dict().values()) for module in modules]
+        if not all(map(math.isfinite, largest)):
+            raise PartError(
+                "run.out: its checkpoint holds weights that are not finite, so that training cannot"
+                " go on from there; remove it"
+            )
+        state = _with_values(self._optimiser_state(), tensors["optimiser"])
         set_optimizer_state_dict(self.module, self.optimiser, state)
 
     def _optimiser_state(self) -> dict[str, Any]:
@@ -277,7 +292,13 @@ def advance(
     index: int,
     steps: int,
 ) -> StepResult:
-    """Take step `index` of `steps` down the gradient of the mean loss of a batch."""
+    """Take step `index` of `steps` down the gradient of the mean loss of a batch.
+
+    Raises:
+        DivergedError: the loss, the gradient's norm or a weight is not finite any more; in all
+            processes at once. Weights and averages are those before the step, unless it was the
+            step that spoilt the weights.
+    """
     learning_rate = learning_rate_at(options, index, steps)
     for group in training.optimiser.param_groups:
         group["lr"] = learning_rate
@@ -294,12 +315,38 @@ def advance(
             (values.sum() * (parallel.count() / options.batch)).backward()
         losses.append(loss.detached())
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.max_grad_norm)
+    metrics = _means(losses) | {"norm": float(parallel.whole(norm)), "learning_rate": learning_rate}
+    for name, what in (("loss", "the loss"), ("norm", "the norm of the gradient")):
+        if not math.isfinite(metrics[name]):
+            raise DivergedError(_cure(f"{what} is {metrics[name]:g}", options, learning_rate))
     training.optimiser.step()
+    largest = _largest(w for w in training.module.parameters() if w.requires_grad)
+    if not math.isfinite(largest):
+        text = f"the largest weight is {largest:g} after a gradient of norm {metrics['norm']:.2g}"
+        raise DivergedError(_cure(text, options, learning_rate))
     for decay, average in training.averages.items():
         # Early on a running average forgets faster, so that it does not remember the start.
         _update_average(average, training.module, min(decay, (1 + index) / (10 + index)))
-    metrics = _means(losses) | {"norm": float(parallel.whole(norm)), "learning_rate": learning_rate}
     return StepResult(metrics, _group_means([loss.weights for loss in losses]))
+
+
+def _cure(what: str, options: Optimisation, learning_rate: float) -> str:
+    """A sentence on training that has diverged: what is not finite, and what to lower."""
+    cures = [
+        f"lower mode.optimisation.learning_rate, {options.learning_rate:g}"
+        f" ({learning_rate:.2g} in this step)",
+        f"or max_grad_norm, {options.max_grad_norm:g}",
+    ]
+    if options.precision != "float32":
+        cures.append("or take precision = 'float32'")
+    return f"training has diverged: {what}; {', '.join(cures)}"
+
+
+@torch.no_grad()
+def _largest(weights: Iterable[Tensor]) -> float:
+    """The largest absolute value of all weights, over all processes; NaN if one is NaN."""
+    floating = [w.detach() for w in weights if w.is_floating_point() and w.numel()]
+    return float(parallel.whole(nn.utils.get_total_norm(floating, math.inf)))
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
         """Bring a state fresh from `init` to where `saved` was."""
         tensors = self.save(state)
         checkpoint.fill(tensors, saved)
-        state.training.load_optimiser(tensors["optimiser"])
+        state.training.resume(tensors)
 
     def export(self, problem: Problem, state: State) -> Export:
         """The model of the first running average, and beside it those of the others."""

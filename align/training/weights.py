@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from align.core.errors import PartError
+from align.core.errors import DivergedError, PartError
 from align.io import files
 
 FORMAT = "align-1"
@@ -21,11 +21,22 @@ FORMAT = "align-1"
 def write(
     path: Path, modules: Mapping[str, nn.Module], about: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
-    """Write modules side by side, each under its name, with `about` in the header."""
+    """Write modules side by side, each under its name, with `about` in the header.
+
+    Raises:
+        DivergedError: a weight is not finite, at least not in `dtype`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+            stored = tensor.detach().to("cpu", dtype).contiguous()
+            if not stored.isfinite().all():
+                kind = str(dtype).removeprefix("torch.")
+                raise DivergedError(
+                    f"weights: '{name}.{key}' has numbers that are not finite in {kind}, so that"
+                    f" '{path}' is not written; train with a lower learning rate"
+                )
+            tensors[f"{name}.{key}"] = stored
     files.write(path, save(tensors, {"format": FORMAT, "about": json.dumps(about)}))
 
 

@@ -5,11 +5,10 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from align.core.errors import PartError
 from align.core.model import NoisyState
-from align.core.path import LinearPath, TrigonometricPath
+from align.core.path import PATHS, LinearPath, Path, TrigonometricPath, expand, path_name, times_of
 from align.testing.worlds import line
-
-PATHS = ("linear", "trigonometric")
 
 
 def _grid(model):
@@ -71,7 +70,7 @@ def test_denoiser_by_quadrature(kind):
     assert float(model.log_prob(noisy.x, t)) == pytest.approx(np.log(mass), abs=1e-10)
 
 
-@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()])
+@pytest.mark.parametrize("path", PATHS.values())
 def test_path_ends_rates_and_inverse(path):
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     assert torch.allclose(path.alpha(ends), 1 - ends, atol=1e-15)
@@ -92,3 +91,59 @@ def test_linear_path_is_the_one_of_the_paper():
     path, t = LinearPath(), torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     _near(path.half_variance(t), (1 - t) / t, 1e-14)
     _near(path.denoiser_to_velocity(t), 1 / (1 - t), 1e-14)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_no_noise_is_left_at_the_end_of_a_path(path, dtype):
+    assert path.alpha(torch.ones(1, dtype=dtype)).tolist() == [0.0]
+
+
+def test_the_noise_of_the_trigonometric_path_is_precise_near_its_end():
+    left = torch.tensor([1e-3, 1e-9, 1e-15], dtype=torch.float64)
+    left = 1 - (1 - left)  # what float64 has there
+    found = TrigonometricPath().alpha(1 - left)
+    assert torch.allclose(found, torch.sin(np.pi / 2 * left), rtol=1e-14, atol=0)
+
+
+def test_times_of_coarse_states_do_not_round_to_one():
+    for dtype, wanted in (
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ):
+        x = torch.zeros(3, 2, dtype=dtype)
+        for time in (0.999, torch.full((3,), 0.999, dtype=torch.float64)):
+            times = times_of(x, time)
+            assert times.dtype == wanted
+            assert times.shape == (3,)
+            assert (times < 1).all()
+            assert float(times[0]) == pytest.approx(0.999, rel=1e-7)
+
+
+def test_coefficients_of_times_leave_states_their_type():
+    t = torch.full((3,), 0.999, dtype=torch.float32)
+    x = torch.ones(3, 2, dtype=torch.bfloat16)
+    for path in PATHS.values():
+        for result in (
+            path.interpolate(x, x, t),
+            path.rate(x, x, t),
+            path.denoiser_from_velocity(x, x, t),
+            path.velocity_from_denoiser(x, x, t),
+            path.score_from_velocity(x, x, t),
+            path.noise_from_denoiser(x, x, t),
+        ):
+            assert result.dtype == torch.bfloat16
+            assert result.isfinite().all()
+    assert expand(t > 0, x).dtype == torch.bool
+
+
+def test_a_path_without_a_name_is_named():
+    class Other(Path):
+        alpha = beta = alpha_rate = beta_rate = time_at = lambda self, t: t
+
+    assert [path_name(path) for path in PATHS.values()] == list(PATHS)
+    assert isinstance(Other(), Path)
+    with pytest.raises(PartError, match="no weights file can name its path, Other"):
+        path_name(Other())

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from align.core.dynamics import FlowEvaluation, GuidedFlow
+from align.core.dynamics import FlowEvaluation, GaussianStep, GuidedFlow
 from align.core.model import NoisyState
-from align.core.path import LinearPath, expand
+from align.core.path import PATHS as NAMED
+from align.core.path import LinearPath, Path, expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.clamp import clamped_half_variance, guidance_clamp
@@ -209,6 +210,52 @@ def test_ddpm_is_the_exact_transition_for_a_posterior_that_is_a_point(kind):
     variance = path.alpha(u) ** 2 - gain**2 * path.alpha(t) ** 2
     assert torch.allclose(gaussian.mean, mean)
     assert torch.allclose(gaussian.std**2, variance)
+
+
+class Rounded(Path):
+    """The trigonometric path in a form that leaves 6e-17 of the noise at t = 1."""
+
+    def alpha(self, t):
+        return torch.cos(math.pi / 2 * t)
+
+    def beta(self, t):
+        return torch.sin(math.pi / 2 * t)
+
+    def alpha_rate(self, t):
+        return -math.pi / 2 * self.beta(t)
+
+    def beta_rate(self, t):
+        return math.pi / 2 * self.alpha(t)
+
+    def time_at(self, ratio):
+        return 2 / math.pi * torch.atan(1 / ratio.sqrt())
+
+
+@pytest.mark.parametrize("path", [*NAMED.values(), Rounded()], ids=lambda path: repr(path)[:20])
+@pytest.mark.parametrize("dynamics", [DDPM(), DDIM(), Renoise()], ids=lambda part: part.kind)
+def test_a_step_by_way_of_clean_states_ends_without_noise(path, dynamics):
+    t, u = torch.tensor([0.4, 0.9]).double(), torch.ones(2).double()
+    x, denoiser = torch.tensor([[0.3], [0.7]]).double(), torch.tensor([[1.1], [0.6]]).double()
+    shift = torch.full_like(x, 0.25)
+    flow = flow_of(path, path.velocity_from_denoiser(denoiser, x, t), shift)
+    taken = dynamics.step(flow, x, t, u, Streams(0, (0, 1)))
+    guided = denoiser if dynamics.has_density else denoiser + shift
+    assert torch.allclose(taken.x, guided, rtol=0, atol=1e-14)
+    if dynamics.has_density:
+        gaussian = taken.gaussian
+        assert (
+            gaussian.std.tolist() == gaussian.kl.tolist() == gaussian.log_ratio.tolist() == [0, 0]
+        )
+        assert torch.equal(gaussian.x, taken.x)
+
+
+def test_rows_with_noise_are_pushed_beside_rows_without():
+    mean, push = torch.zeros(2, 1).double(), torch.ones(2, 1).double()
+    std, noise = torch.tensor([0.5, 0.0]).double(), torch.full((2, 1), 2.0).double()
+    gaussian = GaussianStep(mean, push, std, noise)
+    assert gaussian.x.flatten().tolist() == [2.0, 0.0]
+    assert gaussian.kl.tolist() == [2.0, 0.0]
+    assert gaussian.log_ratio.tolist() == [-6.0, 0.0]
 
 
 def test_renoising_forgets_all_but_the_denoiser():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState
 from align.core.network import Role
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel
@@ -67,7 +68,7 @@ class Coupling:
         """Contexts at times t (b,), and a function that makes the inner flow of given rows."""
         x1, cond = self.clean(rows)
         t = torch.zeros_like(t) if self.role == "flow_map" else t
-        t, shape = t.to(x1), self.model.shape
+        t, shape = times_of(x1, t), self.model.shape
         noisy = NoisyState(
             self.model.path.interpolate(rows.fold_in("context").normal(shape).to(x1), x1, t),
             t,
@@ -106,7 +107,7 @@ class Coupling:
         x1, cond = self.clean(rows)
         model, shown = self.model.with_net(self.role, student), [x1]
         noise = Streams(0, tuple(range(len(x1)))).normal(model.shape, draws=2).to(x1)
-        zero = torch.zeros(len(x1)).to(x1)
+        zero = times_of(x1, 0.0)
         if self.role == "flow_map":
             return model.decode(torch.cat((x1, model.jump(noise[1], zero, zero + 1, cond))))
         for time in (0.0, 0.2, 0.5):
@@ -121,5 +122,6 @@ def _teacher_velocity(teacher: FlowModel, y: Tensor, s: Tensor, noisy: NoisyStat
     if len(y) == 0:
         return y
     s = s.clamp(max=1 - 1e-4)
-    exact = NoisyState(noisy.x.to(teacher.dtype), noisy.t.to(teacher.dtype), noisy.cond)
-    return glass_velocity(teacher, y.to(teacher.dtype), s.to(teacher.dtype), exact).to(y)
+    x = noisy.x.to(teacher.dtype)
+    exact = NoisyState(x, times_of(x, noisy.t), noisy.cond)
+    return glass_velocity(teacher, y.to(x), times_of(x, s), exact).to(y)

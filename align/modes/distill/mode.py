@@ -18,7 +18,7 @@ from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.about import about_of, modules_of
-from align.models.network_model import NetworkModel, network_of
+from align.models.network_model import NetworkModel, network_of, without_networks
 from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.coupling import Coupling, Student
 from align.modes.distill.diagonal import DiagonalTarget, TeacherTarget
@@ -94,7 +94,7 @@ class Distill(TrainingMode[DistillState]):
         if self.net is None or teacher.capability(NetworkModel) is not None:
             model = network_of(problem)
         else:
-            model = NetworkModel(shape=teacher.shape, domain=teacher.domain, device=teacher.device)
+            model = without_networks(teacher)
         if self.data is None and teacher.capability(DataSampler) is None:
             raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))

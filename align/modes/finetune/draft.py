@@ -9,7 +9,7 @@ import torch
 
 from align.core.objective import Loss
 from align.core.option import at_least, option
-from align.core.path import expand
+from align.core.path import expand, times_of
 from align.core.streams import Streams
 from align.modes.finetune.objective import FinetuneObjective
 from align.modes.finetune.target import TiltedTarget
@@ -44,7 +44,7 @@ class Draft(FinetuneObjective):
         student = target.student
         x = rows.fold_in("start").normal(student.shape).to(student.device, student.dtype)
         for step in range(self.flow_steps):
-            t = torch.full((len(x),), step / self.flow_steps).to(x)
+            t = times_of(x, step / self.flow_steps)
             with torch.set_grad_enabled(step >= self.flow_steps - self.last):
                 velocity = student.velocity(x, t, cond)
                 x = x + expand(torch.full_like(t, 1 / self.flow_steps), x) * velocity

@@ -16,7 +16,7 @@ from align.core.metric import Metric
 from align.core.mode import Info
 from align.core.model import Condition, Domain, FlowModel
 from align.core.option import above, at_least, option
-from align.core.path import expand
+from align.core.path import expand, times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
@@ -153,10 +153,12 @@ def girsanov(
     """KL of the student's SDE paths from the base's, E Σ ‖Δdrift‖² Δt / (2 σ²), in nats.
 
     The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b): the
-    student is the base model with guidance. Paths start at t = .01.
+    student is the base model with guidance. Paths start at t = .01. States and times are of the
+    wider of the two models' types.
     """
     guided, times = difference(base, student, cond), grid(steps, 0.01, 1.0)
-    x = streams.fold_in("start").normal(student.shape).to(student.device, student.dtype)
+    wider = torch.promote_types(base.dtype, student.dtype)
+    x = streams.fold_in("start").normal(student.shape).to(student.device, wider)
     total = 0.0
     for transition in transitions(SDE(), guided, x, times, streams):
         assert transition.gaussian is not None
@@ -169,9 +171,14 @@ def difference(base: FlowModel, student: FlowModel, cond: Condition) -> GuidedFl
     path = student.path
 
     def evaluate(x: Tensor, t: Tensor) -> FlowEvaluation:
-        wide = x.to(base.dtype)
-        velocity = base.velocity(wide, t.to(wide), cond).to(x)
-        moved = student.velocity(x, t, cond) - velocity
-        return FlowEvaluation(velocity, moved / expand(path.denoiser_to_velocity(t), x))
+        by_base, by_student = (velocity_of(model, x, t, cond) for model in (base, student))
+        moved = by_student - by_base
+        return FlowEvaluation(by_base, moved / expand(path.denoiser_to_velocity(t), x))
 
     return GuidedFlow(path, evaluate)
+
+
+def velocity_of(model: FlowModel, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+    """A model's velocity (B, *S) by its own floating type, in that of the states x (B, *S)."""
+    own = x.to(model.dtype)
+    return model.velocity(own, times_of(own, t), cond).to(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
-from align.core.errors import PartError
+from align.core.errors import DivergedError, PartError
 from align.core.mode import Export, HasWarnings, Info, Need, UsesRewardGradient
 from align.core.network import NetworkSpec
 from align.core.objective import Loss
@@ -25,7 +25,7 @@ from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.objective import FinetuneObjective
 from align.modes.finetune.state import FinetuneState, strengthened, unguided, with_trainable_flow
 from align.modes.finetune.target import TiltedTarget
-from align.training.loop import Training
+from align.training.loop import StepResult, Training
 from align.training.lora import Lora
 from align.training.mode import TrainingMode
 
@@ -156,6 +156,16 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
     def loss(self, problem: Problem, state: FinetuneState, rows: Streams, index: int) -> Loss:
         """The loss of the objective."""
         return self.objective.loss(state.target, rows)
+
+    def optimise(
+        self, problem: Problem, state: FinetuneState, index: int, streams: Streams
+    ) -> StepResult:
+        """Take one step down the gradient of the loss."""
+        try:
+            return super().optimise(problem, state, index, streams)
+        except DivergedError as error:
+            text = f"{error}; or lower mode.strength, {self.strength:g}, or the rewards' weights"
+            raise DivergedError(text) from error
 
     def step(
         self, problem: Problem, state: FinetuneState, index: int, streams: Streams

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from align.core.mode import Info
 from align.core.model import Condition, FlowModel
 from align.core.network import NetworkSpec, make_network
+from align.core.path import path_name
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import replaced
-from align.models.network_model import NetworkModel, network_of
+from align.models.network_model import NetworkModel, network_of, without_networks
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
 from align.modes.finetune.target import TiltedTarget
@@ -99,15 +100,16 @@ def with_trainable_flow(
     A model without a flow has one on the diagonal of its map.
 
     Raises:
-        PartError: it is not made of networks, and there is no `net`.
+        PartError: it is not made of networks, and there is no `net`; or no weights file can name
+            its path.
     """
     networks = problem.model.capability(NetworkModel)
     if networks is not None:
+        path_name(networks.path)
         return networks.with_net("flow", copy.deepcopy(networks.require_velocity()))
     if net is None:
         return network_of(problem)
-    base = problem.model
-    model = NetworkModel(shape=base.shape, domain=base.domain, device=base.device)
+    model = without_networks(problem.model)
     flow = streams.fold_in("weights").initialise(lambda: make_network(net, model.shape, 0, "flow"))
     return model.with_net("flow", flow.to(model.device))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from align.core.draws import Draws, make_draws
 from align.core.model import Condition, FlowModel, NoisyState
 from align.core.objective import GroupedValues
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 
@@ -43,8 +44,8 @@ class TiltedTarget:
         """States x_t (b, *S) at times uniform between `start` and nearly 1, and their clean x1."""
         x1, cond = self.clean(rows)
         t = start + (1 - 1e-3 - start) * rows.fold_in("time").uniform(())
-        noise = rows.fold_in("noise").normal(self.student.shape).to(x1)
-        return NoisyState(self.student.path.interpolate(noise, x1, t.to(x1)), t.to(x1), cond), x1
+        noise, t = rows.fold_in("noise").normal(self.student.shape).to(x1), times_of(x1, t)
+        return NoisyState(self.student.path.interpolate(noise, x1, t), t, cond), x1
 
     def draws(self, noisy: NoisyState, count: int, gradient: bool, rows: Streams) -> Draws:
         """Posterior draws at noisy states with their rewards, in full precision."""
@@ -64,7 +65,7 @@ class TiltedTarget:
     def velocity(self, noisy: NoisyState) -> Tensor:
         """The student's velocity (b, *S), in its own precision."""
         x = noisy.x.to(self.student.dtype)
-        return self.view(self.student).velocity(x, noisy.t.to(x), noisy.cond)
+        return self.view(self.student).velocity(x, times_of(x, noisy.t), noisy.cond)
 
     @torch.no_grad()
     def base_velocity(self, noisy: NoisyState) -> Tensor:

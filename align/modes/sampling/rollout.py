@@ -11,6 +11,7 @@ from torch import Tensor
 from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition
 from align.core.errors import DivergedError
 from align.core.model import Condition, FlowModel
+from align.core.path import times_of
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
 
@@ -52,7 +53,7 @@ def transitions(
         The transition of each step; the next begins at its `x`.
     """
     for index, (now, later) in enumerate(pairwise(times), first):
-        t, u = (x.new_zeros(len(x)) + time for time in (now, later))
+        t, u = times_of(x, now), times_of(x, later)
         transition = dynamics.step(flow, x, t, u, streams.fold_in("step", index))
         yield transition
         x = transition.x

@@ -11,7 +11,7 @@ from torch import Tensor
 from align.core.dynamics import Dynamics, GuidanceNorm, GuidedFlow, Transition
 from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL
 from align.core.option import above, at_least, between, option, rising_to
-from align.core.path import expand
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
@@ -173,7 +173,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         """Weigh the particles by their estimated values, and replace the poor ones."""
         if self.particles == 1 or index % self.resample_every:
             return state, {}
-        t = state.x.new_full((len(state.x),), time)
+        t = times_of(state.x, time)
         estimate = guide.estimate(state.x, t)
         value = estimate.value.double().unflatten(0, (self.particles, -1))
         weights, source, numbers = self._selection.select(
@@ -189,15 +189,12 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
 
     def _moved(self, state: Steered, transition: Transition) -> Steered:
         """The state after a step, its weights and path KL with it."""
-        x, gaussian = transition.x, transition.gaussian
+        gaussian = transition.gaussian
         if gaussian is None:
-            return attrs.evolve(state, x=x)
-        if self.particles > 1:
-            # Where the last step has no noise, guidance would have no density to weigh it by.
-            x = torch.where(expand(gaussian.std > 0, x), x, gaussian.mean)
+            return attrs.evolve(state, x=transition.x)
         log_ratio = gaussian.log_ratio.unflatten(0, (self.particles, -1))
         weights = state.weights.after_move(log_ratio)
-        return Steered(x, weights, state.path_kl + gaussian.kl, state.winner)
+        return Steered(gaussian.x, weights, state.path_kl + gaussian.kl, state.winner)
 
     def _ended(self, problem: Problem, state: Steered, streams: Streams) -> Steered:
         """Choose the particle of each sample; with more than one that costs a reward each."""

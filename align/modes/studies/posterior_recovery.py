@@ -13,6 +13,7 @@ from align.core.metric import Metric
 from align.core.mode import AlignmentMode, Info, Need
 from align.core.model import Condition, ModelSpec, NoisyState
 from align.core.option import option
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
@@ -82,7 +83,7 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
         if sampler is None:
             return state, Info({})
         model, path, time = guarded(problem.model), problem.model.path, self.times[place]
-        t = torch.full((len(state.x1),), time).to(state.x1)
+        t = times_of(state.x1, time)
         noise = streams.fold_in("noise").normal(model.shape).to(state.x1)
         noisy = NoisyState(path.interpolate(noise, state.x1, t), t, state.cond)
         numbers = streams.fold_in("draw")

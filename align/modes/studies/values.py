@@ -11,6 +11,7 @@ from torch import Tensor
 
 from align.core.errors import PartError
 from align.core.model import NoisyState
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
@@ -35,7 +36,7 @@ def states(
     noisy = []
     for time in times:
         x = flow(model, start, problem.cond, end=time, steps=steps)
-        noisy.append(NoisyState(x, x.new_full((len(x),), time), problem.cond))
+        noisy.append(NoisyState(x, times_of(x, time), problem.cond))
     return tuple(noisy)
 
 

@@ -97,7 +97,11 @@ def ends_of_time(moving: Moving) -> None:
     start = attrs.evolve(noisy, t=torch.zeros_like(noisy.t))
     finite(moving.step(start).x, "next states of a step from t = 0")
     end = torch.ones_like(noisy.t)
-    finite(moving.step(noisy, later=end).x, "next states of a step to u = 1")
+    taken = moving.step(noisy, later=end)
+    finite(taken.x, "next states of a step to u = 1")
+    if taken.gaussian is not None:
+        text = "mean + push + std ε of a step to u = 1 (without noise no push), and the next states"
+        close(taken.gaussian.x, taken.x, text)
 
 
 def rows_are_independent(moving: Moving) -> None:

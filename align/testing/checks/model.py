@@ -49,6 +49,8 @@ def path(modelling: Modelling) -> None:
     ends, t = torch.tensor([0.0, 1.0]).double(), torch.linspace(0.01, 0.99, 50).double()
     close(result.alpha(ends), 1 - ends, "α at 0 and 1, and 1 and 0", digits=1e-6)
     close(result.beta(ends), ends, "β at 0 and 1, and 0 and 1", digits=1e-6)
+    left = float(result.alpha(ends)[1])
+    assert left == 0, f"α is {left:.3g} at t = 1, where no noise is left: it must be exactly 0"
     for name, of, rate in (
         ("α", result.alpha, result.alpha_rate),
         ("β", result.beta, result.beta_rate),

@@ -41,7 +41,7 @@ PLAIN = {
 GUIDED = {
     "ode": (0.6495515674931187, 0.879857849005243),
     "sde": (1.1393917782812824, 1.061654987617797),
-    "ddpm": (0.9678566780295506, 0.6687089438337198),
+    "ddpm": (0.9646517895403734, 0.6354272422726824),  # since its last step is not pushed
     "ddim": (0.6495515674931187, 0.879857849005243),
     "renoise": (0.815653394033491, 0.7305180675410746),
 }
@@ -152,7 +152,7 @@ def test_log_ratio_is_that_of_the_two_gaussians():
 def test_a_gaussian_step_without_noise_has_log_ratio_zero():
     mean = torch.ones(2, 1).double()
     step = GaussianStep.draw(mean, mean, torch.zeros(2).double(), Streams(0, (0, 1)))
-    assert torch.equal(step.x, 2 * mean)
+    assert torch.equal(step.x, mean)  # nor is it pushed
     assert not step.kl.any()
     assert not step.log_ratio.any()
 

@@ -1,5 +1,7 @@
 """Steered samples against the tilted law."""
 
+import math
+
 import pytest
 import torch
 
@@ -171,6 +173,21 @@ def test_listed_times_replace_steps_start_and_power():
         Steer(times=(0.0, 1.0), steps=7)
 
 
+def kl_of_the_tilted_law(world):
+    """E*[r] − V_0."""
+    model, reward = world
+    tilted = model.draw_tilted(reward, Streams(1, tuple(range(50_000))))
+    start = NoisyState(torch.zeros(1, 1).double(), torch.zeros(1).double(), model.encode([""]))
+    return reward.total(tilted, [""] * 50_000).mean() - model.value(start, reward)[0]
+
+
+def reweighed(x1, reward):
+    """As many of these samples (B, 1), drawn by e^r, as a line (B,)."""
+    weights = torch.softmax(reward.total(x1, [""] * len(x1)), 0).cumsum(0)
+    places = (torch.arange(4000).double() + 0.5) / 4000
+    return x1[torch.searchsorted(weights, places).clamp(max=len(x1) - 1), 0]
+
+
 def test_path_kl_of_the_exact_shift_is_the_kl_of_the_tilted_law():
     model, reward = line()
     streams = Streams(0, tuple(range(2000)))
@@ -179,12 +196,95 @@ def test_path_kl_of_the_exact_shift_is_the_kl_of_the_tilted_law():
     state = mode.init(problem, streams)
     for index in range(mode.steps):
         state, _ = mode.step(problem, state, index, streams)
-    tilted = model.draw_tilted(reward, Streams(1, tuple(range(50_000))))
-    start = NoisyState(torch.zeros(1, 1).double(), torch.zeros(1).double(), model.encode([""]))
-    exact = reward.total(tilted, [""] * 50_000).mean() - model.value(start, reward)[0]
+    exact = kl_of_the_tilted_law((model, reward))
     # Doob's transform is the cheapest way to p*: its paths diverge no more than its end does.
     assert mode.path_kl(state) == pytest.approx(float(exact), rel=0.05)
     assert Steer().path_kl(state) is None
+
+
+def steered(mode, world, samples, estimator):
+    """The last state of steering."""
+    model, reward = world
+    streams = Streams(0, tuple(range(samples)))
+    problem = Problem(model, reward, None, estimator, model.encode([""] * samples))
+    state = mode.init(problem, streams)
+    for index in range(mode.steps):
+        state, _ = mode.step(problem, state, index, streams)
+    return state
+
+
+def kl_of_two_ddpm_steps(world):
+    """KL of guided from unguided x_u, and of the steps from t to u, by quadrature.
+
+    The clean state D_u(x_u) rises with x_u, so that the KL of samples is that of x_u.
+    """
+    model, reward = world
+    t, u = (torch.tensor([time]).double() for time in grid(2, 0.01, 1.0)[:2])
+    x, width = torch.linspace(-7, 7, 1401).double(), 0.01
+    noisy = NoisyState(x[:, None], t.expand(len(x)), model.encode([""] * len(x)))
+    estimate = Exact().estimate(Problem(model, reward), noisy, streams=Streams(0, ()))
+    path = model.path
+    gain = path.beta(t) / path.beta(u) * path.alpha(u) ** 2 / path.alpha(t) ** 2
+    std = (path.alpha(u) ** 2 - gain**2 * path.alpha(t) ** 2).sqrt()
+    plain = path.beta(u) * estimate.denoiser[:, 0] + gain * (
+        x - path.beta(t) * estimate.denoiser[:, 0]
+    )
+    push = (path.beta(u) - gain * path.beta(t)) * estimate.shift[:, 0]
+    start = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi) * width
+
+    def law(mean):
+        z = (x[:, None] - mean) / std
+        return (torch.exp(-z.square() / 2) / (std * math.sqrt(2 * math.pi))) @ start
+
+    p, q = law(plain), law(plain + push)
+    of_samples = (q * (q / p.clamp(min=1e-300)).clamp(min=1e-300).log()).sum() * width
+    return float(of_samples), float((start * (push / std).square() / 2).sum())
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+def test_path_kl_of_few_ddpm_steps_bounds_that_of_their_samples(path):
+    world = line(path)
+    of_samples, of_steps = kl_of_two_ddpm_steps(world)
+    mode = Steer(steps=2, dynamics=DDPM())
+    told = mode.path_kl(steered(mode, world, 20_000, Exact()))
+    assert told == pytest.approx(of_steps, rel=0.02)
+    assert 0.1 < of_samples <= of_steps
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+def test_one_ddpm_step_is_not_guided_and_says_so(path):
+    mode, world = Steer(steps=1, dynamics=DDPM()), line(path)
+    state = steered(mode, world, 16, Exact())
+    assert mode.path_kl(state) == 0
+    plain = sampled(BestOfN(flow_steps=1, dynamics=DDPM()), world, 16)
+    assert torch.allclose(mode.finish(None, state), plain, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+@pytest.mark.parametrize("steps", [4, 40])
+def test_path_kl_of_ddpm_on_either_path_is_about_that_of_the_tilted_law(path, steps):
+    world = line(path)
+    mode = Steer(steps=steps, dynamics=DDPM())
+    told = mode.path_kl(steered(mode, world, 1000, Exact()))
+    exact = float(kl_of_the_tilted_law(world))
+    assert exact * 0.95 < told < (2.5 if steps == 4 else 1.2) * exact
+
+
+@pytest.mark.parametrize("dynamics", [SDE(), DDPM()], ids=lambda part: part.kind)
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+def test_weighed_particles_of_few_poor_steps_follow_the_tilted_law(dynamics, path):
+    # Four steps guided half as much as they should be; the weights make up for the rest.
+    world = line(path)
+    mode = Steer(
+        steps=4, dynamics=dynamics, scale=0.5, particles=64, resample="systematic", start=0.05
+    )
+    state = steered(mode, world, 400, Exact())
+    assert state.weights.log.isfinite().all()
+    base = sampled(BestOfN(flow_steps=4, dynamics=dynamics, start=0.05), world, 50_000)
+    target = reweighed(base, world[1])
+    x1 = mode.finish(None, state)[:, 0]
+    # What few steps make of the base law is tilted; with this many samples exact draws are at .05.
+    assert w1(x1, target) < 0.12
 
 
 @pytest.mark.parametrize("steps", [1, 4])
