@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
-def started(*arguments):
+def torchrun(*arguments):
     """Two processes under torchrun, in a process group of their own."""
     with subprocess.Popen(
         [*TORCHRUN, *map(str, arguments)],
@@ -91,18 +92,33 @@ def started(*arguments):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def ended(*arguments):
-    """The exit code of two processes, and what they said."""
-    with started(*arguments) as child:
-        out, said = child.communicate(timeout=PATIENCE)
-    return child.returncode, out, said
+@pytest.fixture
+def two(forked):
+    """Start two processes with the variables that torchrun sets, and not torchrun."""
+
+    def start(program, *arguments):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        return [
+            forked(program, *arguments, env=meeting | {"RANK": rank, "LOCAL_RANK": rank})
+            for rank in ("0", "1")
+        ]
+
+    return start
 
 
-def after(steps, folder, child):
+def assert_ended_well(processes):
+    for process in processes:
+        assert process.ended() == 0, process.stderr
+
+
+def after(steps, folder, *children):
     """Wait until so many steps are in the record."""
     told, deadline = folder / "metrics.jsonl", time.monotonic() + PATIENCE
     while not told.exists() or told.read_text().count("\n") < steps:
-        assert child.poll() is None, child.stderr.read()
+        assert all(child.poll() is None for child in children)
         assert time.monotonic() < deadline, "it does not begin"
         time.sleep(0.01)
 
@@ -113,15 +129,6 @@ def workers(folder):
         ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
     )
     return found.stdout.split()
-
-
-def kill_between(folder, *arguments):
-    """Kill torchrun and both of its processes between two checkpoints."""
-    with started(*arguments) as child:
-        after(KILLED, folder, child)
-        os.killpg(child.pid, signal.SIGKILL)
-        for worker in workers(folder):  # torchrun gives each a session of its own
-            os.kill(int(worker), signal.SIGKILL)
 
 
 def metrics(folder):
@@ -158,21 +165,20 @@ def alone(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(
-    ("how", "killed"),
-    [("ddp", True), ("fsdp", False), pytest.param("fsdp", True, marks=pytest.mark.slow)],
-)
-def test_two_processes_agree_with_one(alone, tmp_path, how, killed):
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes_that_were_killed_go_on_and_agree_with_one(alone, two, tmp_path, how):
     recipe, out, sets = written(tmp_path, how=how)
-    done = 0
-    if killed:
-        kill_between(out, *ALIGN, recipe, *sets)
-        assert not (out / "model.safetensors").exists()
-        done = checkpoint.read(out)["done"]
-        assert done in range(KILLED // 3 * 3, STEPS)
-    code, shown, said = ended(*ALIGN, recipe, *sets)
-    assert code == 0, said
+    processes = two("align", "run", recipe, *sets)
+    after(KILLED, out, *processes)
+    for process in processes:
+        process.kill()
+    assert not (out / "model.safetensors").exists()
+    done = checkpoint.read(out)["done"]
+    assert done in range(KILLED // 3 * 3, STEPS)
+    processes = two("align", "run", recipe, *sets)
+    assert_ended_well(processes)
     assert f"{STEPS} steps, from step {done}" in (out / "log.txt").read_text()
+    shown = "".join(process.stdout for process in processes)
     assert shown.count("model.safetensors") == 1  # one process speaks
     assert_alike(out, alone)
     assert [path.name for path in out.glob("checkpoint*")] == [f"checkpoint-{STEPS}"]
@@ -180,19 +186,18 @@ def test_two_processes_agree_with_one(alone, tmp_path, how, killed):
     assert costs[0]["cost"]["calls"] == costs[1]["cost"]["calls"]
 
 
-def test_two_processes_fine_tune_as_one_does(tmp_path):
+def test_two_processes_fine_tune_as_one_does(two, tmp_path):
     (tmp_path / "one").mkdir()
     recipe, alone, sets = written(tmp_path / "one", TUNING)
     run(recipe, sets=[sets[1]], progress=False, catalog=load_catalog([]))
     recipe, out, sets = written(tmp_path, TUNING)
-    code, _, said = ended(*ALIGN, recipe, *sets)
-    assert code == 0, said
+    assert_ended_well(two("align", "run", recipe, *sets))
     assert_alike(out, alone)
 
 
-def test_ctrl_c_ends_both_after_the_same_step(alone, tmp_path):
+def test_ctrl_c_of_torchrun_ends_both_after_the_same_step(tmp_path):
     recipe, out, sets = written(tmp_path)
-    with started(*ALIGN, recipe, *sets, "--set", "mode.steps=4000") as child:
+    with torchrun(*ALIGN, recipe, *sets, "--set", "mode.steps=4000") as child:
         after(2, out, child)
         os.kill(child.pid, signal.SIGINT)
         said = child.communicate(timeout=PATIENCE)[1]
@@ -260,7 +265,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_transformer_in_shares(tmp_path):
+def test_a_transformer_in_shares(two, tmp_path):
     single, said = trained("fsdp")
     kept = {
         "done": 2,
@@ -269,8 +274,7 @@ def test_a_transformer_in_shares(tmp_path):
         "state": single.save(),
     }
     checkpoint.write(tmp_path / "one", kept)
-    code, _, errors = ended(__file__, tmp_path)
-    assert code == 0, errors
+    assert_ended_well(two(__file__, tmp_path))
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     for how in ("ddp", "fsdp"):
         for one, two in zip(said, found[how]["said"], strict=True):
