@@ -10,7 +10,8 @@ from typing import Any, ClassVar, final
 import attrs
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from loguru import logger
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from align.core.dataset import Dataset, DatasetSpec
@@ -18,6 +19,7 @@ from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.option import at_least, option
 from align.datasets.sources import Index, index, signature
+from align.io.images import decoded
 
 
 @final
@@ -66,14 +68,19 @@ class Pictures(DatasetSpec):
     def open(self, colours: int) -> PictureSet:
         """Find the pictures; only the first of them is read.
 
+        What lies beside them and is left out is counted in a notice.
+
         Raises:
-            PartError: there are none, or the first cannot be read.
+            PartError: there are none, or none of a class, or the first cannot be read.
         """
         if not self.path:
             raise PartError(
                 f"data: pictures are needed here, not only '{self.latents}'; set 'path'"
             )
         places = index(self.path, self.split)
+        if places.left_out:
+            notice = logger.bind(notice=True)
+            notice.warning("data: '{}': left out {}", self.path, places.left_out)
         channels, height, width = read(places, 0, colours, self.size).shape
         return PictureSet(places, (channels, height, width), self.size)
 
@@ -150,10 +157,13 @@ def read(places: Index, row: int, colours: int, size: int) -> np.ndarray:
         with Path(places.files[row]).open("rb") as file:
             file.seek(start)
             content = io.BytesIO(file.read(count))
-        picture = Image.open(content).convert("L" if colours == 1 else "RGB")
-    except Exception as error:  # of any kind: what a broken file raises depends on its format
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise PartError(f"data: {_name(places, row)} is not a picture: {reason}") from error
+        picture = decoded(content, _name(places, row))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise PartError(f"data: {_name(places, row)} cannot be read: {reason}") from error
+    except PartError as error:
+        raise PartError(f"data: {error}") from error
+    picture = picture.convert("L" if colours == 1 else "RGB")
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(*picture.size[::-1], colours).transpose(2, 0, 1)

@@ -6,13 +6,13 @@ A score depends on how a picture is resized. Every resize here is bicubic and an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, final
+from typing import BinaryIO, Final, Literal, TypeAlias, final
 
 import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from align.core.errors import ContractError, PartError
@@ -25,6 +25,15 @@ CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
 _EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Mean distance from [0, 1] of pictures that only overshoot, as decoders do, stays far below.
 _OUTSIDE: Final = 0.1
 
@@ -117,25 +126,64 @@ class Picture:
 
 
 def opened(path: str | Path) -> Picture:
-    """Read a picture of 8 bits a channel: grey, colour or palette; transparency is dropped.
+    """Read a picture as `shown`, in colour.
 
     Raises:
         PartError: there is no such file, or it is not such a picture.
     """
-    if not Path(path).is_file():
-        raise PartError(f"no file '{path}', as seen from '{Path.cwd()}'")
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BITS:
-                text = f"'{path}' does not have 8 bits a channel ({image.mode})"
-                raise PartError(f"{text}; save it as an 8-bit PNG")
-            # By way of RGBA, so that Pillow does not warn of a palette with transparency.
-            through = image.convert("RGBA") if image.mode == "P" else image
-            rgb = through.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
-        raise PartError(f"'{path}' is not a picture: {error}") from error
+    rgb = decoded(path, f"'{path}'").convert("RGB")
     levels = torch.from_numpy(np.array(rgb))
     return Picture(rgb, levels.permute(2, 0, 1).contiguous().float() / 255)
+
+
+def decoded(file: str | Path | BinaryIO, name: str) -> Image.Image:
+    """The picture in a file, as `shown`; the one reader for training, rewards and measurement.
+
+    Args:
+        file: its path, or its content.
+        name: what messages call it.
+
+    Raises:
+        PartError: of one line; there is no such file, or it is not such a picture.
+    """
+    if isinstance(file, str | Path) and not Path(file).is_file():
+        raise PartError(f"no file {name}, as seen from '{Path.cwd()}'")
+    try:
+        with Image.open(file) as image:
+            return shown(image, name)
+    except PartError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PartError(f"{name} is not a picture: unknown format") from error
+    except Exception as error:  # of any kind: what a broken file raises depends on its format
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PartError(f"{name} is not a picture: {reason}") from error
+
+
+def shown(image: Image.Image, name: str) -> Image.Image:
+    """A picture as viewers show it: turned as its EXIF data say, and transparency laid on white.
+
+    Returns:
+        The picture with 8 bits a channel, grey ("L") or in colour ("RGB").
+
+    Raises:
+        PartError: it has more than 8 bits a channel, or colours that are not RGB, CMYK or YCbCr.
+    """
+    if image.mode not in _EIGHT_BITS:
+        text = f"{name} does not have 8 bits a channel ({image.mode})"
+        raise PartError(f"{text}; save it as an 8-bit PNG")
+    image.load()  # some formats know of their transparency only then
+    if image.has_transparency_data:
+        # By way of RGBA, so that Pillow does not warn of a palette with transparency.
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        flat = Image.alpha_composite(white, coloured).convert("RGB")
+    else:
+        flat = image.convert("RGB")
+    if image.mode in ("1", "L", "LA"):
+        flat = flat.convert("L")
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return flat if turn is None else flat.transpose(turn)
 
 
 def _resized(x: Tensor, height: int, width: int, match_pil: bool, clamp: bool) -> Tensor:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import attrs
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from align.core.errors import PartError
-
-_EIGHT_BITS: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
+from align.io.images import opened
 
 
 @final
@@ -51,15 +47,9 @@ def known(path: str, device: torch.device) -> Known:
     Raises:
         PartError: there is no such file, or it is not a picture of 8 bits a channel.
     """
-    if not Path(path).is_file():
-        raise PartError(f"picture: no file '{path}', as seen from '{Path.cwd()}'")
     try:
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise PartError(f"picture: '{path}' does not have 8 bits a channel ({image.mode})")
-            levels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
-        raise PartError(f"picture: '{path}' is not a picture: {error}") from error
-    picture = torch.from_numpy(levels).permute(2, 0, 1).float() / 255
+        picture = opened(path).tensor
+    except PartError as error:
+        raise PartError(f"picture: {error}") from error
     grey = bool((picture == picture[:1]).all())
     return Known(path, (picture[:1] if grey else picture).contiguous().to(device))

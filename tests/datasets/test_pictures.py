@@ -6,10 +6,13 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from PIL import Image
 
 from align.core.errors import PartError
 from align.datasets.pictures import Pictures
+from align.io.images import opened
+from align.rewards.known import known
 from align.training.data import load
 
 
@@ -74,7 +77,7 @@ def test_folder_and_archive_are_alike(tmp_path, colours):
 
 
 def test_pictures_of_another_split_or_suffix_are_left_out(tmp_path):
-    files = {**_files(), "train/dog/notes.txt": b"none", "train/deep/er/a.png": _png(0)[0]}
+    files = {**_files(), "train/dog/notes.txt": b"none", "train/dog/er/a.png": _png(0)[0]}
     folder = _folder(tmp_path, files)
     assert len(load(Pictures(path=folder), 3)) == 6
     test = load(Pictures(path=folder, split="test"), 3)
@@ -136,3 +139,105 @@ def test_size_scales_the_shorter_side_and_cuts_the_rest(tmp_path):
     assert (found[0, 0].T - found[1, 0]).abs().max() < 2
     same = load(Pictures(path=str(tmp_path), size=8), 1).pictures
     assert np.array_equal(same[1, 0].numpy(), wide[:, 8:16, 0])
+
+
+def _saved(image, kind="PNG", **how):
+    content = io.BytesIO()
+    image.save(content, kind, **how)
+    return content.getvalue()
+
+
+@pytest.fixture
+def notices():
+    lines = []
+    logger.enable("align")
+    sink = logger.add(lines.append, format="{message}", filter=lambda r: r["extra"].get("notice"))
+    yield lines
+    logger.remove(sink)
+    logger.disable("align")
+
+
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path, notices):
+    odd = {"train/dog/a.gif": b"", "train/dog/b.GIF": b"", "train/dog/.DS_Store": b""}
+    odd |= {"train/dog/README": b"", "train/stray.png": b"", "train/.cache/x.png": b""}
+    folder = _folder(tmp_path, _files() | odd)
+    assert len(load(Pictures(path=folder), 3)) == 6
+    assert notices == [
+        f"data: '{folder}': left out 2 with .gif, 1 of no class, 1 without an ending\n"
+    ]
+
+
+def test_a_set_of_which_nothing_is_left_out_says_nothing(tmp_path, notices):
+    load(Pictures(path=_folder(tmp_path / "set", _files())), 3)
+    load(Pictures(path=_tar(tmp_path / "set.tar", _files())), 3)
+    assert not notices
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("inside", ["a.gif", "notes", "deep/er.png"])
+def test_a_class_without_readable_pictures_is_refused(tmp_path, packed, inside):
+    files = {**_files(), f"train/bird/{inside}": b"x"}
+    if packed and "/" in inside:
+        files["train/bird/x.txt"] = b""
+    path = _tar(tmp_path / "s.tar", files) if packed else _folder(tmp_path / "set", files)
+    with pytest.raises(PartError, match=r"class 'bird' of .* has no picture that is read"):
+        load(Pictures(path=path), 3)
+
+
+def test_a_class_with_nothing_in_it_is_refused(tmp_path):
+    folder = _folder(tmp_path, _files())
+    (tmp_path / "train/bird").mkdir()
+    with pytest.raises(PartError, match=r"class 'bird' .*, but nothing; convert"):
+        load(Pictures(path=folder), 3)
+
+
+def test_folders_behind_links_are_read_and_circles_are_not_followed(tmp_path):
+    folder = _folder(tmp_path / "far", _files())
+    near = tmp_path / "near"
+    near.mkdir()
+    (near / "train").symlink_to(f"{folder}/train")
+    (tmp_path / "far/train/dog/up").symlink_to(folder)
+    assert torch.equal(
+        load(Pictures(path=str(near)), 3).pictures, load(Pictures(path=folder), 3).pictures
+    )
+
+
+def test_links_and_repeated_names_in_an_archive_are_counted(tmp_path, notices):
+    path = _tar(tmp_path / "set.tar", _files())
+    with tarfile.open(path, "a") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            link = tarfile.TarInfo(f"set/train/dog/link{kind.decode()}.png")
+            link.type, link.linkname = kind, "set/train/dog/0.png"
+            archive.addfile(link)
+        again = tarfile.TarInfo("set/train/dog/0.png")
+        again.size = len(_png(9)[0])
+        archive.addfile(again, io.BytesIO(_png(9)[0]))
+    found = load(Pictures(path=path), 3)
+    assert notices == [f"data: '{path}': left out 2 links, 1 of a name that comes again\n"]
+    assert len(found) == 6
+    assert np.array_equal(found.pictures[3].permute(1, 2, 0).numpy(), _png(9)[1])
+
+
+def test_a_broken_link_is_refused(tmp_path):
+    folder = _folder(tmp_path, _files())
+    (tmp_path / "train/dog/0.png").unlink()
+    (tmp_path / "train/dog/0.png").symlink_to("nowhere.png")
+    with pytest.raises(PartError, match=r"dog/0\.png' cannot be read: no such file or directory$"):
+        load(Pictures(path=folder), 3)
+    with pytest.raises(PartError, match=r"dog/0\.png' cannot be read: no such file or directory$"):
+        Pictures(path=folder).fingerprint()
+
+
+def test_training_sees_what_rewards_and_verify_see(tmp_path):
+    cut = Image.new("RGBA", (8, 6), (9, 9, 9, 0))
+    cut.paste((255, 200, 0, 255), (2, 2, 5, 4))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    contents = {"cut.png": _saved(cut), "turned.jpg": _saved(cut.convert("RGB"), "JPEG", exif=exif)}
+    for name, content in contents.items():
+        folder = _folder(tmp_path / name, {f"train/dog/{name}": content})
+        trained = load(Pictures(path=folder), 3).pictures[0]
+        seen = opened(f"{folder}/train/dog/{name}").tensor
+        measured = known(f"{folder}/train/dog/{name}", torch.device("cpu")).picture
+        assert torch.equal(trained.float() / 255, seen)
+        assert torch.equal(measured, seen)

@@ -138,7 +138,7 @@ def test_shards_that_are_not_there(tmp_path):
     with pytest.raises(PartError, match=r"WebDataset shards are given by a pattern, 'x-\*\.tar'"):
         index(str(tmp_path / "x-08.tar"), "train")
     _tar(tmp_path / "z-0.tar", {"a.cls": b"0"})
-    with pytest.raises(PartError, match=r"has no pictures$"):
+    with pytest.raises(PartError, match=r"class '0' .* has no picture that is read"):
         index(str(tmp_path / "z-*.tar"), "train")
 
 
@@ -177,3 +177,21 @@ def test_a_signature_tells_sets_apart(tmp_path):
     shards = _shards(tmp_path, lambda n: ("cls", "0"))
     assert signature(shards, "train") == signature(str(tmp_path / "x-*.tar"), "train")
     assert signature(shards, "train") != signature(str(tmp_path / "x-{08..09}.tar"), "train")
+
+
+def test_what_is_left_out_of_shards_is_counted(tmp_path):
+    members = {"a.png": _png(1), "a.cls": b"0", "a.jpg": _png(2), "b.gif": b"x", "b.cls": b"0"}
+    _tar(tmp_path / "x-0.tar", members)
+    with tarfile.open(tmp_path / "x-0.tar", "a") as archive:
+        link = tarfile.TarInfo("c.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+        archive.addfile(link)
+    found = index(str(tmp_path / "x-*.tar"), "train")
+    assert found.names == ("a.jpg",)
+    assert found.left_out == "1 links, 1 of a key that comes again, 1 without a picture"
+
+
+def test_a_class_of_shards_without_a_picture_is_refused(tmp_path):
+    _tar(tmp_path / "x-0.tar", {"a.png": _png(1), "a.cls": b"cat", "b.gif": b"x", "b.cls": b"dog"})
+    with pytest.raises(PartError, match=r"class 'dog' .* but 1 without a picture"):
+        index(str(tmp_path / "x-*.tar"), "train")

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from align.core.errors import ContractError, PartError
 from align.io.images import (
     CLIP_MEAN,
     CLIP_STD,
     checked,
+    decoded,
     mosaic,
     opened,
     preprocess,
@@ -160,10 +161,83 @@ def test_files_of_any_8_bit_mode_are_opened(mode, tmp_path):
     assert torch.equal(levels(found.pil), levels(image.convert("RGB")))
 
 
-def test_a_transparent_palette_is_opened_without_a_warning(tmp_path):
+def on_white(image):
+    colour, alpha = np.array(image.convert("RGBA")).astype(float)[..., :3], image.getchannel("A")
+    share = np.array(alpha)[..., None] / 255
+    return torch.from_numpy(colour * share + 255 * (1 - share)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode, tmp_path):
+    image = pil(picture(5, 7)).convert(mode[:-1])
+    image.putalpha(pil(picture(5, 7, 1)).convert("L"))
+    image.save(tmp_path / "x.png")
+    assert (opened(tmp_path / "x.png").tensor * 255 - on_white(image)).abs().max() <= 1
+
+
+def test_a_palette_with_alpha_is_laid_on_white_without_a_warning(tmp_path):
     image = pil(picture(5, 7)).convert("P")
     image.save(tmp_path / "x.png", transparency=bytes(range(256)))
-    assert torch.equal(levels(opened(tmp_path / "x.png").pil), levels(image.convert("RGB")))
+    with_alpha = image.convert("RGB")
+    with_alpha.putalpha(Image.fromarray(np.array(image)))  # entry k has alpha k
+    assert (opened(tmp_path / "x.png").tensor * 255 - on_white(with_alpha)).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "clear"), [("P", 3), ("L", 3), ("RGB", (3, 3, 3)), ("1", 0)])
+def test_one_colour_that_is_transparent_is_white(mode, clear, tmp_path):
+    image = Image.new(mode, (4, 2), 1)
+    if mode == "P":
+        image.putpalette([10 * level for level in range(1, 13)])
+    image.putpixel((2, 1), clear)
+    image.save(tmp_path / "x.png", transparency=clear)
+    assert opened(tmp_path / "x.png").tensor[:, 1, 2].tolist() == [1, 1, 1]
+
+
+def test_pictures_that_differ_where_nobody_looks_are_alike(tmp_path):
+    for name, hidden in (("a", (0, 0, 0, 0)), ("b", (240, 0, 200, 0))):
+        image = Image.new("RGBA", (6, 6), hidden)
+        image.paste((255, 200, 0, 255), (2, 2, 4, 4))
+        image.save(tmp_path / f"{name}.webp", lossless=True, exact=True)
+    a, b = (opened(tmp_path / f"{name}.webp").tensor for name in "ab")
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("kind", "mode"), [("jpg", "RGB"), ("png", "L"), ("png", "RGBA")])
+def test_a_picture_is_turned_as_its_exif_says(orientation, kind, mode, tmp_path):
+    image = pil(picture(5, 7)).convert(mode)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image.save(tmp_path / f"x.{kind}", exif=exif)
+    image.save(tmp_path / f"plain.{kind}")
+    plain = ImageOps.exif_transpose(Image.open(tmp_path / f"x.{kind}")).convert("RGB")
+    seen = opened(tmp_path / f"x.{kind}").pil
+    assert seen.size == ((5, 7) if orientation > 4 else (7, 5))
+    assert torch.equal(levels(seen), levels(plain))
+    again = Image.open(tmp_path / f"plain.{kind}").convert("RGB")
+    assert torch.equal(levels(seen), levels(again)) == (orientation == 1)
+
+
+def test_grey_stays_grey(tmp_path):
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path / "x.png")
+    assert decoded(tmp_path / "x.png", "x").mode == "L"
+    Image.new("LA", (4, 4), (9, 0)).save(tmp_path / "y.png")
+    assert decoded(tmp_path / "y.png", "y").mode == "L"
+
+
+@pytest.mark.parametrize("kind", ["int32.tiff", "float32.tiff", "uint16.png", "uint16.tiff"])
+def test_more_than_8_bits_a_channel_is_refused(kind, tmp_path):
+    Image.fromarray(np.ones((4, 4), kind.split(".")[0])).save(tmp_path / kind)
+    with pytest.raises(PartError, match=r"does not have 8 bits .*; save it as an 8-bit PNG$"):
+        opened(tmp_path / kind)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(PartError, match=r"x.png' is not a picture: Image size") as caught:
+        opened(tmp_path / "x.png")
+    assert "\n" not in str(caught.value)
 
 
 def test_other_files_are_refused(tmp_path):

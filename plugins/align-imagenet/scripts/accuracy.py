@@ -16,13 +16,13 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from align_imagenet import ImageNet
 from align_imagenet.loading import load
 from align_imagenet.pictures import resized
-from PIL import Image
 from torch import Tensor
+
+from align.io.images import opened
 
 BATCH = 8
 NETWORKS = ("efficientnet_lite0", "squeezenet")
@@ -33,8 +33,7 @@ def read(folder: Path, per_class: int) -> tuple[Tensor, Tensor]:
     pictures, indices = [], []
     for row in json.loads((folder / "classes.json").read_text()):
         for file in sorted((folder / "val" / row["folder"]).glob("*.jpg"))[:per_class]:
-            pixels = np.array(Image.open(file).convert("RGB"))
-            pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+            pictures.append(opened(file).tensor)
             indices.append(row["imagenet_index"])
     return torch.stack(pictures), torch.tensor(indices)
 
