@@ -55,7 +55,13 @@ if TYPE_CHECKING:
     )
     from align.core.path import LinearPath, Path, TrigonometricPath, expand
     from align.core.problem import Problem
-    from align.core.prompts import match_class, refuse_empty
+    from align.core.prompts import (
+        ReadsPrompts,
+        match_class,
+        named_classes,
+        others_named,
+        refuse_empty,
+    )
     from align.core.reward import (
         HasReferenceImages,
         HasReferenceImplementation,
@@ -133,7 +139,13 @@ _NAMES: Final = {
     ),
     "align.core.path": ("LinearPath", "Path", "TrigonometricPath", "expand"),
     "align.core.problem": ("Problem",),
-    "align.core.prompts": ("match_class", "refuse_empty"),
+    "align.core.prompts": (
+        "ReadsPrompts",
+        "match_class",
+        "named_classes",
+        "others_named",
+        "refuse_empty",
+    ),
     "align.core.reward": (
         "HasReferenceImages",
         "HasReferenceImplementation",
@@ -214,6 +226,7 @@ __all__ = [
     "Problem",
     "PromptError",
     "Quadratic",
+    "ReadsPrompts",
     "ReportsKL",
     "Reward",
     "RewardSpec",
@@ -245,7 +258,9 @@ __all__ = [
     "load_catalog",
     "make_draws",
     "match_class",
+    "named_classes",
     "option",
+    "others_named",
     "part_table",
     "read_part",
     "refuse_empty",

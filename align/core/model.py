@@ -158,7 +158,12 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def prompt(self) -> str:
-        """What samples are made for: one prompt, or one that stands for several (`spelled`)."""
+        """What samples are made for: a prompt, or one that stands for several (`expand_prompt`)."""
+
+    @property
+    def dimension(self) -> int | None:
+        """Entries of the vectors that it makes; None for pictures, or if nobody knows yet."""
+        return None
 
     @abstractmethod
     def build(self, device: torch.device) -> FlowModel:

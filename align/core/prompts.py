@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Final
 
 from align.core.errors import PromptError
 
-_PLACE: Final = re.compile(r"\{([^{}]*)\}")
+_PIECES: Final = re.compile(r"(\{\{|\}\}|\{[^{}]*\})")
+_MOST: Final = 100_000
+_MANY: Final = 40
+_SHOWN: Final = 60
 
 
-def expand_prompt(prompt: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
+class ReadsPrompts(ABC):
+    """Capability of a model or a reward: it may leave out a part of a prompt."""
+
+    @abstractmethod
+    def left_out(self, prompt: str) -> str:
+        """What it makes of a prompt of which it leaves out a part; empty for any other.
+
+        The end of a sentence that begins with the prompt: "has 90 tokens, of which 75 count".
+        """
+
+
+def expand_prompt(prompt: str, classes: Sequence[str] | None = ()) -> tuple[str, ...]:
     """The prompts that one stands for, in order; itself, if it stands for no others.
 
-    "A {class}." is one prompt for each of the model's classes, "A {cat|dog}." one for each word.
+    "A {class}." is one prompt for each of the model's classes, "A {cat|dog}." one for each word;
+    "{{" and "}}" are braces. Classes that are None are not known yet: "{class}" then stays.
 
     Raises:
-        PromptError: the model has no classes, the braces hold neither, or one is not closed.
+        PromptError: the model has no classes, the braces hold neither, or one has no partner, or
+            the prompt stands for too many.
     """
-    # Texts and places in turn, beginning and ending with a text.
-    pieces = _PLACE.split(prompt)
-    if len(pieces) == 1:
-        return (prompt,)
-    if any("{" in text for text in pieces[::2]):
-        raise PromptError(f"'{prompt}' has a brace that is not closed; close it, or take it out")
-    choices = [
-        _choices(piece, classes) if number % 2 else (piece,) for number, piece in enumerate(pieces)
-    ]
+    choices = list[Sequence[str]]()
+    for number, piece in enumerate(_PIECES.split(prompt)):
+        if number % 2:
+            choices.append((piece[0],) if piece in ("{{", "}}") else _choices(piece[1:-1], classes))
+        elif "{" in piece or "}" in piece:
+            raise PromptError(
+                f"'{prompt}' has a brace without a partner, or braces in braces; a brace of the"
+                " text itself is written '{{' or '}}'"
+            )
+        else:
+            choices.append((piece,))
+    if (count := math.prod(map(len, choices))) > _MOST:
+        raise PromptError(f"'{prompt}' stands for {count:,} prompts, and {_MOST:,} are the most")
     return tuple("".join(words) for words in product(*choices))
 
 
@@ -49,28 +71,69 @@ def match_class(prompt: str, names: Sequence[str]) -> int:
     Raises:
         PromptError: it has none of them.
     """
+    return named_classes(prompt, names)[0]
+
+
+def named_classes(prompt: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of the names that a prompt has in it, the longest first; a name in a name is none.
+
+    Raises:
+        PromptError: it has none of them.
+    """
     low = prompt.lower()
-    matches = [number for number, name in enumerate(names) if _has(low, name.lower())]
-    if not matches:
+    ranked = sorted((k for k, name in enumerate(names) if name.lower() in low), key=_length(names))
+    places, found = list[tuple[int, int]](), list[int]()
+    for number in ranked:
+        # Whole words of the text, or their plural; a fox is no ox.
+        word = rf"(?<!\w){re.escape(names[number].lower())}s?(?!\w)"
+        for match in re.finditer(word, low):
+            begin, end = match.span()
+            if not any(first <= begin and end <= last for first, last in places):
+                places.append((begin, end))
+                found.append(number)
+    if not found:
         known = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")
         raise PromptError(f"'{prompt}' names none of the classes: {known}")
-    return max(matches, key=lambda number: len(names[number]))
+    return tuple(dict.fromkeys(found))
 
 
-_MANY: Final = 40
+def others_named(prompt: str, names: Sequence[str]) -> str:
+    """What `ReadsPrompts` says of a prompt that names several classes, of which one counts."""
+    try:
+        first, *others = (names[number] for number in named_classes(prompt, names))
+    except PromptError:
+        return ""
+    if not others:
+        return ""
+    listed = " and ".join(f"'{name}'" for name in (first, *others))
+    return f"names {listed}, of which '{first}' counts"
 
 
-def _has(text: str, name: str) -> bool:
-    """Whether whole words of a text are this name, or its plural; a fox is no ox."""
-    return name in text and bool(re.search(rf"(?<!\w){re.escape(name)}s?(?!\w)", text))
+def prompt_notes(who: str, part: ReadsPrompts, prompts: Sequence[str]) -> tuple[str, ...]:
+    """One sentence, if any, about the prompts of which a part leaves something out."""
+    notes = [(prompt, part.left_out(prompt)) for prompt in dict.fromkeys(prompts)]
+    cut = [(prompt, note) for prompt, note in notes if note]
+    if not cut:
+        return ()
+    prompt, note = cut[0]
+    shown = prompt if len(prompt) <= _SHOWN else prompt[: _SHOWN - 3] + "..."
+    more = f" So it is with {len(cut)} prompts." if len(cut) > 1 else ""
+    return (f"{who}: the prompt '{shown}' {note}.{more}",)
 
 
-def _choices(place: str, classes: Sequence[str]) -> Sequence[str]:
+def _length(names: Sequence[str]) -> Callable[[int], tuple[int, int]]:
+    """Longer names first; the first of names of one length."""
+    return lambda number: (-len(names[number]), number)
+
+
+def _choices(place: str, classes: Sequence[str] | None) -> Sequence[str]:
     if place == "class":
+        if classes is None:
+            return ("{class}",)
         if not classes:
             raise PromptError("'{class}' stands for the model's classes, but it has none")
         return classes
     if "|" not in place:
         text = f"'{{{place}}}' is neither '{{class}}' nor a choice like '{{cat|dog}}'"
-        raise PromptError(f"{text}; take the braces out, or name several words")
+        raise PromptError(f"{text}; name several words, or write {{{{ and }}}} for braces")
     return place.split("|")

@@ -98,6 +98,18 @@ class RewardSpec(ABC):
         """Whether the score compares data with the prompt, so that an empty prompt is an error."""
         return False
 
+    @property
+    def dimension(self) -> int | None:
+        """Entries of the vectors that it scores; None for any number, and for pictures."""
+        return None
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError for a prompt that the reward cannot follow; it is not built yet.
+
+        The default takes every prompt.
+        """
+        return
+
     @abstractmethod
     def build(self, device: torch.device) -> Reward:
         """Load the reward; raises PartError when its weights cannot be used."""

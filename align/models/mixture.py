@@ -154,12 +154,15 @@ def _spreads(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None
 
 def _orthonormal(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> None:
     size = len(spec.means[0])
-    if value and {len(value), *map(len, value)} != {size}:
+    if not value:
+        return
+    if {len(value), *map(len, value)} != {size}:
         raise ValueError(f"'{attribute.name}' must be {size} rows of {size} numbers")
-    for i, row in enumerate(value):
-        for j, other in enumerate(value):
-            if abs(sum(a * b for a, b in zip(row, other, strict=True)) - (i == j)) > 1e-6:
-                raise ValueError(f"'{attribute.name}' must be orthonormal rows")
+    axes = torch.tensor(value, dtype=torch.float64)
+    if not torch.allclose(
+        axes @ axes.T, torch.eye(len(value), dtype=axes.dtype), rtol=0, atol=1e-6
+    ):
+        raise ValueError(f"'{attribute.name}' must be orthonormal rows")
 
 
 @final
@@ -194,6 +197,11 @@ class Mixture(ModelSpec):
     def provides(self) -> frozenset[type]:
         """Every capability: both maps, draws of data, and closed forms."""
         return frozenset({FlowMap, PosteriorMap, DataSampler, ClosedForm})
+
+    @property
+    def dimension(self) -> int:
+        """Entries of a mean."""
+        return len(self.means[0])
 
     @property
     def prompt(self) -> str:

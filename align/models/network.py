@@ -75,6 +75,12 @@ class Network(ModelSpec):
         return "image" if self.autoencoder else "vector"
 
     @property
+    def dimension(self) -> int | None:
+        """Entries of one state, where the flow is of vectors."""
+        shape = self._about.get("shape", ()) if self.weights else self.shape
+        return int(shape[0]) if shape and self.domain == "vector" else None
+
+    @property
     def provides(self) -> frozenset[type]:
         """A flow map or a meta flow map, and so a flow map, if the weights file holds one."""
         nets = set(self._about.get("nets", {})) if self.weights else set()

@@ -23,7 +23,7 @@ from align.core.model import (
 from align.core.network import LADDER, Role, VelocityNetwork
 from align.core.path import LinearPath, Path, expand, path_name
 from align.core.problem import Problem
-from align.core.prompts import match_class
+from align.core.prompts import ReadsPrompts, match_class, others_named
 from align.networks.autoencoder import Autoencoder
 from align.training.latents import Encoding, digest
 
@@ -39,7 +39,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
+class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsPrompts):
     """A class-conditional model on latents, pictures or vectors.
 
     The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
@@ -158,6 +158,10 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional):
             classes=self.classes,
             device=self.device,
         )
+
+    def left_out(self, prompt: str) -> str:
+        """The classes that a prompt names beside the one that counts."""
+        return others_named(prompt, self.classes) if prompt else ""
 
     def class_grid(self, rows: int) -> Condition:
         """A condition of `rows` rows that goes through the classes in turn."""

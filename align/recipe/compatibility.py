@@ -9,12 +9,13 @@ import attrs
 
 from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
-from align.core.errors import AlignError
+from align.core.errors import AlignError, PromptError
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
+from align.core.prompts import expand_prompt
 from align.recipe.schema import Arm, Recipe
 
 _MANY: Final = 4  # more names than this are no advice
@@ -196,13 +197,42 @@ def _statistics(ask: _Question) -> Iterator[ConfigError]:
 
 
 def _prompts(ask: _Question) -> Iterator[ConfigError]:
-    """A reward that reads the prompt has one to read."""
+    """The prompt can be read, and is one that the rewards can follow."""
     model = ask.arm.model
+    if not model:
+        return
+    prompt: Key = ("model", "prompt")
+    prompt = ("compare", ask.index, *prompt) if "model" in ask.changed else prompt
+    try:
+        # Which classes there are is in the weights.
+        prompts = expand_prompt(model.prompt, None)
+    except PromptError as error:
+        yield ConfigError(prompt, str(error))
+        return
     for index, term in enumerate(ask.recipe.reward):
-        if model and term.part.needs_prompt and not model.prompt.strip():
+        if term.part.needs_prompt and not all(text.strip() for text in prompts):
             text = f"'{term.part.kind}' compares pictures with the prompt, but model"
             text += f" '{model.kind}' has none; set model.prompt"
             yield _at(ask, ("reward", index), text)
+            continue
+        for text in prompts:
+            try:
+                if "{class}" not in text:
+                    term.part.check_prompt(text)
+            except PromptError as error:
+                yield ConfigError(prompt, f"reward '{term.name}': {error}")
+                break
+
+
+def _dimensions(ask: _Question) -> Iterator[ConfigError]:
+    """Rewards of vectors score those of the model's dimension."""
+    model = ask.arm.model
+    for index, term in enumerate(ask.recipe.reward if model else ()):
+        scored = term.part.dimension
+        made = model.dimension if model and scored is not None else None
+        if model and made is not None and scored != made:
+            text = f"'{term.part.kind}' scores vectors of {scored} numbers, but model"
+            yield _at(ask, ("reward", index), f"{text} '{model.kind}' makes vectors of {made}")
 
 
 def _at(ask: _Question, key: Key, text: str) -> ConfigError:
@@ -210,4 +240,13 @@ def _at(ask: _Question, key: Key, text: str) -> ConfigError:
     return ask.error(text, "model") if "model" in ask.changed else ConfigError(key, text)
 
 
-_CHECKS: Final = (_present, _sampling, _gradients, _capabilities, _domains, _statistics, _prompts)
+_CHECKS: Final = (
+    _present,
+    _sampling,
+    _gradients,
+    _capabilities,
+    _domains,
+    _dimensions,
+    _statistics,
+    _prompts,
+)

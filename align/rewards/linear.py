@@ -16,8 +16,8 @@ from align.core.reward import Quadratic, Reward, RewardSpec
 
 
 def _rows(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not value or len({len(row) for row in value}) != 1:
-        raise ValueError(f"'{attribute.name}' must be rows of equal length")
+    if not value or len({len(row) for row in value}) != 1 or not value[0]:
+        raise ValueError(f"'{attribute.name}' must be rows of equal length, of one number or more")
 
 
 def _matches(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -45,6 +45,11 @@ class Likelihood(RewardSpec):
         "measured values y, one for each row of the matrix", check=_matches
     )
     std: float = option("standard deviation of the measurement's noise", check=above(0))
+
+    @property
+    def dimension(self) -> int:
+        """Columns of A."""
+        return len(self.matrix[0])
 
     def build(self, device: torch.device) -> LinearLikelihood:
         """The reward, in float64."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from align.core.baseline import FEW, Divergence
 from align.core.metric import Metric
 from align.core.mode import HasWarnings, ReportsKL
+from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
@@ -54,9 +55,10 @@ class ArmResult:
 def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     """Decode and score the samples of an arm; that is not part of its cost."""
     arm, problem = built.arm, built.problem
-    result = ArmResult(arm.name, None, None, {}, {}, outcome.cost)
+    result = ArmResult(arm.name, None, None, {}, {}, outcome.cost, warnings=_prompt_notes(built))
     if isinstance(arm.mode, HasWarnings):
-        result = attrs.evolve(result, warnings=tuple(arm.mode.warnings(outcome.state)))
+        said = tuple(arm.mode.warnings(outcome.state))
+        result = attrs.evolve(result, warnings=said + result.warnings)
     if isinstance(arm.mode, Study):
         result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
     if outcome.x1 is None:
@@ -73,6 +75,18 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
     logger.info("{}: {}", arm.name, shown)
     return attrs.evolve(result, divergence=divergence, base_r=stats.r if stats else None)
+
+
+def _prompt_notes(built: Built) -> tuple[str, ...]:
+    """What the model and the rewards leave out of the prompts."""
+    problem, model = built.problem, built.arm.model
+    if model is None:
+        return ()
+    parts = [(f"model '{model.kind}'", problem.model.capability(ReadsPrompts))]
+    for term in problem.reward.terms:
+        parts.append((f"reward '{term.name}'", term.reward.capability(ReadsPrompts)))
+    prompts = problem.cond.prompts
+    return tuple(note for who, part in parts if part for note in prompt_notes(who, part, prompts))
 
 
 @torch.no_grad()

@@ -6,7 +6,14 @@ import torch
 
 from align.core.errors import PromptError
 from align.core.model import ModelSpec
-from align.core.prompts import expand_prompt, match_class
+from align.core.prompts import (
+    ReadsPrompts,
+    expand_prompt,
+    match_class,
+    named_classes,
+    others_named,
+    prompt_notes,
+)
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Run
@@ -30,10 +37,36 @@ def test_braces_that_hold_nothing(prompt):
         expand_prompt(prompt)
 
 
-def test_brace_that_is_not_closed_is_refused_beside_a_choice():
-    with pytest.raises(PromptError, match="has a brace that is not closed"):
-        expand_prompt("A {0 {cat|dog}.")
-    assert expand_prompt("A {cat|dog} :}") == ("A cat :}", "A dog :}")
+@pytest.mark.parametrize(
+    "prompt",
+    ["A {0 {cat|dog}.", "A {cat|dog} :}", "a { b", "a } b", "{cat|{dog}}", "{{a}", "{a|b}}", "}{"],
+)
+def test_brace_without_a_partner_is_refused(prompt):
+    with pytest.raises(PromptError, match="has a brace without a partner, or braces in braces"):
+        expand_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a {{ b", ("a { b",)),
+        ("{{cat}} }}", ("{cat} }",)),
+        ("{cat|dog} :}}", ("cat :}", "dog :}")),
+        ("{{{cat|dog}}}", ("{cat}", "{dog}")),
+        ("{{class}}", ("{class}",)),
+    ],
+)
+def test_doubled_braces_are_braces(prompt, expected):
+    assert expand_prompt(prompt, ("a", "b")) == expected
+
+
+def test_classes_that_are_not_known_yet_stay():
+    assert expand_prompt("{A|One} {class}", None) == ("A {class}", "One {class}")
+
+
+def test_a_prompt_that_stands_for_too_many_is_refused():
+    with pytest.raises(PromptError, match=r"stands for 1,099,511,627,776 prompts, and 100,000 are"):
+        expand_prompt("{a|b}" * 40)
 
 
 def test_the_longest_name_counts_in_any_case():
@@ -41,6 +74,40 @@ def test_the_longest_name_counts_in_any_case():
     assert match_class("Two red foxes, two oxen and a dog's cats.", ("ox", "fox", "cat")) == 2
     with pytest.raises(PromptError, match="'a horse' names none of the classes: cat, dog"):
         match_class("a horse", ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "numbers"),
+    [
+        ("a tabby cat", (1,)),
+        ("a tabby cat and a cat", (1, 0)),
+        ("a dog, a cat, a tabby cat; dogs", (1, 0, 2)),
+        ("a cat and a dog", (0, 2)),
+        ("catdog cats", (0,)),
+    ],
+)
+def test_all_the_classes_that_a_prompt_names(prompt, numbers):
+    assert named_classes(prompt, ("cat", "tabby cat", "dog")) == numbers
+
+
+def test_what_is_said_of_a_prompt_that_names_several_classes():
+    names = ("cat", "tabby cat", "dog")
+    assert others_named("a tabby cat", names) == others_named("a horse", names) == ""
+    assert others_named("cat, dog", names) == "names 'cat' and 'dog', of which 'cat' counts"
+
+
+class Reads(ReadsPrompts):
+    def left_out(self, prompt):
+        return "is long" if len(prompt) > 3 else ""
+
+
+def test_notes_on_prompts_are_one_sentence_for_all():
+    assert prompt_notes("a reward", Reads(), ["cat", "", "dog"]) == ()
+    assert prompt_notes("a reward", Reads(), ["cat", "oxen", "oxen"]) == (
+        "a reward: the prompt 'oxen' is long.",
+    )
+    (note,) = prompt_notes("a reward", Reads(), ["x" * 5000, "oxen"])
+    assert note == f"a reward: the prompt '{'x' * 57}...' is long. So it is with 2 prompts."
 
 
 @attrs.frozen

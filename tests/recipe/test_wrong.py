@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from align.catalog.registry import load_catalog
 from align.cli.main import main
 from align.core.errors import RecipeError
 from align.recipe import load
@@ -253,6 +254,21 @@ WRONG = {
         "r.toml:16: compare[1].model: 'toy_reader' compares pictures with the prompt, but model "
         "'toy_images' has none; set model.prompt",
     ),
+    "fit: braces": (
+        STEER.replace('images"', 'images"\nprompt = "a {cat"'),
+        "r.toml:3: model.prompt: 'a {cat' has a brace without a partner, or braces in braces; a "
+        "brace of the text itself is written '{{' or '}}'",
+    ),
+    "fit: braces of an arm": (
+        STEER + '[[compare]]\nname = "a"\nmodel.prompt = "{cat}"\n',
+        "r.toml:13: compare[0].model.prompt: '{cat}' is neither '{class}' nor a choice like "
+        "'{cat|dog}'; name several words, or write {{ and }} for braces",
+    ),
+    "fit: an empty choice": (
+        STEER.replace("toy_smooth", "toy_reader").replace('images"', 'images"\nprompt = "{|cat}"'),
+        "r.toml:8: reward[0]: 'toy_reader' compares pictures with the prompt, but model "
+        "'toy_images' has none; set model.prompt",
+    ),
     "fit: model": (
         STEER.replace('images"', 'images"\nfile = "away"'),
         "r.toml:1: model: the weights are away; fetch them",
@@ -493,3 +509,37 @@ def test_several_recipes(folder, installed, good):
     assert result.exit_code == 2
     assert result.stdout == "b.toml: good\n"
     assert [line[:6] for line in result.stderr.splitlines()] == ["a.toml", "c.toml"]
+
+
+VECTORS = """\
+[model]
+kind = "mixture"
+weights = [1.0]
+means = [[0.0, 1.0]]
+stds = [1.0]
+[[reward]]
+kind = "likelihood"
+matrix = [[1.0, 0.0, 2.0]]
+observed = [1.0]
+std = 1.0
+[mode]
+kind = "best_of_n"
+"""
+
+
+def test_matrix_of_another_dimension_than_the_model_is_refused(folder):
+    Path("r.toml").write_text(VECTORS)
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog([]))
+    assert str(caught.value) == (
+        "r.toml:6: reward[0]: 'likelihood' scores vectors of 3 numbers, but model 'mixture' makes "
+        "vectors of 2"
+    )
+    Path("r.toml").write_text(VECTORS.replace(", 2.0", ""))
+    assert load("r.toml", catalog=load_catalog([]))
+
+
+def test_matrix_of_empty_rows_is_refused(folder):
+    Path("r.toml").write_text(VECTORS.replace("[1.0, 0.0, 2.0]", "[]"))
+    with pytest.raises(RecipeError, match=r"^r.toml:8: reward\[0\].matrix: 'matrix' must be rows"):
+        load("r.toml", catalog=load_catalog([]))

@@ -6,18 +6,16 @@ Reference: Learning Transferable Visual Models From Natural Language Supervision
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
 import attrs
 import torch
 import torch.nn.functional as F
-from loguru import logger
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from align import ContractError, PartError, Reward, refuse_empty
+from align import ContractError, PartError, ReadsPrompts, Reward, refuse_empty
 from align.io.images import Crop, Geometry, checked, preprocess, standardised
 from align_clip.tokens import END
 
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import CLIPModel
 
-# Prompts whose features are remembered.
-_REMEMBERED: Final = 4096
+REMEMBERED: Final = 4096
+"""Prompts whose features are remembered."""
 
 
 @final
@@ -102,11 +100,12 @@ class Recomputed(nn.Module):
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class ClipReward(Reward):
+class ClipReward(Reward, ReadsPrompts):
     """scale(cos(picture, prompt), e^s), with the head in float32 whatever the towers are in.
 
     Attributes:
         network: the towers.
+        text: what the tower makes of prompts.
         texts: unit features (D,) of a prompt, on the device of the towers; remembered.
         view: how pictures are resized.
         scale: from cosines (B,) and the factor to scores (B,).
@@ -115,6 +114,7 @@ class ClipReward(Reward):
     """
 
     network: Encoders
+    text: Texts
     texts: Callable[[str], Tensor]
     view: View
     scale: Callable[[Tensor, float], Tensor]
@@ -140,6 +140,10 @@ class ClipReward(Reward):
             raise ContractError(f"{self.who}: a score is not a finite number; {cure}")
         return score
 
+    def left_out(self, prompt: str) -> str:
+        """How many tokens of a longer prompt count."""
+        return self.text.left_out(prompt)
+
     def features(self, data: Tensor, who: str) -> Tensor:
         """Unit features (B, D), float32 or wider, of pictures (B, 3 or 1, H, W) in [0, 1].
 
@@ -158,24 +162,48 @@ class ClipReward(Reward):
         return self.network.pictures(standardised(seen))
 
 
-def remembering(
-    network: Encoders, tokenizer: Tokenizer, clean: Callable[[str], str] | None, who: str
-) -> Callable[[str], Tensor]:
-    """From a prompt to its unit features (D,), each computed once, alone and without a graph."""
-    limit = network.clip.text_model.embeddings.position_embedding.num_embeddings
+@final
+@attrs.frozen(eq=False)
+class Texts:
+    """What a CLIP model makes of prompts.
 
-    @functools.lru_cache(_REMEMBERED)
+    Attributes:
+        network: has the tower of texts.
+        tokenizer: of the network.
+        clean: repairs a prompt first, if there is anything.
+    """
+
+    network: Encoders
+    tokenizer: Tokenizer
+    clean: Callable[[str], str] | None
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the tower reads, the first and the last included."""
+        return int(self.network.clip.text_model.embeddings.position_embedding.num_embeddings)
+
+    def tokens(self, prompt: str) -> list[int]:
+        """All tokens of a prompt, with those of its start and its end."""
+        ids: list[int] = self.tokenizer.encode(self.clean(prompt) if self.clean else prompt).ids
+        return ids
+
     @torch.no_grad()
-    def features(prompt: str) -> Tensor:
-        tokens = tokenizer.encode(clean(prompt) if clean else prompt).ids
-        if len(tokens) > limit:
-            text = "{}: a prompt has {} tokens, the first {} count: {!r}"
-            logger.warning(text, who, len(tokens) - 2, limit - 2, prompt[:60])
-            tokens = [*tokens[: limit - 1], tokens[-1]]
-        with torch.autocast(network.device.type, enabled=False):
-            return network.text(torch.tensor([tokens], device=network.device))[0]
+    def features(self, prompt: str) -> Tensor:
+        """Unit features (D,) of the tokens that the tower reads, without a graph."""
+        tokens = self.tokens(prompt)
+        if len(tokens) > self.limit:
+            tokens = [*tokens[: self.limit - 1], tokens[-1]]
+        with torch.autocast(self.network.device.type, enabled=False):
+            return self.network.text(torch.tensor([tokens], device=self.network.device))[0]
 
-    return features
+    def left_out(self, prompt: str) -> str:
+        """How many tokens of a longer prompt count."""
+        return counted(len(self.tokens(prompt)) - 2, self.limit - 2)
+
+
+def counted(has: int, limit: int) -> str:
+    """What `ReadsPrompts` says of a prompt of so many tokens, of which `limit` are read."""
+    return f"has {has} tokens, of which the first {limit} count" if has > limit else ""
 
 
 def fitted(network: CLIPModel, tokenizer: Tokenizer, who: str) -> CLIPModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -83,9 +84,11 @@ def assembled(
     factor = float(network.logit_scale.detach().double().exp())
     encoders = engine.Encoders(network, recompute=spec.recompute)
     encoders.to(device, getattr(torch, spec.dtype))
+    text = engine.Texts(encoders, tokenizer, tokens.cleaned if clean else None)
     return engine.ClipReward(
         network=encoders,
-        texts=engine.remembering(encoders, tokenizer, tokens.cleaned if clean else None, who),
+        text=text,
+        texts=functools.lru_cache(engine.REMEMBERED)(text.features),
         view=view,
         scale=scale,
         factor=factor,

@@ -11,7 +11,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from align import Domain, HasReferenceImplementation, Reward, RewardSpec, option, refuse_empty
+from align import (
+    Domain,
+    HasReferenceImplementation,
+    ReadsPrompts,
+    Reward,
+    RewardSpec,
+    option,
+    refuse_empty,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,7 +123,7 @@ class ImageReward(RewardSpec, HasReferenceImplementation):
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class Scorer(Reward):
+class Scorer(Reward, ReadsPrompts):
     """(head − mean) / std, the score of a network for pictures and prompts."""
 
     network: Network
@@ -144,3 +152,10 @@ class Scorer(Reward):
         seen = torch.tensor([one.attention_mask for one in read], device=data.device).bool()
         head: Tensor = self.network(pixels, ids, seen, self.recompute)
         return (head - MEAN) / STD
+
+    def left_out(self, prompt: str) -> str:
+        """How many tokens of a longer prompt count."""
+        read = self.tokenizer.encode(prompt)
+        cut = sum(sum(rest.attention_mask) - 2 for rest in read.overflowing)
+        counts = sum(read.attention_mask) - 2
+        return f"has {counts + cut} tokens, of which the first {counts} count" if cut else ""

@@ -139,6 +139,8 @@ def test_prompts_are_lowered_padded_and_cut_to_35(reward):
     assert reward.tokenizer.encode("tabbyby").tokens[1:3] == ["tabby", "##by"]
     long = reward.tokenizer.encode("cat " * 100)
     assert long.tokens == ["[CLS]"] + ["cat"] * 33 + ["[SEP]"]
+    assert reward.left_out("cat " * 33) == ""
+    assert reward.left_out("cat " * 100) == "has 100 tokens, of which the first 33 count"
     assert reward.tokenizer.token_to_id("[ENC]") == len(VOCABULARY) + 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from align import PromptError, match_class
+from align import PromptError, named_classes
 
 CLASSES = 1000
 
@@ -69,8 +69,22 @@ def index_in(prompt: str) -> int:
     Raises:
         PromptError: it names none, or one whose name two classes share.
     """
-    known = tuple(owners())
     try:
-        return index_of(known[match_class(plain(prompt), known)])
+        return index_of(_named(prompt)[0])
     except ValueError as error:
         raise PromptError(f"'{prompt}': {error}") from error
+
+
+def others_in(prompt: str) -> str:
+    """What to say of a prompt that names several classes; empty of any other."""
+    owner = owners()
+    first, *rest = _named(prompt)
+    others = [name for name in rest if not set(owner[name]) & set(owner[first])]
+    listed = " and ".join(f"'{name}'" for name in (first, *others))
+    return f"names {listed}, of which '{first}' counts" if others else ""
+
+
+def _named(prompt: str) -> list[str]:
+    """The names that a prompt has in it, the longest first; PromptError if there is none."""
+    known = tuple(owners())
+    return [known[number] for number in named_classes(plain(prompt), known)]

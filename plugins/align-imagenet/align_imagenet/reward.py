@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align import Domain, Reward, RewardSpec, option
-from align_imagenet.labels import index_in, index_of
+from align import Domain, ReadsPrompts, Reward, RewardSpec, option
+from align_imagenet.labels import index_in, index_of, others_in
 from align_imagenet.pictures import colour, resized
 
 NETWORKS = ("efficientnet_lite0", "squeezenet")
@@ -79,6 +79,11 @@ class ImageNet(RewardSpec):
         """Where no class is named."""
         return not self.label
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError for a prompt that should name a class and does not."""
+        if not self.label:
+            index_in(prompt)
+
     def build(self, device: torch.device) -> ClassScore:
         """The frozen classifier; raises PartError when its weights cannot be used."""
         from align_imagenet.loading import load
@@ -89,7 +94,7 @@ class ImageNet(RewardSpec):
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class ClassScore(Reward):
+class ClassScore(Reward, ReadsPrompts):
     """log softmax(network(x))_index, in the precision of the network.
 
     Attributes:
@@ -114,3 +119,7 @@ class ClassScore(Reward):
             return scores[:, self.index]
         asked = torch.tensor([index_in(prompt) for prompt in prompts], device=scores.device)
         return scores.gather(1, asked[:, None])[:, 0]
+
+    def left_out(self, prompt: str) -> str:
+        """The classes that a prompt names beside the one that counts."""
+        return others_in(prompt) if self.index is None else ""

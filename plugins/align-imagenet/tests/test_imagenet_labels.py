@@ -1,7 +1,10 @@
 """Classes by name."""
 
 import pytest
-from align_imagenet.labels import index_of, names, owners, plain
+from align_imagenet import ImageNet
+from align_imagenet.labels import index_of, names, others_in, owners, plain
+
+from align import PromptError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,17 @@ def test_unknown_class_is_refused(label):
 def test_a_name_of_two_classes_is_refused_with_both():
     with pytest.raises(ValueError, match=r"names 2 ImageNet classes; write 134 .* or 517"):
         index_of("crane")
+
+
+def test_a_prompt_that_names_several_classes_says_which_counts():
+    assert others_in("a tabby cat") == others_in("a tabby, a tabby cat") == ""
+    assert others_in("a tabby cat and a golden retriever") == (
+        "names 'golden retriever' and 'tabby cat', of which 'golden retriever' counts"
+    )
+
+
+def test_a_prompt_that_names_no_class_is_refused_before_anything_is_loaded():
+    ImageNet().check_prompt("a tabby cat")
+    ImageNet(label="tabby").check_prompt("a unicorn")
+    with pytest.raises(PromptError, match="names none of the classes"):
+        ImageNet().check_prompt("a unicorn")

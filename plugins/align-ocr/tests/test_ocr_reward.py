@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from align_ocr import Ocr
+from align_ocr.reward import quoted
 from PIL import Image, ImageDraw, ImageFont
 
-from align import ContractError, PartError
+from align import ContractError, PartError, PromptError
 
 CPU = torch.device("cpu")
 
@@ -93,6 +94,62 @@ def test_score_falls_with_the_edit_distance(monkeypatch):
         monkeypatch.setattr("align_ocr.reward._reader", lambda side, read=read: lambda _: (read,))
         score = Ocr(text=text).build(CPU).score(torch.zeros(1, 3, 32, 32), [""])
         assert float(score) == pytest.approx(max(1 - distance / len(text), 0.0))
+
+
+def read_as(monkeypatch, read, text):
+    monkeypatch.setattr("align_ocr.reward._reader", lambda side: lambda _: (read,))
+    return float(Ocr(text=text).build(CPU).score(torch.zeros(1, 3, 32, 32), [""]))
+
+
+@pytest.mark.parametrize(
+    ("read", "wanted"),
+    [
+        ("Caf\u00e9", "Cafe\u0301"),
+        ("\uff28\uff29", "Hi"),  # full width
+        ("\ufb01n", "fin"),  # a ligature
+        ("x\u00b2", "X2"),
+        ("\u212b", "\u00e5"),  # the sign of the unit
+        ("Stra\u00dfe", "STRASSE"),
+        ("a\u2003b", "a b"),
+    ],
+)
+def test_how_a_letter_is_encoded_does_not_count(read, wanted, monkeypatch):
+    assert read_as(monkeypatch, read, text=wanted) == 1
+    assert read_as(monkeypatch, wanted, text=read) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ('A sign that says "OPEN".', "OPEN"),
+        ("a shop called 'Bob's cats'", "Bob'scats"),
+        ("the dog's sign: 'walk it', and \u201cnow\u201d", "walkitnow"),
+        ("\u300c\u4f60\u597d\u300d and \u201eja\u201c and \u00aboui\u00bb", "\u4f60\u597djaoui"),
+        ("the dog's and the cat's bowl", ""),
+        ('5" by 7"', ""),
+        ('""', ""),
+    ],
+)
+def test_what_stands_in_quotes(prompt, text):
+    assert quoted(prompt) == text
+
+
+def test_text_is_that_in_the_quotes_of_each_prompt(monkeypatch):
+    monkeypatch.setattr("align_ocr.reward._reader", lambda side: lambda _: ("open",))
+    reward = Ocr().build(CPU)
+    score = reward.score(torch.zeros(2, 3, 32, 32), ['a sign "OPEN"', 'a sign "SHUT"'])
+    assert score.tolist() == [1, 0]
+    with pytest.raises(PromptError, match=r"^'a sign' has nothing in quotes; put the text"):
+        reward.score(torch.zeros(1, 3, 32, 32), ["a sign"])
+
+
+def test_a_prompt_without_quotes_is_refused_before_anything_is_built():
+    assert Ocr().needs_prompt
+    assert not Ocr(text="a").needs_prompt
+    Ocr(text="a").check_prompt("no quotes")
+    Ocr().check_prompt("a 'quote'")
+    with pytest.raises(PromptError, match="has nothing in quotes"):
+        Ocr().check_prompt("no quotes")
 
 
 def test_without_the_package_one_line_says_so(monkeypatch):

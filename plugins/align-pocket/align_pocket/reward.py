@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align import Domain, Reward, RewardSpec, match_class, option
+from align import Domain, ReadsPrompts, Reward, RewardSpec, match_class, option, others_named
 from align_pocket.judges import CLASSES, load, prepared
 
 
@@ -44,6 +44,10 @@ class SilhouetteClass(RewardSpec):
         """Where no animal is named."""
         return not self.label
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError for a prompt that should name an animal and does not."""
+        match_class(self.label or prompt, CLASSES)
+
     def build(self, device: torch.device) -> Reward:
         """Load the classifier that ships with the plugin."""
         return _SilhouetteClass(load(self.network, device), self.label, self.scale)
@@ -51,7 +55,7 @@ class SilhouetteClass(RewardSpec):
 
 @final
 @attrs.frozen(eq=False)
-class _SilhouetteClass(Reward):
+class _SilhouetteClass(Reward, ReadsPrompts):
     judge: nn.Module
     label: str
     scale: str
@@ -69,3 +73,7 @@ class _SilhouetteClass(Reward):
             return F.log_softmax(logits, 1).gather(1, label)[:, 0]
         others = logits.scatter(1, label, -torch.inf)
         return logits.gather(1, label)[:, 0] - others.logsumexp(1)
+
+    def left_out(self, prompt: str) -> str:
+        """The animals that a prompt names beside the one that counts."""
+        return "" if self.label else others_named(prompt, CLASSES)

@@ -217,3 +217,13 @@ def test_one_step_draws_of_photographs_are_near_many_step_glass():
     near = (ours - theirs).flatten(1).norm(dim=1).mean()
     far = (ours - theirs.roll(1, 0)).flatten(1).norm(dim=1).mean()
     assert near < 0.5 * far
+
+
+def test_a_prompt_that_names_two_animals_is_noted_by_model_and_reward():
+    reward = RewardTerm(part=SilhouetteClass(), name="animal")
+    spec = Pocket(prompt="a dog beside a zebra")
+    side = sample(spec, BestOfN(n=1, flow_steps=1), samples=1, rewards=[reward])
+    end = "the prompt 'a dog beside a zebra' names 'zebra' and 'dog', of which 'zebra' counts."
+    assert side.warnings == (f"model 'pocket': {end}", f"reward 'animal': {end}")
+    with pytest.raises(PromptError, match="names none of the classes"):
+        SilhouetteClass().check_prompt("a unicorn")
