@@ -10,14 +10,18 @@ from unittest import mock
 
 import torch
 
-# What the command and its training modes import sooner or later. Not the checks of the kit: pytest
-# in a fork rewrites their assertions, and can do so only before they are imported.
+# What the command and its training modes import sooner or later, where it is installed. Not the
+# checks of the kit: pytest in a fork rewrites their assertions, before they are imported.
 _PRELOADED = [
     "align.cli.main",
     "align.runner.session",
+    "align.isolation.reward",
     "align.training.parallel",
+    "align_imagenet",
+    "align_pocket",
     "matplotlib.pyplot",
     "pytest",
+    "torch._dynamo",
     "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp",
 ]
@@ -53,12 +57,16 @@ class Forked:
     @property
     def stdout(self):
         """What the process has written to its standard output so far."""
-        return (self.folder / "stdout").read_text()
+        return self._written("stdout")
 
     @property
     def stderr(self):
         """What the process has written to its standard error so far."""
-        return (self.folder / "stderr").read_text()
+        return self._written("stderr")
+
+    def _written(self, stream):
+        path = self.folder / stream
+        return path.read_text() if path.exists() else ""
 
     def poll(self):
         """The exit code, or minus the number of the signal that ended it; None while it runs."""

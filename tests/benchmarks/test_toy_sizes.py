@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -45,8 +47,22 @@ def printed(capsys, module, *words):
     return tables(text)
 
 
+@pytest.fixture
+def forked_modules(forked, monkeypatch):
+    """Let benchmarks that start `python -m MODULE` start a fork that has imported align."""
+
+    def run(command, *, cwd, **options):
+        assert command[:2] == [sys.executable, "-m"]
+        process = forked(*command[2:], cwd=cwd)
+        assert process.ended() == 0, process.stderr
+        return subprocess.CompletedProcess(command, 0, process.stdout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("forked_modules")
 def test_benchmark_at_toy_size_prints_whole_tables(command, capsys):
     found = printed(capsys, *command)
     assert found

@@ -3,8 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -146,10 +144,10 @@ def test_other_version_is_refused(tmp_path):
 
 
 PARENT = """\
-import os, signal, sys, threading, time, torch
+import os, signal, sys, torch
 from align.isolation.reward import Isolated
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
+os.setsid()
 part = Isolated(venv=sys.prefix, timeout=100.0, reward={{"kind": "python", "file": {file!r}}})
 reward = part.build(torch.device("cpu"))
 print(part._process._process.pid, flush=True)
@@ -159,26 +157,24 @@ sys.exit()
 """
 
 
-def test_process_ends_with_its_parent(obedient_file):
+def test_process_ends_with_its_parent(obedient_file, tmp_path, forked):
     """On exit, on Ctrl-C and on SIGKILL in the middle of a long call."""
     running = []
     for end, sent in (("exit", None), ("sleep", signal.SIGINT), ("sleep", signal.SIGKILL)):
-        code = PARENT.format(file=obedient_file, end=end)
-        started = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        running.append((started, sent))
+        program = tmp_path / f"{end}_{sent}.py"
+        program.write_text(PARENT.format(file=obedient_file, end=end))
+        running.append((forked(program), sent))
     for started, sent in running:
-        with started:
-            pid = int(started.stdout.readline())
-            if sent:
-                time.sleep(0.3)
-                assert alive(pid)
-                os.killpg(started.pid, sent)
-            started.wait(20)
+        limit = time.monotonic() + 100
+        while not started.stdout.endswith("\n"):
+            assert time.monotonic() < limit, started.stderr
+            time.sleep(0.05)
+        pid = int(started.stdout)
+        if sent:
+            time.sleep(0.3)
+            assert alive(pid)
+            os.killpg(started.process.pid, sent)
+        started.ended()
         limit = time.monotonic() + 10
         while alive(pid) and not zombie(pid) and time.monotonic() < limit:
             time.sleep(0.05)

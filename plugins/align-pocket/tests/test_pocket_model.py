@@ -152,11 +152,13 @@ def test_steering_raises_the_reward_from_the_same_noise():
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_sample_does_not_depend_on_the_batch(rows):
-    """Batched float32 kernels sum in another order; what differs grows over 10 steps to 4e-3.
+    """Batched float32 kernels sum in another order, as each processor has them.
 
-    Guidance at t multiplies a gradient, and its rounding, by (1 − t)/t: ten steps from t = .05 take
-    a tenth of 19, the fifty from .01 that are the default a fiftieth of 99. On mixtures, in
-    float64, the same steps agree to 1e-10.
+    What differs grows on the way: guidance at t multiplies a gradient, and its rounding, by
+    (1 − t)/t. With AVX512 the samples differ by up to 4e-5, but for number 3, which differs by 4e-3
+    and is that sensitive: noise larger by a part in ten million, in the same batch, moves it by
+    3e-3 too and most others by less than 1e-4. On mixtures, in float64, the same steps agree to
+    1e-10.
     """
     rewards = [RewardTerm(part=SilhouetteClass(label="cat"), weight=2.0, name="cat")]
 
@@ -170,7 +172,9 @@ def test_sample_does_not_depend_on_the_batch(rows):
             estimator=Gradient(draws=2),
         ).x1
 
-    torch.testing.assert_close(made(rows), made(16)[:rows], rtol=0, atol=1e-2)
+    apart = (made(rows) - made(16)[:rows]).abs().flatten(1).amax(1)
+    assert float(apart.median()) < 2e-4
+    assert float(apart.max()) < 1e-2
 
 
 def test_guidance_moves_the_velocity_away_from_no_class(model):
