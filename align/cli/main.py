@@ -15,12 +15,14 @@ import click
 
 from align.catalog.contracts import CONTRACT_CLASSES
 from align.core.errors import AlignError, PeerFailedError, RecipeError
+from align.io.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from align.catalog.registry import Catalog, Entry
 
@@ -38,6 +40,7 @@ _SHOWN: Final = (
     "model.safetensors",
     "log.txt",
 )
+_CELL: Final = 120  # letters of a name in a table
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 _sets = click.option(
@@ -54,14 +57,14 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         context = click.get_current_context()
         try:
             command(*args, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("interrupted", err=True)
-            context.exit(_INTERRUPTED)
+            context.exit(getattr(error, "exit_code", _INTERRUPTED))
         except AlignError as error:
             if any(c.params.get("traceback") for c in (context, context.find_root())):
                 raise
             if not isinstance(error, PeerFailedError):
-                click.echo(str(error), err=True)
+                click.echo(visible_lines(str(error)), err=True)
             context.exit(error.exit_code)
 
     return guarded
@@ -95,6 +98,9 @@ def _notices() -> Iterator[None]:
 @click.version_option(package_name="align-core", prog_name="align")
 def main(traceback: bool) -> None:
     """Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
+    from align.io.terminal import patient
+
+    click.get_current_context().with_resource(patient())
 
 
 @main.command()
@@ -115,7 +121,7 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
         if parallel.first():
             _print_table(result.folder)
             names = [name for name in _SHOWN if (result.folder / name).exists()]
-            click.echo(f"{result.folder}: {', '.join(names)}")
+            click.echo(visible(f"{result.folder}: {', '.join(names)}"))
 
 
 @main.command()
@@ -128,8 +134,10 @@ def report(folder: str, traceback: bool) -> None:
 
     from align.report import write
 
-    write(Path(folder))
-    _print_table(Path(folder))
+    with _notices():
+        failures = write(Path(folder).expanduser())
+    _print_table(Path(folder).expanduser())
+    click.get_current_context().exit(1 if failures else 0)
 
 
 def _print_table(folder: Path) -> None:
@@ -137,36 +145,43 @@ def _print_table(folder: Path) -> None:
 
     Studies have a row for each arm and number of calls.
     """
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column, Table
 
     from align.report import read, rows, study_notes, study_rows
 
     results = read(folder)
     if studies := results.studies():
         heads, cells = study_rows(studies)
-        table = Table(*map(escape, heads), box=None, pad_edge=False)
+        table = Table(*(Column(_cell(head)) for head in heads), box=None, pad_edge=False)
         for row in cells:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(_cell, row))
         _print(table, study_notes(studies))
         return
     heads, cells = rows(results)
-    table = Table("", *(escape(row[0]) for row in cells), box=None, pad_edge=False)
+    table = Table("", *(Column(_cell(row[0])) for row in cells), box=None, pad_edge=False)
     for place, head in enumerate(heads[1:], 1):
         values = [row[place] for row in cells]
         if any(values):
-            table.add_row(*map(Text, (head, *values)))
+            table.add_row(*map(_cell, (head, *values)))
     _print(table, results.all_notes())
 
 
-def _print(table: Table, notes: Sequence[str]) -> None:
-    from rich.console import Console
+def _cell(text: str) -> Text:
+    """Text of a user in a table."""
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(table)
+    from align.io.text import shortened
+
+    return Text(shortened(text, _CELL))
+
+
+def _print(table: Table, notes: Sequence[str]) -> None:
+    from align.io.terminal import console
+
+    shown = console()
+    shown.print(table)
     for note in notes:
-        console.print(note, markup=False)
+        shown.print(visible(note))
 
 
 @main.command()
@@ -239,13 +254,13 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
 @_guarded
 def list_parts(kind: str | None) -> None:
     """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from align.catalog.registry import load_catalog
+    from align.io.terminal import console as console_for
 
-    catalog, console = load_catalog(), Console(highlight=False)
+    catalog, console = load_catalog(), console_for()
     table = Table("kind", "name", "what it is", "origin", box=None, pad_edge=False)
     table.columns[1].no_wrap = True
     for contract in [kind] if kind else CONTRACT_CLASSES:
@@ -265,11 +280,10 @@ def show(name: str) -> None:
 
     NAME is that of the part, or contract/name where two contracts have one, as in mode/steer.
     """
-    from rich.console import Console
-
     from align.catalog.registry import load_catalog
+    from align.io.terminal import console as console_for
 
-    catalog, console = load_catalog(), Console(highlight=False)
+    catalog, console = load_catalog(), console_for()
     for number, (contract, entry) in enumerate(_named(catalog, name)):
         if number:
             console.print()

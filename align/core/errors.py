@@ -29,12 +29,43 @@ class PromptError(PartError):
     """A model cannot follow a prompt."""
 
 
+class FolderError(PartError):
+    """A run cannot have the folder that it was given."""
+
+
 class ContractError(AlignError):
     """A part returned something else than its contract promises."""
 
 
 class DivergedError(AlignError):
     """Numbers of a run grew without bound."""
+
+
+class TakenError(AlignError):
+    """A folder is in use by another process.
+
+    Args:
+        message: says by which.
+        digest: of the recipe that the other process runs, if it is known.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, digest: str | None = None) -> None:
+        super().__init__(message)
+        self.digest = digest
+
+
+class TerminatedError(KeyboardInterrupt):
+    """A run was asked to end by a signal, and ends as after Ctrl-C.
+
+    Args:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.exit_code = 128 + signal  # as shells report it
 
 
 class PeerFailedError(AlignError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
+from os.path import expanduser
 from typing import Any, Final, TypeAlias, final
 
 import attrs
@@ -53,6 +54,7 @@ def option(
     check: Check | None = None,
     shown: str = "depends",
     infinite: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field with the help that `align show` prints; without a default the key is required.
 
@@ -62,12 +64,16 @@ def option(
         check: raises ValueError for a value that is refused.
         shown: printed for a default that is made from the other fields.
         infinite: whether infinity has a meaning here; else numbers are finite, and never NaN.
+        path: whether the value is a path, which may begin with "~", the home folder.
     """
     infinite = infinite or any(_numbers(default, math.isinf))
     numbers = _not_nan if infinite else finite
     validators = [numbers, check] if check else numbers
     return attrs.field(
-        default=default, validator=validators, metadata={"help": help, "shown": shown}
+        default=default,
+        validator=validators,
+        converter=expanduser if path else None,
+        metadata={"help": help, "shown": shown},
     )
 
 

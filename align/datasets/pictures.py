@@ -33,6 +33,7 @@ class Pictures(DatasetSpec):
         "folder or tar archive of <split>/<class>/<picture>, or WebDataset shards, "
         "'x-{000..099}.tar' or 'x-*.tar'",
         default="",
+        path=True,
     )
     split: str = option("folder above the classes; shards have none", default="train")
     mirror: bool = option("whether training also sees pictures mirrored left-right", default=True)
@@ -49,6 +50,7 @@ class Pictures(DatasetSpec):
     latents: str = option(
         "folder that keeps the latents of the pictures; without 'path', the data themselves",
         default="",
+        path=True,
     )
 
     def __attrs_post_init__(self) -> None:

@@ -9,6 +9,8 @@ from typing import Final
 from loguru import logger
 
 from align.core.errors import PartError
+from align.io.files import exists_as_file, exists_as_folder, readable
+from align.io.text import shortened
 
 _REPOSITORY: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?")
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json", ".txt"})
@@ -44,15 +46,17 @@ def located(
         PartError: in one line, what is missing and how to get it.
     """
     given = Path(weights).expanduser()
-    if weights and given.is_file():
+    if weights and exists_as_file(given):
         return given
-    if weights and given.is_dir():
+    if weights and exists_as_folder(given):
         found = [given / file for file in files if (given / file).is_file()]
         if not found:
             raise PartError(f"{who}: {option}: folder '{weights}' has no {_either(files)}")
         return found[0]
     if weights and (not _REPOSITORY.fullmatch(weights) or given.suffix in _SUFFIXES):
-        raise PartError(f"{who}: {option}: no file '{weights}', as seen from '{Path.cwd()}'")
+        raise PartError(
+            f"{who}: {option}: no file '{shortened(weights, 200)}', as seen from '{Path.cwd()}'"
+        )
     return _from_hub(weights or repo, files, who, option, revision, offline)
 
 
@@ -98,7 +102,13 @@ def _downloaded(repo: str, file: str, revision: str, who: str) -> Path:
 
     size = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).size
     notice = logger.bind(notice=True)
-    notice.info("{}: downloading '{}' of '{}', {}", who, file, repo, _readable(size))
+    notice.info(
+        "{}: downloading '{}' of '{}', {}",
+        who,
+        file,
+        repo,
+        readable(size) if size else "of unknown size",
+    )
     return Path(hf_hub_download(repo, file, revision=revision))
 
 
@@ -110,9 +120,3 @@ def _first_line(error: Exception) -> str:
 
 def _either(files: tuple[str, ...]) -> str:
     return " or ".join(f"'{file}'" for file in files)
-
-
-def _readable(size: int | None) -> str:
-    if size is None:
-        return "of unknown size"
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from align.core.errors import PartError
+from align.io.text import shortened
 
 # What a file seems to be, by a part of a name that no other kind has.
 _MARKS: Final = (
@@ -129,8 +130,10 @@ def _begin(path: Path, who: str) -> bytes:
     try:
         with path.open("rb") as file:
             begin = file.read(64)
-    except OSError as error:
-        raise PartError(f"{who}: cannot read '{path}': {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        name = shortened(str(path), 200)
+        raise PartError(f"{who}: cannot read '{name}': {reason}; give another file") from error
     if begin.startswith(b"version https://git-lfs"):
         cure = "run 'git lfs pull' where it is from, or download the file itself"
         raise PartError(f"{who}: '{path}' is a pointer of Git LFS, not the weights; {cure}")

@@ -44,7 +44,9 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
 
     kind: ClassVar[str] = "isolated"
 
-    venv: str = option("folder of the virtual environment whose interpreter runs the reward")
+    venv: str = option(
+        "folder of the virtual environment whose interpreter runs the reward", path=True
+    )
     timeout: float = option(
         "seconds that the process may take to load the reward, or to answer once",
         default=600.0,

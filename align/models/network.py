@@ -27,12 +27,14 @@ class Network(ModelSpec):
 
     kind: ClassVar[str] = "network"
 
-    weights: str = option("weights file of a run (model.safetensors)", default="")
+    weights: str = option("weights file of a run (model.safetensors)", default="", path=True)
     net: NetworkSpec | None = option(
         "network of an untrained flow, instead of weights", default=None
     )
     autoencoder: str = option(
-        "weights file of an autoencoder, where the untrained flow is of pictures", default=""
+        "weights file of an autoencoder, where the untrained flow is of pictures",
+        default="",
+        path=True,
     )
     shape: tuple[int, ...] = option(
         "shape of one state, such as [2], where the untrained flow is of vectors", default=()

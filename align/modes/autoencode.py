@@ -61,6 +61,7 @@ class Autoencode(TrainingMode[AutoencoderState]):
         "weights file of an autoencoder with the same options as 'net', to start from; empty for"
         " random weights",
         default="",
+        path=True,
     )
     perceptual: Perceptual | None = option(
         "distance in the features of a network, which is added to the loss", default=None

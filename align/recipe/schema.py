@@ -32,7 +32,9 @@ class Run:
         default=64,
         check=_none_or_some,
     )
-    out: str = option("folder of the record; 'runs/<name of the recipe>' if empty", default="")
+    out: str = option(
+        "folder of the record; 'runs/<name of the recipe>' if empty", default="", path=True
+    )
     device: Literal["auto", "cpu", "cuda"] = option(
         "where to compute; 'auto' is cuda when there is one", default="auto"
     )

@@ -2,35 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from loguru import logger
+
+from align.core.errors import AlignError, PartError
+from align.io.files import first_link
 from align.io.files import write as write_file
+from align.io.text import visible
 from align.report.card import cards
 from align.report.grid import grid
+from align.report.letters import fonts_for
 from align.report.plots import curves, scatter, tradeoff
-from align.report.schema import read
+from align.report.schema import ArmNumbers, RunResults, check_samples, read
 from align.report.study import plot, study_notes, study_rows
 from align.report.table import markdown, rows, to_markdown
 
 __all__ = ["read", "rows", "study_notes", "study_rows", "write"]
 
 
-def write(folder: Path) -> None:
+def write(folder: Path) -> tuple[str, ...]:
     """Write the tables and pictures of a run into its folder.
 
     Of studies study.md and study.png; of others table.md, grid.png or scatter.png, tradeoff.png
     and curves.png; and the card of each model that was trained.
+
+    Returns:
+        Why some of them could not be made, one line each, which are logged too: the numbers of the
+        run are in results.json, and this can be done again.
+
+    Raises:
+        PartError: the folder holds no results.
     """
     results = read(folder)
-    cards(folder, results)
-    if studies := results.studies():
-        heads, cells = study_rows(studies)
-        write_file(folder / "study.md", to_markdown(heads, cells, study_notes(studies)))
-        plot(folder, studies)
+    if link := first_link(folder):
+        raise PartError(f"'{link}' is a link, and a report writes into its run's folder; remove it")
+    with fonts_for(_names(results)):
+        failures = [
+            failure for name, make in _tasks(folder, results) if (failure := _tried(name, make))
+        ]
+    failures = list(dict.fromkeys(failures))
+    for failure in failures:
+        logger.bind(notice=True).warning("{}", failure)
+    return tuple(failures)
+
+
+def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[], None]]]:
+    """What a report is made of, tables first."""
+    studies, sampled = results.studies(), results.sampled()
+    if studies:
+        yield "study.md", lambda: _study_table(folder, studies)
+    elif sampled:
+        yield "table.md", lambda: write_file(folder / "table.md", markdown(results))
+    yield "MODEL_CARD.md", lambda: cards(folder, results)
+    if studies:
+        yield "study.png", lambda: plot(folder, studies)
         return  # steps of a study make no curves
-    if sampled := results.sampled():
-        write_file(folder / "table.md", markdown(results))
-        grid(folder, sampled)
-        scatter(folder, sampled)
-        tradeoff(folder, results)
-    curves(folder)
+    if sampled:
+        yield "grid.png or scatter.png", lambda: _samples(folder, sampled)
+        yield "tradeoff.png", lambda: tradeoff(folder, results)
+    yield "curves.png", lambda: curves(folder)
+
+
+def _tried(name: str, make: Callable[[], None]) -> str | None:
+    """Make something; why it could not be made, in one line."""
+    try:
+        make()
+    except AlignError as error:
+        return visible(str(error))
+    except Exception as error:  # of libraries that draw, about anything that is drawn
+        reason = visible(str(error).partition("\n")[0])
+        return f"{name} could not be made ({type(error).__name__}: {reason}); the results are kept"
+    return None
+
+
+def _study_table(folder: Path, studies: tuple[ArmNumbers, ...]) -> None:
+    heads, cells = study_rows(studies)
+    write_file(folder / "study.md", to_markdown(heads, cells, study_notes(studies)))
+
+
+def _samples(folder: Path, sampled: tuple[ArmNumbers, ...]) -> None:
+    for arm in sampled:
+        check_samples(folder, arm)
+    grid(folder, sampled)
+    scatter(folder, sampled)
+
+
+def _names(results: RunResults) -> list[str]:
+    """Every text of a user, or of a part, that is drawn."""
+    findings = [arm.findings for arm in results.arms if arm.findings is not None]
+    panels = [point.panel for found in findings for point in found.points]
+    texts = [text for found in findings for text in (found.value, found.calls)]
+    return [*(arm.name for arm in results.arms), *results.rewards, *dict.fromkeys(panels), *texts]

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.io.files import read_table, read_tables, read_text, write
-from align.report.schema import ArmNumbers, RunResults
+from align.core.errors import PartError
+from align.io.files import read_table, read_text, write
+from align.io.text import code, fence, markdown
+from align.report.schema import ArmNumbers, RunResults, read_metrics
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
+AGAIN = "run the recipe.toml again"
 
 
 def cards(folder: Path, results: RunResults) -> None:
@@ -24,31 +27,35 @@ def cards(folder: Path, results: RunResults) -> None:
 
 def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     """The card of the model in `file`, which an arm of the run made."""
-    about = read_table(folder / "about.json")
+    about = read_table(folder / "about.json", AGAIN)
+    recipe = read_text(folder / "recipe.toml", AGAIN).strip()
     model, last = weights.about(file), _last(folder, arm.name)
     nets = ", ".join(f"{name} ({net['kind']})" for name, net in model.get("nets", {}).items())
-    libraries = about["libraries"]
+    libraries = about.get("libraries")
+    if not (isinstance(libraries, dict) and isinstance(about.get("time"), str)):
+        path = folder / "about.json"
+        raise PartError(f"'{path}' is damaged: it lacks 'libraries' or 'time'; {AGAIN}")
     lines = [
-        f"# {arm.name}",
+        f"# {markdown(arm.name)}",
         "",
-        f"Made by `{about['command']}` with align-core {libraries['align-core']} and torch"
-        f" {libraries['torch']}, {about['time'][:10]}.",
+        f"Made by {code(str(about.get('command')))} with align-core"
+        f" {libraries.get('align-core')} and torch {libraries.get('torch')}, {about['time'][:10]}.",
         "",
         f"* Networks: {nets or 'autoencoder'}",
         *([f"* A state: {' x '.join(map(str, model['shape']))}"] if "shape" in model else []),
-        *([f"* Classes: {', '.join(model['classes'])}"] if model.get("classes") else []),
+        *([f"* Classes: {markdown(', '.join(model['classes']))}"] if model.get("classes") else []),
         f"* Seconds of training: {arm.cost.seconds:.0f}",
         "",
         f'    [model]\n    kind = "network"\n    weights = "{file.name}"',
         "",
         *_rewards(arm, results),
         *_figures(last),
-        *(f"{note}\n" for note in arm.notes),
+        *(f"{markdown(note)}\n" for note in arm.notes),
         "## Recipe",
         "",
-        "```toml",
-        read_text(folder / "recipe.toml").strip(),
-        "```",
+        f"{fence(recipe)}toml",
+        recipe,
+        fence(recipe),
     ]
     return "\n".join(lines) + "\n"
 
@@ -67,7 +74,7 @@ def _rewards(arm: ArmNumbers, results: RunResults) -> list[str]:
         scores = arm.scores.get(name, ())
         mean = f"{sum(scores) / len(scores):.4g} ({len(scores)})" if scores else ""
         held = "yes" if role.held_out else ""
-        lines.append(f"| {name} | {role.weight:g} | {held} | {mean} |")
+        lines.append(f"| {markdown(name)} | {role.weight:g} | {held} | {mean} |")
     return [*lines, ""]
 
 
@@ -77,7 +84,8 @@ def _figures(last: Mapping[str, Any]) -> list[str]:
         return []
     errors = last.get("errors", {})
     rows = [
-        f"| {name} | {value:.4g}" + (f" ± {errors[name]:.2g} |" if name in errors else " |")
+        f"| {markdown(name)} | {value:.4g}"
+        + (f" ± {errors[name]:.2g} |" if name in errors else " |")
         for name, value in last.items()
         if name not in ("arm", "step", "errors")
     ]
@@ -85,5 +93,5 @@ def _figures(last: Mapping[str, Any]) -> list[str]:
 
 
 def _last(folder: Path, arm: str) -> Mapping[str, Any]:
-    lines = read_tables(folder / "metrics.jsonl")
+    lines = read_metrics(folder)
     return next((line for line in reversed(lines) if line["arm"] == arm), {})

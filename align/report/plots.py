@@ -18,14 +18,14 @@ from torch import Tensor
 
 from align.core.baseline import BaseRewardStats, Divergence
 from align.core.errors import PartError
-from align.io.files import read_tables, replacing
-from align.report.schema import ArmNumbers, BaseNumbers, RunResults
+from align.io.files import replacing
+from align.report.letters import plot_text
+from align.report.schema import ArmNumbers, BaseNumbers, RunResults, read_metrics
 
 
 def curves(folder: Path) -> None:
     """Write curves.png: the reward (or the loss) and what goes with it over the steps."""
-    path = folder / "metrics.jsonl"
-    lines = read_tables(path)
+    lines = read_metrics(folder)
     series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         for name in line.keys() - {"arm", "step", "errors"}:
@@ -44,11 +44,13 @@ def curves(folder: Path) -> None:
         for number, arm in enumerate(arms):
             if len(points := series[name].get(arm, [])) > 1:
                 colour = f"C{number % 10}"
-                axes.plot(*zip(*points, strict=True), label=arm, color=colour, linewidth=1.2)
+                axes.plot(
+                    *zip(*points, strict=True), label=plot_text(arm), color=colour, linewidth=1.2
+                )
         if name == "loss" and all(y > 0 for points in series[name].values() for _, y in points):
             axes.set_yscale("log")  # a loss that is a reward may be below zero
         axes.set_xlabel("step")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(plot_text(name), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     if len(arms) > 1:
         figure.axes[0].legend(fontsize=7, frameon=False)
@@ -58,8 +60,8 @@ def curves(folder: Path) -> None:
 def _states(path: Path) -> Tensor:
     try:
         return load_file(path)["x1"]
-    except (SafetensorError, KeyError) as error:
-        raise PartError(f"'{path}' is damaged: {error}; run the recipe again") from error
+    except (SafetensorError, KeyError, OSError) as error:
+        raise PartError(f"'{path}' is damaged: {error}; run the recipe.toml again") from error
 
 
 def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
@@ -73,7 +75,7 @@ def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
         axes = figure.add_subplot(1, len(arms), place + 1, sharex=first, sharey=first)
         first = first or axes
         axes.scatter(x1[:, 0].tolist(), x1[:, 1].tolist(), s=3, linewidths=0, alpha=0.6)
-        axes.set_title(arm.name, fontsize=9)
+        axes.set_title(plot_text(arm.name), fontsize=9)
         axes.set_aspect("equal")
     save_figure(figure, folder / "scatter.png")
 
@@ -95,7 +97,7 @@ def tradeoff(folder: Path, results: RunResults) -> None:
     costs = [arm.cost.nfe / max(1, arm.samples) for arm, _ in gains]
     for number, ((arm, gain), cost) in enumerate(zip(gains, costs, strict=True)):
         colour = f"C{number % 10}"
-        _point(spent, cost, gain, colour, label=arm.name)
+        _point(spent, cost, gain, colour, label=plot_text(arm.name))
         _divergence(distance, gain, colour)
     if min(costs) > 0:
         spent.set_xscale("log")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -13,12 +16,18 @@ from align.core.baseline import Divergence
 from align.core.errors import PartError
 from align.core.study import Findings
 from align.engine.meter import Cost
-from align.io.files import write
+from align.io.files import digest, read_table, read_tables, read_text, write
+from align.io.lock import owner_of
 
 VERSION: Final = 1
 """Of the file's layout; a file of another version is not read."""
 
 NAME: Final = "results.json"
+METRICS: Final = "metrics.jsonl"
+
+_STATES: Final = "states.safetensors"
+_FOLDER: Final = re.compile(r"samples/[a-z0-9._]+")
+_DIGITS: Final = 32  # of a file's digest
 
 
 @final
@@ -45,10 +54,11 @@ class ArmNumbers:
         divergence: how far its samples are from the base model's, where that was asked.
         findings: of a study.
         notes: what must be said about this arm.
+        files: of its samples, by name: the first digits of their SHA-256.
     """
 
     name: str
-    folder: str
+    folder: str = attrs.field(validator=attrs.validators.matches_re(_FOLDER))
     samples: int
     scores: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     metrics: dict[str, float] = attrs.field(factory=dict)
@@ -56,6 +66,7 @@ class ArmNumbers:
     divergence: Divergence | None = None
     findings: Findings | None = None
     notes: tuple[str, ...] = ()
+    files: dict[str, str] = attrs.field(factory=dict)
 
 
 @final
@@ -88,12 +99,14 @@ class RunResults:
         arms: in the recipe's order.
         unsteered: samples of the base models.
         notes: what must be said about the run as a whole.
+        recipe: digest of the recipe, as `recipe_digest` gives it.
     """
 
     rewards: dict[str, RewardRole] = attrs.field(factory=dict)
     arms: tuple[ArmNumbers, ...] = ()
     unsteered: tuple[BaseNumbers, ...] = ()
     notes: tuple[str, ...] = ()
+    recipe: str = ""
 
     def studies(self) -> tuple[ArmNumbers, ...]:
         """The arms that are studies."""
@@ -125,21 +138,109 @@ def read(folder: Path) -> RunResults:
         PartError: the folder holds no finished run, or one that this version cannot read.
     """
     path = folder / NAME
-    if not path.is_file():
-        raise PartError(f"'{folder}' holds no finished run: it has no {NAME}")
+    if not os.path.lexists(path):
+        raise PartError(f"'{folder}' holds no finished run: {_unfinished(folder)}")
     cure = "run its recipe.toml again"
-    try:
-        tables: Any = json.loads(path.read_text())
-        version = tables.get("version", 0)
-    except (ValueError, AttributeError) as error:
-        raise PartError(f"{path}: the file is damaged; {cure}") from error
+    tables: Any = read_table(path, cure)
+    version = tables.get("version", 0)
     if version != VERSION:
         text = f"the file has layout {version}, and this align reads layout {VERSION}"
         raise PartError(f"{path}: {text}; {cure}, or use the align that wrote it")
     try:
-        return _CONVERTER.structure(tables, RunResults)
+        results = _CONVERTER.structure(tables, RunResults)
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
         raise PartError(f"{path}: the file is damaged; {cure}") from error
+    _check_recipe(folder, results)
+    return results
+
+
+def _check_recipe(folder: Path, results: RunResults) -> None:
+    """Raise PartError if results and recipe are not of one run."""
+    path = folder / "recipe.toml"
+    if results.recipe and path.is_file():
+        cure = "put back the one that the run wrote, or run it again"
+        try:
+            same = recipe_digest(read_text(path, cure)) == results.recipe
+        except tomllib.TOMLDecodeError as error:
+            raise PartError(f"'{path}' is damaged: {error}; {cure}") from error
+        if not same:
+            raise PartError(f"'{path}' is not the recipe of {NAME} beside it; {cure}")
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a folder has no results, and what to do."""
+    if not folder.is_dir():
+        return "it is no folder; name the folder of a run" if folder.exists() else "it is not there"
+    if owner := owner_of(folder):
+        return f"it is still going on ({owner}); wait for it"
+    about = folder / "about.json"
+    if not os.path.lexists(about):
+        return f"it has no {NAME} and no about.json; name the folder of a run"
+    facts = read_table(about, "run its recipe.toml again")
+    status, heartbeat = facts.get("status"), facts.get("heartbeat", facts.get("time"))
+    ended = f"it was killed after {heartbeat}" if status == "running" else f"it is '{status}'"
+    return f"{ended}; run '{folder / 'recipe.toml'}' again"
+
+
+def recipe_digest(recipe: str) -> str:
+    """Of a resolved recipe: the same for runs that differ in where and how often they are kept.
+
+    Raises:
+        TOMLDecodeError: it is no TOML.
+    """
+    table = tomllib.loads(recipe)
+    run = table.get("run")
+    if isinstance(run, dict):
+        options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every")}
+        table = table | {"run": options}
+    return digest(json.dumps(table, sort_keys=True, default=str).encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl: "arm", "step", and numbers by name.
+
+    Raises:
+        PartError: the file is damaged.
+    """
+    path, cure = folder / METRICS, "remove it; only the curves are lost"
+    lines = read_tables(path, cure)
+    for number, line in enumerate(lines, 1):
+        if not _is_step(line):
+            text = f"'{path}:{number}' is damaged: expected 'arm', 'step' and numbers"
+            raise PartError(f"{text}; {cure}")
+    return lines
+
+
+def _is_step(line: dict[str, Any]) -> bool:
+    """Whether a line says an arm, a step, and otherwise numbers, alone or by name."""
+    step, others = line.get("step"), (v for k, v in line.items() if k not in ("arm", "step"))
+    inner = (list(v.values()) if isinstance(v, dict) else [v] for v in others)
+    numbers = all(type(v) in (int, float) for values in inner for v in values)
+    return isinstance(line.get("arm"), str) and type(step) is int and step >= 0 and numbers
+
+
+def sample_files(folder: Path) -> dict[str, str]:
+    """Names and digests of an arm's samples, as results.json keeps them."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix == ".png")
+    if (folder / _STATES).is_file():
+        paths.insert(0, folder / _STATES)
+    return {path.name: digest(path)[:_DIGITS] for path in paths}
+
+
+def check_samples(folder: Path, arm: ArmNumbers) -> None:
+    """Look whether an arm's samples are those that the run wrote.
+
+    Raises:
+        PartError: a file is missing or changed.
+    """
+    there = sample_files(folder / arm.folder)
+    for name in sorted(arm.files.keys() | (there.keys() if arm.files else ())):
+        if arm.files.get(name) != there.get(name):
+            why = {name in there: "is damaged", name not in arm.files: "is not of this run"}
+            what = why.get(True, "is missing")
+            text = f"'{folder / arm.folder / name}' {what}"
+            cure = "remove it" if name not in arm.files else "run the recipe.toml again"
+            raise PartError(f"{text}; {cure}")
 
 
 _CONVERTER: Final = cattrs.Converter()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from align.core.study import Findings, Point
+from align.report.letters import plot_text
 from align.report.plots import save_figure
 from align.report.schema import ArmNumbers
 
@@ -53,10 +54,10 @@ def plot(folder: Path, arms: Sequence[ArmNumbers]) -> None:
         colours = (f"C{number % 10}" for number in range(len(arms)))
         for arm in arms:
             _line(axes, arm, panel, colours)
-        axes.set_title(panel, fontsize=10)
-        axes.set_xlabel(first.calls)
+        axes.set_title(plot_text(panel), fontsize=10)
+        axes.set_xlabel(plot_text(first.calls))
         _scales(axes, points, first.ratios)
-    row[0].set_ylabel(first.value.replace("_", " "))
+    row[0].set_ylabel(plot_text(first.value.replace("_", " ")))
     handles, names = row[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
     save_figure(figure, folder / "study.png")
@@ -85,7 +86,7 @@ def _line(axes: Axes, arm: ArmNumbers, panel: str, colours: Iterator[str]) -> No
                 color="0.35",
                 linestyle=(0, (4, 3)),
                 linewidth=1.1,
-                label=f"{arm.name}, no calls",
+                label=f"{plot_text(arm.name)}, no calls",
                 zorder=1,
             )
     if paid:
@@ -95,7 +96,7 @@ def _line(axes: Axes, arm: ArmNumbers, panel: str, colours: Iterator[str]) -> No
             markersize=5,
             linewidth=1.6,
             color=next(colours),
-            label=arm.name,
+            label=plot_text(arm.name),
             zorder=2,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 from align.core.baseline import FEW, Divergence
+from align.io.text import markdown as markdown_text
 from align.report.schema import ArmNumbers, RunResults
 
 Column: TypeAlias = Literal["r", "KL at least", "KL at most"]
@@ -36,10 +37,10 @@ def markdown(results: RunResults) -> str:
 
 def to_markdown(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> str:
     """Any table in Markdown, with notes."""
-    lines = [heads, ["---"] * len(heads), *cells]
+    escaped = [[markdown_text(cell) for cell in line] for line in (heads, *cells)]
+    lines = [escaped[0], ["---"] * len(heads), *escaped[1:]]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    # Escaped: a note may begin with the asterisk that it explains.
-    return table + "".join(f"\n{note.replace('*', chr(92) + '*')}\n" for note in notes)
+    return table + "".join(f"\n{markdown_text(note)}\n" for note in notes)
 
 
 def _row(

@@ -35,7 +35,9 @@ class Measurement(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
-    picture: str = option("PNG of the known picture x0, of the size that the model makes")
+    picture: str = option(
+        "PNG of the known picture x0, of the size that the model makes", path=True
+    )
     operator: AnyOperator = option("operator A: what the measurement sees of a picture")
     std: float = option("standard deviation of the measurement's noise; white is 1", check=above(0))
     seed: int = option(

@@ -30,7 +30,7 @@ class PSNR(RewardSpec):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (0.0, _LIMIT)
 
-    picture: str = option("PNG of the known picture, of the size that the model makes")
+    picture: str = option("PNG of the known picture, of the size that the model makes", path=True)
 
     def build(self, device: torch.device) -> Reward:
         """Read the picture; raises PartError when it cannot be read."""

@@ -72,7 +72,7 @@ class Python(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
     file: str = option(
-        "Python file; a relative path starts at the working directory", check=_readable
+        "Python file; a relative path starts at the working directory", check=_readable, path=True
     )
     function: str = option("name of the function in the file", default="score", check=_has_function)
     differentiable: bool = option(

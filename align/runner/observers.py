@@ -1,16 +1,17 @@
-"""Who watches a run: the record, the progress bar, the plugins, and the user's Ctrl-C."""
+"""Who watches a run: the record, the progress bar, the plugins, and whoever asks it to stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
 import attrs
 
 from align.catalog.registry import Catalog
+from align.core.errors import PartError, RecipeError, TerminatedError
 from align.core.mode import Info, Trainable
 from align.engine.loop import Observer
 from align.recipe import Arm
@@ -40,7 +41,7 @@ class RunObserver:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Show the progress bar, and let Ctrl-C end the run after the step under way."""
+        """Show the progress bar, and let a signal end the run after the step under way."""
         with stop_after_step() as stopping, self.bar:
             self.stopping = stopping
             yield
@@ -56,9 +57,13 @@ class RunObserver:
         if error is not None:
             stopped = isinstance(error, KeyboardInterrupt)
             status = "interrupted" if stopped else f"failed: {type(error).__name__}: {error}"
-        self.record.close(status)
-        if parallel.first():
-            self.catalog.hook.align_run_end(run=self.record, result=result, error=error)
+        try:
+            self.record.close(status)
+            if parallel.first():
+                self.catalog.hook.align_run_end(run=self.record, result=result, error=error)
+        finally:
+            # Nobody needs the folder of a recipe that could not begin.
+            self.record.release(discard=isinstance(error, PartError | RecipeError))
 
     def base_samples(self, done: int, count: int) -> None:
         """Show how many unsteered samples there are, and stop there if the user asks."""
@@ -127,26 +132,60 @@ class NullObserver(Observer):
         """Keep nothing of the checkpoint."""
 
 
+def _ending() -> list[signal.Signals]:
+    """Signals that batch systems, torchrun and closed terminals send to end a process.
+
+    Those that the process was told to ignore, as `nohup` does, are left out.
+    """
+    named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+    return [kind for kind in named if kind and signal.getsignal(kind) != signal.SIG_IGN]
+
+
+@contextmanager
+def _handled(kinds: Iterable[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+    """Have signals call something; nothing is changed outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.signal(kind, handler) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, earlier in before.items():
+            signal.signal(kind, earlier)
+
+
+@contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Let signals that end a process raise TerminatedError, so that what is open is closed."""
+
+    def end(kind: int, _: object) -> None:
+        raise TerminatedError(kind)
+
+    with _handled(_ending(), end):
+        yield
+
+
 @contextmanager
 def stop_after_step() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the step under way, and a second one end it at once.
+    """Let the first Ctrl-C, SIGTERM or SIGHUP end the step under way, and a second one at once.
 
-    Several processes all stop after the same step, and at SIGTERM too, torchrun's way to end them.
+    Several processes all stop after the same step.
+
+    Raises:
+        TerminatedError: in place of KeyboardInterrupt, if it was not Ctrl-C.
     """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
+    asked: list[int] = []
 
-    def ask(*_: object) -> None:
-        if asked.is_set():
+    def ask(kind: int, _: object) -> None:
+        asked.append(kind)
+        if len(asked) > 1:
             raise KeyboardInterrupt
-        asked.set()
 
-    kinds = (signal.SIGINT, signal.SIGTERM) if parallel.count() > 1 else (signal.SIGINT,)
-    before = {kind: signal.signal(kind, ask) for kind in kinds}
-    try:
-        yield lambda: parallel.any_process(asked.is_set())
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+    with _handled((signal.SIGINT, *_ending()), ask):
+        try:
+            yield lambda: parallel.any_process(bool(asked))
+        except KeyboardInterrupt as error:
+            if asked and asked[0] != signal.SIGINT:
+                raise TerminatedError(asked[0]) from error
+            raise

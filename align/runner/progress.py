@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, final
+from typing import Final, Self, final
 
 import rich.progress as rich
 from rich.console import Console
+
+from align.io import terminal
+from align.io.text import shortened
+
+_LETTERS: Final = 40
 
 
 @final
@@ -21,14 +26,14 @@ class Progress:
 
     def __init__(self, *, shown: bool, console: Console | None = None) -> None:
         self._bar = rich.Progress(
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(bar_width=24),
             rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.fields[number]}"),
+            rich.TextColumn("{task.fields[number]}", markup=False),
             rich.TextColumn("{task.fields[speed]}"),
             rich.TimeElapsedColumn(),
             rich.TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=console or terminal.console(stderr=True),
             disable=not shown,
         )
         self._tasks: dict[str, rich.TaskID] = {}
@@ -39,7 +44,7 @@ class Progress:
         """Step `index` of `steps` is done; in training, it saw so many rows of data."""
         if arm not in self._tasks:
             self._tasks[arm] = self._bar.add_task(
-                arm, total=steps, completed=index, number="", speed=""
+                shortened(arm, _LETTERS), total=steps, completed=index, number="", speed=""
             )
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
         number = f"{shown} {numbers[shown]:.4g}" if shown else ""

@@ -1,12 +1,14 @@
 """The run folder: everything needed to look at a run, trust it, and run it again.
 
 recipe.toml      every value resolved; `align run RUN/recipe.toml` repeats the run
-about.json       origin and version of every part, libraries, machine, how the run ended
+about.json       origin and version of every part, libraries, machine, how the run ended; while it
+                 goes on, its heartbeat
 metrics.jsonl    one line a step
 log.txt          what happened, with times
 samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
 given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
+run.lock         whose the folder is, while the run goes on
 checkpoint-<steps>/, model.safetensors, model_<decay>.safetensors, model/ of a training run
 """
 
@@ -15,15 +17,19 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import platform
 import re
+import stat
 import sys
+import threading
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast, final
+from typing import Any, Final, NamedTuple, TypeVar, cast, final
 
 import attrs
 import torch
@@ -32,42 +38,129 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from align.catalog.registry import Catalog
-from align.core.errors import PartError
+from align.core.errors import FolderError, PartError, TakenError
 from align.core.mode import Export, Info
 from align.core.reward import HasOrigins
+from align.io import files
+from align.io import lock as locks
 from align.io.files import read_table, read_text, write
 from align.io.images import mosaic, save_picture, to_bytes
+from align.io.text import cut_to_bytes, shortened
 from align.recipe import Recipe
-from align.report.schema import RunResults
+from align.report.schema import RunResults, read_metrics, recipe_digest, sample_files
 from align.report.schema import save as save_results
 from align.training import checkpoint, parallel, weights
 
 Writes = TypeVar("Writes", bound=Callable[..., None])
 
 
+SLUG_BYTES: Final = 80
+
+# Names of files and folders that a run adds to them have room within what systems allow.
+_NAME_BYTES: Final = 240
+_PATH_BYTES: Final = 3800
+
+# What a run writes before it has made anything that is worth to be kept.
+_BEGINNINGS: Final = frozenset({"recipe.toml", "about.json", "log.txt", "given", locks.NAME})
+
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
 
 
-def folder_for(out: Path, recipe: str) -> Path:
-    """Where a run may write: `out`, or beside it when `out` holds a run of another recipe."""
+def check_folder(out: Path) -> None:
+    """Look whether a run could write into a folder, before anything is done for it.
+
+    Raises:
+        FolderError: it cannot, whatever is in the folder.
+    """
+    if "\0" in str(out):
+        raise FolderError("a folder's name cannot hold NUL; take it out")
+    if not (whole := out.absolute()).name:
+        raise FolderError(f"'{out}' is the root of a disk; name a folder")
+    if len(os.fsencode(whole.name)) > _NAME_BYTES or len(os.fsencode(whole)) > _PATH_BYTES:
+        raise FolderError(f"the name '{shortened(str(out), 60)}' is too long; choose a shorter one")
+    there = next(filter(None, map(_kind_of, (whole, *whole.parents))))
+    if there.kind != stat.S_IFDIR:
+        raise FolderError(f"'{there.path}' is no folder; choose another name")
+    if not os.access(there.path, os.W_OK | os.X_OK):
+        raise FolderError(f"you may not write into '{there.path}'; choose another folder")
+
+
+class _There(NamedTuple):
+    """Something on the disk, and the kind of thing that it is."""
+
+    path: Path
+    kind: int
+
+
+def _kind_of(path: Path) -> _There | None:
+    """What is at a path, links followed; None if nothing is."""
+    try:
+        return _There(path, stat.S_IFMT(path.stat().st_mode))
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):  # noqa: PTH114  # `Path.is_symlink` raises below a file
+            raise FolderError(f"'{path}' is a link that leads nowhere; remove it") from None
+        return None
+    except OSError as error:
+        name, reason = shortened(str(path), 60), (error.strerror or str(error)).lower()
+        raise FolderError(f"'{name}' cannot be used: {reason}; choose another folder") from error
+
+
+@final
+@attrs.frozen(eq=False)
+class Claim:
+    """A folder that this process alone may write.
+
+    Attributes:
+        folder: the run folder.
+        lock: keeps others away.
+        made: the outermost folder that was made for it; None if all were there.
+    """
+
+    folder: Path
+    lock: locks.Lock
+    made: Path | None
+
+
+def claim(out: Path, recipe: str) -> Claim:
+    """The folder that a run may write, locked: `out`, or beside it if that is another recipe's.
+
+    Raises:
+        TakenError: another process runs the same recipe there.
+        PartError: the folder cannot be written, or is damaged.
+    """
+    identity, out = recipe_digest(recipe), out if out.name.strip(".") else out.absolute()
     for number in range(1, 1000):
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
-        earlier = folder / "recipe.toml"
-        if not earlier.exists() or _same(read_text(earlier), recipe):
-            return folder
+        if not _is_free(folder, identity):
+            continue
+        made = _first_missing(folder)
+        try:
+            lock = locks.Lock.take(folder, identity)
+        except TakenError as error:
+            if error.digest in (None, identity):
+                raise
+            continue
+        # Another process may have had it since we looked.
+        if _is_free(folder, identity):
+            return Claim(folder, lock, made)
+        lock.release()
     raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
 
 
-def _same(first: str, second: str) -> bool:
-    """Whether two resolved recipes make the same run, wherever and however often it is kept."""
+def _is_free(folder: Path, identity: str) -> bool:
+    """Whether a folder holds no run, or one of the same recipe."""
+    path = folder / "recipe.toml"
+    if not os.path.lexists(path):
+        return True
+    cure = "remove it; a checkpoint beside it is used if it is this recipe's"
     try:
-        tables = [tomllib.loads(text) for text in (first, second)]
-    except tomllib.TOMLDecodeError:
-        return False
-    for table in tables:
-        for key in ("out", "checkpoint_every"):
-            table.get("run", {}).pop(key, None)
-    return tables[0] == tables[1]
+        text = read_text(path, cure)
+        known = recipe_digest(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PartError(f"'{path}' is damaged: {error}; {cure}") from error
+    if not text.strip():
+        raise PartError(f"'{path}' is empty; {cure}")
+    return known == identity
 
 
 def origins_of(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
@@ -88,17 +181,25 @@ def origins_of(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's name."""
-    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.") or "arm"
+    """A name as a folder's name, of at most 80 bytes."""
+    plain = re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")
+    return cut_to_bytes(plain, SLUG_BYTES).rstrip("_.") or "arm"
 
 
 def _slugs(arms: Sequence[str]) -> dict[str, str]:
     """A folder's name for each arm, no two alike."""
     slugs: dict[str, str] = {}
     for arm in arms:
-        tried = (slug(arm) + (f"_{count}" if count > 1 else "") for count in itertools.count(1))
-        slugs[arm] = next(name for name in tried if name not in slugs.values())
+        slugs[arm] = next(name for name in _tried(slug(arm)) if name not in slugs.values())
     return slugs
+
+
+def _tried(name: str) -> Iterator[str]:
+    """A name, and others with a number at their end that are no longer than 80 bytes."""
+    yield name
+    for count in itertools.count(2):
+        end = f"_{count}"
+        yield cut_to_bytes(name, SLUG_BYTES - len(end)) + end
 
 
 def _once(write: Writes) -> Writes:
@@ -120,65 +221,145 @@ class Record:
     Args:
         folder: the run folder.
         arms: each arm's name as a folder's name.
+        recipe: the resolved recipe.
     """
 
     folder: Path
     arms: Mapping[str, str]
-    _sink: int
+    recipe: str
+    _lock: locks.Lock | None = None
+    _log: _Log | None = None
+    _made: Path | None = None
+    _facts: dict[str, Any] = attrs.field(factory=dict)
+    _pulse: _Pulse = attrs.field(factory=lambda: _Pulse())
 
     @classmethod
     def open(
-        cls, folder: Path, recipe: str, origins: Mapping[str, str], arms: Sequence[str]
+        cls, out: Path, recipe: str, origins: Mapping[str, str], arms: Sequence[str]
     ) -> Record:
-        """Begin a run folder, or go on with one."""
+        """Begin a run folder, or go on with one; all processes must ask.
+
+        Args:
+            out: the folder, if it is not another recipe's; else one beside it is taken.
+            recipe: the resolved recipe.
+            origins: of its parts.
+            arms: names of its arms.
+
+        Raises:
+            TakenError: another process runs the same recipe there.
+            PartError: the folder cannot be written, or what is in it is damaged.
+        """
         if not parallel.first():
-            return cls(folder, _slugs(arms), -1)
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "recipe.toml", recipe)
+            return cls(Path(parallel.of_first("")), _slugs(arms), recipe)
+        ours = claim(out, recipe)
+        record = cls(ours.folder, _slugs(arms), recipe, ours.lock, made=ours.made)
+        try:
+            record = record._begun(origins)
+        except BaseException:
+            record._release(discard=True)
+            raise
+        parallel.of_first(str(record.folder))
+        return record
+
+    def _begun(self, origins: Mapping[str, str]) -> Record:
+        if link := files.first_link(self.folder):
+            text = f"'{link}' is a link, and a run writes into its own folder alone"
+            raise PartError(f"{text}; remove it")
+        about = self.folder / "about.json"
+        facts = read_table(about) if os.path.lexists(about) else {}
+        read_metrics(self.folder)
+        write(self.folder / "recipe.toml", self.recipe)
         logger.enable("align")
-        sink = logger.add(folder / "log.txt", format="{time} {level} {message}", level="DEBUG")
-        record = cls(folder, _slugs(arms), sink)
+        record = attrs.evolve(self, log=_Log.open(self.folder / "log.txt"), facts=facts)
         record.about(status="running", origins=dict(origins))
-        logger.info("run begins in {}", folder)
+        record._pulse.start(record._beat)
+        logger.info("run begins in {}", self.folder)
         return record
 
     @_once
     def about(self, **facts: Any) -> None:
         """Add to about.json."""
-        path = self.folder / "about.json"
-        known = read_table(path) if path.exists() else {}
-        known |= {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv),
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "threads": torch.get_num_threads(),
-            "libraries": {name: version(name) for name in LIBRARIES},
-        }
-        write(path, json.dumps(known | facts, indent=1, ensure_ascii=False) + "\n")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._pulse.writing:
+            self._facts.update(
+                {
+                    "time": now,
+                    "heartbeat": now,
+                    "command": " ".join(sys.argv),
+                    "python": platform.python_version(),
+                    "machine": platform.platform(),
+                    "host": platform.node(),
+                    "process": os.getpid(),
+                    "threads": torch.get_num_threads(),
+                    "libraries": {name: version(name) for name in LIBRARIES},
+                    **facts,
+                }
+            )
+            self._write_about()
+
+    def _write_about(self) -> None:
+        text = json.dumps(self._facts, indent=1, ensure_ascii=False) + "\n"
+        write(self.folder / "about.json", text)
+
+    def _beat(self) -> None:
+        """Give a sign of life, as long as the run goes on."""
+        if self._lock:
+            self._lock.beat()
+        with self._pulse.writing, suppress(PartError):
+            self._facts["heartbeat"] = datetime.now(UTC).isoformat(timespec="seconds")
+            self._write_about()
 
     @_once
     def close(self, status: str) -> None:
-        """End the run: "done", "interrupted" or "failed: why"."""
-        self.about(status=status)
-        logger.info("run ends: {}", status)
-        logger.remove(self._sink)
-        logger.disable("align")
+        """End the run: "done", "interrupted" or "failed: why"; the folder stays this process's."""
+        self._pulse.stop()
+        try:
+            self.about(status=status)
+        except PartError:
+            if status == "done":
+                raise
+            # What is raised already says more.
+        finally:
+            logger.info("run ends: {}", status)
+            if self._log:
+                self._log.close()
+            logger.disable("align")
+
+    @_once
+    def release(self, *, discard: bool = False) -> None:
+        """Let others have the folder.
+
+        Args:
+            discard: remove it, if this run made it and has nothing in it that is worth to be kept.
+        """
+        self._release(discard=discard)
+
+    def _release(self, *, discard: bool) -> None:
+        if discard and self._made and not any(self._results()):
+            for name in _BEGINNINGS - {locks.NAME}:
+                files.remove(self.folder / name)
+        if self._lock:
+            self._lock.release()
+        if discard and self._made:
+            _remove_empty(self.folder, self._made)
+
+    def _results(self) -> Iterator[Path]:
+        return (path for path in self.folder.iterdir() if path.name not in _BEGINNINGS)
 
     @_once
     def forget_metrics(self, arm: str, after: int) -> None:
         """Drop an arm's lines from step `after` on: they are about to be written anew."""
         if (path := self.folder / "metrics.jsonl").exists():
-            lines = map(_read, read_text(path).splitlines())
-            others = [v for v in lines if v and (v["arm"] != arm or v["step"] < after)]
+            lines = read_metrics(self.folder)
+            others = [v for v in lines if v["arm"] != arm or v["step"] < after]
             write(path, "".join(json.dumps(v) + "\n" for v in others))
 
     @_once
     def step(self, arm: str, index: int, info: Info) -> None:
         """Add a line to metrics.jsonl, and the step's pictures if there are any."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            errors = {"errors": dict(info.errors)} if info.errors else {}
-            file.write(json.dumps({"arm": arm, "step": index, **info.numbers, **errors}) + "\n")
+        errors = {"errors": dict(info.errors)} if info.errors else {}
+        line = {"arm": arm, "step": index, **info.numbers, **errors}
+        files.append(self.folder / "metrics.jsonl", json.dumps(line) + "\n")
         if info.pictures is not None:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
@@ -202,8 +383,13 @@ class Record:
 
     @_once
     def results(self, results: RunResults) -> None:
-        """Keep the numbers of every arm in results.json."""
-        save_results(self.folder, results)
+        """Keep the numbers of every arm in results.json, with digests of recipe and samples."""
+        arms = tuple(
+            attrs.evolve(arm, files=sample_files(self.folder / arm.folder)) if arm.samples else arm
+            for arm in results.arms
+        )
+        recipe = recipe_digest(self.recipe)
+        save_results(self.folder, attrs.evolve(results, arms=arms, recipe=recipe))
 
     def sample_folders(self) -> dict[str, str]:
         """Where the samples of each arm are, by the arm's name, relative to the run folder."""
@@ -211,11 +397,15 @@ class Record:
 
     def checkpoint(self, arm: str, saved: Mapping[str, Any]) -> None:
         """Keep what a resumed run starts from."""
-        checkpoint.write(self._home(arm), saved)
+        checkpoint.write(self._home(arm), saved, self._identity(arm))
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
-        return checkpoint.read(self._home(arm))
+        return checkpoint.read(self._home(arm), self._identity(arm))
+
+    def _identity(self, arm: str) -> dict[str, str]:
+        """What a checkpoint must be of."""
+        return {"recipe": recipe_digest(self.recipe), "arm": arm}
 
     def export(self, arm: str, export: Export) -> Path:
         """Write the trained weights."""
@@ -236,10 +426,65 @@ class Record:
         return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
 
 
-def _read(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None for one that a killed run left unfinished."""
-    try:
-        numbers: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return numbers
+def _first_missing(folder: Path) -> Path | None:
+    """The outermost folder that is to be made so that `folder` is there; None if it is."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    return missing[-1] if missing else None
+
+
+def _remove_empty(folder: Path, made: Path) -> None:
+    """Remove a folder, and those around it up to `made`, as long as they are empty."""
+    for path in (folder, *folder.parents):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+        if path == made:
+            return
+
+
+@final
+@attrs.frozen(eq=False)
+class _Log:
+    """log.txt, to which lines are added; one that cannot be written is left out."""
+
+    path: Path
+    _sink: list[int] = attrs.field(factory=list)
+
+    @classmethod
+    def open(cls, path: Path) -> _Log:
+        files.append(path, "")  # to see now whether it can be written
+        log = cls(path)
+        form = "{time} {level} {message}"
+        log._sink.append(logger.add(log._add, format=form, level="DEBUG", colorize=False))
+        return log
+
+    def _add(self, line: str) -> None:
+        with suppress(PartError):
+            files.append(self.path, line)
+
+    def close(self) -> None:
+        logger.remove(self._sink.pop())
+
+
+@final
+class _Pulse:
+    """Does something again and again, until it is stopped, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.writing = threading.RLock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, beat: Callable[[], None]) -> None:
+        def beats() -> None:
+            while not self._stopped.wait(locks.HEARTBEAT):
+                beat()
+
+        self._thread = threading.Thread(target=beats, name="align heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()

@@ -12,20 +12,22 @@ from loguru import logger
 
 from align import report
 from align.catalog.registry import Catalog, load_catalog
-from align.core.errors import PromptError, RecipeError
+from align.core.errors import FolderError, PartError, PromptError, RecipeError
 from align.core.estimator import ValueEstimator
 from align.core.mode import AlignmentMode, Trainable
 from align.core.model import ModelSpec
+from align.core.option import Key
 from align.core.sampler import PosteriorSampler
 from align.core.study import Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
+from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
-from align.runner.observers import NullObserver, RunObserver
+from align.runner.observers import NullObserver, RunObserver, ends_in_order
 from align.runner.progress import Progress
-from align.runner.record import Record, folder_for, origins_of
+from align.runner.record import Record, check_folder, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.training import parallel
 
@@ -89,6 +91,9 @@ class Session:
         arm, mode, record = built.arm, built.arm.mode, self.record
         saved = record.saved(arm.name) if isinstance(mode, Trainable) else None
         done = saved["done"] if saved else 0
+        if done > mode.steps:
+            text = f"run.out: the checkpoint of '{arm.name}' is of step {done}"
+            raise PartError(f"{text}, and the recipe has {mode.steps}; remove it")
         parallel.check_same_step(done)
         record.forget_metrics(arm.name, done)
         logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
@@ -126,21 +131,25 @@ def run(
     Raises:
         RecipeError: the recipe cannot run as it is written.
         AlignError: something else that the user can mend.
-        KeyboardInterrupt: the run was stopped; what it had is in its folder.
+        TakenError: another process runs the same recipe in the same folder.
+        KeyboardInterrupt: the run was stopped; what it had is in its folder. It is a
+            TerminatedError after SIGTERM.
     """
-    with parallel.joined():
+    with ends_in_order(), parallel.joined():
         catalog = catalog or load_catalog()
         loaded = load(recipe, sets=sets, catalog=catalog)
         _check_processes(loaded)
-        options, text = loaded.recipe.run, to_toml(loaded.recipe)
-        folder, origins = folder_for(Path(options.out), text), origins_of(loaded.recipe, catalog)
-        record = Record.open(folder, text, origins, [arm.name for arm in loaded.recipe.arms()])
+        options, text = loaded.recipe.run, _written(loaded)
+        with _at(loaded, ("run", "out")):
+            check_folder(Path(options.out))
+        origins, arms = origins_of(loaded.recipe, catalog), loaded.recipe.arms()
+        record = Record.open(Path(options.out), text, origins, [arm.name for arm in arms])
         bar = Progress(shown=progress and parallel.first())
         observer = RunObserver(record, catalog, bar, options.checkpoint_every)
         try:
             observer.begin()
             rewards = Rewards(loaded.recipe.reward, device_of(options.device))
-            with _located(loaded):
+            with _at(loaded, ("model", "prompt")):
                 result = Session(loaded.recipe, record, rewards, observer).run()
         except BaseException as error:
             observer.end(None, error)
@@ -201,11 +210,25 @@ def _check_processes(loaded: Loaded) -> None:
             )
 
 
+def _written(loaded: Loaded) -> str:
+    """The resolved recipe; raises RecipeError if it holds bytes that are no text."""
+    text = to_toml(loaded.recipe)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = loaded.source.path
+        raise RecipeError(
+            f"{visible(where)}: the recipe, its name or a value given beside it is no text in UTF-8"
+            f" ({visible(error.object[error.start : error.end])}); change that"
+        ) from error
+    return text
+
+
 @contextmanager
-def _located(loaded: Loaded) -> Iterator[None]:
-    """Say where in the recipe the prompt stands that the model cannot follow."""
+def _at(loaded: Loaded, key: Key) -> Iterator[None]:
+    """Say where in the recipe the value stands that is at fault."""
     try:
         yield
-    except PromptError as error:
-        where = loaded.source.where(("model", "prompt"))
-        raise RecipeError(f"{where}: model.prompt: {error}") from error
+    except (PromptError, FolderError) as error:
+        where, name = loaded.source.where(key), ".".join(map(str, key))
+        raise RecipeError(f"{where}: {name}: {error}") from error

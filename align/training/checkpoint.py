@@ -5,18 +5,21 @@ process writes its share of the tensors into a safetensors file, in the format o
 `HuggingFaceStorageWriter`, which any number of processes can read. The first process writes
 `progress.json` last. The folder then takes its name, so that a run that is killed while it writes
 leaves the checkpoint before it in place.
+
+`progress.json` says of which recipe and arm the checkpoint is, and has a digest of every file, so
+that nothing is taken as good that is not.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -25,17 +28,25 @@ from align.core.errors import PartError
 from align.io import files
 from align.training import parallel
 
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.api import CheckpointException
+
 PROGRESS: Final = "progress.json"
-_NAME: Final = re.compile(r"checkpoint-([0-9]+)")
+_NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
+_NAME: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 
 
-def write(home: Path, saved: Mapping[str, Any]) -> None:
+def write(home: Path, saved: Mapping[str, Any], identity: Mapping[str, str] = _NOBODY) -> None:
     """Write what the engine saved, then remove older checkpoints; all processes must call it.
 
     Args:
         home: folder of the checkpoints.
         saved: "done", the number of steps; "flops" and "meter", the cost so far; "state", tensors
             in mappings by name.
+        identity: of which recipe and arm it is.
+
+    Raises:
+        PartError: it cannot be written; the checkpoint before it is in place.
     """
     folder = home / f"checkpoint-{saved['done']}"
     progress = {name: saved[name] for name in saved if name != "state"}
@@ -45,35 +56,83 @@ def write(home: Path, saved: Mapping[str, Any]) -> None:
         parallel.barrier()  # from here on the folder is there
         _save(partial, saved["state"])
         if parallel.first():
-            files.write(partial / PROGRESS, json.dumps(progress) + "\n")
+            progress |= {"of": dict(identity), "files": _digests(partial)}
+            text = json.dumps({**progress, "digest": _digest(progress)})
+            files.write(partial / PROGRESS, text + "\n")
     if parallel.first():
         for old in _folders(home).values():
             if old != folder:
-                shutil.rmtree(old)
+                files.remove(old)
 
 
-def read(home: Path) -> dict[str, Any] | None:
+def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any] | None:
     """The latest checkpoint in a folder, or None where there is none.
 
     "state" is the checkpoint's folder, for `fill`. Only the first process is given the calls that
     were counted so far, so that they are not counted once for each process.
 
+    Args:
+        home: folder of the checkpoints.
+        identity: of which recipe and arm it must be; None if any will do.
+
     Raises:
-        PartError: the file that says how far the run had come cannot be read.
+        PartError: it is damaged, or of another recipe or arm.
     """
     folders = _folders(home)
     if not folders:
         return None
-    folder = folders[max(folders)]
+    done = max(folders)
+    folder = folders[done]
     try:
-        progress = json.loads((folder / PROGRESS).read_text())
-        saved = {"done": int(progress["done"]), "flops": progress["flops"]}
-        saved["meter"] = dict(progress["meter"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        if progress.pop("digest") != _digest(progress):
+            raise ValueError(f"{PROGRESS} was changed")
+        saved = {name: progress[name] for name in ("done", "flops", "meter")}
+        of, digests = progress["of"], progress["files"]
+        if saved["done"] != done:
+            raise ValueError(f"it is of step {saved['done']}")
+        if parallel.first():
+            _check_files(folder, digests)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(folder, error) from error
+    if identity is not None and of != dict(identity):
+        differing = " and ".join(name for name in identity if of.get(name) != identity[name])
+        raise PartError(
+            f"run.out: checkpoint '{folder}' is of another {differing}; move it away, or choose"
+            " another folder"
+        )
     if not parallel.first():
         saved["meter"] |= {name: {} for name in parallel.COUNTS}
     return {**saved, "state": folder}
+
+
+def _digest(progress: Mapping[str, Any]) -> str:
+    return files.digest(json.dumps(progress, sort_keys=True).encode())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of every file that processes wrote, by name; the disk has them then."""
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        with files.writing(path), path.open("rb+") as file:
+            files.sync(file.fileno())
+        digests[path.name] = files.digest(path)
+    return digests
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise ValueError for a file that is not as it was written."""
+    there = {path.name: path for path in folder.iterdir() if path.name != PROGRESS}
+    for name in sorted(there.keys() | digests.keys()):
+        path = there.get(name)
+        if path is None:
+            raise ValueError(f"'{name}' is missing")
+        if name not in digests:
+            raise ValueError(f"'{name}' is not of it")
+        if path.is_symlink():
+            raise ValueError(f"'{name}' is a link")
+        if not path.is_file() or files.digest(path) != digests[name]:
+            raise ValueError(f"'{name}' is damaged")
 
 
 @torch.no_grad()
@@ -111,6 +170,7 @@ def _folders(home: Path) -> dict[int, Path]:
 
 
 def _save(folder: Path, state: Mapping[str, Any]) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -124,8 +184,13 @@ def _save(folder: Path, state: Mapping[str, Any]) -> None:
             storages.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _one_process_is_fine():
-        save(tensors, storage_writer=writer, no_dist=parallel.count() == 1)
+    writer.sync_files = False  # done by `_digests`, also where a mount refuses
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with files.writing(folder, size), _one_process_is_fine():
+        try:
+            save(tensors, storage_writer=writer, no_dist=parallel.count() == 1)
+        except CheckpointException as error:  # no Exception, and of many lines
+            raise _reason(error) from error
 
 
 def _load(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -159,6 +224,11 @@ def _load(folder: Path, tensors: dict[str, Tensor]) -> None:
     for name, target in targets.items():
         if target.device != tensors[name].device:
             tensors[name].copy_(target)
+
+
+def _reason(error: CheckpointException) -> BaseException:
+    """What torch's error is about: what went wrong in a process of the run."""
+    return next((reason for reason, _ in error.failures.values()), error)
 
 
 @contextmanager

@@ -137,6 +137,11 @@ def total(costs: Mapping[str, Any]) -> dict[str, Any]:
     return combined
 
 
+def of_first(value: Any) -> Any:
+    """The value that the first process has; all of them must ask."""
+    return _gathered(value)[0]
+
+
 def _gathered(value: Any) -> list[Any]:
     """The value of every process, in the order of their ranks."""
     if count() == 1:

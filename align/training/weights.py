@@ -50,7 +50,12 @@ def about(path: Path) -> dict[str, Any]:
         header = file.metadata() or {}
     if header.get("format") != FORMAT:
         raise PartError(f"weights: '{path}' was not written by align (format '{FORMAT}')")
-    found: dict[str, Any] = json.loads(header["about"])
+    try:
+        found: dict[str, Any] = dict(json.loads(header["about"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PartError(
+            f"weights: '{path}' is damaged: what it says of itself is not whole"
+        ) from error
     return found
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from align.core.errors import PartError
 from align.io.files import filling, replacing, write
 
 
@@ -48,7 +49,10 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     write(tmp_path / "old", "1234")
     for name in ("old", "fresh"):
-        with small_disk(), pytest.raises(OSError, match="File too large"):
+        with (
+            small_disk(),
+            pytest.raises(PartError, match="cannot be written: no file may be so large"),
+        ):
             write(tmp_path / name, "123456")
     assert names(tmp_path) == ["old"]
     assert (tmp_path / "old").read_text() == "1234"
@@ -70,7 +74,7 @@ def test_a_disk_that_fails_only_when_asked_to_keep(tmp_path, monkeypatch):
 
     write(tmp_path / "old", "1234")
     monkeypatch.setattr(os, "fsync", lost)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(PartError, match="cannot be written: Input/output"):
         write(tmp_path / "old", "56")
     assert names(tmp_path) == ["old"]
     assert (tmp_path / "old").read_text() == "1234"

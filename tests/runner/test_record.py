@@ -9,22 +9,28 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from align.core.errors import PartError
 from align.core.mode import Info
 from align.io.files import write
 from align.io.images import save_picture
-from align.report.schema import ArmNumbers, RunResults, read
-from align.runner.record import Record, folder_for, slug
+from align.report.schema import ArmNumbers, RunResults, read, recipe_digest
+from align.runner.record import Record, claim, slug
 from align.training import checkpoint
 
 SAVED = {"done": 1, "meter": {"calls": {"network": 3}, "backward": {}}, "flops": 1, "state": {}}
 RECIPE = '[run]\nseed = 0\nout = "runs/a"\n\n[mode]\nkind = "steer"\nsteps = 3\n'
 
 
+def ended(record, status="done"):
+    record.close(status)
+    record.release()
+
+
 @pytest.fixture
 def record(tmp_path):
     record = Record.open(tmp_path / "run", RECIPE, {"a.B": "align-core 1"}, ["one", "two"])
     yield record
-    record.close("done")
+    ended(record)
 
 
 def lines(record):
@@ -47,7 +53,7 @@ def test_pictures_and_checkpoints_are_whole_or_not_there(what, record, monkeypat
 
     monkeypatch.setattr(Image.Image, "save", half)
     monkeypatch.setattr(checkpoint.files, "write", lambda *_: half(None, io.BytesIO()))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises((OSError, PartError), match="full"):
         if what == "picture":
             save_picture(record.folder / "p.png", picture * 2)
         else:
@@ -57,26 +63,31 @@ def test_pictures_and_checkpoints_are_whole_or_not_there(what, record, monkeypat
     assert not list(record.folder.rglob("*.part"))
 
 
-def test_folder_for(tmp_path):
+def taken(out, recipe):
+    """The folder that a run would have, which it lets go of."""
+    ours = claim(out, recipe)
+    ours.lock.release()
+    return ours.folder
+
+
+def test_run_takes_its_folder_or_one_beside_it(tmp_path):
     out = tmp_path / "a"
-    assert folder_for(out, RECIPE) == out
+    assert taken(out, RECIPE) == out
     write(out / "recipe.toml", RECIPE)
-    assert folder_for(out, RECIPE) == out
-    assert folder_for(out, RECIPE.replace("runs/a", "elsewhere")) == out
+    assert taken(out, RECIPE) == out
+    assert taken(out, RECIPE.replace("runs/a", "elsewhere")) == out
     other = RECIPE.replace("seed = 0", "seed = 1")
-    assert folder_for(out, other) == tmp_path / "a-2"
+    assert taken(out, other) == tmp_path / "a-2"
     write(tmp_path / "a-2" / "recipe.toml", other)
-    assert folder_for(out, other) == tmp_path / "a-2"
+    assert taken(out, other) == tmp_path / "a-2"
     third = RECIPE + 'label = "x"\n'
-    assert folder_for(out, third) == tmp_path / "a-3"
+    assert taken(out, third) == tmp_path / "a-3"
 
 
 def test_only_the_runs_own_folder_is_left_out_of_the_comparison(tmp_path):
-    # A part may have an option `out`, and a folder may hold something that is no recipe.
+    # A part may have an option `out`.
     write(tmp_path / "a" / "recipe.toml", RECIPE + 'out = "x"\n')
-    assert folder_for(tmp_path / "a", RECIPE + 'out = "y"\n') == tmp_path / "a-2"
-    write(tmp_path / "b" / "recipe.toml", "not TOML")
-    assert folder_for(tmp_path / "b", RECIPE) == tmp_path / "b-2"
+    assert taken(tmp_path / "a", RECIPE + 'out = "y"\n') == tmp_path / "a-2"
 
 
 def test_slug():
@@ -91,7 +102,7 @@ def test_arms_with_like_names_have_folders_of_their_own(tmp_path):
     record = Record.open(tmp_path, RECIPE, {}, names)
     for number, name in enumerate(names):
         record.samples(name, torch.full((1, 2), float(number)), torch.zeros(1, 2))
-    record.close("done")
+    ended(record)
     folders = record.sample_folders()
     assert list(folders) == names
     for number, folder in enumerate(folders.values()):
@@ -103,7 +114,7 @@ def test_weights_lie_in_the_folder_unless_there_are_several_arms(tmp_path, recor
     alone = Record.open(tmp_path / "alone", RECIPE, {}, ["distill"])
     assert alone.saved("distill") is None
     alone.checkpoint("distill", SAVED)
-    alone.close("done")
+    ended(alone)
     assert (tmp_path / "alone" / f"checkpoint-{SAVED['done']}").is_dir()
     record.checkpoint("one", {**SAVED, "state": {"x": torch.ones(2)}})
     assert record.saved("two") is None
@@ -119,22 +130,22 @@ def test_about_says_how_it_goes(tmp_path):
     assert said["libraries"]["torch"] == torch.__version__
     assert (tmp_path / "recipe.toml").read_text() == RECIPE
     record.about(note="é")
-    record.close("failed: PartError: no é")
+    ended(record, "failed: PartError: no é")
     said = about(tmp_path)
     assert (said["status"], said["note"]) == ("failed: PartError: no é", "é")
     log = (tmp_path / "log.txt").read_text()
     assert "run begins in" in log
     assert log.endswith("run ends: failed: PartError: no é\n")
-    Record.open(tmp_path, RECIPE, {}, ["one"]).close("done")
+    ended(Record.open(tmp_path, RECIPE, {}, ["one"]))
     assert about(tmp_path)["status"] == "done"
     assert (tmp_path / "log.txt").read_text().startswith(log)
 
 
 def test_finished_record_logs_nothing_more(tmp_path):
     first = Record.open(tmp_path / "a", RECIPE, {}, ["one"])
-    first.close("done")
+    ended(first)
     kept = (tmp_path / "a" / "log.txt").read_text()
-    Record.open(tmp_path / "b", RECIPE, {}, ["one"]).close("done")
+    ended(Record.open(tmp_path / "b", RECIPE, {}, ["one"]))
     assert (tmp_path / "a" / "log.txt").read_text() == kept
 
 
@@ -203,7 +214,9 @@ def test_results_are_kept_in_the_folder(record):
         for name, folder in record.sample_folders().items()
     )
     record.results(RunResults(arms=arms, notes=("a note",)))
-    assert read(record.folder) == RunResults(arms=arms, notes=("a note",))
+    results = read(record.folder)
+    assert (results.arms, results.notes) == (arms, ("a note",))
+    assert results.recipe == recipe_digest(RECIPE)
 
 
 def test_standard_errors_of_a_step_stand_beside_its_numbers(record):

@@ -195,4 +195,4 @@ def test_weights_that_share_memory_are_written_whole(tmp_path):
 def test_progress_is_json(tmp_path):
     checkpoint.write(tmp_path, saved(3))
     progress = json.loads((tmp_path / "checkpoint-3" / "progress.json").read_text())
-    assert progress == {"done": 3, "flops": 12, "meter": {"seconds": 0.5}}
+    assert {"done": 3, "flops": 12, "meter": {"seconds": 0.5}}.items() <= progress.items()

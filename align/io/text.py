@@ -1,0 +1,65 @@
+"""Text of a user where something else would be read into it: terminals, Markdown, plots, names.
+
+Names of arms and rewards, classes and prompts are any text: markup, formulas, lines, any script.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_MARKS: Final = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")
+_HTML: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+# Letters, and marks that belong to them, are shown; Cf may turn the direction of what follows.
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS: Final = frozenset({"\u200c", "\u200d"})  # which some scripts and emoji are spelled with
+
+
+def visible(text: str) -> str:
+    """The text in one line, with letters that cannot be seen written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter in _JOINERS or unicodedata.category(letter) not in _HIDDEN
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def visible_lines(text: str) -> str:
+    """The text with its line breaks, and otherwise as `visible`."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def shortened(text: str, letters: int) -> str:
+    """The text in one line with at most so many letters: begin and end of a longer one."""
+    text = visible(text)
+    if len(text) <= letters:
+        return text
+    end = letters // 3
+    return f"{text[: letters - end - 1]}…{text[len(text) - end :]}"
+
+
+def markdown(text: str) -> str:
+    """The text in one line as Markdown shows it letter by letter, also in a cell of a table."""
+    return _MARKS.sub(lambda mark: _HTML.get(mark[0], "\\" + mark[0]), visible(text))
+
+
+def code(text: str) -> str:
+    """The text in one line as Markdown shows code."""
+    text = visible(text)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return f"`{text}`" if not longest else f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}"
+
+
+def fence(text: str) -> str:
+    """A row of backticks, longer than any in the text, to stand around it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def cut_to_bytes(name: str, size: int) -> str:
+    """The beginning of a name that takes at most so many bytes in UTF-8."""
+    return name.encode()[:size].decode(errors="ignore")
