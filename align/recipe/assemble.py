@@ -17,6 +17,9 @@ from align.recipe.convert import strict_converter
 from align.recipe.describe import describe_value
 from align.recipe.schema import Arm, Recipe
 
+LONGEST_NAME: Final = 200
+"""Letters of an arm's name, which stands in tables and above pictures."""
+
 _VARIED: Final = ("model", "sampler", "estimator", "mode")
 
 
@@ -134,6 +137,9 @@ def _read_arm(
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Arm))
     if not table.get("name", "-"):
         errors.append(ConfigError(("name",), "expected a name, got the string ''"))
+    if isinstance(name := table.get("name"), str) and len(name) > LONGEST_NAME:
+        text = f"a name has at most {LONGEST_NAME} letters, got {len(name)}"
+        errors.append(ConfigError(("name",), text))
     if "name" not in table:
         errors.append(ConfigError(("name",), "required key is missing; expected a string"))
     for key, item in table.items():

@@ -8,14 +8,22 @@ from pathlib import Path
 from loguru import logger
 
 from align.core.errors import AlignError, PartError
-from align.io.files import first_link
+from align.io.files import first_link, read_table
 from align.io.files import write as write_file
 from align.io.text import visible
 from align.report.card import cards
 from align.report.grid import grid
 from align.report.letters import fonts_for
 from align.report.plots import curves, scatter, tradeoff
-from align.report.schema import ArmNumbers, RunResults, check_samples, read
+from align.report.schema import (
+    AGAIN,
+    ArmNumbers,
+    RunResults,
+    check_metrics,
+    check_recipe,
+    check_samples,
+    read,
+)
 from align.report.study import plot, study_notes, study_rows
 from align.report.table import markdown, rows, to_markdown
 
@@ -55,6 +63,9 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
         yield "study.md", lambda: _study_table(folder, studies)
     elif sampled:
         yield "table.md", lambda: write_file(folder / "table.md", markdown(results))
+    yield "recipe.toml", lambda: check_recipe(folder, results)
+    if results.recipe:
+        yield "about.json", lambda: _look_at(folder / "about.json")
     yield "MODEL_CARD.md", lambda: cards(folder, results)
     if studies:
         yield "study.png", lambda: plot(folder, studies)
@@ -62,7 +73,7 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
     if sampled:
         yield "grid.png or scatter.png", lambda: _samples(folder, sampled)
         yield "tradeoff.png", lambda: tradeoff(folder, results)
-    yield "curves.png", lambda: curves(folder)
+    yield "curves.png", lambda: _curves(folder, results)
 
 
 def _tried(name: str, make: Callable[[], None]) -> str | None:
@@ -75,6 +86,16 @@ def _tried(name: str, make: Callable[[], None]) -> str | None:
         reason = visible(str(error).partition("\n")[0])
         return f"{name} could not be made ({type(error).__name__}: {reason}); the results are kept"
     return None
+
+
+def _look_at(path: Path) -> None:
+    """Raise PartError if a JSON file cannot be read."""
+    read_table(path, AGAIN)
+
+
+def _curves(folder: Path, results: RunResults) -> None:
+    check_metrics(folder, results)
+    curves(folder)
 
 
 def _study_table(folder: Path, studies: tuple[ArmNumbers, ...]) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from align.core.errors import PartError
 from align.io.files import read_table, read_text, write
 from align.io.text import code, fence, markdown
-from align.report.schema import ArmNumbers, RunResults, read_metrics
+from align.report.schema import AGAIN, ArmNumbers, RunResults, read_metrics
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
-AGAIN = "run the recipe.toml again"
 
 
 def cards(folder: Path, results: RunResults) -> None:

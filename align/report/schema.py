@@ -24,6 +24,7 @@ VERSION: Final = 1
 
 NAME: Final = "results.json"
 METRICS: Final = "metrics.jsonl"
+AGAIN: Final = "run the recipe.toml again"
 
 _STATES: Final = "states.safetensors"
 _FOLDER: Final = re.compile(r"samples/[a-z0-9._]+")
@@ -100,6 +101,7 @@ class RunResults:
         unsteered: samples of the base models.
         notes: what must be said about the run as a whole.
         recipe: digest of the recipe, as `recipe_digest` gives it.
+        metrics: digest of metrics.jsonl.
     """
 
     rewards: dict[str, RewardRole] = attrs.field(factory=dict)
@@ -107,6 +109,7 @@ class RunResults:
     unsteered: tuple[BaseNumbers, ...] = ()
     notes: tuple[str, ...] = ()
     recipe: str = ""
+    metrics: str = ""
 
     def studies(self) -> tuple[ArmNumbers, ...]:
         """The arms that are studies."""
@@ -128,7 +131,12 @@ class RunResults:
 def save(folder: Path, results: RunResults) -> None:
     """Write results.json into a run folder."""
     tables = {"version": VERSION, **_CONVERTER.unstructure(results)}
+    tables["digest"] = _digest(tables)
     write(folder / NAME, json.dumps(tables, ensure_ascii=False) + "\n")
+
+
+def _digest(tables: dict[str, Any]) -> str:
+    return digest(json.dumps(tables, sort_keys=True).encode())
 
 
 def read(folder: Path) -> RunResults:
@@ -140,31 +148,52 @@ def read(folder: Path) -> RunResults:
     path = folder / NAME
     if not os.path.lexists(path):
         raise PartError(f"'{folder}' holds no finished run: {_unfinished(folder)}")
-    cure = "run its recipe.toml again"
-    tables: Any = read_table(path, cure)
+    tables = read_table(path, AGAIN)
     version = tables.get("version", 0)
     if version != VERSION:
         text = f"the file has layout {version}, and this align reads layout {VERSION}"
-        raise PartError(f"{path}: {text}; {cure}, or use the align that wrote it")
+        raise PartError(f"{path}: {text}; {AGAIN}, or use the align that wrote it")
+    if tables.pop("digest", None) != _digest(tables):
+        raise PartError(f"{path}: the file is damaged: it was changed; {AGAIN}")
     try:
-        results = _CONVERTER.structure(tables, RunResults)
+        return _CONVERTER.structure(tables, RunResults)
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
-        raise PartError(f"{path}: the file is damaged; {cure}") from error
-    _check_recipe(folder, results)
-    return results
+        raise PartError(f"{path}: the file is damaged; {AGAIN}") from error
 
 
-def _check_recipe(folder: Path, results: RunResults) -> None:
-    """Raise PartError if results and recipe are not of one run."""
-    path = folder / "recipe.toml"
-    if results.recipe and path.is_file():
-        cure = "put back the one that the run wrote, or run it again"
-        try:
-            same = recipe_digest(read_text(path, cure)) == results.recipe
-        except tomllib.TOMLDecodeError as error:
-            raise PartError(f"'{path}' is damaged: {error}; {cure}") from error
-        if not same:
-            raise PartError(f"'{path}' is not the recipe of {NAME} beside it; {cure}")
+def check_recipe(folder: Path, results: RunResults) -> None:
+    """Look whether recipe.toml is that of the results, if they say so.
+
+    Raises:
+        PartError: it is not.
+    """
+    path, cure = folder / "recipe.toml", "put back the one that the run wrote, or run it again"
+    if not results.recipe:
+        return
+    try:
+        same = recipe_digest(read_text(path, cure)) == results.recipe
+    except tomllib.TOMLDecodeError as error:
+        raise PartError(f"'{path}' is damaged: {error}; {cure}") from error
+    if not same:
+        raise PartError(f"'{path}' is not the recipe of {NAME} beside it; {cure}")
+
+
+def check_metrics(folder: Path, results: RunResults) -> None:
+    """Look whether metrics.jsonl is that of the results, if they say so.
+
+    Raises:
+        PartError: it is not.
+    """
+    if results.metrics and metrics_digest(folder) != results.metrics:
+        path = folder / METRICS
+        what = "is not that of the results" if path.is_file() else "is missing"
+        raise PartError(f"'{path}' {what}; put it back, or {AGAIN}")
+
+
+def metrics_digest(folder: Path) -> str:
+    """Of metrics.jsonl; empty if there is none."""
+    path = folder / METRICS
+    return digest(path) if path.is_file() else ""
 
 
 def _unfinished(folder: Path) -> str:
@@ -176,7 +205,7 @@ def _unfinished(folder: Path) -> str:
     about = folder / "about.json"
     if not os.path.lexists(about):
         return f"it has no {NAME} and no about.json; name the folder of a run"
-    facts = read_table(about, "run its recipe.toml again")
+    facts = read_table(about, AGAIN)
     status, heartbeat = facts.get("status"), facts.get("heartbeat", facts.get("time"))
     ended = f"it was killed after {heartbeat}" if status == "running" else f"it is '{status}'"
     return f"{ended}; run '{folder / 'recipe.toml'}' again"
@@ -239,7 +268,7 @@ def check_samples(folder: Path, arm: ArmNumbers) -> None:
             why = {name in there: "is damaged", name not in arm.files: "is not of this run"}
             what = why.get(True, "is missing")
             text = f"'{folder / arm.folder / name}' {what}"
-            cure = "remove it" if name not in arm.files else "run the recipe.toml again"
+            cure = "remove it" if name not in arm.files else AGAIN
             raise PartError(f"{text}; {cure}")
 
 

@@ -47,12 +47,28 @@ from align.io.files import read_table, read_text, write
 from align.io.images import mosaic, save_picture, to_bytes
 from align.io.text import cut_to_bytes, shortened
 from align.recipe import Recipe
-from align.report.schema import RunResults, read_metrics, recipe_digest, sample_files
+from align.report.schema import (
+    RunResults,
+    metrics_digest,
+    read_metrics,
+    recipe_digest,
+    sample_files,
+)
 from align.report.schema import save as save_results
 from align.training import checkpoint, parallel, weights
 
 Writes = TypeVar("Writes", bound=Callable[..., None])
 
+
+_FOLDERS: Final = ("samples", "given", "looks", "weights")
+_FILES: Final = (
+    "recipe.toml",
+    "about.json",
+    "metrics.jsonl",
+    "log.txt",
+    "results.json",
+    "model.safetensors",
+)
 
 SLUG_BYTES: Final = 80
 
@@ -158,8 +174,8 @@ def _is_free(folder: Path, identity: str) -> bool:
         known = recipe_digest(text)
     except tomllib.TOMLDecodeError as error:
         raise PartError(f"'{path}' is damaged: {error}; {cure}") from error
-    if not text.strip():
-        raise PartError(f"'{path}' is empty; {cure}")
+    if "[mode]" not in text:
+        raise PartError(f"'{path}' is damaged: it has no [mode]; {cure}")
     return known == identity
 
 
@@ -252,6 +268,9 @@ class Record:
         if not parallel.first():
             return cls(Path(parallel.of_first("")), _slugs(arms), recipe)
         ours = claim(out, recipe)
+        if ours.folder != out:
+            text = "'{}' is of another recipe; this run is kept in '{}'"
+            logger.bind(notice=True).info(text, out, ours.folder)
         record = cls(ours.folder, _slugs(arms), recipe, ours.lock, made=ours.made)
         try:
             record = record._begun(origins)
@@ -265,6 +284,7 @@ class Record:
         if link := files.first_link(self.folder):
             text = f"'{link}' is a link, and a run writes into its own folder alone"
             raise PartError(f"{text}; remove it")
+        _check_places(self.folder)
         about = self.folder / "about.json"
         facts = read_table(about) if os.path.lexists(about) else {}
         read_metrics(self.folder)
@@ -389,7 +409,8 @@ class Record:
             for arm in results.arms
         )
         recipe = recipe_digest(self.recipe)
-        save_results(self.folder, attrs.evolve(results, arms=arms, recipe=recipe))
+        metrics = metrics_digest(self.folder)
+        save_results(self.folder, attrs.evolve(results, arms=arms, recipe=recipe, metrics=metrics))
 
     def sample_folders(self) -> dict[str, str]:
         """Where the samples of each arm are, by the arm's name, relative to the run folder."""
@@ -424,6 +445,15 @@ class Record:
     def _home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""
         return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
+
+
+def _check_places(folder: Path) -> None:
+    """Raise PartError where something is in the way of a file or folder that a run writes."""
+    names = [name for names in (_FOLDERS, _FILES) for name in names]
+    for path in (folder / name for name in names if os.path.lexists(folder / name)):
+        if path.is_dir() != (path.name in _FOLDERS):
+            wanted = "folder" if path.name in _FOLDERS else "file"
+            raise PartError(f"'{path}' is no {wanted}; move it away")
 
 
 def _first_missing(folder: Path) -> Path | None:

@@ -84,16 +84,16 @@ def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any
     done = max(folders)
     folder = folders[done]
     try:
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        if progress.pop("digest") != _digest(progress):
-            raise ValueError(f"{PROGRESS} was changed")
+        progress = files.read_table(folder / PROGRESS, "")
+        if progress.pop("digest", None) != _digest(progress):
+            raise ValueError(f"'{PROGRESS}' was changed")
         saved = {name: progress[name] for name in ("done", "flops", "meter")}
         of, digests = progress["of"], progress["files"]
         if saved["done"] != done:
             raise ValueError(f"it is of step {saved['done']}")
         if parallel.first():
             _check_files(folder, digests)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (PartError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _unreadable(folder, error) from error
     if identity is not None and of != dict(identity):
         differing = " and ".join(name for name in identity if of.get(name) != identity[name])
@@ -249,7 +249,7 @@ def _flattened(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _unreadable(folder: Path, error: BaseException) -> PartError:
-    reason = (str(error) or type(error).__name__).partition("\n")[0]
+    reason = (str(error) or type(error).__name__).partition("\n")[0].rstrip("; ")
     return PartError(f"run.out: checkpoint '{folder}' cannot be read ({reason}); remove it")
 
 

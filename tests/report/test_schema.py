@@ -114,5 +114,5 @@ def test_file_that_cannot_be_read_gives_one_line_with_the_cure(tmp_path, damage,
     said = str(caught.value)
     assert str(path) in said
     assert reason in said
-    assert "run its recipe.toml again" in said
+    assert "run the recipe.toml again" in said
     assert "\n" not in said
