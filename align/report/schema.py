@@ -207,7 +207,10 @@ def _unfinished(folder: Path) -> str:
         return f"it has no {NAME} and no about.json; name the folder of a run"
     facts = read_table(about, AGAIN)
     status, heartbeat = facts.get("status"), facts.get("heartbeat", facts.get("time"))
-    ended = f"it was killed after {heartbeat}" if status == "running" else f"it is '{status}'"
+    ended = {
+        "running": f"it was killed after {heartbeat}",
+        "done": f"{NAME} is missing",
+    }.get(str(status), f"it ended as '{status}'")
     return f"{ended}; run '{folder / 'recipe.toml'}' again"
 
 

@@ -114,7 +114,7 @@ def _digests(folder: Path) -> dict[str, str]:
     """Of every file that processes wrote, by name; the disk has them then."""
     digests = {}
     for path in sorted(folder.iterdir()):
-        with files.writing(path), path.open("rb+") as file:
+        with files.writing(path, path.stat().st_size), path.open("rb+") as file:
             files.sync(file.fileno())
         digests[path.name] = files.digest(path)
     return digests

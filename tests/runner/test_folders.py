@@ -1,0 +1,572 @@
+"""Run folders that are damaged, taken, or cannot be written; and what is in them never runs."""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from align import report
+from align.catalog.registry import load_catalog
+from align.core.errors import PartError, RecipeError, TakenError, TerminatedError
+from align.io import files, lock
+from align.modes.sampling.steer import Steer
+from align.recipe.assemble import LONGEST_NAME
+from align.report import plots
+from align.runner import observers, record
+from align.runner.session import run
+
+MODEL = """
+[model]
+kind = "mixture"
+weights = [0.5, 0.5]
+means = [[-2.0, 0.0], [2.0, 0.0]]
+stds = [0.5, 0.5]
+"""
+STEERED = (
+    "[run]\nsamples = 4\nunsteered = 8\n"
+    + MODEL
+    + """
+[estimator]
+kind = "exact"
+
+[[reward]]
+kind = "likelihood"
+matrix = [[1.0, 0.0]]
+observed = [1.5]
+std = 0.5
+
+[mode]
+kind = "steer"
+steps = 2
+"""
+)
+TRAINED = (
+    "[run]\nsamples = 4\n"
+    + MODEL
+    + """
+[mode]
+kind = "distill"
+net = { kind = "mlp", width = 8, depth = 1 }
+steps = 2
+optimisation = { batch = 8 }
+"""
+)
+SHARD = "checkpoint-2/shard-00001-model-00001-of-00001.safetensors"
+
+
+class Planted:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog([])
+
+
+@pytest.fixture
+def go(catalog, tmp_path):
+    """Run a recipe's text into a folder of the test, or into the one that is asked."""
+
+    def gone(text, *sets, out=None):
+        (tmp_path / "r.toml").write_text(text)
+        out = json.dumps(str(out if out is not None else tmp_path / "out"))
+        sets = [f"run.out={out}", *sets]
+        return run(tmp_path / "r.toml", sets=sets, progress=False, catalog=catalog).folder
+
+    return gone
+
+
+@pytest.fixture
+def drawn():
+    """For tests that look at plots, which take long."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(plots, "save_figure", lambda figure, path: None)
+
+
+@pytest.fixture(scope="module")
+def whole(catalog, tmp_path_factory):
+    """Folders of finished runs, by their recipe."""
+    folders = {}
+    for name, text in {"steered": STEERED, "trained": TRAINED}.items():
+        place = tmp_path_factory.mktemp(name)
+        (place / "r.toml").write_text(text)
+        sets = [f'run.out="{place / "out"}"']
+        folders[text] = run(place / "r.toml", sets=sets, progress=False, catalog=catalog).folder
+    return folders
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    def copy(text):
+        return Path(shutil.copytree(whole[text], tmp_path / "out"))
+
+    return copy
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turned(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def garbled(path):
+    path.write_bytes(b"\xff\x00" * 100)
+
+
+def a_list(path):
+    path.write_text("[1]")
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def a_link(path):
+    elsewhere = path.rename(path.parent.parent.parent / "elsewhere")
+    path.symlink_to(elsewhere)
+
+
+def removed(path):
+    path.unlink()
+
+
+def check_line(caught, name):
+    said = str(caught.value)
+    assert "\n" not in said
+    assert name in said
+    assert "; " in said  # a cure follows
+
+
+@pytest.mark.parametrize(
+    ("name", "damages"),
+    [
+        ("recipe.toml", (emptied, cut, garbled, a_folder, a_link)),
+        ("about.json", (emptied, cut, garbled, a_list, a_folder, a_link)),
+        ("metrics.jsonl", (garbled, a_folder, a_link)),
+        ("log.txt", (a_folder, a_link)),
+        ("results.json", (a_folder, a_link)),
+        ("model.safetensors", (a_folder, a_link)),
+        (
+            "checkpoint-2/progress.json",
+            (emptied, cut, turned, garbled, a_list, a_folder, a_link, removed),
+        ),
+        (SHARD, (emptied, cut, turned, garbled, a_list, a_folder, a_link, removed)),
+    ],
+)
+def test_damage_is_named_before_a_run_goes_on(go, copied, tmp_path, name, damages):
+    for damage in damages:
+        folder = copied(TRAINED)
+        damage(folder / name)
+        with pytest.raises(PartError) as caught:
+            go(TRAINED)
+        check_line(caught, name.rpartition("/")[2] if damage is not a_link else name)
+        shutil.rmtree(folder)
+        (tmp_path / "elsewhere").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("samples", "file"), ("weights", "file"), ("looks", "file")]
+)
+def test_file_in_place_of_a_folder_is_named(go, tmp_path, name, content):
+    files.write(tmp_path / "out" / name, content)
+    with pytest.raises(PartError, match=rf"'.*{name}' is no folder; move it away"):
+        go(STEERED)
+    assert (tmp_path / "out" / name).read_text() == content
+
+
+def test_checkpoint_of_another_recipe_or_arm_is_not_taken(go, copied):
+    folder = copied(TRAINED)
+    other = TRAINED.replace("width = 8", "width = 16")
+    (folder / "recipe.toml").unlink()
+    with pytest.raises(PartError, match=r"checkpoint-2' is of another recipe; move it away"):
+        go(other)
+    arms = TRAINED + '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nmode.steps = 3\n'
+    shutil.rmtree(folder)
+    folder = go(arms)
+    for arm in ("a", "b"):
+        shutil.move(folder / "weights" / arm, folder / f"was-{arm}")
+    shutil.move(folder / "was-a", folder / "weights" / "b")
+    with pytest.raises(PartError, match=r"checkpoint-2' is of another arm; move it away"):
+        go(arms)
+
+
+def test_checkpoint_that_was_renamed_is_not_taken(go, copied):
+    folder = copied(TRAINED)
+    (folder / "checkpoint-2").rename(folder / "checkpoint-1")
+    with pytest.raises(PartError, match="it is of step 2"):
+        go(TRAINED)
+
+
+@pytest.mark.parametrize("name", ["../away", "checkpoint-2.part", "checkpoint-02", "checkpoint-٢"])
+def test_other_names_are_no_checkpoints(go, copied, name, tmp_path):
+    folder = copied(TRAINED)
+    (folder / "checkpoint-2").rename(folder / name)
+    assert f"{2} steps, from step 0" in (go(TRAINED) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("text", [STEERED, TRAINED], ids=["steered", "trained"])
+def test_pickles_in_every_file_of_a_run_folder_never_run(go, copied, tmp_path, text):
+    planted = tmp_path / "planted"
+    folder = copied(text)
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    names += [Path(n) for n in ("run.lock", "checkpoint-2/.metadata", ".metadata", "checkpoint.pt")]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        before = (folder / name).read_bytes() if (folder / name).exists() else None
+        (folder / name).write_bytes(pickle.dumps(Planted(planted)))
+        for read, what in ((report.write, folder), (go, text)):
+            try:
+                read(what)
+            except PartError as error:
+                assert "\n" not in str(error)
+        assert not planted.exists(), name
+        shutil.rmtree(folder)
+        folder = copied(text)
+        assert before is None or (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damages"),
+    [
+        ("recipe.toml", (emptied, cut, garbled, a_folder, removed)),
+        ("about.json", (emptied, cut, garbled, a_list, a_folder, removed)),
+        ("metrics.jsonl", (emptied, cut, turned, garbled, a_list, a_folder, removed)),
+        (
+            "samples/steer/states.safetensors",
+            (emptied, cut, turned, garbled, a_list, a_folder, removed),
+        ),
+    ],
+)
+def test_report_names_damage_and_makes_everything_else(copied, name, damages):
+    for damage in damages:
+        folder = copied(STEERED)
+        (folder / "table.md").unlink()
+        damage(folder / name)
+        (failure,) = report.write(folder)
+        assert str(folder / name) in failure
+        assert "\n" not in failure
+        assert "; " in failure
+        assert (folder / "table.md").is_file()
+        shutil.rmtree(folder)
+
+
+def test_samples_of_two_arms_that_were_swapped_are_not_shown(go):
+    folder = go(STEERED + '[[compare]]\nname = "a"\n[[compare]]\nname = "b"\nmode.steps = 3\n')
+    samples = folder / "samples"
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (samples / old).rename(samples / new)
+    (failure,) = report.write(folder)
+    assert "samples/a/states.safetensors' is damaged; run the recipe.toml again" in failure
+
+
+def test_results_whose_numbers_were_changed_are_refused(copied):
+    path = copied(STEERED) / "results.json"
+    tables = json.loads(path.read_text())
+    tables["arms"][0]["scores"]["likelihood"][0] += 1
+    path.write_text(json.dumps(tables))
+    with pytest.raises(PartError, match=r"was changed; run the recipe\.toml again"):
+        report.write(path.parent)
+
+
+def test_results_lead_nowhere_else(copied):
+    folder = copied(STEERED)
+    with pytest.raises(ValueError, match="must match regex"):
+        report.schema.ArmNumbers(name="a", folder="samples/../../etc", samples=0)
+    (folder / "looks").symlink_to(folder.parent)
+    with pytest.raises(PartError, match="looks' is a link"):
+        report.write(folder)
+
+
+def test_report_tells_a_run_that_lives_from_a_dead_one(copied, tmp_path):
+    folder = copied(STEERED)
+    (folder / "results.json").unlink()
+    with pytest.raises(PartError, match=r"results\.json is missing; run '.*recipe\.toml' again"):
+        report.write(folder)
+    about = json.loads((folder / "about.json").read_text())
+    files.write(folder / "about.json", json.dumps({**about, "status": "running"}))
+    with pytest.raises(PartError, match=r"it was killed after 20.*; run '.*recipe\.toml' again"):
+        report.write(folder)
+    ours = lock.Lock.take(folder, "digest")
+    with pytest.raises(PartError, match=f"it is still going on .process {os.getpid()} on"):
+        report.write(folder)
+    ours.release()
+    with pytest.raises(PartError, match="it is not there"):
+        report.write(tmp_path / "nothing")
+
+
+def test_heartbeat_goes_on_while_a_run_does(monkeypatch, tmp_path):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    ours = record.Record.open(tmp_path / "out", STEERED, {}, ["steer"])
+    path = tmp_path / "out" / "about.json"
+    try:
+        ours._facts["heartbeat"] = "never"
+        os.utime(tmp_path / "out" / "run.lock", (1, 1))
+        for _ in range(2000):
+            if json.loads(path.read_text())["heartbeat"] != "never":
+                break
+            ours._pulse._stopped.wait(0.005)
+        assert json.loads(path.read_text())["status"] == "running"
+    finally:
+        ours.close("done")
+        ours.release()
+    assert json.loads(path.read_text())["status"] == "done"
+    assert not (tmp_path / "out" / "run.lock").exists()
+
+
+def test_plot_that_fails_costs_no_result(go, monkeypatch, drawn):
+    def broken(*_):
+        raise RuntimeError("no such glyph\nat all")
+
+    monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", broken)
+    folder = go(STEERED)
+    assert {"results.json", "table.md"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "about.json").read_text())["status"] == "done"
+    log = (folder / "log.txt").read_text()
+    assert "tradeoff.png could not be made (RuntimeError: no such glyph)" in log
+    monkeypatch.undo()
+    assert report.write(folder) == ()
+    assert (folder / "tradeoff.png").is_file()
+
+
+NAMES = (
+    "[/]",
+    "[red]x[/red] :smile:",
+    "$x_{$",
+    "$_$",
+    "_hidden",
+    "a|b",
+    "two\nlines",
+    "<script>alert(1)</script>",
+    "\\",
+    "{braces} %s",
+    "x" * LONGEST_NAME,
+    "y" * (LONGEST_NAME - 1) + "1",
+    "y" * (LONGEST_NAME - 1) + "2",
+    "一次抽样",
+    "两次抽样",
+    "👩‍🚀",
+    "שלום",
+    "مرحبا",
+    "\u202eback",
+    "\x1b[2J\x07",
+    "../../up",
+    "~",
+    "con",
+)
+
+
+def test_any_names_of_arms_end_in_a_report(go, capfd, drawn):
+    tables = "".join(
+        f"[[compare]]\nname = {json.dumps(name, ensure_ascii=False)}\n" for name in NAMES
+    )
+    folder = go(STEERED + tables, "run.samples=1", "mode.steps=1")
+    results = report.read(folder)
+    assert [arm.name for arm in results.arms] == list(NAMES)
+    folders = [arm.folder for arm in results.arms]
+    assert len(set(folders)) == len(NAMES)
+    assert max(len(name.partition("/")[2].encode()) for name in folders) <= 80
+    table = (folder / "table.md").read_text().splitlines()
+    assert all(line.replace("\\|", "").count("|") == table[0].count("|") for line in table[:25])
+    assert "<script>" not in "".join(table)
+    assert report.write(folder) == ()
+    assert (folder / "tradeoff.png").is_file()
+    assert "Warning" not in capfd.readouterr().err
+
+
+def test_name_that_no_table_can_hold_is_refused(go, tmp_path):
+    with pytest.raises(RecipeError, match="at most 200 letters, got 201"):
+        go(STEERED + f'[[compare]]\nname = "{"x" * 201}"\n')
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("a\0b", "cannot hold NUL"),
+        ("x" * 300, "is too long"),
+        ("/".join(["y" * 100] * 45), "is too long"),
+        ("file", "is no folder; choose another name"),
+        ("file/below", "file' is no folder"),
+        ("dangling", "is a link that leads nowhere"),
+        ("loop/x", "cannot be used"),
+        ("/", "root of a disk"),
+    ],
+)
+def test_folder_that_cannot_be_is_refused_before_the_run(go, tmp_path, monkeypatch, out, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RecipeError) as caught:
+        go(STEERED, out=out)
+    assert said in str(caught.value)
+    assert "run.out: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"r.toml", "file", "dangling", "loop"}
+
+
+def test_folder_that_may_not_be_written_is_refused_before_the_run(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(record.os, "access", lambda *_: False)
+    with pytest.raises(RecipeError, match="you may not write into"):
+        go(STEERED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tilde_is_the_home_folder(go, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert go(STEERED, out="~/runs") == tmp_path / "home" / "runs"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        'model={kind="network", weights="none.safetensors"}',
+        'run.device="cuda"',
+        'reward={kind="isolated", venv="none", reward={kind="statistic"}}',
+    ],
+)
+def test_mistake_in_a_part_leaves_no_folder(go, tmp_path, mistake):
+    if torch.cuda.is_available() and "cuda" in mistake:
+        pytest.skip("there is a CUDA device")
+    with pytest.raises((PartError, RecipeError)):
+        go(STEERED, mistake, out=tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_mistake_leaves_what_was_there(go, tmp_path):
+    files.write(tmp_path / "out" / "notes.txt", "mine")
+    with pytest.raises(PartError):
+        go(STEERED, 'run.device="cuda"' if not torch.cuda.is_available() else "model.weights=[]")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_second_run_of_a_recipe_is_told_who_has_the_folder(go, tmp_path, copied):
+    folder = copied(STEERED)
+    text = (folder / "recipe.toml").read_text()
+    ours = record.claim(folder, text)
+    with pytest.raises(TakenError, match=f"in use by process {os.getpid()}"):
+        go(STEERED)
+    # Another recipe has a folder of its own.
+    assert go(STEERED, "run.seed=1") == tmp_path / "out-2"
+    ours.lock.release()
+    assert go(STEERED) == folder
+
+
+def full_disk(monkeypatch, number=errno.ENOSPC):
+    def fsync(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"the disk is full: it takes .* kB, and .* are free; free some"),
+        (errno.EDQUOT, "quota of the disk is used up"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_disk_that_fills_up_while_training_leaves_what_was_there(
+    go, monkeypatch, tmp_path, number, said
+):
+    write = record.Record.checkpoint
+
+    def late(self, arm, saved):
+        if saved["done"] == 2:
+            full_disk(monkeypatch, number)
+        write(self, arm, saved)
+
+    monkeypatch.setattr(record.Record, "checkpoint", late)
+    with pytest.raises(PartError, match=said) as caught:
+        go(TRAINED, "run.checkpoint_every=1")
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    folder = tmp_path / "out"
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (folder / "run.lock").exists()
+    assert "2 steps, from step 1" in (go(TRAINED) / "log.txt").read_text()
+
+
+def test_file_that_is_too_large_is_named(go, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(PartError, match="no file may be so large; raise the limit"):
+            go(TRAINED, "mode.net.width=64")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM])
+def test_mount_that_refuses_to_say_what_is_on_the_disk_is_no_error(go, monkeypatch, number):
+    full_disk(monkeypatch, number)
+    folder = go(TRAINED)
+    assert (folder / "checkpoint-2" / "progress.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, None)]
+)
+def test_signal_ends_a_run_after_its_step(go, monkeypatch, tmp_path, kind, code):
+    step = Steer.step
+
+    def struck(self, problem, state, index, streams):
+        os.kill(os.getpid(), kind)
+        return step(self, problem, state, index, streams)
+
+    monkeypatch.setattr(Steer, "step", struck)
+    before = signal.getsignal(kind)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        go(STEERED)
+    assert signal.getsignal(kind) == before
+    assert getattr(caught.value, "exit_code", None) == code
+    folder = tmp_path / "out"
+    assert json.loads((folder / "about.json").read_text())["status"] == "interrupted"
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (folder / "run.lock").exists()
+
+
+def test_signal_while_parts_are_loaded_ends_a_run_in_order(go, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "align.runner.session.sample_bases", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    monkeypatch.setattr(observers, "stop_after_step", observers.ends_in_order)
+    with pytest.raises(TerminatedError):
+        go(STEERED)
+    assert json.loads((tmp_path / "out" / "about.json").read_text())["status"] == "interrupted"
+
+
+def test_signal_that_is_to_be_ignored_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with observers.ends_in_order():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
