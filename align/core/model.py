@@ -161,8 +161,8 @@ class ModelSpec(ABC):
         """What samples are made for: a prompt, or one that stands for several (`expand_prompt`)."""
 
     @property
-    def dimension(self) -> int | None:
-        """Entries of the vectors that it makes; None for pictures, or if nobody knows yet."""
+    def state_shape(self) -> tuple[int, ...] | None:
+        """S, the shape of one state, where it is known before the model is built."""
         return None
 
     @abstractmethod

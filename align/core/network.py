@@ -16,6 +16,9 @@ Role: TypeAlias = Literal["flow", "flow_map", "meta_flow_map"]
 """A flow b_s(y), a flow map with the average velocity v_{s,u}(y), or a meta flow map with that of
 the inner flow, v_{s,u}(y; t, x)."""
 
+OBJECTS: Final = 1000
+"""Weights whose memory the Python objects of one block take, about."""
+
 LADDER: Final[tuple[Role, ...]] = ("flow", "flow_map", "meta_flow_map")
 """The roles in the order in which a network grows from one to the next."""
 
@@ -34,6 +37,11 @@ class NetworkSpec(ABC):
     @abstractmethod
     def domain(self) -> Domain | None:
         """What one state is: "image" for (C, H, W), "vector" for (D,); None for any shape."""
+
+    @property
+    def weights_at_least(self) -> int:
+        """A lower bound of the number of weights, known from the options; 0 if nobody counted."""
+        return 0
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, role: Role) -> VelocityNetwork:

@@ -199,9 +199,9 @@ class Mixture(ModelSpec):
         return frozenset({FlowMap, PosteriorMap, DataSampler, ClosedForm})
 
     @property
-    def dimension(self) -> int:
-        """Entries of a mean."""
-        return len(self.means[0])
+    def state_shape(self) -> tuple[int, ...]:
+        """That of a mean, (D,)."""
+        return (len(self.means[0]),)
 
     @property
     def prompt(self) -> str:

@@ -77,10 +77,10 @@ class Network(ModelSpec):
         return "image" if self.autoencoder else "vector"
 
     @property
-    def dimension(self) -> int | None:
-        """Entries of one state, where the flow is of vectors."""
+    def state_shape(self) -> tuple[int, ...] | None:
+        """As the weights file says, or the option of an untrained flow of vectors."""
         shape = self._about.get("shape", ()) if self.weights else self.shape
-        return int(shape[0]) if shape and self.domain == "vector" else None
+        return tuple(shape) or None
 
     @property
     def provides(self) -> frozenset[type]:

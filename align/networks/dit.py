@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import Domain
-from align.core.network import NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 from align.networks.layers import Attention, LabelEmbedder, TimeEmbedder
 
@@ -52,6 +52,11 @@ class DiTConfig(NetworkSpec):
     def __attrs_post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"'heads' must divide 'width', {self.width}")
+
+    @property
+    def weights_at_least(self) -> int:
+        """Those of the blocks: attention, two layers, modulation; and their Python objects."""
+        return self.depth * (18 * self.width**2 + OBJECTS)
 
     def build(self, shape: tuple[int, ...], classes: int, role: Role) -> DiT:
         """An untrained transformer; PartError where patches do not cover a state."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.core.model import Domain
-from align.core.network import NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 
 
@@ -24,6 +24,11 @@ class MLPConfig(NetworkSpec):
 
     width: int = option("units of a hidden layer", check=at_least(1), default=128)
     depth: int = option("number of residual layers", check=at_least(1), default=3)
+
+    @property
+    def weights_at_least(self) -> int:
+        """Two square layers a block, and its Python objects."""
+        return self.depth * (2 * self.width**2 + OBJECTS)
 
     def build(self, shape: tuple[int, ...], classes: int, role: Role) -> MLP:
         """An untrained perceptron."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import Domain
-from align.core.network import NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 from align.networks.layers import GROUPS, Attention, LabelEmbedder, TimeEmbedder, in_groups
 
@@ -53,6 +53,11 @@ class UNetConfig(NetworkSpec):
     def __attrs_post_init__(self) -> None:
         if self.widths[-1] % self.heads:
             raise ValueError(f"'heads' must divide the last of 'widths', {self.widths[-1]}")
+
+    @property
+    def weights_at_least(self) -> int:
+        """Two convolutions a block, on the way down and up; and their Python objects."""
+        return 2 * self.blocks * sum(18 * width**2 + OBJECTS for width in self.widths)
 
     def build(self, shape: tuple[int, ...], classes: int, role: Role) -> UNet:
         """An untrained U-Net; PartError where the sides cannot be halved so often."""

@@ -17,6 +17,7 @@ from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt
 from align.recipe.schema import Arm, Recipe
+from align.recipe.sizes import available, needs
 
 _MANY: Final = 4  # more names than this are no advice
 
@@ -229,10 +230,21 @@ def _dimensions(ask: _Question) -> Iterator[ConfigError]:
     model = ask.arm.model
     for index, term in enumerate(ask.recipe.reward if model else ()):
         scored = term.part.dimension
-        made = model.dimension if model and scored is not None else None
-        if model and made is not None and scored != made:
+        shape = model.state_shape if model and scored is not None else None
+        if model and shape and (scored,) != shape and model.domain == "vector":
             text = f"'{term.part.kind}' scores vectors of {scored} numbers, but model"
-            yield _at(ask, ("reward", index), f"{text} '{model.kind}' makes vectors of {made}")
+            yield _at(ask, ("reward", index), f"{text} '{model.kind}' makes vectors of {shape[0]}")
+
+
+def _sizes(ask: _Question) -> Iterator[ConfigError]:
+    """What the numbers need is there."""
+    refused = set[Key]()
+    for need in needs(ask.recipe.run, ask.arm):
+        reason = need.refusal(available())
+        if reason and not refused.intersection(need.times):
+            refused.add(need.key)
+            changed = need.key[0] in ask.changed
+            yield ConfigError(("compare", ask.index, *need.key) if changed else need.key, reason)
 
 
 def _at(ask: _Question, key: Key, text: str) -> ConfigError:
@@ -247,6 +259,7 @@ _CHECKS: Final = (
     _capabilities,
     _domains,
     _dimensions,
+    _sizes,
     _statistics,
     _prompts,
 )

@@ -60,7 +60,7 @@ def _unsupported(_: Any, tp: Any) -> Any:
 
 def _simple(value: Any, tp: Any) -> Any:
     if type(value) is int and abs(value) >= 2**63:
-        raise _wrong(value, tp, ", which 64 bits do not hold")
+        raise _wrong(value, tp, ", which 64 bits do not hold; the largest is 2^63 - 1")
     if type(value) is tp:
         return value
     if tp is float and type(value) is int:
@@ -281,6 +281,8 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
             errors += error.errors
         except (ValueError, TypeError) as error:
             errors.append(ConfigError((), _message(error)))
+        except Exception as error:  # a check that did not think of these options
+            errors.append(ConfigError((), f"these options are refused: {error!r}"))
     if unknown or errors:
         raise ConfigErrors([*unknown, *errors])
     return part
@@ -298,8 +300,8 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
     for name, value in read.items():
         try:
             (names[name].validator or finite)(draft, names[name], value)
-        except AttributeError:
-            continue
+        except (AttributeError, LookupError, ArithmeticError):
+            continue  # for want of another option; the object itself asks again
         except ConfigErrors as error:
             errors += [inner.under(name) for inner in error.errors]
         except (ValueError, TypeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import copy
-import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,8 +128,10 @@ def _parsed(path: str | Path, text: str) -> dict[str, Any]:
 
 def _too_deep(path: str | Path, text: str) -> str:
     key, line = deepest(text)
-    named = itertools.takewhile(lambda part: isinstance(part, str), key[1:4])
-    shown = f"{dotted((*key[:1], *named))}: " if key else ""
+    outer = list(key[:4])
+    while outer and isinstance(outer[-1], int):
+        outer.pop()
+    shown = f"{dotted(tuple(outer))}: " if outer else ""
     return f"{path}:{line}: {shown}toml: nested more than {DEEPEST} deep"
 
 

@@ -20,12 +20,17 @@ def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
         raise ValueError(f"'{attribute.name}' must be 0 or at least 2, got {value}")
 
 
+def _seed(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise ValueError(f"'{attribute.name}' must be from 0 to 2^63 - 1, got {value}")
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Run:
     """Section [run]: what is the same for every mode."""
 
-    seed: int = option("the number every random number is derived from", default=0)
+    seed: int = option("the number every random number is derived from", default=0, check=_seed)
     samples: int = option("how many samples are made", default=8, check=at_least(1))
     unsteered: int = option(
         "samples of the base model that V_0 and the rewards' statistics come from; 0 for none",

@@ -79,6 +79,7 @@ _PATH_BYTES: Final = 3800
 # What a run writes before it has made anything that is worth to be kept.
 _BEGINNINGS: Final = frozenset({"recipe.toml", "about.json", "log.txt", "given", locks.NAME})
 
+_MANY: Final = 5  # keys that are named
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
 
 
@@ -161,6 +162,26 @@ def claim(out: Path, recipe: str) -> Claim:
             return Claim(folder, lock, made)
         lock.release()
     raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
+
+
+def differences(out: Path, recipe: str) -> str:
+    """The keys in which `recipe` differs from that of the run in `out`; empty if there is none."""
+    try:
+        old, new = tomllib.loads(read_text(out / "recipe.toml")), tomllib.loads(recipe)
+    except (OSError, ValueError, PartError):
+        return ""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    keys = [key for key in keys if key not in ("run.out", "run.checkpoint_every")]
+    return ", ".join(keys[:_MANY]) + (", ..." if len(keys) > _MANY else "")
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from _flat(item, f"{key}.{name}" if key else name)
 
 
 def _is_free(folder: Path, identity: str) -> bool:

@@ -27,7 +27,7 @@ from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.observers import NullObserver, RunObserver, ends_in_order
 from align.runner.progress import Progress
-from align.runner.record import Record, check_folder, origins_of
+from align.runner.record import Record, check_folder, differences, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.training import parallel
 
@@ -144,6 +144,7 @@ def run(
             check_folder(Path(options.out))
         origins, arms = origins_of(loaded.recipe, catalog), loaded.recipe.arms()
         record = Record.open(Path(options.out), text, origins, [arm.name for arm in arms])
+        _say_where(Path(options.out), record.folder, text)
         bar = Progress(shown=progress and parallel.first())
         observer = RunObserver(record, catalog, bar, options.checkpoint_every)
         try:
@@ -156,6 +157,15 @@ def run(
             raise
         observer.end(result, None)
         return result
+
+
+def _say_where(out: Path, folder: Path, text: str) -> None:
+    """Say that a run begins in another folder than it was asked for, and why."""
+    if folder.name != out.absolute().name and parallel.first():
+        keys = differences(out, text)
+        notice = "'{}' holds a run of another recipe{}; this one begins anew, from step 0, in '{}'"
+        apart = f" (it differs in {keys})" if keys else ""
+        logger.bind(notice=True).info(notice, out, apart, folder)
 
 
 def sample(
