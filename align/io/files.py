@@ -127,8 +127,8 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         PartError: it cannot be written; says what is needed, and `size` bytes of it, if known.
     """
     beside = path.with_name(path.name + ".part")
-    try:
-        with writing(path, size):
+    with writing(path, size):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(beside)  # what a killed process left, or a link that leads elsewhere
             with beside.open("wb") as file:
@@ -138,9 +138,9 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
                 sync(file.fileno())
             beside.replace(path)
             keep_names(path.parent)
-    except BaseException:
-        remove(beside)
-        raise
+        except BaseException:
+            remove(beside)
+            raise
 
 
 def write(path: Path, content: bytes | str) -> None:
