@@ -13,7 +13,7 @@ from align.engine.offload import Offloaded
 from align.runner.record import Record
 from align.runner.session import run
 
-STEPS = 10
+STEPS = 6
 OPTIMISATION = """
 [mode.optimisation]
 batch = 8
@@ -33,7 +33,7 @@ steps = {steps}
 FLOW = """
 [model]
 kind = "network"
-net = {{ kind = "dit", width = 32, depth = 2, heads = 2 }}
+net = {{ kind = "dit", width = 16, depth = 1, heads = 2, encoder_depth = 1 }}
 autoencoder = "{out}/model.safetensors"
 classes = ["dark", "light"]
 
@@ -79,12 +79,12 @@ def test_interrupted_training_on_a_device_goes_on_and_learns(
 
     def broken(self, arm, index, info):
         step(self, arm, index, info)
-        if index == 6:
+        if index == 3:
             raise KeyboardInterrupt
 
     for name, mode in (("auto", AUTOENCODER), ("flow", FLOW), ("map", MAP)):
         out, file = tmp_path / name, tmp_path / f"{name}.toml"
-        head = f'[run]\nsamples = 2\ndevice = "cuda"\nout = "{out}"\ncheckpoint_every = 5\n'
+        head = f'[run]\nsamples = 2\ndevice = "cuda"\nout = "{out}"\ncheckpoint_every = 2\n'
         file.write_text(head + mode.format(data=data, out=before, steps=STEPS) + OPTIMISATION)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), other_device():
             patched.setattr(Record, "step", broken)
@@ -93,7 +93,7 @@ def test_interrupted_training_on_a_device_goes_on_and_learns(
             run(file, progress=False, catalog=catalog)
         losses = _losses(out)
         assert len(losses) == STEPS
-        assert np.mean(losses[-3:]) < np.mean(losses[:3])
+        assert np.mean(losses[-2:]) < np.mean(losses[:2])
         before = out
 
 
