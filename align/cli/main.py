@@ -8,13 +8,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
 
 from align.catalog.contracts import CONTRACT_CLASSES
-from align.core.errors import AlignError, PeerFailedError, RecipeError
+from align.core.errors import (
+    AlignError,
+    PartError,
+    PeerFailedError,
+    RecipeError,
+    UserInterrupt,
+)
+from align.core.interrupt import user_interrupts
 from align.io.text import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -56,8 +63,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         context = click.get_current_context()
         try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt as error:
+            with _interruptible():
+                command(*args, **kwargs)
+        except UserInterrupt as error:
             click.echo("interrupted", err=True)
             context.exit(getattr(error, "exit_code", _INTERRUPTED))
         except AlignError as error:
@@ -68,6 +76,26 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             context.exit(error.exit_code)
 
     return guarded
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Tell the user's Ctrl-C from whatever else may end a command.
+
+    Raises:
+        UserInterrupt: the user pressed Ctrl-C.
+        PartError: something that belongs to no part raised what would end the command quietly.
+    """
+    with user_interrupts():
+        try:
+            yield
+        except (UserInterrupt, click.exceptions.Exit):
+            raise
+        except (SystemExit, KeyboardInterrupt, GeneratorExit, EOFError) as error:
+            from align.core.attribution import described
+
+            text = f"something that `align` called raised {described(error)}"
+            raise PartError(f"{text}; --traceback shows what") from error
 
 
 @contextmanager
@@ -187,22 +215,35 @@ def _print(table: Table, notes: Sequence[str]) -> None:
 @main.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
 @_sets
+@click.option(
+    "--start-isolated",
+    is_flag=True,
+    help="Start the interpreters of isolated rewards, which read their rewards' options.",
+)
 @_traceback
 @_guarded
-def check(recipes: tuple[str, ...], sets: Sets, traceback: bool) -> None:
-    """Say whether recipes can be run, and if not, everything that stands in the way."""
+def check(recipes: tuple[str, ...], sets: Sets, start_isolated: bool, traceback: bool) -> None:
+    """Say whether recipes can be run, and if not, everything that stands in the way.
+
+    Nothing that a recipe names is run: no function, and no interpreter without --start-isolated.
+    """
     from align.catalog.registry import load_catalog
+    from align.isolation.reward import not_started
     from align.recipe import load
 
     catalog, wrong = load_catalog(), list[str]()
     for recipe in recipes:
         try:
-            loaded = load(recipe, sets=sets, catalog=catalog)
+            with nullcontext(()) if start_isolated else not_started() as unread:
+                loaded = load(recipe, sets=sets, catalog=catalog)
         except RecipeError as error:
             wrong.append(str(error))
         else:
             arms = loaded.recipe.compare
             click.echo(f"{recipe}: good" + (f", compares {len(arms)}" if arms else ""))
+            for reward in unread:
+                text = "its options, and whether it fits the other parts, were not looked at"
+                click.echo(f"{recipe}: {reward}: {text}; --start-isolated has its interpreter look")
     if wrong:
         raise RecipeError("\n".join(wrong))
 

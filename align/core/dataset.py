@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
+from align.core.attribution import made
 from align.core.model import Domain
 
 
@@ -107,3 +108,13 @@ class DatasetSpec(ABC):
         for name in ("workers", "latents"):  # they do not change the rows
             options.pop(name, None)
         return {"kind": self.kind} | options
+
+
+def opened(spec: DatasetSpec, colours: int) -> Dataset:
+    """What `spec.open` returns; see there for what it raises.
+
+    Raises:
+        ContractError: it returned no data set.
+        PartError: it raised something else than a message to the user.
+    """
+    return made(f"dataset '{spec.kind}': open", lambda: spec.open(colours), Dataset)

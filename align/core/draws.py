@@ -18,6 +18,7 @@ from align.core.model import NoisyState
 from align.core.option import option
 from align.core.path import expand
 from align.core.problem import Problem
+from align.core.sampler import draw_posterior
 from align.core.streams import Streams
 
 Count: TypeAlias = int | Literal["auto"]
@@ -217,13 +218,13 @@ def _piece(
     assert sampler is not None
     if not gradient:
         with torch.no_grad():
-            x1 = sampler.sample(model, noisy, draws=draws, streams=streams)
+            x1 = draw_posterior(sampler, model, noisy, draws=draws, streams=streams)
             return x1, problem.reward_of(x1, noisy.cond)
     with torch.enable_grad():
         # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
         tiled = NoisyState(noisy.x.detach(), noisy.t, noisy.cond).tile(draws)
         x = tiled.x.requires_grad_()
-        x1 = sampler.sample(model, tiled, draws=1, streams=streams.spread(draws))
+        x1 = draw_posterior(sampler, model, tiled, draws=1, streams=streams.spread(draws))
         rewards = problem.reward_of(x1, tiled.cond)
         (reward_grads,) = torch.autograd.grad(rewards.sum(), x)
     parts = (x1[0].detach(), rewards[0].detach(), reward_grads)

@@ -10,6 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.attribution import attributed, same_values
+from align.core.errors import ContractError
 from align.core.path import Path, expand
 from align.core.streams import Streams
 
@@ -224,3 +226,28 @@ class Dynamics(ABC):
             streams: random numbers for this step alone, one row a state. Row b of the result may
                 depend on row b of the arguments only.
         """
+
+
+def take_step(
+    dynamics: Dynamics, flow: GuidedFlow, x: Tensor, t: Tensor, u: Tensor, streams: Streams
+) -> Transition:
+    """What `dynamics.step` returns, checked.
+
+    Raises:
+        ContractError: the result is no transition of these states, or the states were changed.
+        PartError: the dynamics raised something else than a message to the user.
+    """
+    who, before = f"dynamics '{dynamics.kind}'", x.clone()
+    with attributed(who):
+        transition = dynamics.step(flow, x, t.clone(), u.clone(), streams)
+        if not isinstance(transition, Transition):
+            got = type(transition).__name__
+            raise ContractError(f"{who} returned a {got}, expected a Transition")
+        after = transition.x
+        if after.shape != x.shape or after.dtype != x.dtype:
+            got = f"{tuple(after.shape)} {after.dtype}"
+            raise ContractError(f"{who} returned {got}, expected {tuple(x.shape)} {x.dtype}")
+    # The states themselves, no copy: what is known of them is remembered by their identity.
+    if not same_values(x, before):
+        raise ContractError(f"{who} writes into its states; it must work on a clone()")
+    return transition

@@ -56,7 +56,11 @@ class TakenError(AlignError):
         self.digest = digest
 
 
-class TerminatedError(KeyboardInterrupt):
+class UserInterrupt(KeyboardInterrupt):
+    """The user pressed Ctrl-C; see `align.core.interrupt`."""
+
+
+class TerminatedError(UserInterrupt):
     """A run was asked to end by a signal, and ends as after Ctrl-C.
 
     Args:

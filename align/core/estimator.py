@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import attrs
+import torch
 from torch import Tensor
 
+from align.core.attribution import attributed
+from align.core.errors import ContractError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
-from align.core.problem import Problem
+from align.core.problem import Estimator, Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 
@@ -62,3 +65,29 @@ class ClosedForm(ABC):
     @abstractmethod
     def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
         """Clean data from p*(x) ∝ p(x) e^{r(x)}, one row for each row of `streams`: (B, *S)."""
+
+
+def estimate_value(
+    estimator: Estimator, problem: Problem, noisy: NoisyState, *, streams: Streams
+) -> Estimate:
+    """What `estimator.estimate` returns, checked; the estimator sees a copy of `noisy`.
+
+    Raises:
+        ContractError: the result is no estimate at these states.
+        PartError: the estimator raised something else than a message to the user.
+    """
+    who = f"estimator '{getattr(estimator, 'kind', type(estimator).__name__)}'"
+    with attributed(who):
+        estimate = estimator.estimate(problem, noisy.copy(), streams=streams)
+        if not isinstance(estimate, Estimate):
+            raise ContractError(f"{who} returned a {type(estimate).__name__}, expected an Estimate")
+        expected = {"value": noisy.t.shape, "ess": noisy.t.shape, "shift": noisy.x.shape}
+        for name, shape in expected.items():
+            number = getattr(estimate, name)
+            if number.shape != shape:
+                raise ContractError(
+                    f"{who}: its {name} is {tuple(number.shape)}, expected {tuple(shape)}"
+                )
+            if not bool(torch.isfinite(number).all()):
+                raise ContractError(f"{who}: its {name} has numbers that are not finite")
+    return estimate

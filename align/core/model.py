@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.attribution import attributed, made
 from align.core.errors import ContractError
 from align.core.path import LinearPath, Path
 from align.core.streams import Streams
@@ -37,6 +38,10 @@ class Condition:
             prompts = tuple(self.prompts[row] for row in rows.tolist())
         return Condition(prompts, {k: v[rows] for k, v in self.tensors.items()})
 
+    def copy(self) -> Condition:
+        """The same condition in tensors of its own."""
+        return Condition(self.prompts, {k: v.clone() for k, v in self.tensors.items()})
+
     def tile(self, times: int) -> Condition:
         """The condition of (times · B) rows, draw-major like `draws.flatten(0, 1)`."""
         tensors = {k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in self.tensors.items()}
@@ -55,6 +60,10 @@ class NoisyState:
     def rows(self, rows: slice | Tensor) -> NoisyState:
         """Some of the rows, given as a slice or as their numbers."""
         return NoisyState(self.x[rows], self.t[rows], self.cond.rows(rows))
+
+    def copy(self) -> NoisyState:
+        """The same states in tensors of their own; a graph is kept."""
+        return NoisyState(self.x.clone(), self.t.clone(), self.cond.copy())
 
     def tile(self, times: int) -> NoisyState:
         """(times · B) rows, draw-major like `draws.flatten(0, 1)`."""
@@ -192,3 +201,31 @@ class NoModel(FlowModel):
     def decode(self, x1: Tensor) -> Tensor:
         """Raises ContractError."""
         raise ContractError("the mode uses a model, but does not say so in its `needs`")
+
+
+def build_model(spec: ModelSpec, device: torch.device) -> FlowModel:
+    """What `spec.build` returns; see there for what it raises.
+
+    Raises:
+        ContractError: it returned no model, or one that is not what the specification says.
+        PartError: it raised something else than a message to the user.
+    """
+    who = f"model '{spec.kind}'"
+    model = made(f"{who}: build", lambda: spec.build(device), FlowModel)
+    with attributed(who):
+        _refuse_other_form(who, spec, model)
+    return model
+
+
+def _refuse_other_form(who: str, spec: ModelSpec, model: FlowModel) -> None:
+    types: dict[str, Any] = {"path": Path, "shape": tuple, "dtype": torch.dtype}
+    for name, expected in {**types, "device": (torch.device, str)}.items():
+        value = getattr(model, name, None)
+        if not isinstance(value, expected):
+            raise ContractError(f"{who}: its {name} is {value!r}, expected a {name}")
+    if model.domain != spec.domain:
+        text = f"{who} makes {model.domain}s, but its specification says {spec.domain}s"
+        raise ContractError(text)
+    for kind in spec.provides:
+        if model.capability(kind) is None:
+            raise ContractError(f"{who} declares that it is a {kind.__name__}, but it is none")

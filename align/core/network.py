@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias
 import attrs
 from torch import Tensor, nn
 
+from align.core.attribution import made
 from align.core.errors import PartError
 from align.core.model import Domain
 
@@ -114,7 +115,8 @@ def make_network(
             f"net: '{spec.kind}' is a network of {spec.domain}s,"
             f" but the model's states have the shape {shape}; use another kind of network"
         )
-    return spec.build(shape, classes, role)
+    who = f"network '{spec.kind}': build"
+    return made(who, lambda: spec.build(shape, classes, role), VelocityNetwork)
 
 
 def grown(net: VelocityNetwork, role: Role) -> VelocityNetwork:

@@ -72,7 +72,7 @@ def option(
     return attrs.field(
         default=default,
         validator=validators,
-        converter=expanduser if path else None,
+        converter=attrs.converters.optional(expanduser) if path else None,
         metadata={"help": help, "shown": shown},
     )
 

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import attrs
+import torch
 from torch import Tensor
 
+from align.core.attribution import attributed
+from align.core.errors import ContractError
 from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 
@@ -47,3 +50,26 @@ class PosteriorSampler(ABC):
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
     ) -> Tensor:
         """Draws (N, B, *S) of x1 for N = `draws` and the B states of `noisy`."""
+
+
+def draw_posterior(
+    sampler: PosteriorSampler, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
+) -> Tensor:
+    """What `sampler.sample` draws, (N, B, *S), checked; the sampler sees a copy of `noisy`.
+
+    Raises:
+        ContractError: the draws have another shape or type than the states, or are not finite.
+        PartError: the sampler raised something else than a message to the user.
+    """
+    who = f"sampler '{sampler.kind}'"
+    with attributed(who):
+        x1 = sampler.sample(model, noisy.copy(), draws=draws, streams=streams)
+    shape = (draws, *noisy.x.shape)
+    if not isinstance(x1, Tensor) or x1.shape != shape or x1.dtype != noisy.x.dtype:
+        got = (
+            f"{tuple(x1.shape)} {x1.dtype}" if isinstance(x1, Tensor) else f"a {type(x1).__name__}"
+        )
+        raise ContractError(f"{who} returned {got}, expected {shape} {noisy.x.dtype}")
+    if bad := int((~torch.isfinite(x1.detach())).sum()):
+        raise ContractError(f"{who} returned {bad} numbers that are not finite")
+    return x1

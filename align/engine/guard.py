@@ -1,6 +1,8 @@
 """Between the engine and the parts: counts every call, cuts it into chunks, checks what returns.
 
-A part that breaks its contract is named, with what it returned and what was expected.
+A part that breaks its contract is named, with what it returned and what was expected. It is given
+copies, and what it returns is copied: neither a part that writes into its input nor one that uses a
+buffer twice can change what others see.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.errors import AlignError, ContractError, DivergedError, PartError
+from align.core.attribution import attributed, same_values
+from align.core.errors import ContractError, DivergedError, PartError
 from align.core.model import (
     Able,
     Condition,
@@ -63,35 +66,41 @@ class GuardedModel(FlowModel):
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The inner model's condition."""
-        return self.inner.encode(prompts)
+        who, count = f"model '{self.name}': encode", len(prompts)
+        with attributed(who):
+            cond = self.inner.encode(tuple(prompts))
+            if not isinstance(cond, Condition):
+                raise ContractError(f"{who} returned {_described(cond)}, expected a Condition")
+            if {len(cond), *map(len, cond.tensors.values())} != {count}:
+                raise ContractError(f"{who} returned another number of rows than {count} prompts")
+        return cond
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The inner model's velocity (B, *S)."""
-
-        def call(rows: slice) -> Tensor:
-            return self.inner.velocity(x[rows], t[rows], cond.rows(rows))
-
-        return self.network("velocity", call, x)
+        return self.network("velocity", self.inner.velocity, x, t, cond=cond)
 
     def decode(self, x1: Tensor) -> Tensor:
         """The inner model's decoding of (B, *S)."""
         dims, who = {"image": 4, "vector": 2}[self.domain], f"model '{self.name}': decode"
 
         def call(rows: slice) -> Tensor:
-            data, count = self.inner.decode(x1[rows]), len(x1[rows])
+            count = len(x1[rows])
+            with _lent(who, x1[rows]) as (own,):
+                data = self.inner.decode(own)
             shape = data.shape if isinstance(data, Tensor) else ()
             if len(shape) != dims or shape[0] != count or not data.is_floating_point():
                 raise ContractError(
                     f"{who} returned {_described(data)},"
                     f" expected {count} rows of kind '{self.domain}'"
                 )
-            return _finite(data, who, given=x1[rows])
+            return _finite(data.clone(), who, given=x1[rows])
 
         return self._chunked("decoder", call, len(x1))
 
     def capability(self, kind: type[Able]) -> Able | None:
         """What the inner model can do; maps, which call a network, come back under this guard."""
-        part = self.inner.capability(kind)
+        with attributed(f"model '{self.name}': capability"):
+            part = self.inner.capability(kind)
         guarded: object = part
         if kind is FlowMap and isinstance(part, FlowMap):
             guarded = _GuardedFlowMap(self, part)
@@ -99,35 +108,34 @@ class GuardedModel(FlowModel):
             guarded = _GuardedPosteriorMap(self, part)
         return guarded if isinstance(guarded, kind) else None
 
-    def network(self, what: str, call: Callable[[slice], Tensor], like: Tensor) -> Tensor:
-        """The result of `call`, one network call a row, which must look like `like` (B, *S)."""
+    def network(
+        self, what: str, method: Callable[..., Tensor], *states: Tensor, cond: Condition
+    ) -> Tensor:
+        """What a method of the model returns, one network call a row, like `states[0]` (B, *S).
 
-        def checked(rows: slice) -> Tensor:
-            return self._like(what, call(rows), like[rows])
+        Args:
+            what: name of the method.
+            method: is called with rows of `states`, and the condition of these rows.
+            states: of the flow, and times (B,).
+            cond: the condition of all rows.
+        """
+        who = f"model '{self.name}': {what}"
 
-        return self._chunked("network", checked, len(like))
+        def call(rows: slice) -> Tensor:
+            given = [state[rows] for state in states]
+            with _lent(who, *given) as copies:
+                result = method(*copies, cond.rows(rows).copy())
+            return _like(who, result, given[0])
+
+        return self._chunked("network", call, len(states[0]))
 
     def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
-        starts = range(0, rows, self.chunk)
-        cuts = [slice(start, min(start + self.chunk, rows)) for start in starts]
-        pieces = list[Tensor]()
-        for cut in cuts:
-            with _attribute_errors(f"model '{self.name}'", count := cut.stop - cut.start):
-                pieces.append(self.meter.measured(part, count, functools.partial(call, cut)))
+        starts, pieces = range(0, rows, self.chunk), list[Tensor]()
+        for cut in [slice(start, min(start + self.chunk, rows)) for start in starts]:
+            measured = functools.partial(call, cut)
+            pieces.append(self.meter.measured(part, cut.stop - cut.start, measured))
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return self.meter.count(part, result)
-
-    def _like(self, what: str, result: Tensor, like: Tensor) -> Tensor:
-        who = f"model '{self.name}': {what}"
-        if (
-            not isinstance(result, Tensor)
-            or result.shape != like.shape
-            or result.dtype != like.dtype
-        ):
-            raise ContractError(
-                f"{who} returned {_described(result)}, expected {_described(like)} like its state"
-            )
-        return _finite(result, who, given=like)
 
 
 @final
@@ -140,11 +148,7 @@ class _GuardedFlowMap(FlowMap):
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """The inner flow map (B, *S)."""
-
-        def call(rows: slice) -> Tensor:
-            return self.inner.jump(x[rows], s[rows], u[rows], cond.rows(rows))
-
-        return self.guard.network("jump", call, x)
+        return self.guard.network("jump", self.inner.jump, x, s, u, cond=cond)
 
 
 @final
@@ -158,10 +162,11 @@ class _GuardedPosteriorMap(PosteriorMap):
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """The inner meta flow map (B, *S)."""
 
-        def call(rows: slice) -> Tensor:
-            return self.inner.posterior_jump(y[rows], s[rows], u[rows], noisy.rows(rows))
+        def jump(y: Tensor, s: Tensor, u: Tensor, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+            return self.inner.posterior_jump(y, s, u, NoisyState(x, t, cond))
 
-        return self.guard.network("posterior_jump", call, y)
+        states = (y, s, u, noisy.x, noisy.t)
+        return self.guard.network("posterior_jump", jump, *states, cond=noisy.cond)
 
 
 @final
@@ -174,40 +179,51 @@ class GuardedReward(Reward):
         name: its name in the run, for messages and the meter.
         meter: where calls are counted.
         chunk: most rows that are scored at once.
+        differentiable: whether the reward declares that its score carries a gradient.
     """
 
     inner: Reward
     name: str
     meter: Meter
     chunk: int
+    differentiable: bool = False
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
         tally, pieces = self.meter.rewards, []
         for start in range(0, len(data), self.chunk):
             rows = slice(start, start + self.chunk)
-            call = functools.partial(self._checked, data[rows], prompts[rows])
+            call = functools.partial(self._checked, data[rows], tuple(prompts[rows]))
             pieces.append(tally.measured(self.name, len(data[rows]), call))
         return tally.count(self.name, torch.cat(pieces))
 
     def capability(self, kind: type[Able]) -> Able | None:
         """What the inner reward can do; none of it costs a call."""
-        return self.inner.capability(kind)
+        with attributed(f"reward '{self.name}': capability"):
+            part = self.inner.capability(kind)
+        return part if isinstance(part, kind) else None
 
     def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         who = f"reward '{self.name}'"
+        followed = data.requires_grad and torch.is_grad_enabled()
         if data.requires_grad:
             data = data.view_as(data)
             data.register_hook(functools.partial(_finite_slope, who))
-        with _attribute_errors(who, len(data), "or offload = true"):
-            score = self.inner.score(data, prompts)
+        with _lent(f"{who}: score", data, cure="or offload = true") as (own,):
+            score = self.inner.score(own, prompts)
         floating = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
-        if not floating or score.shape != (len(data),):
+        if not floating or score.shape != (len(data),) or score.device != data.device:
+            place = "" if data.device.type == "cpu" else f", on {data.device}"
             raise ContractError(
                 f"{who}: score returned {_described(score)},"
-                f" expected ({len(data)},) of torch.float32 or wider"
+                f" expected ({len(data)},) of torch.float32 or wider{place}"
             )
-        return _finite(score, f"{who}: score", functools.partial(_why, data))
+        if followed and self.differentiable and not score.requires_grad:
+            raise ContractError(
+                f"{who} declares that it is differentiable, but its score carries no gradient; use"
+                " an estimator that follows no gradient, like 'stein', and tell the reward's author"
+            )
+        return _finite(score.clone(), f"{who}: score", functools.partial(_why, data))
 
 
 def guarded(model: FlowModel) -> GuardedModel:
@@ -222,10 +238,21 @@ def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
     return attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
 
 
+def _like(who: str, result: Tensor, like: Tensor) -> Tensor:
+    """A copy of what a part returned, if it looks like `like` and is finite."""
+    found = (result.shape, result.dtype, result.device) if isinstance(result, Tensor) else ()
+    if found != (like.shape, like.dtype, like.device):
+        raise ContractError(
+            f"{who} returned {_described(result)}, expected {_described(like)} like its state"
+        )
+    return _finite(result.clone(), who, given=like)
+
+
 def _described(result: object) -> str:
     """Shape and type of what a part returned, whatever it is."""
     if isinstance(result, Tensor):
-        return f"{tuple(result.shape)} {result.dtype}"
+        place = "" if result.device.type == "cpu" else f" on {result.device}"
+        return f"{tuple(result.shape)} {result.dtype}{place}"
     return f"a {type(result).__name__}"
 
 
@@ -267,20 +294,32 @@ def _why(data: Tensor) -> str:
 
 
 @contextmanager
-def _attribute_errors(who: str, rows: int, other: str = "") -> Iterator[None]:
-    """Say which part raised an error, and what helps where memory is short.
+def _lent(who: str, *tensors: Tensor, cure: str = "") -> Iterator[list[Tensor]]:
+    """Copies of tensors, for one call of a part; its errors are told as its own.
+
+    Args:
+        who: the part and its method.
+        tensors: the first has a row for each row of the call.
+        cure: what else than a smaller chunk helps where memory is short.
 
     Raises:
-        PartError: the device has too little memory for `rows` rows.
+        PartError: the part raised something, or the device has too little memory.
+        ContractError: the part wrote into a copy behind the back of autograd, so that a gradient
+            that follows would be wrong. What autograd sees moves the copy to another node.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        fewer = f"set run.chunk to {max(1, rows // 4)} {other}".rstrip()
-        text = f"{who}: the device's memory is too small for {rows} rows at once"
-        raise PartError(f"{text}; {fewer}") from error
-    except AlignError:
-        raise
-    except Exception as error:
-        error.add_note(f"raised by {who}")
-        raise
+    copies = [tensor.clone() for tensor in tensors]
+    nodes = [copy.grad_fn for copy in copies]
+    with attributed(who):
+        try:
+            yield copies
+        except torch.OutOfMemoryError as error:
+            rows = len(tensors[0])
+            text = f"{who}: the device's memory is too small for {rows} rows at once"
+            fewer = f"set run.chunk to {max(1, rows // 4)} {cure}".rstrip()
+            raise PartError(f"{text}; {fewer}") from error
+    for tensor, copy, node in zip(tensors, copies, nodes, strict=True):
+        if node is not None and copy.grad_fn is node and not same_values(copy, tensor):
+            raise ContractError(
+                f"{who} writes into its input behind the back of autograd, so that its gradient is"
+                " wrong; it must work on a clone()"
+            )

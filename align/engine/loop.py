@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from align.core.errors import ContractError, DivergedError, PartError
+from align.core.attribution import attributed
+from align.core.errors import ContractError, DivergedError, PartError, UserInterrupt
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -67,10 +68,7 @@ def execute(
     with the `last` state of the same study of the same model.
     """
     forget_peak(streams.device)
-    if last is not None and isinstance(mode, Study):
-        state = mode.restart(last)
-    else:
-        state = mode.init(problem, streams)
+    state = _begun(mode, problem, streams, last)
     first, flops, kept = 0, None, ""
     if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])
@@ -92,12 +90,23 @@ def execute(
             observer.checkpoint({**checkpoint, "state": mode.save(state)})
             kept = _kept(done)
         if stopping:
-            raise KeyboardInterrupt
+            raise UserInterrupt
     if flops is not None:
         meter.step_flops = flops * mode.steps
-    with torch.no_grad():
-        x1 = mode.finish(problem, state)
+    with torch.no_grad(), attributed(f"mode '{mode.kind}': finish"):
+        x1 = _checked(mode.finish(problem, state), problem, mode.kind)
     return Outcome(x1, state, meter.cost(streams.device))
+
+
+def _begun(
+    mode: AlignmentMode[State], problem: Problem, streams: Streams, last: State | None
+) -> State:
+    """The state before the first step."""
+    with attributed(f"mode '{mode.kind}': init"):
+        if last is not None and isinstance(mode, Study):
+            state: State = mode.restart(last)
+            return state
+        return mode.init(problem, streams)
 
 
 def _kept(done: int) -> str:
@@ -116,11 +125,22 @@ def _step(
     """One step; an error says which."""
     where = f"in step {index + 1} of {mode.steps}"
     try:
-        return mode.step(problem, state, index, streams)
+        with attributed(f"mode '{mode.kind}': step"):
+            state, info = mode.step(problem, state, index, streams)
+            if not isinstance(info, Info):
+                got = type(info).__name__
+                raise ContractError(f"mode '{mode.kind}': step returned a {got}, expected an Info")
+            return state, info
     except DivergedError as error:
         raise DivergedError(f"{error}; {where}{kept}") from error
     except (ContractError, PartError) as error:
         raise type(error)(f"{error}; {where}") from error
-    except Exception as error:
-        error.add_note(f"{where} of mode '{mode.kind}'")
-        raise
+
+
+def _checked(x1: Tensor | None, problem: Problem, kind: str) -> Tensor | None:
+    """The samples that a mode ends in, if they are states of the model."""
+    shape = problem.model.shape
+    if x1 is not None and (not isinstance(x1, Tensor) or shape not in ((), x1.shape[1:])):
+        got = tuple(x1.shape) if isinstance(x1, Tensor) else f"a {type(x1).__name__}"
+        raise ContractError(f"mode '{kind}': finish returned {got}, expected rows of {shape}")
+    return x1

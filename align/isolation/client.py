@@ -61,10 +61,10 @@ class RewardProcess:
             repeat: whether a process that is started again must hear it first.
 
         Raises:
-            PartError: no process can be started, it died twice, or it did not answer in time.
+            PartError: no process can be started, it died twice, or it did not answer in time; or
+                the reward raised something else than a message to the user.
             ConfigErrors: it was asked to read a table with mistakes.
-            AlignError: whatever the reward raised.
-            RuntimeError: a defect of the reward, with its traceback.
+            AlignError: a message of the reward to the user.
         """
         with self._lock:
             try:
@@ -193,7 +193,10 @@ class RewardProcess:
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, AlignError):
             return known(text)
-        return RuntimeError(f"{self.who} raised\n{text}")
+        logger.info("{}: {}", self.who, reply.payload["traceback"])
+        error = PartError(f"{self.who} raised {text}; --traceback shows the whole way")
+        error.add_note(reply.payload["traceback"])
+        return error
 
 
 def python_of(venv: str) -> str:

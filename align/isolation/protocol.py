@@ -19,7 +19,7 @@ from torch import Tensor
 
 from align.core.reward import HasReferenceImages, Quadratic, RewardSpec
 
-VERSION: Final = 2
+VERSION: Final = 3
 LARGEST: Final = 1 << 34  # bytes of a message; more is no message but noise
 PROMISES: Final = tuple(
     name for name, value in vars(RewardSpec).items() if isinstance(value, property)

@@ -7,6 +7,9 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import attrs
@@ -25,11 +28,38 @@ from align.core.reward import (
     Reward,
     RewardSpec,
 )
-from align.isolation.client import RewardProcess
+from align.isolation.client import RewardProcess, python_of
 from align.isolation.protocol import PROMISES, Message, packed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_NOT_STARTED: Final[ContextVar[list[str] | None]] = ContextVar("_NOT_STARTED", default=None)
+_UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "differentiable": True,
+        "domain": None,
+        "range": (-float("inf"), float("inf")),
+        "needs_prompt": False,
+    }
+)
+"""Promises that nothing can be held against, while those of the reward are not known."""
+
+
+@contextmanager
+def not_started() -> Iterator[list[str]]:
+    """Read tables of isolated rewards here, and start no interpreter.
+
+    Yields:
+        The rewards whose options and promises nobody has looked at, as they are read.
+    """
+    unread = list[str]()
+    token = _NOT_STARTED.set(unread)
+    try:
+        yield unread
+    finally:
+        _NOT_STARTED.reset(token)
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +93,12 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
         """Have the other interpreter read the table; raises ConfigErrors for its mistakes."""
         who = f"reward '{self.reward.get('kind')}' of '{self.venv}'"
         process = RewardProcess(self.venv, who, self.timeout)
-        reply = self._asked_to_read(process)
+        self._check_table()
+        if (unread := _NOT_STARTED.get()) is None:
+            reply = self._asked_to_read(process)
+        else:
+            unread.append(who)
+            reply = {"table": self.reward, "promises": _UNKNOWN, "origin": ""}
         object.__setattr__(self, "reward", reply["table"])
         object.__setattr__(self, "_promises", _as_tuples(reply["promises"]))
         object.__setattr__(self, "_origin", reply["origin"])
@@ -100,13 +135,26 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
         """End the process; what is built starts another when it is next asked."""
         self._process.close()
 
+    def _check_table(self) -> None:
+        """Say what can be said against the table without an interpreter."""
+        errors = list[ConfigError]()
+        if not isinstance(self.reward.get("kind"), str):
+            text = "required key is missing; expected the kind of the reward"
+            errors.append(ConfigError(("reward", "kind"), text))
+        try:
+            packed(Message("read", payload={"table": self.reward}))
+        except TypeError:
+            text = "the table of an isolated reward takes no dates or times"
+            errors.append(ConfigError(("reward",), text))
+        try:
+            python_of(self.venv)
+        except PartError as error:
+            errors.append(ConfigError(("venv",), str(error)))
+        if errors:
+            raise ConfigErrors(errors)
+
     def _asked_to_read(self, process: RewardProcess) -> Mapping[str, Any]:
         request = Message("read", payload={"table": self.reward})
-        try:
-            packed(request)  # before an interpreter is started for nothing
-        except TypeError as error:
-            text = "the table of an isolated reward takes no dates or times"
-            raise ConfigErrors([ConfigError(("reward",), text)]) from error
         try:
             return process.ask(request, repeat=True).payload
         except ConfigErrors as wrong:

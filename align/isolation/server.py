@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from align.core.attribution import described, made
 from align.core.errors import AlignError, ContractError
 from align.core.option import ConfigErrors
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
@@ -64,7 +65,7 @@ def serve(source: BinaryIO, sink: BinaryIO, read: ReadTable, version: str) -> No
     for request in _requests(source):
         try:
             reply = packed(server.answer(request))
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: the process ends with its requests
             reply = packed(_error(error))
         sink.write(reply)
         sink.flush()
@@ -86,12 +87,15 @@ def _requests(source: BinaryIO) -> Iterator[Message]:
         yield waiting.get()
 
 
-def _error(error: Exception) -> Message:
+def _error(error: BaseException) -> Message:
     """An error as a reply: mistakes by their message, defects with their traceback."""
-    kind, text = "", "".join(traceback.format_exception(error))
+    payload: dict[str, Any] = {
+        "kind": "",
+        "text": described(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
     if isinstance(error, AlignError | ConfigErrors):
-        kind, text = type(error).__name__, str(error)
-    payload: dict[str, Any] = {"kind": kind, "text": text}
+        payload |= {"kind": type(error).__name__, "text": str(error)}
     if isinstance(error, ConfigErrors):
         payload["errors"] = [(mistake.key, mistake.text) for mistake in error.errors]
     return Message("error", payload=payload)
@@ -132,7 +136,9 @@ class _Server:
         torch.set_num_threads(request.payload["threads"])
         device = torch.device(request.payload["device"])
         if self.reward is None or device != self.device:
-            self.reward, self.device = self.loaded.spec.build(device), device
+            spec = self.loaded.spec
+            who = f"reward '{spec.kind}': build"
+            self.reward, self.device = made(who, lambda: spec.build(device), Reward), device
         able = self.reward.capability
         names = [name for name, cls in CAPABILITIES.items() if able(cls) is not None]
         return Message("built", payload={"capabilities": names})

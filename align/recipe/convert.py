@@ -16,8 +16,11 @@ import attrs
 from cattrs import Converter
 
 from align.catalog.contracts import DEFAULT_KINDS
+from align.catalog.promises import wrong_promises
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
-from align.core.errors import PluginError
+from align.core.attribution import described, settings_kept
+from align.core.errors import AlignError
+from align.core.interrupt import is_interrupt
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, finite
 from align.core.term import TERM_OPTIONS, RewardTerm
 from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
@@ -55,7 +58,8 @@ def _wrong(value: Any, tp: Any, hint: str = "") -> ConfigErrors:
 
 
 def _unsupported(_: Any, tp: Any) -> Any:
-    raise PluginError(f"an option of type {tp} cannot be read from a recipe; see docs/recipes.md")
+    text = f"an option of type {tp} cannot be read from a recipe; tell the authors of the part"
+    raise ConfigErrors([ConfigError((), text)])
 
 
 def _simple(value: Any, tp: Any) -> Any:
@@ -198,7 +202,11 @@ def _read_part(
         text = f"expected a {wanted.__name__}, but {contract} '{kind}' is a {entry.cls.__name__}"
         raise ConfigErrors([ConfigError(("kind",), f"{text}; {did_you_mean(kind, known)}")])
     rest = {key: item for key, item in table.items() if key != "kind"}
-    return read_table(converter, rest, entry.cls, also)
+    part = read_table(converter, rest, entry.cls, also)
+    if wrong := [*wrong_promises(CONTRACTS[contract], part)]:
+        advice = f"tell the authors of {entry.origin}"
+        raise ConfigErrors(ConfigError((), f"{text}; {advice}") for text in wrong)
+    return part
 
 
 def _unknown_kind(catalog: Catalog, contract: str, kind: str, known: Iterable[str]) -> str:
@@ -276,13 +284,12 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     part = None
     if not errors:
         try:
-            part = cls(**read)
+            with settings_kept():
+                part = cls(**read)
         except ConfigErrors as error:
             errors += error.errors
-        except (ValueError, TypeError) as error:
-            errors.append(ConfigError((), _message(error)))
-        except Exception as error:  # a check that did not think of these options
-            errors.append(ConfigError((), f"these options are refused: {error!r}"))
+        except BaseException as error:
+            errors.append(ConfigError((), _told(error, cls)))
     if unknown or errors:
         raise ConfigErrors([*unknown, *errors])
     return part
@@ -299,14 +306,24 @@ def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> lis
         object.__setattr__(draft, names[name].name, value)
     for name, value in read.items():
         try:
-            (names[name].validator or finite)(draft, names[name], value)
+            with settings_kept():
+                (names[name].validator or finite)(draft, names[name], value)
         except (AttributeError, LookupError, ArithmeticError):
             continue  # for want of another option; the object itself asks again
         except ConfigErrors as error:
             errors += [inner.under(name) for inner in error.errors]
-        except (ValueError, TypeError) as error:
-            errors.append(ConfigError((name,), _message(error)))
+        except BaseException as error:
+            errors.append(ConfigError((name,), _told(error, cls)))
     return errors
+
+
+def _told(error: BaseException, cls: type) -> str:
+    """What a part says against its options; anything else that it raises is its own fault."""
+    if is_interrupt(error):
+        raise error
+    if isinstance(error, ValueError | TypeError | AlignError):
+        return _message(error)
+    return f"{cls.__name__} raised {described(error)}"
 
 
 def _message(error: Exception) -> str:

@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.attribution import attributed, made
 from align.core.errors import PartError
-from align.core.model import ClassConditional, NoModel
+from align.core.model import ClassConditional, NoModel, build_model
 from align.core.problem import Problem
 from align.core.prompts import expand_prompt
 from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
@@ -66,7 +67,8 @@ class Rewards:
 
     def _built(self, term: RewardTerm) -> Reward:
         """A term's reward, offloaded if it says so."""
-        reward = term.part.build(self.device)
+        who = f"reward '{term.name}': build"
+        reward = made(who, lambda: term.part.build(self.device), Reward)
         if not term.offload:
             return reward
         if not networks(reward):
@@ -117,8 +119,9 @@ class Built:
         pictures: dict[str, Tensor] = {}
         for term in self.problem.reward.terms:
             reward = term.reward.capability(HasReferenceImages)
-            for name, picture in reward.pictures().items() if reward else ():
-                pictures[f"{name} {term.name}" if name in pictures else name] = picture
+            with attributed(f"reward '{term.name}': pictures"):
+                for name, picture in reward.pictures().items() if reward else ():
+                    pictures[f"{name} {term.name}" if name in pictures else name] = picture
         return pictures
 
 
@@ -138,7 +141,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     streams = Streams(run.seed, tuple(range(run.samples)), device=device)
     if arm.model is None:
         return Built(arm, Problem(NoModel()), streams, meter)
-    inner = arm.model.build(device)
+    inner = build_model(arm.model, device)
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     usual = {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     rows = run.chunk or usual
@@ -150,7 +153,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     terms = tuple(
         Term(
             name=term.name,
-            reward=GuardedReward(reward, term.name, meter, rows),
+            reward=GuardedReward(reward, term.name, meter, rows, term.part.differentiable),
             weight=term.weight,
             held_out=term.held_out,
         )

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import attrs
+from loguru import logger
 
 from align.catalog.registry import Catalog
-from align.core.errors import PartError, RecipeError, TerminatedError
+from align.core.errors import PartError, PluginError, RecipeError, TerminatedError, UserInterrupt
 from align.core.mode import Info, Trainable
 from align.engine.loop import Observer
 from align.recipe import Arm
@@ -36,6 +37,8 @@ class RunObserver:
     catalog: Catalog
     bar: Progress
     checkpoint_every: int
+    hook_errors: list[PluginError] = attrs.field(factory=list, init=False)
+    """Why plugins are not told any more how the run goes on."""
     stopping: Callable[[], bool] = attrs.field(default=lambda: False, init=False)
     """Whether the run is to stop: after Ctrl-C."""
 
@@ -49,7 +52,8 @@ class RunObserver:
     def begin(self) -> None:
         """Tell the plugins that the run begins."""
         if parallel.first():
-            self.catalog.hook.align_run_start(run=self.record)
+            self._tell("align_run_start", run=self.record)
+        self.raise_hook_errors()
 
     def end(self, result: object, error: BaseException | None) -> None:
         """Tell the record and the plugins how the run ended: with a result, or with an error."""
@@ -60,16 +64,33 @@ class RunObserver:
         try:
             self.record.close(status)
             if parallel.first():
-                self.catalog.hook.align_run_end(run=self.record, result=result, error=error)
+                self._tell("align_run_end", run=self.record, result=result, error=error)
         finally:
             # Nobody needs the folder of a recipe that could not begin.
             self.record.release(discard=isinstance(error, PartError | RecipeError))
+
+    def step(self, index: int, state: object, info: Info) -> None:
+        """Tell the plugins that a step is done."""
+        if parallel.first():
+            self._tell("align_step", run=self.record, index=index, state=state, info=info)
+
+    def raise_hook_errors(self) -> None:
+        """Raise PluginError if a plugin failed when it was told about the run."""
+        if self.hook_errors:
+            raise PluginError("\n".join(map(str, self.hook_errors)))
+
+    def _tell(self, hook: str, **facts: Any) -> None:
+        """Call a hook of every plugin; one that fails is not called again, and the run goes on."""
+        failed = self.catalog.notify(hook, **facts)
+        for error in failed:
+            logger.bind(notice=True).warning("{}; it is told no more about this run", error)
+        self.hook_errors += failed
 
     def base_samples(self, done: int, count: int) -> None:
         """Show how many unsteered samples there are, and stop there if the user asks."""
         self.bar.step("unsteered samples", done - 1, count, {})
         if self.stopping():
-            raise KeyboardInterrupt
+            raise UserInterrupt
 
     def of(self, arm: Arm) -> ArmObserver:
         """What watches one arm."""
@@ -96,8 +117,7 @@ class ArmObserver(Observer):
         record = self.run.record
         record.step(self.arm, index, info)
         self.run.bar.step(self.arm, index, steps, info.numbers, self.rows)
-        if parallel.first():
-            self.run.catalog.hook.align_step(run=record, index=index, state=state, info=info)
+        self.run.step(index, state, info)
 
     def due(self, index: int) -> bool:
         """Whether a checkpoint is wanted: every so many steps."""
@@ -180,7 +200,7 @@ def stop_after_step() -> Iterator[Callable[[], bool]]:
     def ask(kind: int, _: object) -> None:
         asked.append(kind)
         if len(asked) > 1:
-            raise KeyboardInterrupt
+            raise UserInterrupt
 
     with _handled((signal.SIGINT, *_ending()), ask):
         try:

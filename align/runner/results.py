@@ -11,7 +11,7 @@ from loguru import logger
 from torch import Tensor
 
 from align.core.baseline import FEW, Divergence
-from align.core.metric import Metric
+from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
 from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
@@ -92,16 +92,15 @@ def _prompt_notes(built: Built) -> tuple[str, ...]:
 @torch.no_grad()
 def measure(results: Sequence[ArmResult], metrics: Sequence[Metric]) -> tuple[ArmResult, ...]:
     """Every metric on every arm; the first arm's samples are the references of the others."""
-    measured = []
+    with_metrics = []
     for result in results:
         numbers: dict[str, float] = {}
         for metric in metrics:
-            references = results[0].data if metric.needs_references else None
             compared = not metric.needs_references or result is not results[0]
             if result.data is not None and compared:
-                numbers |= metric.compute(result.data, references)
-        measured.append(attrs.evolve(result, metrics=numbers))
-    return tuple(measured)
+                numbers |= compute_metric(metric, result.data, results[0].data)
+        with_metrics.append(attrs.evolve(result, metrics=numbers))
+    return tuple(with_metrics)
 
 
 def to_record(

@@ -14,6 +14,7 @@ from align import report
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import FolderError, PartError, PromptError, RecipeError
 from align.core.estimator import ValueEstimator
+from align.core.interrupt import user_interrupts
 from align.core.mode import AlignmentMode, Trainable
 from align.core.model import ModelSpec
 from align.core.option import Key
@@ -132,10 +133,11 @@ def run(
         RecipeError: the recipe cannot run as it is written.
         AlignError: something else that the user can mend.
         TakenError: another process runs the same recipe in the same folder.
+        PluginError: a plugin failed when it was told about the run; the run itself is complete.
         KeyboardInterrupt: the run was stopped; what it had is in its folder. It is a
             TerminatedError after SIGTERM.
     """
-    with ends_in_order(), parallel.joined():
+    with user_interrupts(), ends_in_order(), parallel.joined():
         catalog = catalog or load_catalog()
         loaded = load(recipe, sets=sets, catalog=catalog)
         _check_processes(loaded)
@@ -153,9 +155,11 @@ def run(
             with _at(loaded, ("model", "prompt")):
                 result = Session(loaded.recipe, record, rewards, observer).run()
         except BaseException as error:
+            logger.opt(exception=error).debug("the error")
             observer.end(None, error)
             raise
         observer.end(result, None)
+        observer.raise_hook_errors()
         return result
 
 

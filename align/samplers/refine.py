@@ -6,7 +6,7 @@ from torch import Tensor
 
 from align.core.model import Condition, FlowModel, NoisyState
 from align.core.path import times_of
-from align.core.sampler import PosteriorSampler
+from align.core.sampler import PosteriorSampler, draw_posterior
 from align.core.streams import Streams
 
 
@@ -32,7 +32,7 @@ def refine(
     for j in range(steps):
         t = times_of(x, j / steps)
         step = streams.fold_in("refine", j)
-        clean = sampler.sample(model, NoisyState(x, t, cond), draws=1, streams=step)[0]
+        clean = draw_posterior(sampler, model, NoisyState(x, t, cond), draws=1, streams=step)[0]
         noise = step.fold_in("noise").normal(model.shape).to(x)
         x = model.path.interpolate(noise, clean, t + 1 / steps)
     return clean

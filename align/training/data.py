@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from align.core.dataset import Dataset, DatasetSpec, plain_name
+from align.core.dataset import Dataset, DatasetSpec, opened, plain_name
 from align.core.errors import PartError
 from align.core.streams import Streams
 
@@ -37,7 +37,7 @@ def load(data: DatasetSpec, colours: int, classes: tuple[str, ...] = ()) -> Labe
     Raises:
         PartError: they cannot be read, or they have other classes than `classes`.
     """
-    dataset = data.open(colours)
+    dataset = opened(data, colours)
     labels = labels_of(dataset, data.name, classes)
     return Labelled(loaded(dataset, data.workers), labels, classes or dataset.classes)
 

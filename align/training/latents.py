@@ -17,7 +17,7 @@ import torch
 from loguru import logger
 from torch import Tensor, distributed, nn
 
-from align.core.dataset import Dataset, DatasetSpec
+from align.core.dataset import Dataset, DatasetSpec, opened
 from align.core.errors import PartError
 from align.core.streams import Streams
 from align.io.files import filling, write
@@ -113,7 +113,7 @@ def _opened(data: DatasetSpec, encoding: Encoding) -> tuple[Dataset, Tensor]:
         )
     if data.domain == "vector" and encoding.encode is not None:
         raise PartError(f"data: '{data.kind}' has vectors, and the model encodes pictures")
-    dataset = data.open(encoding.colours)
+    dataset = opened(data, encoding.colours)
     return dataset, labels_of(dataset, data.name, encoding.classes)
 
 

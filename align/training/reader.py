@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.dataset import Dataset, DatasetSpec
+from align.core.dataset import Dataset, DatasetSpec, opened
 from align.core.errors import PartError
 from align.core.streams import Streams
 from align.training.data import batches, chunks, loaded, order
@@ -48,7 +48,7 @@ class Reader:
         """
         if data.domain == "vector":
             raise PartError(f"data: pictures are needed here, and '{data.kind}' has vectors")
-        dataset = data.open(colours)
+        dataset = opened(data, colours)
         small = len(dataset) * torch.Size(dataset.shape).numel() <= IN_MEMORY
         return cls(dataset, data.workers, loaded(dataset, data.workers) if small else None)
 

@@ -1,15 +1,22 @@
 """Plugins: what they bring, what is refused, and what a broken one leaves standing."""
 
+import re
 import sys
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
 import pytest
+import torch
 
+from align.catalog import registry
 from align.catalog.hookspecs import hookimpl
 from align.catalog.registry import CONTRACTS, did_you_mean, load_catalog
+from align.core.errors import UserInterrupt
+from align.core.interrupt import user_interrupts
 from align.core.metric import Metric
 from align.core.option import option
 from align.core.reward import RewardSpec
@@ -89,15 +96,143 @@ def test_broken_import_blocks_only_its_own(point):
     assert not broken.may_bring("toy")
 
 
-def test_plugin_that_exits(point):
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, EOFError])
+def test_plugin_that_exits(kind):
     class Exits:
-        name, module, dist = "exits", "exits", None
+        name, value, dist = "exits", "exits", None
 
         def load(self):
-            raise SystemExit(3)
+            raise kind(3)
 
-    (broken,) = catalog_of(Exits()).broken
-    assert broken.reason == "SystemExit: 3"
+    with user_interrupts():
+        (broken,) = catalog_of(Exits()).broken
+    assert broken.reason == f"{kind.__name__}: 3"
+
+
+@pytest.mark.parametrize("raised", [UserInterrupt, KeyboardInterrupt])
+def test_ctrl_c_of_the_user_is_no_fault_of_a_plugin(raised):
+    class Slow:
+        name, value, dist = "slow", "slow", None
+
+        def load(self):
+            raise raised
+
+    with pytest.raises(raised), user_interrupts() if raised is UserInterrupt else nullcontext():
+        catalog_of(Slow())
+
+
+HANGS = {
+    "asleep": "import time\ntime.sleep(60)\n",
+    "busy": "while True:\n    pass\n",
+    "retries": "import time\nwhile True:\n    try:\n        time.sleep(60)\n"
+    "    except Exception:\n        pass\n",
+    "hook": "from align import hookimpl\n@hookimpl\ndef align_rewards():\n    while True: pass\n",
+}
+
+
+@pytest.mark.parametrize("code", HANGS.values(), ids=HANGS)
+def test_plugin_that_hangs_is_stopped_and_set_aside(code, point, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "LONGEST_IMPORT", 0.05)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plugin_that_hangs.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "plugin_that_hangs", raising=False)
+    hanging = EntryPoint(name="hangs", value="plugin_that_hangs", group="align")
+    catalog = catalog_of(hanging, point("toys", "align-toys", **rewards(reward())))
+    assert catalog.find("reward", "toy")
+    (broken,) = catalog.broken
+    assert re.match(
+        r"it was stopped after 0\.05 s in .*plugin_that_hangs\.py, line ", broken.reason
+    )
+    assert broken.reason.endswith("import heavy packages in `build`, not in the module")
+
+
+def test_plugin_that_changes_settings_changes_them_for_nobody_else(point, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import os, torch\nos.chdir('/')\ntorch.set_default_dtype(torch.float64)\n"
+    (tmp_path / "plugin_that_sets.py").write_text(code + "torch.set_grad_enabled(False)\n")
+    folder = Path.cwd()
+    assert catalog_of(EntryPoint(name="sets", value="plugin_that_sets", group="align")).broken == ()
+    assert (Path.cwd(), torch.get_default_dtype()) == (folder, torch.float32)
+    assert torch.is_grad_enabled()
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unprintable(), "Unprintable"),
+        (ValueError("a\nb"), "ValueError: a"),
+        (ValueError("x" * 10_000), "ValueError: " + "x" * 500 + " ..."),
+        (ValueError("\x1b[31mred"), "ValueError:  [31mred"),
+        (GeneratorExit(), "GeneratorExit"),
+        (EOFError("end"), "EOFError: end"),
+    ],
+)
+def test_reason_of_any_error_is_one_short_line(error, reason):
+    class Raises:
+        name, value, dist = "raises", "raises", None
+
+        def load(self):
+            raise error
+
+    assert catalog_of(Raises()).broken[0].reason == reason
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, "text", hookimpl, {"kind": int}, [None], (x for x in [3])]
+)
+def test_hook_that_returns_rubbish_is_named(point, value):
+    assert refused(point, align_rewards=hook("align_rewards", value)).startswith("align_rewards: ")
+
+
+@pytest.mark.parametrize("kind", ["two words", "", " ", "a/b", "a.b", "[red]", "é", 3, b"x", None])
+def test_kind_that_is_no_name_is_refused(point, kind):
+    found = refused(point, **rewards(reward(kind)))
+    assert found.startswith(f"align_rewards: the kind of Toy is {kind!r}, expected a name")
+
+
+@pytest.mark.parametrize(
+    ("promise", "value"),
+    [
+        ("range", "all"),
+        ("range", None),
+        ("range", (0.0,)),
+        ("range", (1.0, 0.0)),
+        ("range", (0.0, float("nan"))),
+        ("domain", "pictures"),
+        ("differentiable", "yes"),
+        ("needs_prompt", 1),
+    ],
+)
+def test_promise_of_another_type_is_refused(point, promise, value):
+    found = refused(point, **rewards(reward(**{promise: value})))
+    assert found.startswith(f"align_rewards: Toy: its {promise} is {value!r}, expected ")
+
+
+def test_hook_that_wraps_others_is_refused(point):
+    @hookimpl(wrapper=True)
+    def align_rewards():
+        return (yield)
+
+    assert "wraps the hooks of others" in refused(point, align_rewards=align_rewards)
+
+
+def test_damaged_metadata_hides_no_other_plugin(tmp_path, monkeypatch):
+    contents = {"align_a": b"[align]\na = \xff\xfe", "align_b": b"[align]\nb = no_b"}
+    for name, content in contents.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "entry_points.txt").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    catalog = load_catalog()
+    assert catalog.find("mode", "steer")
+    damaged, missing = sorted(str(broken) for broken in catalog.broken)
+    assert "align_a-1.0.dist-info" in damaged and "UnicodeDecodeError" in damaged
+    assert "No module named 'no_b'" in missing
 
 
 def test_collision_names_both_distributions(point):
@@ -173,7 +308,10 @@ CLASS_VARS = {"differentiable": True, "domain": None, "range": (0, 1)}
         ([NoBuild], "NoBuild does not define build"),
         ([bare(kind="x")], "Bare does not define differentiable, domain, range"),
         ([bare(**CLASS_VARS)], "Bare does not say its kind"),
-        ([bare(kind=3, **CLASS_VARS)], "the kind of Bare is 3, expected a name"),
+        (
+            [bare(kind=3, **CLASS_VARS)],
+            "the kind of Bare is 3, expected a name of letters, digits, '_' and '-'",
+        ),
         ([bare(kind="x", **CLASS_VARS)], "write @attrs.frozen(kw_only=True) above Bare"),
         (
             [reward(__annotations__={"weight": "float"}, weight=option("w", default=1.0))],
@@ -227,7 +365,7 @@ def part(contract):
     """The least class that keeps the outer form of a contract."""
     abc = CONTRACTS[contract]
     body: dict[str, Any] = dict.fromkeys(abc.__annotations__) | {"kind": "toy"}
-    body |= dict.fromkeys(abc.__abstractmethods__)
+    body |= dict.fromkeys(abc.__abstractmethods__, property(lambda self: None))
     return attrs.frozen(kw_only=True)(type("Toy", (abc,), body))
 
 

@@ -1,5 +1,6 @@
 """The command, as far as it needs no run."""
 
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 import align
 from align.cli.main import main
-from align.core.errors import ContractError
+from align.core.errors import ContractError, UserInterrupt
 from align.engine import allocator
 
 
@@ -148,6 +149,24 @@ def test_traceback(run_with, arguments):
 
 
 def test_run_that_is_interrupted(run_with):
-    run_with(fails(KeyboardInterrupt()))
+    run_with(fails(UserInterrupt()))
     result = invoke("run", "x.toml")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, EOFError, GeneratorExit])
+def test_run_that_something_else_would_end_quietly_fails(run_with, kind):
+    run_with(fails(kind()))
+    result = invoke("run", "x.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"something that `align` called raised {kind.__name__} (")
+
+
+def test_ctrl_c_of_the_user_ends_a_command_with_130(run_with):
+    def run(recipe, *, sets):
+        signal.raise_signal(signal.SIGINT)
+
+    run_with(run)
+    result = invoke("run", "x.toml")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

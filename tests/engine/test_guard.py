@@ -1,6 +1,7 @@
 """The guard: counts, chunks, and refuses what breaks a contract."""
 
 import math
+from pathlib import Path
 
 import attrs
 import pytest
@@ -235,22 +236,160 @@ def test_out_of_memory_error_names_the_chunk(inputs, chunk):
     cure = f"the device's memory is too small for {rows} rows at once; set run.chunk to 1"
     with pytest.raises(PartError) as caught:
         GuardedReward(Toll(spoil=short), "toll", Meter(), chunk).score(x, cond.prompts)
-    assert str(caught.value) == f"reward 'toll': {cure} or offload = true"
+    assert str(caught.value) == f"reward 'toll': score: {cure} or offload = true"
     with pytest.raises(PartError) as caught:
         calls(GuardedModel(Toy(spoil=short), "toy", Meter(), chunk), inputs)["velocity"]()
-    assert str(caught.value) == f"model 'toy': {cure}"
+    assert str(caught.value) == f"model 'toy': velocity: {cure}"
 
 
-def test_other_errors_keep_their_type_and_say_whose_they_are(inputs):
+class Strange(BaseException):
+    """No Exception at all."""
+
+
+ERRORS = (IndexError, SystemExit, EOFError, GeneratorExit, StopIteration, RecursionError, Strange)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_any_other_error_of_a_part_is_told_as_its_own(kind, inputs):
     x, _, _, cond = inputs
-    reward = GuardedReward(Toll(spoil=raising(IndexError("oh"))), "toll", Meter(), 100)
-    with pytest.raises(IndexError) as caught:
-        reward.score(x, cond.prompts)
-    assert caught.value.__notes__ == ["raised by reward 'toll'"]
-    refused = raising(PartError("picture: it has another size"))
+    reward = GuardedReward(Toll(spoil=raising(kind("oh"))), "toll", Meter(), 100)
     with pytest.raises(PartError) as caught:
+        reward.score(x, cond.prompts)
+    assert str(caught.value).startswith(f"reward 'toll': score raised {kind.__name__}: oh (")
+    assert Path(__file__).name in str(caught.value)
+    assert type(caught.value.__cause__) is kind
+    model = GuardedModel(Toy(spoil=raising(kind())), "toy", Meter(), 100)
+    for what, call in calls(model, inputs).items():
+        with pytest.raises(PartError, match=f"^model 'toy': {what} raised {kind.__name__} "):
+            call()
+
+
+def test_a_message_of_a_part_is_passed_on_as_it_is(inputs):
+    x, _, _, cond = inputs
+    refused = raising(PartError("picture: it has another size"))
+    with pytest.raises(PartError, match=r"^picture: it has another size$"):
         GuardedReward(Toll(spoil=refused), "toll", Meter(), 100).score(x, cond.prompts)
-    assert not hasattr(caught.value, "__notes__")
+
+
+WRITES = {
+    "zero_": lambda x: x.zero_(),
+    "data": lambda x: x.data.mul_(2),
+    "numpy": lambda x: x.detach().numpy().fill(7),
+    "clamp_": lambda x: x.clamp_(0, 1),
+    "storage": lambda x: x.untyped_storage().fill_(0),
+    "set_": lambda x: x.set_(torch.zeros_like(x)),
+}
+
+
+@attrs.frozen(eq=False)
+class Writing(Toy, Reward):
+    """Writes into all that it is given; is a model and a reward."""
+
+    write: object = None
+
+    def score(self, data, prompts):
+        self.write(data)
+        return torch.ones(len(data))
+
+    def velocity(self, x, t, cond):
+        return self.written(x, t, cond.tensors["label"])
+
+    def jump(self, x, s, u, cond):
+        return self.written(x, s, u, cond.tensors["label"])
+
+    def posterior_jump(self, y, s, u, noisy):
+        return self.written(y, s, u, noisy.x, noisy.t, noisy.cond.tensors["label"])
+
+    def decode(self, x1):
+        return self.written(x1)
+
+    def written(self, state, *others):
+        result = torch.ones_like(state)
+        for tensor in (state, *others):
+            self.write(tensor)
+        return result
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_a_part_that_writes_into_its_input_changes_nothing_of_others(write, chunk, inputs):
+    x, s, u, cond = inputs
+    before = [tensor.clone() for tensor in (x, s, u, cond.tensors["label"])]
+    part = Writing(write=write)
+    for call in calls(GuardedModel(part, "toy", Meter(), chunk), inputs).values():
+        call()
+    GuardedReward(part, "toll", Meter(), chunk).score(x, cond.prompts)
+    after = (x, s, u, cond.tensors["label"])
+    assert all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_a_part_that_returns_one_buffer_each_time_is_copied(chunk, inputs):
+    x, s, _, cond = inputs
+    buffer = torch.empty(ROWS, 3, dtype=torch.float64)
+    spoil = lambda value: buffer[: len(value)].copy_(value)  # noqa: E731
+    model = GuardedModel(Toy(spoil=spoil), "toy", Meter(), chunk)
+    first = model.velocity(x, s, cond)
+    model.velocity(x + 1, s, cond)
+    assert torch.equal(first, Toy().velocity(x, s, cond))
+
+
+@attrs.frozen(eq=False)
+class Halves(Reward):
+    """Halves its data in place, and sums them up."""
+
+    how: object
+
+    def score(self, data, prompts):
+        return self.how(data).sum(1)
+
+
+def hidden(data):
+    with torch.no_grad():
+        return data.mul_(0.5)
+
+
+@pytest.mark.parametrize("how", [lambda x: x.data.mul_(0.5), hidden])
+def test_a_write_that_autograd_does_not_see_is_refused_where_a_gradient_follows(how):
+    guarded = GuardedReward(Halves(lambda x: (how(x), x)[1]), "toll", Meter(), 100, True)
+    data = torch.ones(4, 3, requires_grad=True)
+    with pytest.raises(ContractError, match=r"^reward 'toll': score writes into its input behind"):
+        guarded.score(data, [""] * 4)
+    with torch.no_grad():
+        assert guarded.score(data, [""] * 4).tolist() == [1.5] * 4
+
+
+def test_a_write_that_autograd_sees_has_its_gradient():
+    guarded = GuardedReward(Halves(lambda x: x.mul_(0.5)), "toll", Meter(), 100, True)
+    data = torch.ones(4, 3, requires_grad=True)
+    score = guarded.score(2 * data, [""] * 4)
+    (slope,) = torch.autograd.grad(score.sum(), data)
+    assert slope.unique().tolist() == [1.0]
+    assert score.tolist() == [3.0] * 4
+
+
+def test_a_differentiable_reward_without_a_graph_is_refused_where_a_gradient_follows():
+    guarded = GuardedReward(Sums(torch.Tensor.detach), "toll", Meter(), 100, differentiable=True)
+    data = torch.ones(4, 3, requires_grad=True)
+    with pytest.raises(ContractError, match=r"^reward 'toll' declares that it is differentiable"):
+        guarded.score(data, [""] * 4)
+    with torch.no_grad():
+        guarded.score(data, [""] * 4)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda prompts: None,
+        lambda prompts: Condition(("a",)),
+        lambda prompts: Condition(tuple(prompts), {"label": torch.arange(2)}),
+    ],
+)
+def test_a_condition_with_other_rows_is_refused(encode):
+    model = Plain()
+    model.encode = encode
+    with pytest.raises(ContractError, match=r"^model 'plain': encode returned "):
+        GuardedModel(model, "plain", Meter(), 9).encode(["a", "b", "c"])
 
 
 def test_the_wrong_dtype_of_a_state_is_refused(inputs):

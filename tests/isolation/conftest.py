@@ -25,6 +25,8 @@ def score(data, prompts):
         os.abort()
     if word == "sleep":
         time.sleep(60)
+    if word == "exit":
+        sys.exit(0)
     if word == "raise":
         raise ValueError(text)
     if word == "mistake":

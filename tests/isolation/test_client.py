@@ -99,8 +99,12 @@ def test_errors_of_the_reward_are_raised_here_and_leave_the_process_alone(obedie
         ask(obedient, "mistake no such checkpoint")
     with pytest.raises(ContractError, match=r"'score' of '.*obedient.py' returned a list"):
         ask(obedient, "list")
-    with pytest.raises(RuntimeError, match=r"(?s)of '.*' raised.*line \d+, in score.*odd size"):
+    told = r"of '.*' raised ValueError: odd size \(.*obedient\.py, line \d+\)"
+    with pytest.raises(PartError, match=told) as caught:
         ask(obedient, "raise odd size")
+    assert "in score" in caught.value.__notes__[0]
+    with pytest.raises(PartError, match=r"of '.*' raised SystemExit: 0 \("):
+        ask(obedient, "exit")
     # What a package prints is no answer.
     assert torch.equal(ask(obedient, "shout"), right())
     assert obedient._process._process.pid == pid

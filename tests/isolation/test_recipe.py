@@ -198,7 +198,8 @@ def test_mistakes_inside_the_table_are_located(written, other):
         "r.toml:41: reward[2].weight: expected a number, got the string 'much'",
     ]
     assert messages[6].startswith("r.toml:45: reward[3].venv: no virtual environment '.'")
-    assert len(messages) == 7
+    assert messages[7].startswith("r.toml:46: reward[3].reward.kind: required key is missing; ")
+    assert len(messages) == 8
 
 
 def test_environments_that_cannot_be_used_are_located(written, bare, tmp_path):
@@ -215,8 +216,46 @@ def test_environments_that_cannot_be_used_are_located(written, bare, tmp_path):
     assert messages[1].startswith(f"r.toml:30: reward[1].venv: '{bare}' has no align-core")
     assert messages[2].startswith("r.toml:34: reward[2].reward: required key is missing")
     assert messages[3] == "r.toml:36: reward[2].venv: expected a string, got the integer 3"
-    assert messages[4].endswith("the table of an isolated reward takes no dates or times")
-    assert len(messages) == 5
+    assert messages[4].startswith("r.toml:40: reward[3].venv: no virtual environment 'nowhere' as")
+    assert messages[5].endswith("the table of an isolated reward takes no dates or times")
+    assert len(messages) == 6
+
+
+def trapped(folder):
+    """A virtual environment whose interpreter leaves a mark where it is started."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch '{folder}/started'\n")
+    python.chmod(0o755)
+    return folder
+
+
+def test_check_starts_no_interpreter_unless_it_is_asked_to(written, tmp_path):
+    venv = trapped(tmp_path / "trap")
+    path = written(term("anything", venv, "reward.option = 'odd'"))
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [
+        f"{path}: good",
+        f"{path}: reward 'anything' of '{venv}': its options, and whether it fits the other parts,"
+        " were not looked at; --start-isolated has its interpreter look",
+    ]
+    assert not (venv / "started").exists()
+    result = CliRunner().invoke(main, ["check", "--start-isolated", str(path)])
+    assert result.exit_code == 2
+    assert (venv / "started").exists()
+
+
+def test_check_without_interpreter_says_what_is_wrong_all_the_same(written, tmp_path):
+    path = written(
+        term("anything", "nowhere"),
+        f"[[reward]]\nkind = 'isolated'\nvenv = '{trapped(tmp_path / 'trap')}'\nreward = {{}}\n",
+    )
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 2
+    first, second = result.stderr.splitlines()
+    assert "reward[0].venv: no virtual environment 'nowhere'" in first
+    assert "reward[1].reward.kind: required key is missing" in second
 
 
 def test_weights_that_cannot_be_loaded_there_are_named(written, other):
@@ -234,4 +273,4 @@ def test_isolation_is_named_by_one_package_and_the_table_of_contents():
         for path in root.rglob("*.py")
         if re.search(r"isolat", path.read_text()) and path.parent.name != "isolation"
     }
-    assert naming == {"catalog/contracts.py"}
+    assert naming == {"catalog/contracts.py", "cli/main.py"}

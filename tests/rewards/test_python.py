@@ -1,5 +1,8 @@
 """A function in a file, as a reward."""
 
+import re
+import sys
+
 import pytest
 import torch
 
@@ -80,7 +83,9 @@ def test_a_dataclass_finds_its_module(written):
 
 def test_a_file_that_does_not_run(written):
     written("def score(data, prompts): ...\nraise RuntimeError('no card')\n")
-    with pytest.raises(PartError, match=r"'my_reward.py' does not run: RuntimeError: no card"):
+    with pytest.raises(
+        PartError, match=r"'my_reward.py' raised RuntimeError: no card \(my_reward.py, line 2\)"
+    ):
         Python(file="my_reward.py").build(CPU)
     written("score = 3\n")
     with pytest.raises(PartError, match=r"'my_reward.py' has no function 'score'"):
@@ -113,7 +118,10 @@ kind = "best_of_n"
             'file = "my_reward.py"\nfunction = "scor"',
             "r.toml:10: reward[0].function: 'my_reward.py' has no 'scor'; it has 'np', 'score'",
         ),
-        ('function = "score"', "r.toml:7: reward[0].file: required key is missing"),
+        (
+            'function = "score"',
+            "r.toml:7: reward[0]: expected either file, a Python file, or module",
+        ),
         (
             'file = "my_reward.py"\ndomain = "image"',
             "r.toml:7: reward[0]: 'python' scores images, but model 'mixture' makes vectors",
@@ -136,3 +144,85 @@ def test_a_good_recipe_is_not_run_either(written, tmp_path):
     written("raise SystemExit('run')\nfrom somewhere import *\n")
     (tmp_path / "r.toml").write_text(RECIPE.format('file = "my_reward.py"'))
     assert load("r.toml", catalog=load_catalog()).recipe.reward[0].part.kind == "python"
+
+
+HELPED = "from {0} import scale\ndef score(data, prompts):\n    return scale * data.sum(1)\n"
+
+
+def scores(**where):
+    return Python(**where).build(CPU).score(torch.ones(1, 2), [""]).tolist()
+
+
+def test_helpers_of_one_name_in_two_folders_are_two(written, tmp_path):
+    for place, scale in {"one": 2, "two": 5}.items():
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "my_helper.py").write_text(f"scale = {scale}\n")
+        (tmp_path / place / "score.py").write_text(HELPED.format("my_helper"))
+    rewards = [Python(file=f"{place}/score.py").build(CPU) for place in ("one", "two")]
+    assert [r.score(torch.ones(1, 2), [""]).item() for r in rewards] == [4.0, 10.0]
+    assert "my_helper" not in sys.modules
+    assert not any(str(tmp_path) in place for place in sys.path)
+
+
+def test_helper_that_is_imported_late_and_package_beside_are_found(written, tmp_path):
+    package = tmp_path / "deep" / "tools"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "scales.py").write_text("scale = 3\n")
+    late = "def score(data, prompts):\n    from tools.scales import scale\n"
+    late += "    return scale * data[:, 0]\n"
+    (tmp_path / "deep" / "late.py").write_text(late)
+    reward = Python(file="deep/late.py").build(CPU)
+    for _ in range(2):
+        assert reward.score(torch.ones(1, 2), [""]).tolist() == [3.0]
+    assert not {"tools", "tools.scales"} & set(sys.modules)
+
+
+def test_helper_hides_a_loaded_module_of_its_name_only_from_its_reward(written, tmp_path):
+    (tmp_path / "click.py").write_text("scale = 7\n")
+    (tmp_path / "random.py").write_text("raise RuntimeError('Python has one of its own')\n")
+    code = "import random\n" + HELPED.format("click")
+    (tmp_path / "hiding.py").write_text(code)
+    assert scores(file="hiding.py") == [14.0]
+    assert hasattr(sys.modules["click"], "command")
+
+
+def test_module_by_name_is_read_by_the_recipe_and_run_by_the_run(written, tmp_path):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "scales.py").write_text("scale = 11\n")
+    relative = HELPED.format(".scales") + "print('run')\n"
+    (tmp_path / "my_package" / "rewards.py").write_text(relative)
+    written("")
+    (tmp_path / "r.toml").write_text(RECIPE.format('module = "my_package.rewards"'))
+    (term,) = load("r.toml", catalog=load_catalog()).recipe.reward
+    assert "my_package" not in sys.modules
+    assert scores(module=term.part.module) == [22.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ('module = "no_such.rewards"', ".module: no module 'no_such', neither in '"),
+        (
+            'module = "my_reward.inner"',
+            ".module: 'my_reward' is a module and no package, so it has",
+        ),
+        ('module = "my_reward"\nfunction = "scor"', ".function: 'my_reward' has no 'scor'; it has"),
+        ('module = "my_reward.py "', ".module: expected a module's name like 'my_package.rewards'"),
+        ('module = ""', ".module: expected a module's name like 'my_package.rewards', got ''"),
+        ('module = "broken"', ".module: '"),
+        (
+            'module = "my_reward"\nfile = "my_reward.py"',
+            ": expected either file, a Python file, or",
+        ),
+    ],
+)
+def test_mistakes_about_modules_are_located_without_running_them(written, tmp_path, options, told):
+    written("raise SystemExit('run')\ndef score(data, prompts): ...\n")
+    (tmp_path / "broken.py").write_text("def score(:\n")
+    (tmp_path / "r.toml").write_text(RECIPE.format(options))
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog())
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 and re.match(r"r\.toml:\d+: reward\[0\]" + re.escape(told), lines[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from align.core.dynamics import FlowEvaluation, GuidedFlow
-from align.core.metric import Metric
+from align.core.metric import Metric, compute_metric
 from align.core.mode import Info
 from align.core.model import Condition, Domain, FlowModel
 from align.core.option import above, at_least, option
@@ -81,7 +81,7 @@ class Evaluation:
             numbers[name] = float(score.double().mean())
             errors[name] = float(score.double().std()) / math.sqrt(len(score))
         for metric in self.metrics or _USUAL[model.domain]:
-            numbers |= metric.compute(data, references if metric.needs_references else None)
+            numbers |= compute_metric(metric, data, references)
         numbers["spread"] = spread(data, cond.prompts)
         numbers["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)

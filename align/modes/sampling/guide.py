@@ -10,6 +10,7 @@ from torch import Tensor
 from align.core.dynamics import FlowEvaluation
 from align.core.errors import PartError
 from align.core.estimate import Estimate
+from align.core.estimator import estimate_value
 from align.core.model import Condition, NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -44,7 +45,7 @@ class Guide:
         made = len(self.estimates)
         streams = self._streams.fold_in("evaluation", made) if made else self._streams
         noisy = NoisyState(x, t, self._cond)
-        estimate = self._estimator.estimate(self._problem, noisy, streams=streams)
+        estimate = estimate_value(self._estimator, self._problem, noisy, streams=streams)
         self.estimates.append(estimate)
         self.remember(x, t, estimate)
         return estimate

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition
+from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition, take_step
 from align.core.errors import DivergedError
 from align.core.model import Condition, FlowModel
 from align.core.path import times_of
@@ -54,7 +54,7 @@ def transitions(
     """
     for index, (now, later) in enumerate(pairwise(times), first):
         t, u = times_of(x, now), times_of(x, later)
-        transition = dynamics.step(flow, x, t, u, streams.fold_in("step", index))
+        transition = take_step(dynamics, flow, x, t, u, streams.fold_in("step", index))
         yield transition
         x = transition.x
 

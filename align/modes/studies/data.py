@@ -8,8 +8,8 @@ from torch import Tensor
 
 from align.core.dataset import DatasetSpec
 from align.core.errors import PartError
-from align.core.metric import Metric
-from align.core.model import Condition, DataSampler, ModelSpec
+from align.core.metric import Metric, compute_metric
+from align.core.model import Condition, DataSampler, ModelSpec, build_model
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.network_model import NetworkModel
@@ -43,7 +43,7 @@ def clean(
             raise PartError(f"run.samples: {wanted}, but mode.data has {available} pictures")
         x1, label = latents.rows(streams.fold_in("data"), 0.0)
         return x1, model.encode([model.classes[k] if model.classes else "" for k in label.tolist()])
-    source = data_model.build(problem.model.device) if data_model else problem.model
+    source = build_model(data_model, problem.model.device) if data_model else problem.model
     sampler = source.capability(DataSampler)
     if sampler is None:
         raise PartError("mode.data: the model cannot draw data; name pictures, or mode.data_model")
@@ -55,7 +55,7 @@ def measured(metric: Metric, problem: Problem, x1: Tensor, references: Tensor) -
     domain = problem.model.domain
     if metric.domain not in (None, domain):
         raise PartError(f"mode.metric: '{metric.kind}' measures {metric.domain}s, not {domain}s")
-    numbers = metric.compute(decoded(problem, x1), references if metric.needs_references else None)
+    numbers = compute_metric(metric, decoded(problem, x1), references)
     if len(numbers) != 1:
         raise PartError(f"mode.metric: '{metric.kind}' has {len(numbers)} numbers, expected one")
     return next(iter(numbers.items()))

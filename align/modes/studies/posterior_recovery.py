@@ -15,6 +15,7 @@ from align.core.model import Condition, ModelSpec, NoisyState
 from align.core.option import option
 from align.core.path import times_of
 from align.core.problem import Problem
+from align.core.sampler import draw_posterior
 from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
 from align.engine.guard import guarded
@@ -91,7 +92,9 @@ class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
         def draw() -> Tensor:
             return torch.cat(
                 [
-                    sampler.sample(model, noisy.rows(cut), draws=1, streams=numbers.rows(cut))[0]
+                    draw_posterior(
+                        sampler, model, noisy.rows(cut), draws=1, streams=numbers.rows(cut)
+                    )[0]
                     for cut in setting.cuts(problem, len(t))
                 ]
             )

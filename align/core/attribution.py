@@ -1,0 +1,151 @@
+"""Whose an error is: a part that raises is named, and a part's exit is not the command's.
+
+A part may raise anything, `SystemExit` and `KeyboardInterrupt` included. Only `UserInterrupt` comes
+from the user's Ctrl-C and passes every part.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from align.core.errors import AlignError, ContractError, PartError
+from align.core.interrupt import is_interrupt
+
+Part = TypeVar("Part")
+
+_LONGEST: Final = 500  # letters of an error's text that a message has
+_TORCH: Final = str(Path(torch.__file__).parent)
+
+
+@final
+class settings_kept:
+    """A context at whose end what a part may have changed for everybody is as it was before.
+
+    That is the working directory, and torch's gradient mode and default floating type.
+    """
+
+    __slots__ = ("_settings",)
+
+    def __enter__(self) -> None:
+        """Remember the settings."""
+        self._settings = (_folder(), torch.is_grad_enabled(), torch.get_default_dtype())
+
+    def __exit__(self, *_: object) -> None:
+        """Set them back."""
+        folder, grad, dtype = self._settings
+        if folder and _folder() != folder:
+            os.chdir(folder)
+        if torch.is_grad_enabled() is not grad:
+            torch.set_grad_enabled(grad)
+        if torch.get_default_dtype() is not dtype:
+            torch.set_default_dtype(dtype)
+
+
+@final
+class attributed:
+    """A context in which a part runs: whatever it raises becomes a `PartError` that names it.
+
+    Settings are kept, see `settings_kept`.
+
+    Args:
+        who: the part and what it does, as in "reward 'brightness': score".
+        error: the type that is raised.
+
+    Raises:
+        UserInterrupt: the user pressed Ctrl-C.
+        AlignError: raised by the part, or by another one that it uses, and passed on as it is.
+        PartError: the part raised anything else.
+    """
+
+    __slots__ = ("_error", "_settings", "_who")
+
+    def __init__(self, who: str, error: type[AlignError] = PartError) -> None:
+        """A context for the part `who`."""
+        self._who, self._error, self._settings = who, error, settings_kept()
+
+    def __enter__(self) -> None:
+        """Remember the settings."""
+        self._settings.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Set the settings back, and raise the error as the part's own."""
+        self._settings.__exit__()
+        if error is None or isinstance(error, AlignError) or is_interrupt(error):
+            return
+        text = f"{self._who} raised {described(error)}; --traceback shows the whole way"
+        raise self._error(text) from error
+
+
+def made(who: str, make: Callable[[], object], expected: type[Part]) -> Part:
+    """What `make` returns, where that is what its contract promises.
+
+    Args:
+        who: the part and its method, as in "reward 'brightness': build".
+        make: calls it.
+        expected: type of the result.
+
+    Raises:
+        ContractError: the result is something else.
+        PartError: the part raised something else than a message to the user.
+    """
+    with attributed(who):
+        part = make()
+    if not isinstance(part, expected):
+        got = type(part).__name__
+        raise ContractError(f"{who} returned a {got}, expected a {expected.__name__}")
+    return part
+
+
+def described(error: BaseException) -> str:
+    """An error in one line: its type, its text, and the file and line that raised it."""
+    name, text, place = type(error).__name__, error_text(error), _place(error)
+    return name + (f": {text}" if text else "") + (f" ({place})" if place else "")
+
+
+def error_text(error: BaseException) -> str:
+    """The first line of what an error says, cut where it is long; empty where it says nothing."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except BaseException as inner:  # the class of the error is a part's too
+        if is_interrupt(inner):
+            raise
+        return ""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost call that is not torch's own."""
+    frames = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    others = [place for place in frames[1:] if not place[0].startswith((_TORCH, "<"))]
+    if not others:
+        return ""
+    file, line = others[-1]
+    return f"{file.removeprefix(f'{_folder()}{os.sep}')}, line {line}"
+
+
+def _folder() -> str:
+    """The working directory; empty where it was deleted."""
+    try:
+        return os.getcwd()  # noqa: PTH109, twenty times as fast as Path.cwd
+    except OSError:
+        return ""
+
+
+def same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same values; those that are no numbers count as equal."""
+    if torch.equal(first, second):
+        return True
+    return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
