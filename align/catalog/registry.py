@@ -181,7 +181,7 @@ class Catalog:
         for implementation in getattr(self.plugins.hook, hook).get_hookimpls():
             wanted = {name: facts[name] for name in implementation.argnames}
             try:
-                with attributed(f"plugin '{implementation.plugin_name}': {hook}", _HookFailed):
+                with attributed(f"plugin {implementation.plugin_name}: {hook}", _HookFailed):
                     implementation.function(**wanted)
             except _HookFailed as error:
                 self.plugins.unregister(implementation.plugin)

@@ -211,7 +211,8 @@ class GuardedReward(Reward):
             data.register_hook(functools.partial(_finite_slope, who))
         with _lent(f"{who}: score", data, cure="or offload = true") as (own,):
             score = self.inner.score(own, prompts)
-        floating = isinstance(score, Tensor) and score.dtype in (torch.float32, torch.float64)
+        strided = isinstance(score, Tensor) and score.layout == torch.strided
+        floating = strided and score.dtype in (torch.float32, torch.float64)
         if not floating or score.shape != (len(data),) or score.device != data.device:
             place = "" if data.device.type == "cpu" else f", on {data.device}"
             raise ContractError(

@@ -179,9 +179,13 @@ class _Function(Reward):
     def _of(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         with self.neighbours.importable():
             score = self.function(data, list(prompts))
-        if isinstance(score, Tensor) and score.shape == (len(data),):
+        plain = isinstance(score, Tensor) and score.layout == torch.strided
+        if plain and score.shape == (len(data),) and not score.is_complex():
+            if score.device != data.device:
+                raise ContractError(f"{self.who} returned scores on {score.device}")
             return score if score.dtype == torch.float64 else score.float()
-        got = tuple(score.shape) if isinstance(score, Tensor) else f"a {type(score).__name__}"
+        kind = " of complex numbers" if plain and score.is_complex() else ""
+        got = f"{tuple(score.shape)}{kind}" if plain else f"a {type(score).__name__}"
         raise ContractError(f"{self.who} returned {got}, expected a tensor ({len(data)},)")
 
     def _try(self, data: Tensor, prompts: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The road a run takes, from a recipe to its folder, and back from the folder."""
 
 import json
+import re
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 import align
 from align.catalog.hookspecs import hookimpl
 from align.catalog.registry import load_catalog
-from align.core.errors import ContractError, PartError, RecipeError
+from align.core.errors import ContractError, PartError, PluginError, RecipeError
 from align.core.reward import Reward, RewardSpec
 from align.engine import allocator
 from align.estimators.stein import Stein
@@ -442,12 +443,34 @@ def test_a_hook_that_fails_at_the_start_fails_the_run(go, plugin, tmp_path, monk
 
     monkeypatch.setattr(plugin, "align_run_start", align_run_start)
     broken = load_catalog([EntryPoint("fake", plugin.__name__, "align")])
-    with pytest.raises(OSError, match="no tracker"):
+    told = r"plugin fake \(.*\): align_run_start raised OSError: no tracker \("
+    with pytest.raises(PluginError, match=rf"^{told}"):
         go(LONG, out=tmp_path / "bad", catalog=broken)
-    assert about(tmp_path / "bad")["status"] == "failed: OSError: no tracker"
+    assert re.match(rf"failed: PluginError: {told}", about(tmp_path / "bad")["status"])
     log = (tmp_path / "bad" / "log.txt").read_text()
     go(LONG, "mode.steps=1")
     assert (tmp_path / "bad" / "log.txt").read_text() == log
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_hook_that_fails_later_is_told_at_the_end_of_a_complete_run(
+    go, plugin, tmp_path, monkeypatch, kind
+):
+    calls = []
+
+    @hookimpl
+    def align_step(index):
+        calls.append(index)
+        raise kind("no tracker")
+
+    monkeypatch.setattr(plugin, "align_step", align_step)
+    broken = load_catalog([EntryPoint("fake", plugin.__name__, "align")])
+    told = rf"^plugin fake \(.*\): align_step raised {kind.__name__}: no tracker \("
+    with pytest.raises(PluginError, match=told):
+        go(LONG, "mode.steps=2", out=tmp_path / "whole", catalog=broken)
+    assert calls == [0]
+    assert about(tmp_path / "whole")["status"] == "done"
+    assert (tmp_path / "whole" / "results.json").exists()
 
 
 def test_parts_can_be_run_without_a_recipe(done):
