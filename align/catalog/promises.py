@@ -67,30 +67,30 @@ def _promises(contract: type) -> Mapping[str, Any]:
     return hints
 
 
-_NUMBERS: Final = (int, float)
+_NUMBERS: Final[Mapping[Any, tuple[type, ...]]] = {float: (int, float), int: (int,)}
 
 
 def _is(value: Any, hint: Any) -> bool:
     """Whether a value is of a type, as far as contracts use types."""
     origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if hint is None or hint is types.NoneType:
-        return value is None
+    if hint in (None, types.NoneType, Any):
+        return value is None or hint is Any
     if origin is Literal:
         return any(type(value) is type(known) and value == known for known in inner)
     if origin in (Union, types.UnionType):
         return any(_is(value, option) for option in inner)
-    if origin is tuple and len(inner) == 2:
-        return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is, value, inner))
-    if origin is frozenset:
-        return isinstance(value, frozenset | set | tuple | list) and all(
-            _is(item, inner[0]) for item in value
-        )
-    if hint is float:
-        return isinstance(value, _NUMBERS) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(origin or hint, type):
-        return isinstance(value, origin or hint)
-    return True
+    if origin in (tuple, frozenset):
+        return _has_items(value, origin, inner)
+    if hint in _NUMBERS:
+        return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
+    cls = origin or hint
+    return not isinstance(cls, type) or isinstance(value, cls)
+
+
+def _has_items(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+    """Whether a value is a tuple or a set of items of these types; lists pass as both."""
+    if not isinstance(value, tuple | list if origin is tuple else frozenset | set | tuple | list):
+        return False
+    alike = origin is frozenset or inner[-1] is Ellipsis
+    each = [inner[0]] * len(value) if alike else inner
+    return len(value) == len(each) and all(map(_is, value, each))

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import click
 import pytest
 import torch
 
@@ -184,7 +185,7 @@ def test_helper_hides_a_loaded_module_of_its_name_only_from_its_reward(written, 
     code = "import random\n" + HELPED.format("click")
     (tmp_path / "hiding.py").write_text(code)
     assert scores(file="hiding.py") == [14.0]
-    assert hasattr(sys.modules["click"], "command")
+    assert sys.modules["click"] is click
 
 
 def test_module_by_name_is_read_by_the_recipe_and_run_by_the_run(written, tmp_path):
