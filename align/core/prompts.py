@@ -82,14 +82,14 @@ def named_classes(prompt: str, names: Sequence[str]) -> tuple[int, ...]:
     """
     low = prompt.lower()
     ranked = sorted((k for k, name in enumerate(names) if name.lower() in low), key=_length(names))
-    places, found = list[tuple[int, int]](), list[int]()
+    covered, found = bytearray(len(low)), list[int]()
     for number in ranked:
         # Whole words of the text, or their plural; a fox is no ox.
         word = rf"(?<!\w){re.escape(names[number].lower())}s?(?!\w)"
         for match in re.finditer(word, low):
             begin, end = match.span()
-            if not any(first <= begin and end <= last for first, last in places):
-                places.append((begin, end))
+            if 0 in covered[begin:end]:
+                covered[begin:end] = b"\1" * (end - begin)
                 found.append(number)
     if not found:
         known = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")

@@ -146,9 +146,9 @@ def decoded(file: str | Path | BinaryIO, name: str) -> Image.Image:
     Raises:
         PartError: of one line; there is no such file, or it is not such a picture.
     """
-    if isinstance(file, str | Path) and not Path(file).is_file():
-        raise PartError(f"no file {name}, as seen from '{Path.cwd()}'")
     try:
+        if isinstance(file, str | Path) and not Path(file).is_file():
+            raise PartError(f"no file {name}, as seen from '{Path.cwd()}'")
         with Image.open(file) as image:
             return shown(image, name)
     except PartError:

@@ -84,6 +84,7 @@ def test_the_longest_name_counts_in_any_case():
         ("a dog, a cat, a tabby cat; dogs", (1, 0, 2)),
         ("a cat and a dog", (0, 2)),
         ("catdog cats", (0,)),
+        ("cat " * 20_000, (0,)),
     ],
 )
 def test_all_the_classes_that_a_prompt_names(prompt, numbers):

@@ -232,6 +232,12 @@ def test_more_than_8_bits_a_channel_is_refused(kind, tmp_path):
         opened(tmp_path / kind)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b.png", ""])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(PartError, match=r"^(no file|'x)"):
+        opened(name)
+
+
 def test_a_picture_that_would_fill_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
