@@ -212,8 +212,8 @@ class Training:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
         modules = (self.module, *self.averages.values())
-        largest = [_largest(module.state_dict().values()) for module in modules]
-        if not all(map(math.isfinite, largest)):
+        lengths = [_length(module.state_dict().values()) for module in modules]
+        if not all(map(math.isfinite, lengths)):
             raise PartError(
                 "run.out: its checkpoint holds weights that are not finite, so that training cannot"
                 " go on from there; remove it"
@@ -320,9 +320,11 @@ def advance(
         if not math.isfinite(metrics[name]):
             raise DivergedError(_cure(f"{what} is {metrics[name]:g}", options, learning_rate))
     training.optimiser.step()
-    largest = _largest(w for w in training.module.parameters() if w.requires_grad)
-    if not math.isfinite(largest):
-        text = f"the largest weight is {largest:g} after a gradient of norm {metrics['norm']:.2g}"
+    length = _length(w for w in training.module.parameters() if w.requires_grad)
+    if not math.isfinite(length):
+        text = (
+            f"the norm of the weights is {length:g} after a gradient of norm {metrics['norm']:.2g}"
+        )
         raise DivergedError(_cure(text, options, learning_rate))
     for decay, average in training.averages.items():
         # Early on a running average forgets faster, so that it does not remember the start.
@@ -343,10 +345,10 @@ def _cure(what: str, options: Optimisation, learning_rate: float) -> str:
 
 
 @torch.no_grad()
-def _largest(weights: Iterable[Tensor]) -> float:
-    """The largest absolute value of all weights, over all processes; NaN if one is NaN."""
+def _length(weights: Iterable[Tensor]) -> float:
+    """The norm of all weights together, over all processes; not finite if one of them is not."""
     floating = [w.detach() for w in weights if w.is_floating_point() and w.numel()]
-    return float(parallel.whole(nn.utils.get_total_norm(floating, math.inf)))
+    return float(parallel.whole(nn.utils.get_total_norm(floating)))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 
 from align.core.errors import PartError
 from align.core.model import NoisyState
-from align.core.normalise import fitted
+from align.core.normalise import Ranked, fitted
 from align.core.reward import Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
@@ -130,3 +130,13 @@ def test_a_ranked_reward_is_no_longer_quadratic():
     noisy = NoisyState(zero, zero[:, 0], model.encode([""]))
     with pytest.raises(PartError, match="known for quadratic rewards only, and 'r' is not one"):
         model.value(noisy, WeightedReward((ranked,)))
+
+
+def test_ranks_of_a_million_scores_are_those_of_double_precision():
+    count = 1_000_003
+    ranked = Ranked.among(torch.arange(count).double())
+    exact = (torch.arange(count).double() + 0.5) / count
+    assert float((ranked.shares - exact).abs().max()) < 1e-15
+    score = torch.tensor([900_000.25], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(ranked.of(score).sum(), score)
+    assert float(slope) * count == pytest.approx(1, rel=1e-9)

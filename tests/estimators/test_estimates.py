@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
+from align.core.draws import make_draws
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
+from align.estimators.search import Search
 from align.estimators.stein import Stein
 from align.samplers.dps import DPS
 from align.samplers.glass import Glass
@@ -189,3 +191,16 @@ def test_a_point_mass_follows_the_reward_at_the_denoiser():
     variance = second[:, None] - mean**2
     # ∂D/∂x = (β/α²) Cov[x1 | x], so that the shift is Cov ∇r(D).
     assert torch.allclose(estimate.shift, variance * (1 - mean) / 0.36, atol=1e-10)
+
+
+def test_counts_of_draws_do_not_pass_through_single_precision():
+    problem, noisy, streams = _set(line(), 4, 0.5)
+    plain, unbiased = (
+        Stein(draws=12, centring=centring).estimate(problem, noisy, streams=streams).shift
+        for centring in ("mean", "unbiased")
+    )
+    assert torch.allclose(unbiased, plain * 12 / 11, rtol=1e-15, atol=0)
+    draws = make_draws(problem, noisy, draws=12, budget=12, gradient=False, streams=streams)
+    best, second = draws.rewards.topk(2, 0).values
+    error = Search(draws=12).estimate(problem, noisy, streams=streams).error
+    assert torch.allclose(error, (best - second) * 11 / 12, rtol=1e-15, atol=0)

@@ -8,9 +8,10 @@ import torch
 
 from align.catalog.registry import load_catalog
 from align.core.errors import PartError
+from align.core.path import PATHS, LinearPath, TrigonometricPath
 from align.core.streams import Streams
 from align.models.about import about_of, modules_of
-from align.models.network import load
+from align.models.network import Network, load
 from align.models.network_model import NetworkModel
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.mlp import MLP, MLPConfig
@@ -42,6 +43,39 @@ def test_built_in_networks_are_named_by_kind_alone():
     assert about_of(model())["nets"] == {
         "flow": {"width": 8, "depth": 3, "kind": "mlp", "role": "flow"}
     }
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_weights_file_says_its_path(name, written):
+    path = written(lambda about: about.update(about_of(model(path=PATHS[name]))))
+    assert weights.about(path)["path"] == name
+    again = load(path, CPU)
+    assert again.path == PATHS[name]
+    assert Network(weights=str(path)).build(CPU).path == PATHS[name]
+
+
+def test_a_weights_file_without_a_path_is_linear(written):
+    assert load(written(lambda about: about.pop("path")), CPU).path == LinearPath()
+
+
+@pytest.mark.parametrize("name", ["spiral", 3, ["linear"], None])
+def test_a_path_that_is_not_known_is_one_line(name, written):
+    path = written(lambda about: about.update(path=name))
+    with pytest.raises(PartError) as caught:
+        load(path, CPU)
+    assert str(caught.value) == (
+        f"weights: '{path}' was trained on the path {name!r}, which is not among linear,"
+        " trigonometric; use the version of align that wrote it"
+    )
+
+
+def test_an_untrained_flow_has_the_path_it_is_to_be_trained_on():
+    untrained = {"net": MLPConfig(width=8), "shape": (2,)}
+    assert Network(**untrained).build(CPU).path == LinearPath()
+    assert Network(**untrained, path="linear").build(CPU).path == LinearPath()
+    assert Network(**untrained, path="trigonometric").build(CPU).path == TrigonometricPath()
+    with pytest.raises(ValueError, match="'path' must be left out with 'weights'"):
+        Network(weights="m.safetensors", path="linear")
 
 
 def test_a_network_that_is_no_velocity_network_cannot_be_described():

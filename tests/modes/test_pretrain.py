@@ -1,5 +1,7 @@
 """Training a flow: it learns a trivial data set, by class, and ends in weights."""
 
+import math
+
 import attrs
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from PIL import Image
 
 from align.core.errors import PartError
+from align.core.path import PATHS
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
@@ -91,15 +94,23 @@ def test_learns_where_each_class_lies(mode, tmp_path):
     assert 0.4 < float(found.norm() / apart.norm()) < 1.6
 
 
-def test_target_is_the_path_s_rate(mode):
+@pytest.mark.parametrize("path", PATHS)
+def test_target_is_the_path_s_rate(mode, path, tmp_path):
     """A new flow is silent, so its loss is the mean square of the rate."""
-    problem = _problem()
+    problem = _problem(path=PATHS[path])
     state = mode.init(problem, STREAMS)
     fresh = STREAMS.numbered(0, 16)
     x1, _ = state.examples.rows(fresh, 0.1)
     noise = fresh.fold_in("noise").normal(SHAPE).float()
     _, info = mode.step(problem, state, 0, STREAMS)
-    assert info.numbers["loss"] == pytest.approx(float((x1 - noise).square().mean()), rel=1e-5)
+    rate = x1 - noise
+    if path == "trigonometric":
+        angle = math.pi / 2 * fresh.fold_in("time").uniform(())[:, None, None, None]
+        rate = math.pi / 2 * (angle.cos() * x1 - angle.sin() * noise)
+    assert info.numbers["loss"] == pytest.approx(float(rate.square().mean()), rel=1e-5)
+    export, file = mode.export(problem, state), tmp_path / "m.safetensors"
+    weights.write(file, export.modules, export.about, torch.float32)
+    assert load(file, torch.device("cpu")).path == PATHS[path]
 
 
 def test_classes_are_dropped_and_guidance_is_not_trained(mode):

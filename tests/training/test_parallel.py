@@ -326,3 +326,23 @@ if __name__ == "__main__":
 
     with parallel.joined():
         worker(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_both_processes_stop_where_training_diverges(how, tmp_path):
+    recipe, out = tmp_path / "r.toml", tmp_path / "out"
+    recipe.write_text(
+        RECIPE.replace("checkpoint_every = 3", "checkpoint_every = 1")
+        .replace(f"steps = {STEPS}", "steps = 400")
+        .replace("max_grad_norm = 0.5", "max_grad_norm = 1e30\nlearning_rate = 30.0")
+        .replace("warmup = 5", f'warmup = 0\noptimiser = "sgd"\nparallel = "{how}"')
+    )
+    code, _, told = ended(*ALIGN, recipe, "--set", f'run.out="{out}"')
+    assert code != 0
+    assert told.count("training has diverged: ") == 1
+    assert "learning_rate, 30" in told
+    (kept,) = out.glob("checkpoint-*")
+    assert f"the checkpoint after {kept.name.partition('-')[2]} steps is kept" in told
+    saved = {k: v for f in kept.glob("*.safetensors") for k, v in load_file(f).items()}
+    assert all(v.isfinite().all() for k, v in saved.items() if not k.startswith("optimiser"))
+    assert not list(out.glob("model*"))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from align.core.errors import PartError
 from align.core.model import Condition, FlowMap, NoisyState
+from align.core.path import PATHS
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.datasets.pictures import Pictures
@@ -39,8 +40,8 @@ from align.training.loop import Optimisation
 STREAMS, SMALL = Streams(0, (0,)), MLPConfig(width=32, depth=2)
 
 
-def _mixture():
-    return Problem(GuardedModel(line()[0], "mixture", Meter(), 1 << 20))
+def _mixture(path="linear"):
+    return Problem(GuardedModel(line(path)[0], "mixture", Meter(), 1 << 20))
 
 
 def _trained(state, average=False):
@@ -58,9 +59,9 @@ def _run(mode, problem, steps=None):
 
 
 @torch.no_grad()
-def _distances(model, draws=2000):
+def _distances(model, draws=2000, path="linear"):
     """W₁ of one-step draws to exact ones, for three states at each of three times."""
-    exact, found = line()[0], []
+    exact, found = line(path)[0], []
     for t in (0.0, 0.3, 0.6):
         x = torch.tensor([[-0.8], [0.2], [1.0]], dtype=torch.float64)
         noisy = NoisyState(x, torch.full((3,), t, dtype=torch.float64), exact.encode([""] * 3))
@@ -90,32 +91,44 @@ EVERY = [
 # One of each way to train a jump: by halves, by the change at its start, by that at its end. The
 # others differ in their targets, which have tests of their own beside this file.
 @pytest.mark.parametrize(
-    "consistency", [Semigroup(), Eulerian(), Lagrangian(velocity="teacher")], ids=str
+    ("consistency", "kind"),
+    [
+        (Semigroup(), "linear"),
+        (Semigroup(), "trigonometric"),
+        (Eulerian(), "linear"),
+        (MeanFlow(), "trigonometric"),
+        (Lagrangian(velocity="teacher"), "trigonometric"),
+    ],
+    ids=str,
 )
-def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, tmp_path):
+def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, kind, tmp_path):
     mode = Distill(
         net=SMALL,
         consistency=consistency,
         optimisation=Optimisation(batch=192, learning_rate=1e-2, warmup=20, ema_decay=0.97),
         steps=200,
     )
-    problem = _mixture()
-    before = _distances(_trained(mode.init(problem, STREAMS)))
+    problem = _mixture(kind)
+    before = _distances(_trained(mode.init(problem, STREAMS)), path=kind)
     state, numbers = _run(mode, problem)
     assert all(
         set(each) == {"loss", "norm", "learning_rate", "diagonal", "consistency"}
         for each in numbers
     )
     first, last = (np.mean([n["diagonal"] for n in part]) for part in (numbers[:5], numbers[-20:]))
+    # The rate of the data, mean_flow's target, has a spread of its own, which no map explains.
+    least = 0.2 if not isinstance(consistency, MeanFlow) else 0.6
     assert last < 0.2 * first
     first, last = (np.mean([n["loss"] for n in part]) for part in (numbers[:5], numbers[-20:]))
-    assert last < 0.2 * first
+    assert last < least * first
     export = mode.export(problem, state)
     assert list(export.modules) == ["posterior"]
     path = tmp_path / "model.safetensors"
     weights.write(path, export.modules, export.about, torch.float32)
-    after = _distances(load(path, torch.device("cpu")))
-    assert before.mean() > 0.7
+    again = load(path, torch.device("cpu"))
+    assert again.path == PATHS[kind]
+    after = _distances(again, path=kind)
+    assert before.mean() > 0.6
     assert after.mean() < 0.3 * before.mean()
     assert after.max() < 0.55
 

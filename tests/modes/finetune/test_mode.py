@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from align.core.errors import PartError
+from align.core.path import PATHS
 from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
@@ -45,8 +46,8 @@ def _run(mode, problem, streams=STREAMS):
     return state, numbers
 
 
-def _line(sampler=None, *others):
-    model, reward = line()
+def _line(sampler=None, *others, path="linear"):
+    model, reward = line(path)
     cond = model.encode([""] * len(STREAMS.samples))
     terms = WeightedReward((*reward.terms, *others))
     return Problem(GuardedModel(model, "line", Meter(), 1 << 20), terms, sampler, cond=cond)
@@ -60,15 +61,17 @@ def truth():
 
 
 @pytest.mark.parametrize(
-    ("objective", "sampler"),
+    ("objective", "sampler", "path"),
     [
-        (GradientObjective(), MetaFlowMap()),
-        (SteinObjective(draws=4), ExactPosterior()),
-        (SteinObjective(draws=4), MetaFlowMap()),
+        (GradientObjective(), MetaFlowMap(), "linear"),
+        (GradientObjective(), MetaFlowMap(), "trigonometric"),
+        (SteinObjective(draws=4), ExactPosterior(), "linear"),
+        (SteinObjective(draws=4), MetaFlowMap(), "trigonometric"),
+        (SteinObjective(draws_from="data"), None, "trigonometric"),
     ],
     ids=str,
 )
-def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
+def test_own_samples_follow_the_tilted_law(objective, sampler, path, truth, tmp_path):
     mode = FineTune(
         net=MLPConfig(width=64, depth=2),
         objective=objective,
@@ -76,7 +79,7 @@ def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
         steps=150,
         evaluation=QUICK,
     )
-    problem = _line(sampler)
+    problem = _line(sampler, path=path)
     state, numbers = _run(mode, problem)
     tilted, plain = truth
     x1 = mode.finish(problem, state)
@@ -92,6 +95,7 @@ def test_own_samples_follow_the_tilted_law(objective, sampler, truth, tmp_path):
     weights.write(tmp_path / "m.safetensors", export.modules, export.about, torch.float32)
     again = load(tmp_path / "m.safetensors", CPU)
     assert again.posterior is None
+    assert again.path == PATHS[path]
     cond, t = again.encode(["", ""]), torch.tensor([0.3, 0.6])
     torch.testing.assert_close(
         again.velocity(torch.ones(2, 1), t, cond),

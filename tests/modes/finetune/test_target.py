@@ -11,6 +11,7 @@ from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.modes.finetune.draft import Draft
+from align.modes.finetune.evaluation import girsanov
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.stein import SteinObjective
 from align.modes.finetune.target import TiltedTarget
@@ -210,3 +211,27 @@ def test_draft_is_the_reward_of_own_samples():
     features = torch.cat((ones, x, x * s, torch.sin(3 * x), s * s), 1)
     wanted = (x1 - 1) / 0.6**2 * features / 10
     torch.testing.assert_close(part, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+def test_times_of_double_precision_students_are_in_double_precision(kind):
+    model, reward = line(kind)
+    seen = []
+
+    class Watched(Student):
+        def velocity(self, x, t, cond):
+            seen.append((x.dtype, t.clone()))
+            return self.base.velocity(x, t, cond)
+
+    student = Watched(model, tilted=False, theta=torch.zeros(8, 5))
+    target = TiltedTarget(
+        problem=Problem(model, reward),
+        student=student,
+        clean=lambda rows: (model.draw(rows), model.encode([""] * 8)),
+        log_normalizer=torch.zeros(1).double(),
+    )
+    Draft(flow_steps=3).loss(target, Streams(0, tuple(range(8))))
+    assert [float(t[0]) for _, t in seen] == [0, 1 / 3, 2 / 3]
+    seen.clear()
+    girsanov(model, student, model.encode([""] * 8), Streams(0, tuple(range(8))), 3)
+    assert [float(t[0]) for _, t in seen] == pytest.approx([0.01, 0.34, 0.67], rel=1e-15)
