@@ -25,13 +25,14 @@ _MANY: Final = 4  # more names than this are no advice
 @final
 @attrs.frozen
 class _Question:
-    """One arm of a recipe, and which sections its own table holds."""
+    """One arm of a recipe, which sections its own table holds, and bytes of memory there are."""
 
     recipe: Recipe
     arm: Arm
     index: int
     changed: frozenset[str]
     catalog: Catalog
+    memory: float
 
     def error(self, text: str, *sections: str) -> ConfigError:
         """An error about `sections`, shown at the first that the arm's own table holds, if any."""
@@ -62,9 +63,9 @@ def check_compatibility(
         catalog: from which other parts are suggested.
     """
     errors: list[ConfigError] = []
-    tables = document.get("compare") or [{}]
+    tables, memory = document.get("compare") or [{}], available()
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
-        question = _Question(recipe, arm, index, frozenset(table), catalog)
+        question = _Question(recipe, arm, index, frozenset(table), catalog, memory)
         try:
             for check in _CHECKS:
                 errors += check(question)
@@ -240,7 +241,7 @@ def _sizes(ask: _Question) -> Iterator[ConfigError]:
     """What the numbers need is there."""
     refused = set[Key]()
     for need in needs(ask.recipe.run, ask.arm):
-        reason = need.refusal(available())
+        reason = need.refusal(ask.memory)
         if reason and not refused.intersection(need.times):
             refused.add(need.key)
             changed = need.key[0] in ask.changed
