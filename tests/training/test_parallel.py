@@ -118,7 +118,8 @@ def after(steps, folder, *children):
     """Wait until so many steps are in the record."""
     told, deadline = folder / "metrics.jsonl", time.monotonic() + PATIENCE
     while not told.exists() or told.read_text().count("\n") < steps:
-        assert all(child.poll() is None for child in children)
+        for child in children:
+            assert child.poll() is None, child.stderr
         assert time.monotonic() < deadline, "it does not begin"
         time.sleep(0.01)
 
