@@ -348,7 +348,11 @@ def _cure(what: str, options: Optimisation, learning_rate: float) -> str:
 def _length(weights: Iterable[Tensor]) -> float:
     """The norm of all weights together, over all processes; not finite if one of them is not."""
     floating = [w.detach() for w in weights if w.is_floating_point() and w.numel()]
-    return float(parallel.whole(nn.utils.get_total_norm(floating)))
+    # Weights that are sharded and buffers that are not make no total together.
+    sharded = [w for w in floating if parallel.sharded(w)]
+    others = [w for w in floating if not parallel.sharded(w)]
+    totals = [nn.utils.get_total_norm(part) for part in (sharded, others) if part]
+    return math.hypot(*(float(parallel.whole(total)) for total in totals))
 
 
 @torch.no_grad()
