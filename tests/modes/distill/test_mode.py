@@ -96,8 +96,7 @@ EVERY = [
         (Semigroup(), "linear"),
         (Semigroup(), "trigonometric"),
         (Eulerian(), "linear"),
-        (MeanFlow(), "trigonometric"),
-        (Lagrangian(velocity="teacher"), "trigonometric"),
+        (Lagrangian(velocity="teacher"), "linear"),
     ],
     ids=str,
 )
@@ -116,11 +115,9 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, kind, tmp_pa
         for each in numbers
     )
     first, last = (np.mean([n["diagonal"] for n in part]) for part in (numbers[:5], numbers[-20:]))
-    # The rate of the data, mean_flow's target, has a spread of its own, which no map explains.
-    least = 0.2 if not isinstance(consistency, MeanFlow) else 0.6
     assert last < 0.2 * first
     first, last = (np.mean([n["loss"] for n in part]) for part in (numbers[:5], numbers[-20:]))
-    assert last < least * first
+    assert last < 0.2 * first
     export = mode.export(problem, state)
     assert list(export.modules) == ["posterior"]
     path = tmp_path / "model.safetensors"
