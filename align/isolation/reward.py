@@ -20,6 +20,7 @@ from torch import Tensor
 from align.core.errors import AlignError, PartError
 from align.core.model import Able
 from align.core.option import ConfigError, ConfigErrors, above, option
+from align.core.prompts import ReadsPrompts
 from align.core.reward import (
     HasOrigins,
     HasReferenceImages,
@@ -42,6 +43,7 @@ _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType(
         "domain": None,
         "range": (-float("inf"), float("inf")),
         "needs_prompt": False,
+        "dimension": None,
     }
 )
 """Promises that nothing can be held against, while those of the reward are not known."""
@@ -110,6 +112,11 @@ class Isolated(RewardSpec, HasReferenceImplementation, HasOrigins):
         reply = self._process.ask(Message("build", payload=payload), repeat=True)
         names = frozenset(reply.payload["capabilities"])
         return _IsolatedReward(self._process, bool(self.differentiable), self._graphs, names)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError for a prompt that the inner reward cannot follow."""
+        if self._origin:  # else no interpreter has been started
+            self._process.ask(Message("check_prompt", payload={"prompt": prompt}), repeat=True)
 
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """Scores (B,) by the package that the inner reward stands in for, in its environment.
@@ -278,9 +285,22 @@ class _Form(Quadratic):
         return second, linear, constant
 
 
+@final
+@attrs.frozen(eq=False)
+class _Prompts(ReadsPrompts):
+    reward: _IsolatedReward
+
+    def left_out(self, prompt: str) -> str:
+        """What the inner reward leaves out of a prompt."""
+        request = Message("left_out", payload={"prompt": prompt})
+        text: str = self.reward.process.ask(request).payload["text"]
+        return text
+
+
 _REMOTE: Final[Mapping[type, Callable[[_IsolatedReward], Any]]] = {
     HasReferenceImages: _Images,
     Quadratic: _Form,
+    ReadsPrompts: _Prompts,
 }
 
 

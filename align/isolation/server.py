@@ -17,6 +17,7 @@ from torch import Tensor
 from align.core.attribution import described, made
 from align.core.errors import AlignError, ContractError
 from align.core.option import ConfigErrors
+from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 from align.isolation.protocol import (
     CAPABILITIES,
@@ -121,6 +122,8 @@ class _Server:
             "vjp": self._vjp,
             "capability": self._capability,
             "judge": self._judge,
+            "check_prompt": self._check_prompt,
+            "left_out": self._left_out,
         }
         return answers[request.type](request)
 
@@ -169,6 +172,17 @@ class _Server:
         pairs = result.items() if isinstance(result, Mapping) else enumerate(result)
         tensors = {str(name): tensor for name, tensor in pairs}
         return Message("capability", tensors, {"names": list(tensors)})
+
+    def _check_prompt(self, request: Message) -> Message:
+        assert self.loaded is not None
+        self.loaded.spec.check_prompt(request.payload["prompt"])
+        return Message("checked")
+
+    def _left_out(self, request: Message) -> Message:
+        assert self.reward is not None
+        reads = self.reward.capability(ReadsPrompts)
+        text = "" if reads is None else reads.left_out(request.payload["prompt"])
+        return Message("left_out", payload={"text": text})
 
     def _judge(self, request: Message) -> Message:
         assert self.loaded is not None

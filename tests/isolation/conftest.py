@@ -96,7 +96,8 @@ from typing import Literal
 
 import attrs
 
-from align import PartError, Reward, RewardSpec, at_least, hookimpl, option
+from align import PartError, PromptError, ReadsPrompts, Reward, RewardSpec
+from align import at_least, hookimpl, option
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +112,10 @@ class Elsewhere(RewardSpec):
     needs_prompt: bool = option("whether an empty prompt is refused", default=True)
     place: Literal["here", "away"] = option("where they are", default="here")
 
+    def check_prompt(self, prompt):
+        if "?" in prompt:
+            raise PromptError("elsewhere answers no questions")
+
     def build(self, device):
         if self.place == "away":
             raise PartError("elsewhere: the weights are away")
@@ -118,8 +123,11 @@ class Elsewhere(RewardSpec):
 
 
 @attrs.frozen
-class Power(Reward):
+class Power(Reward, ReadsPrompts):
     power: int
+
+    def left_out(self, prompt):
+        return "is long" if len(prompt) > 20 else ""
 
     def score(self, data, prompts):
         return data.detach().sum(1).abs() ** self.power

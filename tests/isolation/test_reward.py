@@ -7,13 +7,14 @@ import torch
 from PIL import Image
 
 from align.catalog.registry import load_catalog
-from align.core.errors import PartError
+from align.core.errors import PartError, PromptError
+from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImages, Quadratic
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
 from align.isolation.protocol import PROMISES
-from align.isolation.reward import Isolated
+from align.isolation.reward import _UNKNOWN, Isolated
 from align.recipe.convert import read_part
 from align.rewards.linear import Likelihood
 from align.rewards.python import Python
@@ -198,3 +199,23 @@ def test_reference_images_and_the_package_s_own_scores_cross(own, tmp_path):
     with pytest.raises(ImportError, match="stands in for no package"):
         part.judged([Image.open(file)], ["a cat"])
     part.close()
+
+
+def test_prompts_are_judged_as_the_inner_reward_judges_them(other):
+    part = Isolated(venv=other, timeout=100.0, reward={"kind": "elsewhere"})
+    try:
+        part.check_prompt("a cat")
+        with pytest.raises(PromptError, match=r"^elsewhere answers no questions$"):
+            part.check_prompt("a cat?")
+        reads = part.build(CPU).capability(ReadsPrompts)
+        assert [reads.left_out(prompt) for prompt in ("a cat", "a cat " * 9)] == ["", "is long"]
+        plain = Isolated(venv=other, timeout=100.0, reward=LINEAR)
+        plain.check_prompt("a cat?")
+        assert plain.build(CPU).capability(ReadsPrompts) is None
+        plain.close()
+    finally:
+        part.close()
+
+
+def test_promises_that_nobody_knows_yet_are_all_there():
+    assert _UNKNOWN.keys() == set(PROMISES)
