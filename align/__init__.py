@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         NoisyState,
         NoModel,
         PosteriorMap,
+        Scheduled,
     )
     from align.core.network import NetworkSpec, Role, VelocityNetwork
     from align.core.objective import GroupedValues, Loss, Objective
@@ -125,6 +126,7 @@ _NAMES: Final = {
         "NoModel",
         "NoisyState",
         "PosteriorMap",
+        "Scheduled",
     ),
     "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
     "align.core.objective": ("GroupedValues", "Loss", "Objective"),
@@ -232,6 +234,7 @@ __all__ = [
     "RewardSpec",
     "RewardTerm",
     "Role",
+    "Scheduled",
     "Streams",
     "Study",
     "Term",

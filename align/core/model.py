@@ -102,6 +102,11 @@ class FlowModel(ABC):
     def decode(self, x1: Tensor) -> Tensor:
         """Clean states (B, *S) to what rewards see; keeps the graph, does not clamp."""
 
+    @property
+    def rows_per_velocity(self) -> int:
+        """Rows that the network sees for a row of `velocity`: 2 with classifier-free guidance."""
+        return 1
+
     def capability(self, kind: type[Able]) -> Able | None:
         """The model as a `kind`, for instance a `FlowMap`; None where it cannot do that.
 
@@ -148,6 +153,18 @@ class DataSampler(ABC):
         """Clean data x1, one row for each row of `streams`: (B, *S)."""
 
 
+class Scheduled(ABC):
+    """Capability: a sampler of its own, which stops at times of its choice."""
+
+    @abstractmethod
+    def times(self, steps: int) -> tuple[float, ...]:
+        """The `steps` + 1 times of its sampler, rising, the last of them 1."""
+
+    @abstractmethod
+    def begin(self, noise: Tensor, steps: int) -> Tensor:
+        """Noise N(0, I), (B, *S), as states at the first of these times."""
+
+
 @attrs.frozen(kw_only=True)
 class ModelSpec(ABC):
     """A model as a recipe names it: options only, until `build` loads weights."""
@@ -162,7 +179,7 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def provides(self) -> frozenset[type]:
-        """The capabilities the model will have: of FlowMap, PosteriorMap and DataSampler."""
+        """The capabilities the model will have: FlowMap, PosteriorMap, DataSampler, Scheduled."""
 
     @property
     @abstractmethod

@@ -77,7 +77,14 @@ class GuardedModel(FlowModel):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The inner model's velocity (B, *S)."""
-        return self.network("velocity", self.inner.velocity, x, t, cond=cond)
+        per_row = self.rows_per_velocity
+        return self.network("velocity", self.inner.velocity, x, t, cond=cond, per_row=per_row)
+
+    @property
+    def rows_per_velocity(self) -> int:
+        """The inner model's."""
+        with attributed(f"model '{self.name}': rows_per_velocity"):
+            return self.inner.rows_per_velocity
 
     def decode(self, x1: Tensor) -> Tensor:
         """The inner model's decoding of (B, *S)."""
@@ -109,15 +116,21 @@ class GuardedModel(FlowModel):
         return guarded if isinstance(guarded, kind) else None
 
     def network(
-        self, what: str, method: Callable[..., Tensor], *states: Tensor, cond: Condition
+        self,
+        what: str,
+        method: Callable[..., Tensor],
+        *states: Tensor,
+        cond: Condition,
+        per_row: int = 1,
     ) -> Tensor:
-        """What a method of the model returns, one network call a row, like `states[0]` (B, *S).
+        """What a method of the model returns, like `states[0]` (B, *S).
 
         Args:
             what: name of the method.
             method: is called with rows of `states`, and the condition of these rows.
             states: of the flow, and times (B,).
             cond: the condition of all rows.
+            per_row: network calls that a row costs.
         """
         who = f"model '{self.name}': {what}"
 
@@ -127,15 +140,17 @@ class GuardedModel(FlowModel):
                 result = method(*copies, cond.rows(rows).copy())
             return _like(who, result, given[0])
 
-        return self._chunked("network", call, len(states[0]))
+        return self._chunked("network", call, len(states[0]), per_row)
 
-    def _chunked(self, part: str, call: Callable[[slice], Tensor], rows: int) -> Tensor:
+    def _chunked(
+        self, part: str, call: Callable[[slice], Tensor], rows: int, per_row: int = 1
+    ) -> Tensor:
         starts, pieces = range(0, rows, self.chunk), list[Tensor]()
         for cut in [slice(start, min(start + self.chunk, rows)) for start in starts]:
             measured = functools.partial(call, cut)
-            pieces.append(self.meter.measured(part, cut.stop - cut.start, measured))
+            pieces.append(self.meter.measured(part, per_row * (cut.stop - cut.start), measured))
         result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return self.meter.count(part, result)
+        return self.meter.count(part, result, per_row)
 
 
 @final

@@ -63,9 +63,9 @@ class Tally:
     backward: Counter[str] = attrs.field(factory=Counter)
     row_flops: dict[str, float] = attrs.field(factory=dict)
 
-    def count(self, part: str, result: Tensor) -> Tensor:
-        """Count the rows of `result`, and again when a gradient passes through it."""
-        rows = len(result)
+    def count(self, part: str, result: Tensor, per_row: int = 1) -> Tensor:
+        """Count the calls of `result`'s rows, and again when a gradient passes through it."""
+        rows = len(result) * per_row
         self.calls[part] += rows
 
         def passed(gradient: Tensor) -> None:

@@ -84,6 +84,11 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         conditional, plain = self._called(net, *both, labels).chunk(2)
         return plain + self.guidance * (conditional - plain)
 
+    @property
+    def rows_per_velocity(self) -> int:
+        """Two with guidance: rows of the class, and rows of none."""
+        return 1 if self.guidance == 1.0 else 2
+
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
         return x + expand(u - s, x) * self.average_velocity(x, s, u, cond)

@@ -106,6 +106,25 @@ def test_chunks_change_nothing_and_rows_are_counted(what, chunk, inputs):
     assert meter.backward == {}
 
 
+class Twice(Toy):
+    """Its network sees two rows for each row of a velocity."""
+
+    rows_per_velocity = 2
+
+
+def test_rows_of_guided_velocities_are_all_counted(inputs):
+    x, s, _, cond = inputs
+    x = x.clone().requires_grad_(True)
+    meter = Meter()
+    model = GuardedModel(Twice(), "toy", meter, 3)
+    velocity = model.velocity(x, s, cond)
+    assert torch.equal(velocity, Twice().velocity(x, s, cond))
+    velocity.sum().backward()
+    assert (meter.calls, meter.backward) == ({"network": 2 * ROWS}, {"network": 2 * ROWS})
+    model.capability(FlowMap).jump(x, s, s, cond)
+    assert meter.calls == {"network": 3 * ROWS}
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_rewards_are_cut_with_their_prompts(chunk, inputs):
     x, _, _, cond = inputs

@@ -16,7 +16,14 @@ from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
-from align.modes.sampling.rollout import grid, rollout, unguided
+from align.modes.sampling.rollout import (
+    TIME_GRID_HELP,
+    TimeGrid,
+    first_states,
+    rollout,
+    time_grid,
+    unguided,
+)
 
 
 @final
@@ -50,6 +57,7 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
     )
     flow_steps: int = option("steps from noise to data", default=50, check=at_least(1))
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
+    grid: TimeGrid = option(TIME_GRID_HELP, default="model")
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
     power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
 
@@ -103,5 +111,6 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model
         x = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
-        times = grid(self.flow_steps, self.start, self.power)
+        x = first_states(model, x, self.flow_steps, self.grid)
+        times = time_grid(model, self.flow_steps, self.grid, self.start, self.power)
         return rollout(self.dynamics, unguided(model, problem.cond), x, times, streams)

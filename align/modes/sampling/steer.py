@@ -17,7 +17,14 @@ from align.core.streams import Streams
 from align.dynamics.ode import ODE
 from align.modes.sampling.guide import Guide
 from align.modes.sampling.particles import Potential, Resample, Selection, Weights, rows_of
-from align.modes.sampling.rollout import check_finite, grid, transitions
+from align.modes.sampling.rollout import (
+    TIME_GRID_HELP,
+    TimeGrid,
+    check_finite,
+    first_states,
+    time_grid,
+    transitions,
+)
 
 
 def _agree(spec: Steer, attribute: attrs.Attribute[Any], value: int) -> None:
@@ -69,7 +76,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "estimator", "reward"})
 
     times: tuple[float, ...] = option(
-        "times to stop at, up to 1; instead of steps, start and power",
+        "times to stop at, up to 1; instead of steps, grid, start and power",
         default=(),
         check=rising_to(1),
     )
@@ -80,6 +87,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         shown="50",
     )
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
+    grid: TimeGrid = option(TIME_GRID_HELP, default="model")
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
     power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
     guidance_norm: GuidanceNorm = option(
@@ -118,9 +126,11 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
             raise ValueError("resample 'systematic' needs more than one of 'particles'")
 
     def init(self, problem: Problem, streams: Streams) -> Steered:
-        """Noise from N(0, I), unscaled."""
+        """Noise from N(0, I); scaled only where the model's own sampler starts so."""
         model, rows = problem.model, streams.particles(self.particles)
         x = rows.fold_in("start").normal(model.shape).to(model.device, model.dtype)
+        if not self.times:
+            x = first_states(model, x, self.steps, self.grid)
         weights = Weights.equal(self.particles, len(streams.samples), x.device)
         return Steered(x, weights, weights.log.new_zeros(len(x)), weights.log.new_zeros(0).long())
 
@@ -131,7 +141,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         """One step; costs what the dynamics evaluate: an estimate a particle, as a rule."""
         rows, path = streams.particles(self.particles), problem.model.path
         guide = Guide(problem, problem.cond.tile(self.particles), rows.fold_in("estimate", index))
-        times = (self.times or grid(self.steps, self.start, self.power))[index : index + 2]
+        times = (self.times or self._grid(problem))[index : index + 2]
         state, selection = self._selected(state, guide, index, times[0], streams)
         flow = GuidedFlow(path, guide, self.guidance_norm, self.scale)
         (transition,) = transitions(self.dynamics, flow, state.x, times, rows, first=index)
@@ -160,6 +170,9 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
             "guidance_norm = 'renorm' keeps the direction of the guidance alone. That climbs the "
             "reward and does not sample p e^r, so that 'KL at least' is a bound and no estimate.",
         )
+
+    def _grid(self, problem: Problem) -> list[float]:
+        return time_grid(problem.model, self.steps, self.grid, self.start, self.power)
 
     @property
     def _selection(self) -> Selection:

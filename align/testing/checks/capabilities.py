@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, final
 from unittest import SkipTest
 
@@ -20,6 +21,7 @@ from align.core.model import (
     ModelSpec,
     NoisyState,
     PosteriorMap,
+    Scheduled,
 )
 from align.core.reward import Term, WeightedReward
 from align.samplers.glass import glass_velocity
@@ -65,6 +67,7 @@ def provides(modelling: Modelling) -> None:
             model, PosteriorMap, lambda it: it.posterior_jump(noisy.x, noisy.t, noisy.t, noisy)
         ),
         DataSampler: _use(model, DataSampler, lambda it: it.draw(streams_of(model, (0,)))),
+        Scheduled: _use(model, Scheduled, lambda it: it.times(2)),
         ClosedForm: _use(
             model, ClosedForm, lambda it: it.draw_posterior(noisy, 1, streams_of(model, range(5)))
         ),
@@ -125,6 +128,21 @@ def population(modelling: Modelling) -> None:
     finite(together, "data")
     alone = model.draw(streams_of(modelling.model, (4,)))
     close(alone[0], together[4], "data of sample 4 alone, and among others")
+
+
+def scheduled(modelling: Modelling) -> None:
+    """Its sampler's times rise to 1, one more than steps, and it begins with scaled noise."""
+    model, noise = _able(modelling, Scheduled), modelling.noisy().x
+    for steps in (1, 2, 10):
+        times = model.times(steps)
+        assert len(times) == steps + 1, f"{steps} steps have {len(times)} times"
+        assert times[0] >= 0 and times[-1] == 1, f"times run from {times[0]} to {times[-1]}"
+        assert all(now < later for now, later in pairwise(times)), f"times do not rise: {times}"
+        begun = model.begin(noise, steps)
+        finite(begun, "first states")
+        close(
+            model.begin(2 * noise, steps), 2 * begun, "first states of twice the noise, and twice"
+        )
 
 
 def closed_form(modelling: Modelling) -> None:

@@ -18,6 +18,7 @@ from align.testing.checks.capabilities import (
     posterior_semigroup,
     posterior_tangent,
     provides,
+    scheduled,
 )
 from align.testing.checks.form import form
 from align.testing.probes import close, denoiser_of, finite
@@ -184,5 +185,6 @@ CHECKS: Final = (
     posterior_semigroup,
     posterior_tangent,
     population,
+    scheduled,
     closed_form,
 )

@@ -5,6 +5,7 @@ import torch
 
 from align.core.dynamics import GaussianStep, Slope, normalise_guidance
 from align.core.errors import DivergedError
+from align.core.model import Scheduled
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ddim import DDIM
@@ -19,6 +20,7 @@ from align.engine.meter import Meter
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
+from align.models.mixture import GaussianMixture
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.guide import Guide
 from align.modes.sampling.rollout import check_finite, flow, grid, rollout, transitions, unguided
@@ -221,3 +223,47 @@ def test_dynamics_without_a_density_cannot_weigh_particles(dynamics):
     with pytest.raises(ValueError, match=wanted):
         Steer(dynamics=dynamics, particles=4, resample="systematic")
     assert Steer(dynamics=dynamics, particles=4, resample="best").particles == 4
+
+
+class OwnSampler(GaussianMixture, Scheduled):
+    """A mixture whose own sampler begins late; it remembers its states."""
+
+    def times(self, steps):
+        return tuple(0.2 + 0.8 * (j / steps) ** 2 for j in range(steps + 1))
+
+    def begin(self, noise, steps):
+        return noise / 2
+
+    def velocity(self, x, t, cond):
+        self.asked.append((float(t[0]), x))
+        return super().velocity(x, t, cond)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda **grid: Steer(steps=4, scale=0.0, **grid),
+        lambda **grid: BestOfN(flow_steps=4, **grid),
+    ],
+)
+def test_steps_stop_at_the_models_own_times_unless_told_otherwise(mode):
+    model, reward = line()
+    model.__class__, model.asked = OwnSampler, []
+    sampled(mode(), (model, reward), 3, estimator=Exact())
+    times, states = zip(*model.asked, strict=True)
+    assert times == pytest.approx(model.times(4)[:-1])
+    noise = Streams(0, (0, 1, 2)).fold_in("start").normal((1,))
+    assert states[0].flatten().tolist() == pytest.approx((noise / 2).flatten().tolist())
+    model.asked = []
+    sampled(mode(grid="uniform"), (model, reward), 3, estimator=Exact())
+    times, states = zip(*model.asked, strict=True)
+    assert times == pytest.approx(grid(4, 0.01, 1.0)[:-1])
+    assert states[0].flatten().tolist() == pytest.approx(noise.flatten().tolist())
+
+
+def test_whole_flow_is_the_models_own_sampler():
+    model, _ = line()
+    model.__class__, model.asked = OwnSampler, []
+    flow(model, torch.ones(2, 1).double(), model.encode(["", ""]), steps=3)
+    assert [time for time, _ in model.asked] == pytest.approx(model.times(3)[:-1])
+    assert float(model.asked[0][1][0]) == 0.5
