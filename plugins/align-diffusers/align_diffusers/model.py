@@ -1,0 +1,287 @@
+"""A text-to-image pipeline of diffusers as a flow."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from align.core.errors import PartError
+from align.core.model import Condition, Domain, FlowModel, Scheduled
+from align.core.path import LinearPath
+from align_diffusers.probe import (
+    ProbeMethods,
+    RawPictures,
+    RecorderMethods,
+    Texts,
+    TimesRecorded,
+    with_methods,
+)
+from align_diffusers.schedule import schedule_of
+
+NEEDED: Final = ("latents", "output_type", "prompt")
+BY_ALIGN: Final = frozenset(
+    {
+        "callback_on_step_end",
+        "callback_on_step_end_tensor_inputs",
+        "generator",
+        "latents",
+        "negative_prompt",
+        "num_images_per_prompt",
+        "num_inference_steps",
+        "output_type",
+        "prompt",
+        "return_dict",
+        "sigmas",
+        "timesteps",
+    }
+)
+BY_STEP: Final = frozenset(
+    {
+        "cfg_truncation",
+        "control_guidance_end",
+        "control_guidance_start",
+        "denoising_end",
+        "denoising_start",
+        "skip_guidance_layers",
+        "skip_layer_guidance_scale",
+        "skip_layer_guidance_start",
+        "skip_layer_guidance_stop",
+    }
+)
+
+
+def refuse(arguments: Collection[str]) -> None:
+    """Raise ValueError for arguments of a pipeline's call that nobody but align can give."""
+    for name in sorted(arguments):
+        if name in BY_STEP:
+            raise ValueError(
+                f"'{name}' depends on the number of the step, and a velocity has none; leave it out"
+            )
+        if name in BY_ALIGN or name.endswith("_embeds"):
+            raise ValueError(f"'{name}' is given by align; leave it out")
+
+
+@final
+class PipelineModel(FlowModel, Scheduled):
+    """A pipeline's own call, asked for one network output at a time.
+
+    Guidance, packing, scaling and signs are the pipeline's own, and so is the decoder. States are
+    latents in the layout that the pipeline gives them: in float32, whatever the precision of the
+    network, or in float64 where the network is.
+
+    Args:
+        pipe: a text-to-image pipeline, in the precision and on the device that it runs with. A
+            shallow copy is used, so the pipeline can be used as before.
+        arguments: further keyword arguments of its call: guidance_scale, height, width, ...
+        negative_prompt: what guidance leads away from; None where the pipeline is given none.
+
+    Raises:
+        PartError: the pipeline lacks what the adapter needs, or has what it cannot follow.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        arguments: Mapping[str, Any] | None = None,
+        negative_prompt: str | None = None,
+    ) -> None:
+        self._who: Final = f"pipeline {type(pipe).__name__}"
+        self._arguments: Final = dict(arguments or {})
+        self._negative: Final = negative_prompt
+        self._network: Final = _network_of(pipe)
+        self._check(pipe)
+        call = type(pipe).__call__
+        self._call: Final = getattr(call, "__wrapped__", call)  # without its no_grad
+        self._schedule: Final = schedule_of(pipe.scheduler, self._who)
+        self._scheduler: Final = pipe.scheduler
+        self._begins: Final[dict[int, tuple[tuple[float, ...], float]]] = {}
+        self._rows: int | None = None
+        self._pipe: Final = copy.copy(pipe)
+        self._probe: Final = with_methods(pipe.scheduler, ProbeMethods)
+        self._texts: Final = Texts(pipe.encode_prompt)
+        replaced = {
+            "scheduler": self._probe,
+            "encode_prompt": self._texts,
+            "image_processor": RawPictures(getattr(pipe, "image_processor", None)),
+            "maybe_free_model_hooks": lambda: None,
+            "_progress_bar_config": {"disable": True},
+        }
+        changes_pictures = ("safety_checker", "watermark")
+        replaced |= dict.fromkeys(name for name in changes_pictures if hasattr(pipe, name))
+        for name, value in replaced.items():  # not as registered components of the pipeline
+            object.__setattr__(self._pipe, name, value)
+        self.path = LinearPath()
+        self.domain: Domain = "image"
+        self._precision: Final[torch.dtype] = self._network.dtype
+        self.dtype = torch.promote_types(self._precision, torch.float32)
+        self.device = torch.device(pipe.device)
+        self.shape = tuple(self._record("").shape[1:])
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Every prompt by the pipeline's own encoders, alone and once."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._texts:
+                self._record(prompt)
+        return Condition(tuple(prompts))
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """b_t(x), guided as the pipeline is; one call of it for rows of the same time."""
+        self.encode(cond.prompts)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for row, (time, prompt) in enumerate(zip(t.tolist(), cond.prompts, strict=True)):
+            groups.setdefault((time, self._texts.sizes(prompt)), []).append(row)
+        if len(groups) == 1:
+            return self._velocity(x, t, list(cond.prompts))
+        parts = [
+            self._velocity(x[rows], t[rows], [cond.prompts[row] for row in rows])
+            for rows in groups.values()
+        ]
+        order = torch.tensor([row for rows in groups.values() for row in rows], device=x.device)
+        return torch.cat(parts)[order.argsort()]
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
+        self._probe.asked = torch.empty(0, device=x1.device)
+        latents = x1.to(self._precision)
+        pictures: Tensor = self._ask([""] * len(x1), latents=latents, output_type="pt")
+        if pictures.dim() != 4:
+            raise PartError(f"{self._who} decodes to {pictures.dim()} dimensions, not to pictures")
+        self._follows(pictures, x1)
+        pictures = pictures.to(x1.dtype) / 2 + 0.5
+        return pictures + (pictures.clamp(0, 1) - pictures).detach()
+
+    @property
+    def rows_per_velocity(self) -> int:
+        """What the network sees when the pipeline is asked for one row; measured once."""
+        if self._rows is None:
+            x, t = torch.zeros(1, *self.shape), torch.full((1,), 0.5)
+            seen = list[int]()
+
+            def count(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                named = [kwargs[name] for name in ("hidden_states", "sample") if name in kwargs]
+                seen.append(len([*named, *args][0]))
+
+            hook = self._network.register_forward_pre_hook(count, with_kwargs=True)
+            try:
+                with torch.no_grad():
+                    x = x.to(self.device, self.dtype)
+                    self._velocity(x, t.to(x), [""])
+            finally:
+                hook.remove()
+            self._rows = sum(seen)
+        return self._rows
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """The times that the pipeline steps through in so many steps, rising, up to 1."""
+        return self._sampler(steps)[0]
+
+    def begin(self, noise: Tensor, steps: int) -> Tensor:
+        """N(0, I) (B, *S) as the states that the pipeline starts so many steps from."""
+        return noise * self._sampler(steps)[1]
+
+    def _check(self, pipe: Any) -> None:
+        """Raise PartError unless the pipeline, its arguments and prompts can be followed."""
+        known = inspect.signature(type(pipe).__call__).parameters
+        missing = [name for name in NEEDED if name not in known]
+        missing += [name for name in ("scheduler", "encode_prompt") if not hasattr(pipe, name)]
+        if missing:
+            text = ", ".join(f"'{name}'" for name in missing)
+            raise PartError(f"{self._who} lacks {text}, which align needs to ask it for one step")
+        if "num_frames" in known:
+            raise PartError(f"{self._who} makes video; align has rewards of pictures only")
+        given = {*self._arguments, *(() if self._negative is None else ("negative_prompt",))}
+        if unknown := sorted(given - known.keys()):
+            text = ", ".join(f"'{name}'" for name in unknown)
+            raise PartError(f"{self._who} takes no {text} in its call; leave it out")
+        try:
+            refuse(self._arguments)
+        except ValueError as error:
+            raise PartError(f"{self._who}: {error}") from error
+
+    def _velocity(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+        """b_t(x) of rows that have one time, and texts of one size."""
+        self._probe.asked, self._probe.output = self._schedule.step_time(t[:1]), None
+        states = self._schedule.states(x, t).to(self._precision)
+        self._ask(prompts, latents=states, output_type="latent")
+        output, self._probe.output = self._probe.output, None
+        if output is None:
+            raise PartError(f"{self._who} made no step of its scheduler in its call")
+        self._follows(output, x)
+        return self._schedule.velocity(output.to(x.dtype), x, t)
+
+    def _follows(self, result: Tensor, x: Tensor) -> None:
+        """Raise PartError if the way back from a result to x has been cut."""
+        if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
+            raise PartError(
+                f"{self._who} cuts gradients inside its call; let only its own __call__ be under"
+                " no_grad"
+            )
+
+    def _record(self, prompt: str) -> Tensor:
+        """Encode a prompt and keep what came of it; returns latents that no network has seen."""
+        self._probe.asked = torch.empty(0, device=self.device)
+        with torch.no_grad(), self._texts.record(prompt):
+            latents: Tensor = self._ask([prompt], output_type="latent")
+            return latents
+
+    def _sampler(self, steps: int) -> tuple[tuple[float, ...], float]:
+        """Times of the pipeline's own sampler, and what it scales its first noise by."""
+        if steps not in self._begins:
+            scheduler = self._scheduled(steps)
+            times = self._schedule.times(scheduler)
+            if len(times) != steps + 1:
+                raise PartError(
+                    f"{self._who}: its {type(self._scheduler).__name__} makes {len(times) - 1} of"
+                    f' {steps} steps; take grid = "uniform", or another scheduler'
+                )
+            self._begins[steps] = times, self._schedule.begin(scheduler, times[0])
+        return self._begins[steps]
+
+    def _scheduled(self, steps: int) -> Any:
+        """The real scheduler, once the pipeline has set its times."""
+        recorder = with_methods(self._scheduler, RecorderMethods)
+        object.__setattr__(self._pipe, "scheduler", recorder)
+        try:
+            with torch.no_grad():
+                self._ask([""], output_type="latent", num_inference_steps=steps)
+        except TimesRecorded:
+            return recorder
+        finally:
+            object.__setattr__(self._pipe, "scheduler", self._probe)
+        raise PartError(f"{self._who} set no times in its call")
+
+    def _ask(self, prompts: list[str], **given: Any) -> Any:
+        """The pipeline's call for these prompts."""
+        arguments = {"num_inference_steps": 1, "return_dict": False} | self._arguments | given
+        if self._negative is not None:
+            arguments["negative_prompt"] = [self._negative] * len(prompts)
+        self._texts.replay(prompts)
+        with nullcontext() if "latents" in given else _random_state_kept(self.device):
+            return self._call(self._pipe, prompt=prompts, **arguments)[0]
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """A call without latents draws some, which nobody keeps: leave torch's numbers as they were."""
+    here = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if here is not None:
+            torch.cuda.set_rng_state(here, device)
+
+
+def _network_of(pipe: Any) -> Any:
+    """The network that predicts velocity or noise."""
+    for name in ("transformer", "unet"):
+        if getattr(pipe, name, None) is not None:
+            return getattr(pipe, name)
+    raise PartError(f"pipeline {type(pipe).__name__} has neither a transformer nor a unet")

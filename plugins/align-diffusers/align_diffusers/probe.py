@@ -1,0 +1,193 @@
+"""Stand-ins for a pipeline's scheduler and picture processor.
+
+A pipeline's `__call__` knows how its network is called: guidance, packing, scaling, signs. With a
+`probe` in place of its scheduler it makes one network output, at one time, and with none it only
+decodes. So no line of this package knows one pipeline from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+
+class _StepResult(tuple[Tensor, ...]):
+    """What `step` returns: pipelines take item 0, item 1 or `prev_sample`."""
+
+    __slots__ = ()
+
+    @property
+    def prev_sample(self) -> Tensor:
+        """The next state, for pipelines that ask by name."""
+        return self[0]
+
+
+class TimesRecorded(Exception):
+    """Ends a pipeline's call as soon as it has set its times."""
+
+
+class ProbeMethods:
+    """Methods that make a scheduler a probe; its class and configuration stay the real ones.
+
+    Attributes:
+        asked: times that the pipeline steps through, in the scheduler's own units: one, or none.
+        output: the model output of the last step.
+    """
+
+    asked: Tensor
+    output: Tensor | None
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **_: Any,
+    ) -> None:
+        """Step through what was asked for, whatever the pipeline says."""
+        del num_inference_steps, device, timesteps, sigmas, mu
+        self.timesteps = self.asked
+        self.num_inference_steps = len(self.asked)
+
+    def scale_model_input(self, sample: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The state as it is: the caller has scaled it."""
+        return sample
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> _StepResult:
+        """Keep the model output, and leave the state where it is."""
+        del timestep
+        self.output = model_output
+        return _StepResult((sample, sample))
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Given latents are not scaled."""
+        return 1.0
+
+    @init_noise_sigma.setter
+    def init_noise_sigma(self, value: float) -> None:
+        """Leave it: some schedulers set theirs."""
+
+
+class RecorderMethods:
+    """Methods that make a scheduler end the pipeline's call once it has its real times."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **others: Any,
+    ) -> None:
+        """The real times, by the real scheduler; raises TimesRecorded."""
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu} | others
+        arguments = {name: value for name, value in given.items() if value is not None}
+        if not {"timesteps", "sigmas"} & arguments.keys():
+            arguments["num_inference_steps"] = num_inference_steps
+        super().set_timesteps(device=device, **arguments)  # type: ignore[misc]
+        raise TimesRecorded
+
+
+def with_methods(scheduler: Any, methods: type) -> Any:
+    """A scheduler of the same configuration whose class has these methods before its own."""
+    cls = type(scheduler)
+    made: Any = type(cls.__name__, (methods, cls), {}).from_config(scheduler.config)  # type: ignore[attr-defined]
+    return made
+
+
+class RawPictures:
+    """A picture processor that hands pictures on as the decoder made them."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor: Final = processor
+
+    def postprocess(self, image: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The pictures, untouched: graph, range and type."""
+        return image
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+class Texts:
+    """What a pipeline's `encode_prompt` returned, prompt by prompt.
+
+    Each prompt is encoded alone, once. A pipeline that pads to the longest prompt of a batch then
+    gives a sample the same text whatever stands beside it.
+    """
+
+    def __init__(self, encode_prompt: Any) -> None:
+        self._encode_prompt: Final = encode_prompt
+        self._answers: Final[dict[str, list[Any]]] = {}
+        self._recording: list[Any] | None = None
+        self._replayed: list[str] = []
+        self._place = 0
+
+    def __contains__(self, prompt: str) -> bool:
+        return prompt in self._answers
+
+    def record(self, prompt: str) -> Recording:
+        """A context in which the encoder's answers are kept for this prompt."""
+        return Recording(self, prompt)
+
+    def replay(self, prompts: list[str]) -> None:
+        """Answer the next calls for these prompts, one row each."""
+        self._replayed, self._place = prompts, 0
+
+    def sizes(self, prompt: str) -> tuple[Any, ...]:
+        """What prompts must agree in to be rows of one call."""
+        return tuple(_sizes(answer) for answer in self._answers[prompt])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the place of `encode_prompt`."""
+        if self._recording is not None:
+            answer = self._encode_prompt(*args, **kwargs)
+            self._recording.append(answer)
+            return answer
+        place, self._place = self._place, self._place + 1
+        return _joined([self._answers[prompt][place] for prompt in self._replayed])
+
+
+class Recording:
+    """The context of `Texts.record`."""
+
+    def __init__(self, texts: Texts, prompt: str) -> None:
+        self._texts, self._prompt = texts, prompt
+
+    def __enter__(self) -> None:
+        self._texts._recording = []
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        answers, self._texts._recording = self._texts._recording, None
+        if kind is None or issubclass(kind, TimesRecorded):
+            self._texts._answers[self._prompt] = answers or []
+
+
+def _sizes(answer: Any) -> Any:
+    if isinstance(answer, Tensor):
+        return tuple(answer.shape)
+    if isinstance(answer, tuple):
+        return tuple(_sizes(part) for part in answer)
+    return type(answer).__name__  # a list has an entry a prompt, of any length
+
+
+def _joined(answers: list[Any]) -> Any:
+    """Answers for single prompts as the answer for all of them."""
+    first = answers[0]
+    if isinstance(first, tuple):
+        return tuple(_joined(list(parts)) for parts in zip(*answers, strict=True))
+    if isinstance(first, list):
+        return [part for answer in answers for part in answer]
+    if isinstance(first, Mapping):
+        return {key: _joined([answer[key] for answer in answers]) for key in first}
+    # Positions of tokens, as FLUX has them, are the same for all rows and have no row of a batch.
+    if isinstance(first, Tensor) and first.dim() > 0 and first.shape[0] == 1:
+        return torch.cat(answers)
+    return first

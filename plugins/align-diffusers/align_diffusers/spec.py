@@ -1,0 +1,115 @@
+"""Model `diffusers`: a text-to-image pipeline, from a folder or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, final
+
+import attrs
+import torch
+
+from align import ModelSpec, PartError, at_least, option
+from align.core.model import Domain, Scheduled
+from align_diffusers.model import PipelineModel, refuse
+
+_ON_THE_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not value.strip():
+        raise ValueError(f"'{attribute.name}' must be a folder or an id of the hub")
+
+
+def _ours(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
+    try:
+        refuse(value)
+    except ValueError as error:
+        raise ValueError(f"'{attribute.name}': {error}") from error
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Diffusers(ModelSpec):
+    """A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
+
+    Reference: Diffusers: State-of-the-art diffusion models, von Platen et al., 2022,
+    https://github.com/huggingface/diffusers.
+    """
+
+    kind: ClassVar[str] = "diffusers"
+    domain: ClassVar[Domain] = "image"
+    provides: ClassVar[frozenset[type]] = frozenset({Scheduled})
+
+    weights: str = option("folder of a pipeline, or id of a repository on the hub", check=_named)
+    prompt: str = option("text that pictures are made for", default="")
+    negative_prompt: str | None = option(
+        "text that guidance leads away from; the pipeline's own if left out", default=None
+    )
+    guidance: float | None = option(
+        "the pipeline's guidance_scale; its own default if left out", default=None
+    )
+    true_guidance: float | None = option(
+        "the pipeline's true_cfg_scale, where it has one; its own default if left out", default=None
+    )
+    height: int | None = option(
+        "height of pictures in pixels; the pipeline's own if left out",
+        default=None,
+        check=attrs.validators.optional(at_least(1)),
+    )
+    width: int | None = option(
+        "width of pictures in pixels; the pipeline's own if left out",
+        default=None,
+        check=attrs.validators.optional(at_least(1)),
+    )
+    call: Mapping[str, Any] = option(
+        "further arguments of the pipeline's call, such as max_sequence_length",
+        default=attrs.Factory(dict),
+        check=_ours,
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = option(
+        "precision of weights and networks; states are in float32", default="float32"
+    )
+    tile: bool = option(
+        "whether the decoder works tile by tile: slower, less memory", default=False
+    )
+    revision: str = option("branch, tag or commit of the repository on the hub", default="main")
+    offline: bool = option("whether nothing may be downloaded", default=False)
+
+    def build(self, device: torch.device) -> PipelineModel:
+        """Load the pipeline; raises PartError when it cannot be used."""
+        pipe = _loaded(self).to(device)
+        for component in pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.requires_grad_(False).eval()
+        if self.tile:
+            pipe.vae.enable_tiling()
+        names = {
+            "guidance_scale": self.guidance,
+            "true_cfg_scale": self.true_guidance,
+            "height": self.height,
+            "width": self.width,
+        }
+        arguments = {name: value for name, value in names.items() if value is not None}
+        return PipelineModel(pipe, {**self.call, **arguments}, self.negative_prompt)
+
+
+def _loaded(spec: Diffusers) -> Any:
+    """The pipeline that a spec names, in its precision."""
+    folder = Path(spec.weights).expanduser()
+    where = f"model 'diffusers': weights: '{spec.weights}'"
+    if not folder.is_dir() and not _ON_THE_HUB.fullmatch(spec.weights):
+        raise PartError(f"{where}: no such folder, as seen from '{Path.cwd()}'")
+    try:
+        from diffusers import DiffusionPipeline
+
+        return DiffusionPipeline.from_pretrained(
+            str(folder) if folder.is_dir() else spec.weights,
+            revision=spec.revision,
+            dtype=getattr(torch, spec.dtype),
+            local_files_only=spec.offline or folder.is_dir(),
+        )
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise PartError(f"{where}: {lines[0]}") from error

@@ -1,0 +1,442 @@
+"""Pipelines of diffusers as models, beside what their own calls make."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from align_diffusers import Diffusers
+from align_diffusers.model import PipelineModel
+from align_diffusers.testing import FAMILIES
+from diffusers import DDIMScheduler, EDMEulerScheduler, PNDMScheduler, StableDiffusionPipeline
+
+from align import PartError, Problem, Streams
+from align.core.model import Scheduled
+from align.core.reward import Term, WeightedReward
+from align.dynamics.ddpm import DDPM
+from align.engine.guard import GuardedModel
+from align.engine.meter import Meter
+from align.estimators.gradient import Gradient
+from align.estimators.search import Search
+from align.estimators.stein import Stein
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
+from align.rewards.statistic import PictureStatistic
+from align.samplers.dps import DPS
+from align.samplers.gaussian import GaussianPosterior
+from align.samplers.glass import Glass
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CPU = torch.device("cpu")
+PROMPTS = ("a cat", "a dog on a mat", "bird")
+STEPS = 6
+SIZE = {"height": 16, "width": 16}
+SHORT = {"max_sequence_length": 12}
+PLAIN = {"clean_caption": False, "use_resolution_binning": False}
+MORE = {
+    "sd3": SHORT,
+    "flux": SHORT,
+    "pixart": SHORT | PLAIN,
+    "sana": SHORT | PLAIN | {"complex_human_instruction": []},
+    "z_image": {"max_sequence_length": 24},
+}
+LATENTS = (4, 8, 8)
+PACKED = (16, 16)
+NAMES = {"guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
+# Family, shape of latents, options.
+CASES = {
+    "sd3": ("sd3", LATENTS, {"guidance": 5.0}),
+    "sd3-unguided": ("sd3", LATENTS, {"guidance": 1.0}),
+    "flux": ("flux", PACKED, {"guidance": 3.5}),
+    "flux-true": ("flux", PACKED, {"true_guidance": 2.0, "negative_prompt": "blurry"}),
+    "sd15": ("sd15", LATENTS, {"guidance": 7.5}),
+    "sd15-v": ("sd15-v", LATENTS, {"guidance": 7.5, "negative_prompt": "blurry"}),
+    "sd15-euler": ("sd15-euler", LATENTS, {"guidance": 7.5}),
+    "sdxl": ("sdxl", LATENTS, {"guidance": 5.0}),
+    "pixart": ("pixart", LATENTS, {"guidance": 4.5}),
+    "sana": ("sana", (4, 16, 16), {"guidance": 4.5, "height": 32, "width": 32}),
+    "qwen": ("qwen", PACKED, {}),
+    "qwen-true": ("qwen", PACKED, {"true_guidance": 4.0, "negative_prompt": "blurry"}),
+    "z_image": ("z_image", (16, 8, 8), {"guidance": 5.0}),
+    "z_image-unguided": ("z_image", (16, 8, 8), {"guidance": 0.0}),
+}
+ONCE = {"sd3-unguided", "flux", "qwen", "z_image-unguided"}
+
+
+def noise_of(shape, rows=3):
+    """What `steer` begins with, of seed 0."""
+    return Streams(0, tuple(range(rows))).fold_in("start").normal(shape).float()
+
+
+def call_of(family, options):
+    """What a user would give to the pipeline for these options of the part."""
+    call = {NAMES.get(name, name): value for name, value in (SIZE | options).items()}
+    if "negative_prompt" in call:
+        call["negative_prompt"] = [call["negative_prompt"]] * len(PROMPTS)
+    return call | MORE.get(family, {}) | {"prompt": PROMPTS, "num_inference_steps": STEPS}
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    """A folder with a tiny pipeline of each family, and what they make of each case's noise."""
+    root = tmp_path_factory.mktemp("pipelines")
+    torch.manual_seed(0)
+    for family, make in FAMILIES.items():
+        make().save_pretrained(root / family)
+    cases = {}
+    for name, (family, shape, options) in CASES.items():
+        torch.save(noise_of(shape), root / f"{name}.noise.pt")
+        cases[name] = {"pipeline": str(root / family), "call": call_of(family, options)}
+    (root / "cases.json").write_text(json.dumps(cases))
+    script = Path(__file__).with_name("by_pipelines.py")
+    subprocess.run([sys.executable, "-W", "ignore", script, root], check=True, capture_output=True)
+    return root
+
+
+def part(pipelines, name="sd15", **others):
+    family, _, options = CASES[name]
+    more = {"weights": str(pipelines / family), "call": MORE.get(family, {})}
+    return Diffusers(**(SIZE | options | more | others))
+
+
+def bright():
+    """Brightness, heavy enough to steer."""
+    term = Term(name="bright", reward=PictureStatistic(of="brightness").build(CPU), weight=300.0)
+    return WeightedReward((term,))
+
+
+def made(model, mode, prompts=PROMPTS, samples=None, estimator=None, sampler=None):
+    """Clean states and the number of network calls."""
+    meter = Meter()
+    guarded = GuardedModel(model, "diffusers", meter, 64)
+    streams = Streams(0, samples or tuple(range(len(prompts))))
+    sampler, estimator = sampler or DPS(), estimator or Gradient()
+    problem = Problem(guarded, bright(), sampler, estimator, guarded.encode(prompts))
+    with torch.no_grad():
+        state = mode.init(problem, streams)
+        for index in range(mode.steps):
+            state, _ = mode.step(problem, state, index, streams)
+        return mode.finish(problem, state), meter
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unguided_steering_makes_what_the_pipeline_makes(name, pipelines):
+    _, shape, _ = CASES[name]
+    model = part(pipelines, name).build(CPU)
+    wanted = torch.load(pipelines / f"{name}.wanted.pt")
+    assert model.shape == shape
+    x1, meter = made(model, Steer(steps=STEPS, scale=0.0))
+    rows = 1 if name in ONCE else 2
+    assert model.rows_per_velocity == rows
+    assert meter.calls["network"] == rows * STEPS * len(PROMPTS)
+    assert float((x1 - wanted["latents"]).abs().max()) < 1e-5 * float(wanted["latents"].abs().max())
+    with torch.no_grad():
+        assert torch.allclose(model.decode(x1), wanted["pictures"], rtol=0, atol=1e-5)
+    apart = wanted["latents"] - made(model, Steer(steps=STEPS, scale=0.0), ("",) * 3)[0]
+    assert apart.flatten(1).abs().amax(1).min() > 1e-4, "prompts change nothing"
+
+
+def agrees(result, wanted):
+    assert float((result - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("name", ["sd15", "qwen-true", "z_image", "flux", "sdxl"])
+def test_sample_alone_is_the_sample_among_others(name, pipelines):
+    model, mode = part(pipelines, name).build(CPU), Steer(steps=3)
+    together, _ = made(model, mode)
+    fresh = part(pipelines, name).build(CPU)
+    alone, _ = made(fresh, mode, PROMPTS[1:2], (1,))
+    agrees(alone[0], together[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_guidance_by_dps_costs_one_velocity_a_step_and_raises_the_reward(name, pipelines):
+    model = part(pipelines, name).build(CPU)
+    guided, meter = made(model, Steer(steps=STEPS))
+    plain, _ = made(model, Steer(steps=STEPS, scale=0.0))
+    rows = model.rows_per_velocity * STEPS * len(PROMPTS)
+    assert meter.calls["network"] == meter.backward["network"] == rows
+    with torch.no_grad():
+        before, after = (model.decode(x1).mean() for x1 in (plain, guided))
+    assert after > before + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "estimator", "mode"),
+    [
+        (Glass(), Gradient(), Steer(steps=3)),
+        (Glass(), Stein(draws=3), Steer(steps=3)),
+        (GaussianPosterior(), Gradient(), Steer(steps=3)),
+        (DPS(), Search(), Steer(steps=3, dynamics=DDPM())),
+        (DPS(), Gradient(), Steer(steps=3, dynamics=DDPM(), particles=4, resample="systematic")),
+        (DPS(), Gradient(), BestOfN(n=2, flow_steps=3)),
+        (DPS(), Gradient(), Steer(steps=3, grid="uniform")),
+    ],
+    ids=["glass", "stein", "gaussian", "search", "particles", "best_of_n", "uniform"],
+)
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_other_methods_run_to_the_end(name, sampler, estimator, mode, pipelines):
+    model = part(pipelines, name).build(CPU)
+    x1, _ = made(model, mode, PROMPTS[:2], estimator=estimator, sampler=sampler)
+    assert x1.shape == (2, *model.shape)
+    assert x1.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd15", "flux"])
+def test_gradient_agrees_with_finite_differences(family):
+    torch.manual_seed(0)
+    pipe = FAMILIES[family]().to(torch.float64)
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight.mul_(0.1)  # so that nothing is clamped
+    model = PipelineModel(pipe, SIZE | MORE.get(family, {}) | {"guidance_scale": 3.0})
+    assert model.dtype == torch.float64
+    cond, t = model.encode(PROMPTS[:2]), torch.full((2,), 0.6).double()
+
+    def reward(x):
+        velocity = model.velocity(x, t, cond)
+        pictures = model.decode(model.path.denoiser_from_velocity(velocity, x, t))
+        assert ((pictures > 0) & (pictures < 1)).all()
+        return bright().total(pictures, cond.prompts).sum()
+
+    x = noise_of(model.shape, 2).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(reward(x), x)
+    along = noise_of(model.shape, 4)[2:].double()
+    with torch.no_grad():
+        slope = (reward(x + 1e-5 * along) - reward(x - 1e-5 * along)) / 2e-5
+    assert float((gradient * along).sum()) == pytest.approx(float(slope), rel=1e-4)
+
+
+class Unknown(StableDiffusionPipeline):
+    """Its latents are packed, and its network predicts the noise with the other sign."""
+
+    def prepare_latents(self, *args, **kwargs):
+        kwargs_of_others = args[:-1]
+        given = args[-1] if args else kwargs["latents"]
+        if given is not None:
+            return given
+        return super().prepare_latents(*kwargs_of_others, None, **kwargs).flatten(2)
+
+    @torch.no_grad()
+    def __call__(
+        self, prompt=None, num_inference_steps=8, latents=None, output_type="pt", return_dict=True
+    ):
+        embeds, _ = self.encode_prompt(prompt, self._execution_device, 1, False)
+        self.scheduler.set_timesteps(num_inference_steps)
+        z = self.prepare_latents(
+            len(prompt), 4, 16, 16, embeds.dtype, self._execution_device, None, latents
+        )
+        for t in self.scheduler.timesteps:
+            seen = z.unflatten(2, (8, 8))
+            noise = -self.unet(-seen, t, encoder_hidden_states=embeds).sample.flatten(2)
+            z = self.scheduler.step(noise, t, z).prev_sample
+        if output_type != "latent":
+            z = self.vae.decode(2 * z.unflatten(2, (8, 8))).sample
+            z = self.image_processor.postprocess(z, output_type=output_type)
+        return (z,)
+
+
+def unknown():
+    torch.manual_seed(0)
+    known = FAMILIES["sd15"]()
+    pipe = Unknown(**known.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_pipeline_class_of_ones_own_needs_no_word_of_the_adapter():
+    pipe = unknown()
+    model = PipelineModel(pipe)
+    assert model.shape == (4, 64)
+    x1, _ = made(model, Steer(steps=STEPS, scale=0.0))
+    call = {"prompt": list(PROMPTS), "num_inference_steps": STEPS}
+    noise = noise_of(model.shape)
+    agrees(x1, pipe(**call, latents=noise, output_type="latent")[0])
+    with torch.no_grad():
+        (pictures,) = pipe(**call, latents=noise)
+        assert torch.allclose(model.decode(x1), pictures, rtol=0, atol=1e-5)
+    guided, _ = made(model, Steer(steps=STEPS))
+    with torch.no_grad():
+        assert model.decode(guided).mean() > model.decode(x1).mean()
+
+
+def test_pipeline_itself_can_be_used_as_before():
+    pipe = unknown()
+    call = {"prompt": ["a cat"], "num_inference_steps": 3, "latents": torch.ones(1, 4, 64)}
+    before, components = pipe(**call)[0], dict(pipe.components)
+    state = torch.get_rng_state()
+    made(PipelineModel(pipe), Steer(steps=2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(pipe(**call)[0], before)
+    assert all(pipe.components[name] is part for name, part in components.items())
+
+
+def test_prompts_are_encoded_once_and_told_apart(pipelines):
+    model = part(pipelines).build(CPU)
+    x, t = noise_of(model.shape, 2), torch.full((2,), 0.5)
+    x[1] = x[0]
+    with torch.no_grad():
+        apart = model.velocity(x, t, model.encode(["a cat", "a dog"]))
+        same = model.velocity(x, t, model.encode(["a cat", "a cat"]))
+    assert float((apart[0] - apart[1]).abs().max()) > 1e-4
+    assert torch.allclose(same[0], same[1], atol=1e-5)
+    assert torch.allclose(same[0], apart[0], atol=1e-5)
+
+
+def test_own_times_are_those_of_the_resolution(pipelines):
+    small, large = (part(pipelines, "flux", height=s, width=s).build(CPU) for s in (16, 128))
+    times = [model.capability(Scheduled).times(4) for model in (small, large)]
+    assert all(len(row) == 5 and row[0] == 0 and row[-1] == 1 for row in times)
+    assert times[1][1] < times[0][1]  # more pixels are more noise for longer
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "sdxl"])
+def test_states_are_float32_whatever_the_networks_precision(name, pipelines):
+    wide, narrow = (
+        part(pipelines, name, dtype=dtype).build(CPU) for dtype in ("float32", "bfloat16")
+    )
+    x, t = noise_of(wide.shape, 1), torch.full((1,), 0.5)
+    with torch.no_grad():
+        exact = wide.velocity(x, t, wide.encode(["a cat"]))
+        rough = narrow.velocity(x, t, narrow.encode(["a cat"]))
+        pictures = narrow.decode(x)
+    assert narrow.dtype == rough.dtype == pictures.dtype == torch.float32
+    assert 0 < float((exact - rough).abs().mean()) < 0.1 * float(exact.abs().mean())
+
+
+def test_decoder_in_tiles_is_asked_for(pipelines):
+    assert part(pipelines, tile=True).build(CPU).decode(noise_of((4, 8, 8), 1)).shape[-1] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"call": {"foo": 1}}, "takes no 'foo' in its call"),
+        ({"true_guidance": 2.0}, "takes no 'true_cfg_scale' in its call"),
+        ({"weights": "./nowhere"}, "no such folder"),
+        ({"weights": "models/of/mine"}, "no such folder"),
+        ({"weights": "someone/something", "offline": True}, "'someone/something'"),
+    ],
+)
+def test_pipeline_that_cannot_be_loaded_is_one_line(options, wanted, pipelines):
+    with pytest.raises(PartError, match=wanted) as caught:
+        part(pipelines, **options).build(CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("skip_guidance_layers", "'call': 'skip_guidance_layers' depends on the number of the"),
+        ("cfg_truncation", "'call': 'cfg_truncation' depends on the number of the step"),
+        ("latents", "'call': 'latents' is given by align"),
+        ("prompt_embeds", "'call': 'prompt_embeds' is given by align"),
+    ],
+)
+def test_argument_that_no_velocity_has_is_refused_before_loading(name, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        Diffusers(weights="someone/something", call={name: 1})
+
+
+def test_folder_without_a_pipeline_is_one_line(tmp_path):
+    with pytest.raises(PartError, match=r"model 'diffusers': weights: '.*': .*model_index.json"):
+        Diffusers(weights=str(tmp_path)).build(CPU)
+
+
+class Cut(Unknown):
+    """Its call is under no_grad, and so is the one that it calls."""
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, latents=None, output_type="pt", **others):
+        return super().__call__(prompt, latents=latents, output_type=output_type, **others)
+
+
+def test_pipeline_that_cuts_gradients_says_so():
+    torch.manual_seed(0)
+    model = PipelineModel(Cut(**unknown().components, requires_safety_checker=False))
+    with pytest.raises(PartError, match="cuts gradients inside its call"):
+        made(model, Steer(steps=1))
+
+
+class Video(Unknown):
+    """It makes several frames, and does not say so in its call."""
+
+    class Processor:
+        """Nothing of a picture's."""
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, latents=None, output_type="pt", **others):
+        call = Unknown.__call__.__wrapped__
+        (z,) = call(self, prompt, latents=latents, output_type=output_type, **others)
+        return (z if output_type == "latent" else z[:, :, None].expand(-1, -1, 3, -1, -1),)
+
+
+class Frames(Unknown):
+    """It makes several frames."""
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, latents=None, output_type="pt", num_frames=8):
+        raise NotImplementedError
+
+
+class NoLatents(Unknown):
+    """It draws its own noise."""
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, output_type="pt"):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("cls", "wanted"),
+    [
+        (Frames, "pipeline Frames makes video"),
+        (NoLatents, "pipeline NoLatents lacks 'latents'"),
+    ],
+)
+def test_pipeline_that_cannot_be_followed_is_refused(cls, wanted):
+    with pytest.raises(PartError, match=wanted):
+        PipelineModel(cls(**unknown().components, requires_safety_checker=False))
+
+
+def test_pipeline_that_decodes_to_frames_is_refused():
+    model = PipelineModel(Video(**unknown().components, requires_safety_checker=False))
+    with pytest.raises(PartError, match="decodes to 5 dimensions, not to pictures"):
+        model.decode(torch.ones(1, 4, 64))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted"),
+    [
+        (lambda config: EDMEulerScheduler(), "EDMEulerScheduler .* is neither flow matching nor"),
+        (
+            lambda config: DDIMScheduler.from_config(config, thresholding=True),
+            "has 'thresholding', which no velocity has",
+        ),
+    ],
+)
+def test_scheduler_of_another_kind_is_refused(scheduler, wanted):
+    pipe = unknown()
+    pipe.scheduler = scheduler(pipe.scheduler.config)
+    with pytest.raises(PartError, match=wanted):
+        PipelineModel(pipe)
+
+
+def test_scheduler_with_other_numbers_of_steps_is_refused_on_its_own_grid_alone():
+    pipe = unknown()
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=False)
+    model = PipelineModel(pipe)
+    with pytest.raises(PartError, match=r"PNDMScheduler makes \d+ of 6 steps"):
+        made(model, Steer(steps=STEPS))
+    made(model, Steer(steps=2, grid="uniform"))
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15-v", "sdxl"])
+def test_velocity_is_finite_from_noise_to_data(name, pipelines):
+    model = part(pipelines, name).build(CPU)
+    t = torch.tensor([0.0, 1e-3, 0.5, 0.999, 1.0])
+    with torch.no_grad():
+        velocity = model.velocity(noise_of(model.shape, 5), t, model.encode(["a cat"] * 5))
+    assert velocity.isfinite().all()
