@@ -180,9 +180,9 @@ def flux() -> Any:
     )
 
 
-def variance(cls: Any, prediction: str = "epsilon") -> Any:
+def variance(cls: Any, prediction: str = "epsilon", **others: Any) -> Any:
     """A scheduler of Stable Diffusion that ends at clean states."""
-    clean = {} if cls is EulerDiscreteScheduler else {"clip_sample": False}
+    clean = {"clip_sample": False} if cls is DDIMScheduler else {}
     return cls(
         beta_start=0.00085,
         beta_end=0.012,
@@ -191,6 +191,7 @@ def variance(cls: Any, prediction: str = "epsilon") -> Any:
         steps_offset=1,
         timestep_spacing="leading",
         **clean,
+        **others,
     )
 
 

@@ -1,6 +1,7 @@
 """Pipelines of diffusers as models, beside what their own calls make."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,14 @@ import pytest
 import torch
 from align_diffusers import Diffusers
 from align_diffusers.model import PipelineModel
-from align_diffusers.testing import FAMILIES
-from diffusers import DDIMScheduler, EDMEulerScheduler, PNDMScheduler, StableDiffusionPipeline
+from align_diffusers.testing import FAMILIES, flux, qwen, sana, sd3, sd15, sdxl, variance
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 
 from align import PartError, Problem, Streams
 from align.core.model import Scheduled
@@ -24,6 +31,7 @@ from align.estimators.stein import Stein
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.rewards.statistic import PictureStatistic
+from align.runner.session import run
 from align.samplers.dps import DPS
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
@@ -31,6 +39,7 @@ from align.samplers.glass import Glass
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 CPU = torch.device("cpu")
+FOLDER = Path(__file__).parents[3] / "recipes" / "diffusers"
 PROMPTS = ("a cat", "a dog on a mat", "bird")
 STEPS = 6
 SIZE = {"height": 16, "width": 16}
@@ -306,8 +315,16 @@ def test_states_are_float32_whatever_the_networks_precision(name, pipelines):
     assert 0 < float((exact - rough).abs().mean()) < 0.1 * float(exact.abs().mean())
 
 
-def test_decoder_in_tiles_is_asked_for(pipelines):
-    assert part(pipelines, tile=True).build(CPU).decode(noise_of((4, 8, 8), 1)).shape[-1] == 16
+def test_decoder_in_tiles_keeps_the_gradient(pipelines):
+    x1 = noise_of((4, 32, 32), 1).requires_grad_()
+    whole, tiled = (
+        part(pipelines, tile=tile, height=64, width=64).build(CPU) for tile in (False, True)
+    )
+    pictures = tiled.decode(x1)
+    assert pictures.shape == (1, 3, 64, 64)
+    assert not torch.equal(pictures, whole.decode(x1))
+    (gradient,) = torch.autograd.grad(pictures.sum(), x1)
+    assert (gradient.abs().sum((0, 1)) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -440,3 +457,59 @@ def test_velocity_is_finite_from_noise_to_data(name, pipelines):
     with torch.no_grad():
         velocity = model.velocity(noise_of(model.shape, 5), t, model.encode(["a cat"] * 5))
     assert velocity.isfinite().all()
+
+
+RECIPES = {
+    "flux_dev": flux,
+    "flux_schnell": flux,
+    "qwen_image": qwen,
+    "sana": lambda: with_scheduler(
+        sana(),
+        DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
+    ),
+    "sd15": lambda: with_scheduler(
+        sd15(), variance(PNDMScheduler, skip_prk_steps=True, set_alpha_to_one=False)
+    ),
+    "sd3": sd3,
+    "sdxl": sdxl,
+}
+
+
+def with_scheduler(pipe, scheduler):
+    pipe.scheduler = scheduler
+    return pipe
+
+
+def test_every_recipe_has_a_tiny_pipeline():
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_runs_with_a_tiny_pipeline_in_place_of_the_weights(name, tmp_path):
+    torch.manual_seed(0)
+    RECIPES[name]().save_pretrained(tmp_path / name)
+    text = (FOLDER / f"{name}.toml").read_text()
+    for pattern, value in (
+        (r'weights = ".*"', f'weights = "{tmp_path / name}"'),
+        (r'device = "cuda"', f'device = "cpu"\nout = "{tmp_path / "runs"}"'),
+        (
+            r'\[\[reward\]\]\nkind = "hpsv2"[^[]*',
+            '[[reward]]\nkind = "statistic"\nof = "brightness"\nweight = 100.0\n\n',
+        ),
+        (r'kind = "pickscore"\ndtype.*', 'kind = "compressibility"'),
+        (r"dtype = .*", 'dtype = "float32"'),
+        (r"(height|width) = \d+", r"\1 = 32"),
+        (r"(steps|samples) = \d+", r"\1 = 2"),
+        (r"\bn = 8", "n = 2"),
+    ):
+        text, count = re.subn(pattern, value, text)
+        assert count
+    recipe = tmp_path / f"{name}.toml"
+    recipe.write_text(text)
+    result = run(recipe, progress=False)
+    assert [arm.name for arm in result.results] == ["unsteered", "steered", "best of 8"]
+    plain, steered, best = (arm.scores["statistic"] for arm in result.results)
+    assert not torch.equal(steered, plain)  # two steps are too few to ask for more
+    assert (best >= plain).all()
