@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import attrs
 import torch
 from torch import Tensor
 
 from align.core.attribution import attributed
-from align.core.errors import ContractError
+from align.core.errors import ContractError, DivergedError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
 from align.core.problem import Estimator, Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
+
+_RUNAWAY: Final = 1e6
+"""States larger than that are no flow's: guidance has driven them there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +77,7 @@ def estimate_value(
 
     Raises:
         ContractError: the result is no estimate at these states.
+        DivergedError: it is not finite, at states that no flow has.
         PartError: the estimator raised something else than a message to the user.
     """
     who = f"estimator '{getattr(estimator, 'kind', type(estimator).__name__)}'"
@@ -89,5 +93,10 @@ def estimate_value(
                     f"{who}: its {name} is {tuple(number.shape)}, expected {tuple(shape)}"
                 )
             if not bool(torch.isfinite(number).all()):
+                if (size := float(noisy.x.abs().max())) > _RUNAWAY:
+                    raise DivergedError(
+                        f"guidance drove states to {size:.2g}, too far for {who}; use more steps,"
+                        " guidance_norm = 'clip', or a lower weight"
+                    )
                 raise ContractError(f"{who}: its {name} has numbers that are not finite")
     return estimate

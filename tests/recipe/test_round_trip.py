@@ -46,7 +46,7 @@ def test_recipe_of_drawn_options_is_read_back_equal(read, good, options, prompt,
     changed = attrs.evolve(
         recipe,
         run=attrs.evolve(recipe.run, seed=seed),
-        model=attrs.evolve(recipe.model, prompt=prompt),
+        model=attrs.evolve(recipe.model, prompt=prompt.replace("{", "{{").replace("}", "}}")),
         mode=attrs.evolve(recipe.mode, warm=0, **options),
         reward=(term, *recipe.reward[1:]),
     )

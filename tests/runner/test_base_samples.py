@@ -115,7 +115,7 @@ def test_each_model_is_sampled_once():
     first, second, third, _ = (result.divergence for result in results)
     assert first.at_least == second.at_least != third.at_least
     assert (first.at_most, second.at_most) == (None, pytest.approx(0.1931, abs=1e-4))
-    kept = to_record(asked, results, bases, dict.fromkeys("abcd", "")).unsteered
+    kept = to_record(asked, results, bases, dict.fromkeys("abcd", "samples/a")).unsteered
     assert [(base.arms, base.flow_steps) for base in kept] == [(("a", "b", "d"), 7), (("c",), 50)]
     for base, numbers in zip(bases.models, kept, strict=True):
         assert numbers.scores == {"near": tuple(base.scores["near"].tolist())}
@@ -171,7 +171,7 @@ def test_divergence_is_that_of_the_normalised_reward():
     expected = 3 * (result.scores["near"].mean() - base.mean()) / base.std()
     assert result.divergence.reward == pytest.approx(float(expected))
     assert result.divergence.at_least == pytest.approx(float(expected - r.exp().mean().log()))
-    (kept,) = to_record(asked, [result], bases, {"a": ""}).unsteered
+    (kept,) = to_record(asked, [result], bases, {"a": "samples/a"}).unsteered
     assert kept.r == pytest.approx(r.tolist())
 
 
@@ -183,7 +183,7 @@ def test_renormed_guidance_warns_and_few_base_samples_are_noted():
     assert second.warnings == ()
     for ess, notes in ((FEW, 0), (3.21, 1)):
         found = attrs.evolve(second, divergence=Divergence(reward=0.0, at_least=1.0, ess=ess))
-        kept = to_record(asked, [found], bases, {"b": ""}).notes
+        kept = to_record(asked, [found], bases, {"b": "samples/b"}).notes
         assert len(kept) == notes
     assert kept[0].startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")
 

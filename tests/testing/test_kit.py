@@ -247,7 +247,7 @@ COUNTER = itertools.count()
         ("", set()),
         ("global", {"random_state"}),
         ("changes its input", {"inputs_untouched", "repeatable"}),
-        ("single", {"shape"}),
+        ("single", {"shape", "base_law", "tilted_law"}),
         ("batch", {"rows_are_independent"}),
         ("restless", {"repeatable"}),
         ("early", {"ends_of_time"}),

@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(PartError, match="no space"):
         _written(path, name="new")
     monkeypatch.undo()
     assert path.read_bytes() == old

@@ -204,8 +204,8 @@ def test_draft_is_the_reward_of_own_samples():
     streams = Streams(0, tuple(range(64)))
     x, cond = streams.fold_in("start").normal((1,)), model.encode([""] * 64)
     for step in range(9):
-        x = x + model.velocity(x, torch.full((64,), step / 10).double(), cond) / 10
-    t = torch.full((64,), 0.9).double()
+        x = x + model.velocity(x, torch.full((64,), step / 10, dtype=torch.float64), cond) / 10
+    t = torch.full((64,), 0.9, dtype=torch.float64)
     x1 = x + model.velocity(x, t, cond) / 10
     ones, s = torch.ones_like(x), t[:, None]
     features = torch.cat((ones, x, x * s, torch.sin(3 * x), s * s), 1)

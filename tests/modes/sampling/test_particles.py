@@ -121,7 +121,7 @@ def test_particles_with_a_sharp_reward_stay_finite_and_near_the_measurement(guid
 def test_diverged_steering_raises_with_a_cure():
     model, _ = plane()
     world = model, measured(((1.2, -0.8),), (-1.0,), 0.001)
-    with pytest.raises(DivergedError, match=r"states are not finite .* guidance_norm = 'clip'"):
+    with pytest.raises(DivergedError, match=r"guidance drove states to .* guidance_norm = 'clip'"):
         sampled(Steer(steps=50), world, 4, sampler=DPS(), estimator=Gradient(draws=1))
 
 
