@@ -14,7 +14,8 @@ from align.recipe import to_toml
 INTEGERS = st.integers(1, 2**63 - 1)
 NUMBERS = st.floats(allow_nan=False)
 ABOVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-WEIGHTS = NUMBERS.filter(lambda number: math.isfinite(number) and number != 0)
+FINITE = NUMBERS.filter(math.isfinite)
+WEIGHTS = FINITE.filter(bool)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
@@ -31,9 +32,9 @@ MODES = st.fixed_dictionaries(
         "label": TEXTS,
         "sizes": tuples(INTEGERS),
         "span": st.tuples(NUMBERS, NUMBERS),
-        "grid": tuples(tuples(NUMBERS)),
+        "grid": tuples(tuples(FINITE)),
         "count": st.one_of(INTEGERS, st.just("all")),
-        "by_name": st.dictionaries(TEXTS, NUMBERS, max_size=3),
+        "by_name": st.dictionaries(TEXTS, FINITE, max_size=3),
     }
 )
 
