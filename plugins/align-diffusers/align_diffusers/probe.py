@@ -13,6 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from align.core.errors import PartError
+
 
 class _StepResult(tuple[Tensor, ...]):
     """What `step` returns: pipelines take item 0, item 1 or `prev_sample`."""
@@ -137,6 +139,13 @@ class Texts:
         """A context in which the encoder's answers are kept for this prompt."""
         return Recording(self, prompt)
 
+    def keep(self, prompt: str, answers: list[Any]) -> None:
+        """Answer so for a prompt; raises PartError if the answers cannot be rows of a batch."""
+        for known in self._answers.values():
+            for answer, other in zip(answers, known, strict=False):
+                _check_shared(answer, other)
+        self._answers[prompt] = answers
+
     def replay(self, prompts: list[str]) -> None:
         """Answer the next calls for these prompts, one row each."""
         self._replayed, self._place = prompts, 0
@@ -167,7 +176,7 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         answers, self._texts._recording = self._texts._recording, None
         if kind is None or issubclass(kind, TimesRecorded):
-            self._texts._answers[self._prompt] = answers or []
+            self._texts.keep(self._prompt, answers or [])
 
 
 def _sizes(answer: Any) -> Any:
@@ -176,6 +185,21 @@ def _sizes(answer: Any) -> Any:
     if isinstance(answer, tuple):
         return tuple(_sizes(part) for part in answer)
     return type(answer).__name__  # a list has an entry a prompt, of any length
+
+
+def _check_shared(answer: Any, other: Any) -> None:
+    """What has no row of a batch is the same for all prompts, or they cannot be told apart."""
+    if isinstance(answer, Tensor) and isinstance(other, Tensor):
+        shared = answer.dim() == 0 or len(answer) != 1
+        if shared and answer.shape == other.shape and not torch.equal(answer, other):
+            rows = "no row" if answer.dim() == 0 else f"{len(answer)} rows"
+            raise PartError(f"the pipeline's encode_prompt gives {rows} for one prompt, not one")
+    elif isinstance(answer, tuple) and isinstance(other, tuple):
+        for part, same in zip(answer, other, strict=False):
+            _check_shared(part, same)
+    elif isinstance(answer, Mapping) and isinstance(other, Mapping):
+        for key in answer.keys() & other.keys():
+            _check_shared(answer[key], other[key])
 
 
 def _joined(answers: list[Any]) -> Any:

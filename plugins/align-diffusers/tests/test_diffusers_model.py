@@ -346,10 +346,10 @@ def test_pipeline_that_cannot_be_loaded_is_one_line(options, wanted, pipelines):
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("skip_guidance_layers", "'call': 'skip_guidance_layers' depends on the number of the"),
-        ("cfg_truncation", "'call': 'cfg_truncation' depends on the number of the step"),
-        ("latents", "'call': 'latents' is given by align"),
-        ("prompt_embeds", "'call': 'prompt_embeds' is given by align"),
+        ("skip_guidance_layers", "'skip_guidance_layers' depends on the number of the"),
+        ("cfg_truncation", "'cfg_truncation' depends on the number of the step"),
+        ("latents", "'latents' is given by align"),
+        ("prompt_embeds", "'prompt_embeds' is given by align"),
     ],
 )
 def test_argument_that_no_velocity_has_is_refused_before_loading(name, wanted):
@@ -375,6 +375,20 @@ def test_pipeline_that_cuts_gradients_says_so():
     model = PipelineModel(Cut(**unknown().components, requires_safety_checker=False))
     with pytest.raises(PartError, match="cuts gradients inside its call"):
         made(model, Steer(steps=1))
+
+
+class TwoRows(Unknown):
+    """Its encoder gives the negative prompt and the prompt in one tensor."""
+
+    def encode_prompt(self, prompt, *others):
+        embeds, _ = super().encode_prompt(prompt, *others)
+        return torch.cat([embeds.flip(2), embeds]), None
+
+
+def test_texts_that_are_not_one_row_a_prompt_are_refused():
+    model = PipelineModel(TwoRows(**unknown().components, requires_safety_checker=False))
+    with pytest.raises(PartError, match="encode_prompt gives 2 rows for one prompt, not one"):
+        model.encode(["a cat"])
 
 
 class Video(Unknown):
