@@ -1,6 +1,7 @@
 """What tests of several folders use."""
 
 import random
+import signal
 import socket
 from contextlib import contextmanager
 
@@ -15,6 +16,15 @@ from tests.forked import Forked
 # The same few examples every time, and no clock: what fails, fails again.
 settings.register_profile("align", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.load_profile("align")
+
+
+# A shell's background jobs and nohup ignore signals, and tests of Ctrl-C need them.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser):
