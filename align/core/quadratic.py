@@ -77,8 +77,9 @@ def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:
     affine = term.transform.affine if term.transform else (1.0, 0.0)
     if reward is None or affine is None:
         raise PartError(
-            f"the exact value is known for quadratic rewards only, and '{term.name}' is not one; "
-            "use the estimator 'gradient' or 'stein'"
+            f"the exact value is known for quadratic rewards only, and '{term.name}'"
+            f" {'is not one' if reward is None else 'with its clip or normalise is not one'};"
+            " use the estimator 'gradient' or 'stein'"
         )
     slope, intercept = affine
     quadratic, linear, constant = reward.quadratic()

@@ -198,8 +198,12 @@ def metrics_digest(folder: Path) -> str:
 
 def _unfinished(folder: Path) -> str:
     """Why a folder has no results, and what to do."""
+    try:
+        folder.stat()
+    except OSError as error:
+        return f"{error.strerror}; name the folder of a run"
     if not folder.is_dir():
-        return "it is no folder; name the folder of a run" if folder.exists() else "it is not there"
+        return "it is no folder; name the folder of a run"
     if owner := owner_of(folder):
         return f"it is still going on ({owner}); wait for it"
     about = folder / "about.json"

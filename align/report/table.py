@@ -82,5 +82,5 @@ def _mean(scores: Sequence[float]) -> str:
     mean = sum(scores) / count
     if count == 1:
         return f"{mean:.3g}"
-    error = math.sqrt(sum((s - mean) ** 2 for s in scores) / (count - 1) / count)
+    error = math.sqrt(sum((s - mean) * (s - mean) for s in scores) / (count - 1) / count)
     return f"{mean:.3g} ± {error:.2g}"

@@ -116,3 +116,11 @@ def test_file_that_cannot_be_read_gives_one_line_with_the_cure(tmp_path, damage,
     assert reason in said
     assert "run the recipe.toml again" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("x" * 300, "File name too long"), ("nothing", "No such file or directory")]
+)
+def test_name_that_cannot_be_read_is_one_line(tmp_path, name, why):
+    with pytest.raises(PartError, match=f"holds no finished run: {why}; name the folder of a run"):
+        read(tmp_path / name)

@@ -49,6 +49,12 @@ def test_heads_and_cells(results):
     assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]
 
 
+def test_scores_beyond_any_square_have_no_finite_error(arm_of):
+    arm = arm_of("a", 0, 2, scores={"cat": [1e200, -1e200], "dog": [0.5] * 2})
+    table = rows(RunResults(rewards=REWARDS, arms=(arm,)))
+    assert "0 ± inf" in str(table)
+
+
 def test_markdown(results):
     lines = markdown(results).splitlines()
     assert lines[0].startswith("| arm | cat | dog (held out) |")
