@@ -48,14 +48,23 @@ class InnerFlow:
     def slope(self, y: Tensor, s: Tensor) -> Tensor:
         """Inner velocity b̄_s(y; t, x), (B, *S), at inner states y (B, *S); s is (B,), in [0, 1).
 
+        b̄ = α'_s ε̂ + β'_s D, of the noise and the clean state that `ends` finds in y. Costs one call
+        of the outer velocity.
+        """
+        noise, denoiser = self.ends(y, s)
+        path = self.path
+        return expand(path.alpha_rate(s), y) * noise + expand(path.beta_rate(s), y) * denoiser
+
+    def ends(self, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of the noise ε̂ and of x1 given x and y = α_s ε̂ + β_s D, (B, *S) each; see `slope`.
+
         To see both x = β_t x1 + α_t ε and y = β_s x1 + α_s ε' is to see x1 once at a later time t*:
 
             Q = β_t² α_s² + β_s² α_t²,      S = (β_t α_s² x + β_s α_t² y) / Q,
             α*²/β*² = α_s² α_t² / Q,        D = D_{t*}(β* S),        v = b_{t*}(β* S),
-            b̄ = (α'_s/α_s) (y − β_s D) + β'_s D,
+            ε̂ = (y − β_s D)/α_s,
 
-        of which the first term is taken in a form that does not divide by α_s, with
-        w = α* β*' − α*' β*:
+        which is taken in a form that does not divide by α_s, with w = α* β*' − α*' β*:
 
             (y − β_s D)/α_s = α_s β_t (β_t y − β_s x)/Q + β_s α_t β* (β*' S − v) / (√Q w).
 
@@ -76,16 +85,23 @@ class InnerFlow:
         noise = expand(a_s * b_t / q, y) * (expand(b_t, y) * y - expand(b_s, y) * x)
         scale = b_s * a_t * b / (q.sqrt() * (a * b_rate - a_rate * b))
         noise = noise + expand(scale, y) * (expand(b_rate, y) * statistic - velocity)
-        return expand(path.alpha_rate(s), y) * noise + expand(path.beta_rate(s), y) * denoiser
+        return noise, denoiser
 
     def to(self, end: Tensor, y: Tensor, *, steps: int, method: Method) -> Tensor:
         """Inner states (B, *S) at the inner times `end` (B,), from noise y (B, *S) at time 0.
 
+        A step from s to u holds ε̂ and D, and follows the path between them,
+
+            y' = y + (α_u − α_s) ε̂ + (β_u − β_s) D,
+
+        which on the linear path is Euler's y + (u − s) b̄. On a curved path Euler's would leave the
+        path even where D is known, by as much in short outer steps as in long ones.
+
         Heun's last step is Euler's. That keeps its order, two, and costs 2 · steps − 1 network
         calls for Euler's `steps`. A corrector at s = 1 would be finite, b̄_1(y) = b_1(y), but it
         does not depend on x, and networks are trained least there: where the posterior is narrow
-        and steps are few, it would throw draws far off. With Euler's, one step on the linear path
-        returns the denoiser by either method.
+        and steps are few, it would throw draws far off. With Euler's, one step returns
+        the denoiser by either method.
 
         Args:
             end: inner times to stop at, (B,).
@@ -93,13 +109,16 @@ class InnerFlow:
             steps: number of steps, of equal length.
             method: "euler" or "heun".
         """
-        width = expand(end / steps, y)
+        path = self.path
         for k in range(steps):
-            slope = self.slope(y, end * (k / steps))
+            s, u = end * (k / steps), end * ((k + 1) / steps)
+            of_noise = expand(path.alpha(u) - path.alpha(s), y)
+            of_data = expand(path.beta(u) - path.beta(s), y)
+            noise, denoiser = self.ends(y, s)
             if method == "heun" and k < steps - 1:
-                ahead = self.slope(y + width * slope, end * ((k + 1) / steps))
-                slope = (slope + ahead) / 2
-            y = y + width * slope
+                later, clean = self.ends(y + of_noise * noise + of_data * denoiser, u)
+                noise, denoiser = (noise + later) / 2, (denoiser + clean) / 2
+            y = y + of_noise * noise + of_data * denoiser
         return y
 
 
@@ -116,7 +135,7 @@ def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) ->
 class Glass(PosteriorSampler):
     """Integrates the inner flow from noise to p(x1 | x_t), with Euler or Heun steps.
 
-    With one step on the linear path every draw is the denoiser D_t(x). Heun's method pays from
+    With one step every draw is the denoiser D_t(x). Heun's method pays from
     about eight steps on; with fewer, or late in time, Euler's is as good at as many network calls.
 
     Reference: GLASS Flows, Holderrieth et al., 2025, arXiv:2509.25170; Meta Flow Maps,

@@ -9,6 +9,7 @@ from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
+from align.models.mixture import Mixture
 from align.samplers.dps import DPS
 from align.samplers.glass import Glass, glass_velocity
 from align.samplers.mfm import MetaFlowMap
@@ -166,3 +167,26 @@ def test_heun_calls_the_network_twice_a_step_but_the_last():
     guarded = GuardedModel(model, "mixture", meter, 3)
     Glass(steps=4, method="heun").sample(guarded, noisy, draws=5, streams=Streams(0, (0, 1)))
     assert meter.calls == {"network": 5 * 2 * 7}
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_posterior_that_is_a_point_is_found_in_any_number_of_steps(kind, method, steps):
+    spec = Mixture(weights=(1.0,), means=((0.7, -1.2),), stds=(1e-6,), path=kind)
+    model, streams = spec.build(torch.device("cpu")), Streams(0, (0, 1, 2))
+    noisy = NoisyState(
+        streams.normal((2,)), torch.tensor([0.0, 0.4, 0.9]).double(), model.encode([""] * 3)
+    )
+    draws = Glass(steps=steps, method=method).sample(model, noisy, draws=2, streams=streams)
+    assert torch.allclose(draws, torch.tensor([0.7, -1.2]).double(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+def test_one_step_is_the_denoiser_on_either_path(kind):
+    model, _ = line(kind)
+    streams = Streams(0, (0, 1, 2))
+    t = torch.tensor([0.1, 0.5, 0.9]).double()
+    noisy = NoisyState(streams.normal((1,)), t, model.encode([""] * 3))
+    (draw,) = Glass(steps=1).sample(model, noisy, draws=1, streams=streams)
+    assert torch.allclose(draw, model.denoiser(noisy), rtol=0, atol=1e-12)

@@ -114,8 +114,9 @@ def test_every_dynamics_follows_the_tilted_law(dynamics, world):
     assert sliced_w2(x1, target) < 1.5 * floor + 0.06
 
 
+# With the noise of the default clamp, one to three Euler steps are far from any law of the SDE.
 @pytest.mark.parametrize(
-    "dynamics", [ODE(), SDE(), DDPM(), Heun(), Renoise()], ids=lambda d: d.kind
+    "dynamics", [ODE(), SDE(clamp=1.0), DDPM(), Heun(), Renoise()], ids=lambda d: d.kind
 )
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_few_steps_are_finite_and_climb(dynamics, steps, world):
