@@ -105,7 +105,7 @@ def test_the_value_is_that_of_an_integral_in_the_plane(path):
 
 @pytest.mark.parametrize(
     "dynamics",
-    [ODE(), Heun(), SDE(), DDPM(), DDIM(), GlassTransition(inner_steps=16, method="heun")],
+    [ODE(), Heun(), SDE(), DDPM(), DDIM(), GlassTransition()],
     ids=lambda part: part.kind,
 )
 def test_every_dynamics_follows_the_tilted_law(dynamics, world):
@@ -126,8 +126,7 @@ def test_few_steps_are_finite_and_climb(dynamics, steps, world):
     plain = sampled(BestOfN(flow_steps=steps, dynamics=dynamics), (model, reward), 64)
     gain = reward.total(x1, [""]).mean() - reward.total(plain, [""]).mean()
     assert x1.isfinite().all()
-    # One step of ddpm is not guided, and two of sde, whose noise is clamped, miss any law.
-    assert gain > (-1e-12 if dynamics == DDPM() and steps == 1 else 0) or dynamics == SDE()
+    assert gain > (-1e-12 if dynamics == DDPM() and steps == 1 else 0)  # one step is not guided
 
 
 @pytest.mark.parametrize(
