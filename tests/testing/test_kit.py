@@ -27,6 +27,7 @@ from align.core.model import (
     ModelSpec,
     NoisyState,
     PosteriorMap,
+    Scheduled,
 )
 from align.core.option import option
 from align.core.path import LinearPath
@@ -362,7 +363,7 @@ class World(ModelSpec):
 
     @property
     def provides(self):
-        all_of = {FlowMap, PosteriorMap, DataSampler, ClosedForm}
+        all_of = {FlowMap, PosteriorMap, DataSampler, ClosedForm, Scheduled}
         return frozenset(all_of - {FlowMap} if self.fault == "modest" else all_of)
 
     @property
@@ -380,7 +381,7 @@ class _Doubled(LinearPath):
         return 2 * torch.ones_like(t)
 
 
-class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
+class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm, Scheduled):
     domain = "vector"
 
     def __init__(self, inner, fault):
@@ -425,6 +426,12 @@ class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
         found = self.inner.draw(streams)
         return found - 0.01 * found.mean(0) if self.fault == "centred" else found
 
+    def times(self, steps):
+        return tuple(k / steps for k in range(steps + (self.fault != "ends early")))
+
+    def begin(self, noise, steps):
+        return noise + 1 if self.fault == "begins elsewhere" else noise
+
     def value(self, noisy, reward):
         return self.inner.value(noisy, reward)
 
@@ -454,6 +461,8 @@ class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
         ("bent", {"posterior_semigroup"}),
         ("no context", {"posterior_tangent"}),
         ("centred", {"population"}),
+        ("ends early", {"scheduled"}),
+        ("begins elsewhere", {"scheduled"}),
         ("biased", {"closed_form"}),
     ],
 )
