@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from align_clip import Clip
+from align_hpsv2 import HPSv2
+from align_pickscore import PickScore
 from PIL import Image
-
-for module in ("hpsv2", "clip"):
-    pytest.importorskip(module)
-Clip = pytest.importorskip("align_clip").Clip
-HPSv2 = pytest.importorskip("align_hpsv2").HPSv2
-PickScore = pytest.importorskip("align_pickscore").PickScore
 
 CPU = torch.device("cpu")
 ODD = (

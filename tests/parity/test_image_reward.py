@@ -3,9 +3,7 @@
 import attrs
 import pytest
 import torch
-
-pytest.importorskip("ImageReward")
-ImageReward = pytest.importorskip("align_image_reward").ImageReward
+from align_image_reward import ImageReward
 
 CPU = torch.device("cpu")
 
