@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         NoModel,
         PosteriorMap,
         Scheduled,
+        ToData,
     )
     from align.core.network import NetworkSpec, Role, VelocityNetwork
     from align.core.objective import GroupedValues, Loss, Objective
@@ -127,6 +128,7 @@ _NAMES: Final = {
         "NoisyState",
         "PosteriorMap",
         "Scheduled",
+        "ToData",
     ),
     "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
     "align.core.objective": ("GroupedValues", "Loss", "Objective"),
@@ -239,6 +241,7 @@ __all__ = [
     "Study",
     "Term",
     "TiltedTarget",
+    "ToData",
     "Trainable",
     "Training",
     "TrainingMode",

@@ -126,12 +126,32 @@ class ClassConditional(ABC):
     classes: tuple[str, ...]
 
 
-class FlowMap(ABC):
+class ToData(ABC):
+    """Capability: jumps from any state to the data, and to no other time, in one call.
+
+    Networks that were distilled to few steps can do that. Their velocity is that of a straight line
+    to where the jump ends, x + (1 − t) b = X_{t,1}(x): no flow's, so that it holds no score. Where
+    a model can jump to other times too, as a `FlowMap` can, its velocity is the flow's.
+    """
+
+    @abstractmethod
+    def to_data(self, x: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """X_{s,1}(x): clean states (B, *S) from x (B, *S) at times s (B,).
+
+        A row costs as many rows of the network as one of `velocity`.
+        """
+
+
+class FlowMap(ToData):
     """Capability: jumps along the flow in one call."""
 
     @abstractmethod
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """X_{s,u}(x): the flow from time s to time u, both (B,); x is (B, *S)."""
+
+    def to_data(self, x: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """The jump to time 1; a row costs what one of `jump` does."""
+        return self.jump(x, s, torch.ones_like(s), cond)
 
 
 class PosteriorMap(ABC):
@@ -179,12 +199,16 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def provides(self) -> frozenset[type]:
-        """The capabilities the model will have: FlowMap, PosteriorMap, DataSampler, Scheduled."""
+        """The capabilities the model will have: ToData, FlowMap, PosteriorMap, DataSampler, ..."""
 
     @property
     @abstractmethod
     def prompt(self) -> str:
         """What samples are made for: a prompt, or one that stands for several (`expand_prompt`)."""
+
+    def can(self, capability: type) -> bool:
+        """Whether one of those that it provides is this capability, as a FlowMap is a ToData."""
+        return any(issubclass(kind, capability) for kind in self.provides)
 
     @property
     def state_shape(self) -> tuple[int, ...] | None:

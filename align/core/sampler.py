@@ -51,6 +51,10 @@ class PosteriorSampler(ABC):
     ) -> Tensor:
         """Draws (N, B, *S) of x1 for N = `draws` and the B states of `noisy`."""
 
+    def notes(self, model: FlowModel) -> tuple[str, ...]:
+        """What must be said beside results of draws from this model, a sentence each."""
+        return ()
+
 
 def draw_posterior(
     sampler: PosteriorSampler, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams

@@ -26,6 +26,7 @@ from align.core.model import (
     FlowModel,
     NoisyState,
     PosteriorMap,
+    ToData,
 )
 from align.core.path import Path
 from align.core.reward import Reward
@@ -109,8 +110,10 @@ class GuardedModel(FlowModel):
         with attributed(f"model '{self.name}': capability"):
             part = self.inner.capability(kind)
         guarded: object = part
-        if kind is FlowMap and isinstance(part, FlowMap):
+        if kind in (FlowMap, ToData) and isinstance(part, FlowMap):
             guarded = _GuardedFlowMap(self, part)
+        elif kind is ToData and isinstance(part, ToData):
+            guarded = _GuardedToData(self, part)
         elif kind is PosteriorMap and isinstance(part, PosteriorMap):
             guarded = _GuardedPosteriorMap(self, part)
         return guarded if isinstance(guarded, kind) else None
@@ -164,6 +167,20 @@ class _GuardedFlowMap(FlowMap):
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """The inner flow map (B, *S)."""
         return self.guard.network("jump", self.inner.jump, x, s, u, cond=cond)
+
+
+@final
+@attrs.frozen(eq=False)
+class _GuardedToData(ToData):
+    """Jumps to data that are counted, chunked and checked by their model's guard."""
+
+    guard: GuardedModel
+    inner: ToData
+
+    def to_data(self, x: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """The inner jump (B, *S)."""
+        per_row = self.guard.rows_per_velocity
+        return self.guard.network("to_data", self.inner.to_data, x, s, cond=cond, per_row=per_row)
 
 
 @final

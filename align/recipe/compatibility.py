@@ -137,14 +137,13 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
 def _capabilities(ask: _Question) -> Iterator[ConfigError]:
     """The model can do what the sampler and the estimator ask of it."""
     arm, estimator = ask.arm, _estimator(ask)
-    draws = "sampler" in arm.mode.needs or (estimator and estimator.needs_sampler)
     wants: list[tuple[str, Any, type | None]] = []
-    if draws and arm.sampler:
+    if arm.sampler and arm.draws:
         wants.append(("sampler", arm.sampler, arm.sampler.needs))
     if estimator:
         wants.append(("estimator", estimator, estimator.needs_model))
     for section, part, capability in wants:
-        if arm.model and capability and capability not in arm.model.provides:
+        if arm.model and capability and not arm.model.can(capability):
             text = f"'{part.kind}' needs a model with {capability.__name__}, but "
             yield ask.error(text + _provided(arm.model), section, "model")
 

@@ -62,6 +62,12 @@ class Arm:
     estimator: ValueEstimator | None
     mode: AlignmentMode[Any]
 
+    @property
+    def draws(self) -> bool:
+        """Whether posterior draws are asked for: by the mode, or by an estimator that it asks."""
+        asked = self.estimator if "estimator" in self.mode.needs else None
+        return "sampler" in self.mode.needs or bool(asked and asked.needs_sampler)
+
 
 @final
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from align.core.attribution import attributed
 from align.core.baseline import FEW, Divergence
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
@@ -59,6 +60,10 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     if isinstance(arm.mode, HasWarnings):
         said = tuple(arm.mode.warnings(outcome.state))
         result = attrs.evolve(result, warnings=said + result.warnings)
+    if arm.sampler and arm.draws:
+        with attributed(f"sampler '{arm.sampler.kind}': notes"):
+            noted = tuple(arm.sampler.notes(problem.model))
+        result = attrs.evolve(result, warnings=result.warnings + noted)
     if isinstance(arm.mode, Study):
         result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
     if outcome.x1 is None:

@@ -1,4 +1,4 @@
-"""Posterior samples from a flow map: make the state noisier, map it to the data, weigh, choose."""
+"""Posterior samples from jumps to data: make the state noisier, jump, weigh, choose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.model import FlowMap, FlowModel, NoisyState
+from align.core.model import FlowMap, FlowModel, NoisyState, ToData
 from align.core.option import above, at_least, option
 from align.core.path import Path, expand
 from align.core.sampler import PosteriorSampler
@@ -31,7 +31,8 @@ class Renoise(PosteriorSampler):
     Two things are not exact. K is finite, so that draws lean towards the proposal. And networks
     give only the score, so that log p_s(x_s) − log p_s(c x) is taken by the midpoint rule as
     ρ ε · ∇ log p_s(c x + ρ ε / 2), which is exact where p_s is Gaussian. A linear expansion around
-    c x would not do: ρ is so large that the curvature decides.
+    c x would not do: ρ is so large that the curvature decides. A network that was distilled to jump
+    to data alone has no velocity of a flow, and so no score: its weights are a heuristic.
 
     The earlier time s is where α_s²/β_s² = g (2 + g / S²), g = α_t²/β_t². For Gaussian data of
     standard deviation S the proposal then is the posterior, and all weights are equal.
@@ -46,7 +47,7 @@ class Renoise(PosteriorSampler):
         "an exact flow map of Gaussian data: with one candidate if its elements have `data_std`, "
         "else in the limit of many"
     )
-    needs: ClassVar[type | None] = FlowMap
+    needs: ClassVar[type | None] = ToData
 
     candidates: int = option(
         "candidates K that each draw is chosen from", default=4, check=at_least(1)
@@ -62,16 +63,16 @@ class Renoise(PosteriorSampler):
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams
     ) -> Tensor:
         """Draws (N, B, *S) of x1; costs N · K jumps and as many velocities a state."""
-        flow_map = model.capability(FlowMap)
-        if flow_map is None:
-            raise PartError("sampler 'renoise' needs a model with a flow map; use 'glass'")
+        jumps = model.capability(ToData)
+        if jumps is None:
+            raise PartError("sampler 'renoise' needs a model that jumps to data; use 'glass'")
         path, shape = model.path, (self.candidates, *model.shape)
         noise = streams.fold_in("posterior").normal(shape, draws=draws).to(noisy.x).movedim(2, 0)
         s, scale, spread = self._earlier(path, noisy.t)
         centre, moved = expand(scale, noisy.x) * noisy.x, expand(spread, noisy.x) * noise
         times, cond = s.repeat(self.candidates * draws), noisy.cond.tile(self.candidates * draws)
         start, middle = (centre + moved).flatten(0, 2), (centre + moved / 2).flatten(0, 2)
-        z = flow_map.jump(start, times, torch.ones_like(times), cond).reshape(noise.shape)
+        z = jumps.to_data(start, times, cond).reshape(noise.shape)
         velocity = model.velocity(middle, times, cond)
         score = path.score_from_velocity(velocity, middle, times).reshape(noise.shape)
         residual = (noisy.x - expand(path.beta(noisy.t), noisy.x) * z) / expand(
@@ -82,6 +83,15 @@ class Renoise(PosteriorSampler):
         place = streams.fold_in("choice").uniform((), draws=draws).to(edges)
         chosen = (place > edges).sum(0, keepdim=True)
         return torch.take_along_dim(z, expand(chosen, z), 0)[0]
+
+    def notes(self, model: FlowModel) -> tuple[str, ...]:
+        """That the weights are a heuristic, where the model jumps to data alone."""
+        if self.candidates == 1 or model.capability(FlowMap) is not None:
+            return ()
+        return (
+            "the network was distilled to jump to data, so that its velocity is no flow's and holds"
+            " no score: the weights by which 'renoise' chooses its draws are a heuristic",
+        )
 
     def _earlier(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, c and ρ, each (B,); at t = 0 they are 0, 0 and 1."""

@@ -9,7 +9,15 @@ import torch
 
 from align.core.errors import ContractError, PartError
 from align.core.estimator import ClosedForm
-from align.core.model import Condition, DataSampler, FlowMap, FlowModel, NoisyState, PosteriorMap
+from align.core.model import (
+    Condition,
+    DataSampler,
+    FlowMap,
+    FlowModel,
+    NoisyState,
+    PosteriorMap,
+    ToData,
+)
 from align.core.path import LinearPath
 from align.core.reward import HasReferenceImages, Quadratic, Reward
 from align.engine.guard import GuardedModel, GuardedReward, guarded, replaced
@@ -123,6 +131,27 @@ def test_rows_of_guided_velocities_are_all_counted(inputs):
     assert (meter.calls, meter.backward) == ({"network": 2 * ROWS}, {"network": 2 * ROWS})
     model.capability(FlowMap).jump(x, s, s, cond)
     assert meter.calls == {"network": 3 * ROWS}
+    model.capability(ToData).to_data(x, s, cond)
+    assert meter.calls == {"network": 4 * ROWS}
+
+
+class Jumps(Plain, ToData):
+    """Jumps to data alone, guided: two rows of its network for each."""
+
+    rows_per_velocity = 2
+
+    def to_data(self, x, s, cond):
+        return x + (1 - s)[:, None] * cond.tensors["label"][:, None]
+
+
+def test_jumps_to_data_are_cut_and_cost_what_velocities_do(inputs):
+    x, s, _, cond = inputs
+    meter = Meter()
+    model = GuardedModel(Jumps(), "toy", meter, 3)
+    assert model.capability(FlowMap) is None
+    jumped = model.capability(ToData).to_data(x, s, cond)
+    assert torch.equal(jumped, Jumps().to_data(x, s, cond))
+    assert meter.calls == {"network": 2 * ROWS}
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])

@@ -317,7 +317,10 @@ def test_report_tells_a_run_that_lives_from_a_dead_one(copied, tmp_path):
     with pytest.raises(PartError, match=f"it is still going on .process {os.getpid()} on"):
         report.write(folder)
     ours.release()
-    with pytest.raises(PartError, match="nothing. holds no finished run: No such file or directory; name the folder of a run"):
+    with pytest.raises(
+        PartError,
+        match="nothing. holds no finished run: No such file or directory; name the folder of a run",
+    ):
         report.write(tmp_path / "nothing")
 
 

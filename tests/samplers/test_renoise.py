@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.core.errors import PartError
-from align.core.model import NoisyState
+from align.core.model import NoisyState, ToData
 from align.core.streams import Streams
 from align.models.mixture import Mixture
 from align.samplers.renoise import Renoise
@@ -100,8 +100,28 @@ def test_draws_in_the_plane_are_near_the_posterior():
     assert many < 0.12  # two sets of exact draws: 0.06
 
 
-def test_a_model_without_a_flow_map_is_refused():
-    with pytest.raises(PartError, match="flow map; use 'glass'"):
+class ToDataAlone(Plain, ToData):
+    """A flow map that lends its jumps to data and no others."""
+
+    def to_data(self, x, s, cond):
+        return self.inner.jump(x, s, torch.ones_like(s), cond)
+
+
+def test_jumps_to_data_alone_are_enough_and_their_weights_are_said_to_be_a_heuristic():
+    model, streams = line()[0], Streams(0, (0, 1, 2))
+    noisy = _at(model, [0.4], 0.0, 0.5, 0.9)
+    by_map, by_jumps = (
+        Renoise().sample(part, noisy, draws=2, streams=streams)
+        for part in (model, ToDataAlone(model))
+    )
+    assert torch.equal(by_map, by_jumps)
+    assert Renoise().notes(model) == Renoise(candidates=1).notes(ToDataAlone(model)) == ()
+    (note,) = Renoise().notes(ToDataAlone(model))
+    assert "the weights by which 'renoise' chooses its draws are a heuristic" in note
+
+
+def test_a_model_without_jumps_to_data_is_refused():
+    with pytest.raises(PartError, match="jumps to data; use 'glass'"):
         Renoise().sample(Plain(line()[0]), None, draws=1, streams=Streams(0, (0,)))
     for wrong in ({"candidates": 0}, {"data_std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -416,6 +416,9 @@ class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm, Schedule
             return x + (u - s)[:, None] * self.inner.velocity(x, s, cond)
         return x + 1.1 * (found - x) if self.fault == "far" else found
 
+    def to_data(self, x, s, cond):
+        return super().to_data(x, s, cond) + 0.1 * (self.fault == "lands elsewhere")
+
     def posterior_jump(self, y, s, u, noisy):
         if self.fault == "no context":
             noisy = NoisyState(noisy.x, 0 * noisy.t, noisy.cond)
@@ -457,6 +460,7 @@ class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm, Schedule
         ("no gradient", {"differentiable"}),
         ("cut", {"decode"}),
         ("euler", {"jump_semigroup"}),
+        ("lands elsewhere", {"jump_to_data"}),
         ("far", {"jump_semigroup", "jump_tangent"}),
         ("bent", {"posterior_semigroup"}),
         ("no context", {"posterior_tangent"}),

@@ -22,6 +22,7 @@ from align.core.model import (
     NoisyState,
     PosteriorMap,
     Scheduled,
+    ToData,
 )
 from align.core.reward import Term, WeightedReward
 from align.samplers.glass import glass_velocity
@@ -44,7 +45,7 @@ class Modelling:
 
     def able(self, kind: type[Able]) -> Able | None:
         """The model as a `kind`, if its specification promises that."""
-        return self.model.capability(kind) if kind in self.part.provides else None
+        return self.model.capability(kind) if self.part.can(kind) else None
 
     @property
     def digits(self) -> float:
@@ -59,9 +60,10 @@ class Modelling:
 
 def provides(modelling: Modelling) -> None:
     """It can do what its specification promises; what is not promised is absent or refused."""
-    model, promised = modelling.model, modelling.part.provides
+    model, part = modelling.model, modelling.part
     noisy = modelling.noisy()
     uses = {
+        ToData: _use(model, ToData, lambda it: it.to_data(noisy.x, noisy.t, noisy.cond)),
         FlowMap: _use(model, FlowMap, lambda it: it.jump(noisy.x, noisy.t, noisy.t, noisy.cond)),
         PosteriorMap: _use(
             model, PosteriorMap, lambda it: it.posterior_jump(noisy.x, noisy.t, noisy.t, noisy)
@@ -73,16 +75,28 @@ def provides(modelling: Modelling) -> None:
         ),
     }
     for capability, use in uses.items():
-        name = capability.__name__
-        assert use or capability not in promised, f"promises {name}, but is none"
+        name, promised = capability.__name__, part.can(capability)
+        assert use or not promised, f"promises {name}, but is none"
         if use is None:
             continue
         try:
             use()
         except PartError as error:
-            assert capability not in promised, f"promises {name}, but refuses: {error}"
+            assert not promised, f"promises {name}, but refuses: {error}"
             continue
-        assert capability in promised, f"is a {name}, but `provides` does not say so"
+        assert promised, f"is a {name}, but `provides` does not say so"
+
+
+def jump_to_data(modelling: Modelling) -> None:
+    """A jump from data to data leaves the state; where there is a flow map, jumps are its own."""
+    model, noisy = _able(modelling, ToData), modelling.noisy()
+    one = torch.ones_like(noisy.t)
+    with torch.no_grad():
+        there = model.to_data(noisy.x, one, noisy.cond)
+        close(there, noisy.x, "a jump from data to data, and its state", digits=modelling.digits)
+        if flow_map := modelling.able(FlowMap):
+            jumped = flow_map.jump(noisy.x, noisy.t, one, noisy.cond)
+            close(model.to_data(noisy.x, noisy.t, noisy.cond), jumped, "to_data, and jump to 1")
 
 
 def jump_semigroup(modelling: Modelling) -> None:

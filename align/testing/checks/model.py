@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PromptError
-from align.core.model import Condition, FlowMap, ModelSpec, NoisyState, PosteriorMap
+from align.core.model import Condition, ModelSpec, NoisyState, PosteriorMap, ToData
 from align.testing.checks.capabilities import (
     Modelling,
     closed_form,
     jump_semigroup,
     jump_tangent,
+    jump_to_data,
     population,
     posterior_semigroup,
     posterior_tangent,
@@ -85,9 +86,9 @@ def rows_are_independent(modelling: Modelling) -> None:
             "velocity": model.velocity(noisy.x, noisy.t, noisy.cond),
             "decode": model.decode(noisy.x),
         }
-        flow_map, posterior = modelling.able(FlowMap), modelling.able(PosteriorMap)
-        if flow_map:
-            result["jump"] = flow_map.jump(noisy.x, noisy.t, end, noisy.cond)
+        jumps, posterior = modelling.able(ToData), modelling.able(PosteriorMap)
+        if jumps:
+            result["jump"] = jumps.to_data(noisy.x, noisy.t, noisy.cond)
         if posterior:
             result["posterior_jump"] = posterior.posterior_jump(noisy.x, noisy.t / 2, end, noisy)
         return result
@@ -180,6 +181,7 @@ CHECKS: Final = (
     prompts,
     random_state,
     inputs_untouched,
+    jump_to_data,
     jump_semigroup,
     jump_tangent,
     posterior_semigroup,
