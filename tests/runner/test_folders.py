@@ -319,7 +319,7 @@ def test_report_tells_a_run_that_lives_from_a_dead_one(copied, tmp_path):
     ours.release()
     with pytest.raises(
         PartError,
-        match=r"nothing. holds no finished run: No such file or directory; name the folder of a run",
+        match=r"nothing. holds no finished run: No such file or directory; name the folder",
     ):
         report.write(tmp_path / "nothing")
 
