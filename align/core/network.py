@@ -69,7 +69,14 @@ class VelocityNetwork(nn.Module):
         shape: S, the shape of one state.
         classes: number of classes; label `classes` means "no class".
         role: what the network is.
+
+    Attributes:
+        guidance_scales: the scales of classifier-free guidance that the network embeds, rising.
+            Where there are any, `forward` takes the scale (B,) that each row asks for last, and
+            the result is guided already.
     """
+
+    guidance_scales: tuple[float, ...] = ()
 
     def __init__(
         self, config: NetworkSpec, shape: tuple[int, ...], classes: int, role: Role

@@ -38,6 +38,20 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 
 @final
+@attrs.frozen
+class ClassReader:
+    """Finds the class that a prompt names, where names alone do not say it.
+
+    Attributes:
+        index_in: the class of a prompt; raises PromptError for one that names none.
+        others_in: what to say of a prompt that names several, as `ReadsPrompts.left_out`.
+    """
+
+    index_in: Callable[[str], int]
+    others_in: Callable[[str], str]
+
+
+@final
 @attrs.frozen(kw_only=True, eq=False)
 class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsPrompts):
     """A class-conditional model on latents, pictures or vectors.
@@ -50,7 +64,10 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         flow_map: network of v_{s,u}(x), or None.
         posterior: network of v_{s,u}(y; t, x), or None.
         autoencoder: between pictures and states, or None where states are vectors.
-        guidance: classifier-free guidance scale w of the flow, b_∅ + w (b_c − b_∅); 1 is none.
+        guidance: classifier-free guidance scale w, 1 is none. A network that embeds scales is
+            told w, whatever its role; without such, the flow is b_∅ + w (b_c − b_∅).
+        null_guidance: what a network that embeds scales is told for rows of no class.
+        reader: finds the class that a prompt names; None for the longest name of `classes`.
         precision: of the networks' inner products; weights and states are float32.
         path: the interpolant that the networks were or will be trained on.
     """
@@ -62,6 +79,8 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     posterior: nn.Module | None = None
     autoencoder: Autoencoder | None = None
     guidance: float = 1.0
+    null_guidance: float = 1.0
+    reader: ClassReader | None = None
     precision: Precision = "float32"
     domain: Domain = "image"
     path: Path = attrs.field(factory=LinearPath)
@@ -77,17 +96,23 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         """b_t(x), guided; (B, *S)."""
         net = self.require_velocity()
         label, zero = cond.tensors["label"], torch.zeros_like(t)
-        if self.guidance == 1.0:
-            return self._called(net, x, t, t, zero, torch.zeros_like(x), label)
+        if self.rows_per_velocity == 1:
+            return self._velocity(net, x, t, t, zero, torch.zeros_like(x), label)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
         labels = torch.cat((label, torch.full_like(label, len(self.classes))))
-        conditional, plain = self._called(net, *both, labels).chunk(2)
+        conditional, plain = self._velocity(net, *both, labels).chunk(2)
         return plain + self.guidance * (conditional - plain)
 
     @property
     def rows_per_velocity(self) -> int:
-        """Two with guidance: rows of the class, and rows of none."""
-        return 1 if self.guidance == 1.0 else 2
+        """Two with guidance that no network embeds: rows of the class, and rows of none."""
+        return 1 if self.guidance == 1.0 or self.embeds_guidance else 2
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network of the velocity is told the guidance scale."""
+        net = self.flow or self.flow_map or self.posterior
+        return bool(getattr(net, "guidance_scales", ()))
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
@@ -96,7 +121,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        return self._called(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
+        return self._velocity(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -107,7 +132,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(noisy.t, noisy.x) > 0, noisy.x, torch.zeros_like(noisy.x))
-        return self._called(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
+        return self._velocity(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
@@ -166,7 +191,9 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
 
     def left_out(self, prompt: str) -> str:
         """The classes that a prompt names beside the one that counts."""
-        return others_named(prompt, self.classes) if prompt else ""
+        if not prompt:
+            return ""
+        return self.reader.others_in(prompt) if self.reader else others_named(prompt, self.classes)
 
     def class_grid(self, rows: int) -> Condition:
         """A condition of `rows` rows that goes through the classes in turn."""
@@ -176,6 +203,14 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def null_condition(self, rows: int) -> Condition:
         """A condition of `rows` rows of no class."""
         return self.encode([""] * rows)
+
+    def _velocity(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """A network's velocity; `others` end with the labels, which choose the guidance scale."""
+        if not getattr(net, "guidance_scales", ()):
+            return self._called(net, x, *others)
+        unnamed = others[-1] == len(self.classes)
+        scale = torch.where(unnamed, self.null_guidance, self.guidance)
+        return self._called(net, x, *others, scale)
 
     def _called(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
         """A network's result for `x`, in the floating type of `x`."""
@@ -187,7 +222,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
             return len(self.classes)
-        return match_class(prompt, self.classes)
+        return self.reader.index_in(prompt) if self.reader else match_class(prompt, self.classes)
 
 
 def network_of(problem: Problem) -> NetworkModel:

@@ -9,7 +9,8 @@ Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, final
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, final
 
 import attrs
 import torch
@@ -27,6 +28,11 @@ def _fours(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
     # Sines and cosines of rows and of columns each have a quarter of the channels.
     if value < 4 or value % 4:
         raise ValueError(f"'{attribute.name}' must be a multiple of 4, got {value}")
+
+
+def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
+    if any(high <= low for low, high in pairwise(value)):
+        raise ValueError(f"'{attribute.name}' must rise, got {list(value)}")
 
 
 @final
@@ -48,6 +54,17 @@ class DiTConfig(NetworkSpec):
         "blocks of a map that see the start time; the others see the end time", default=4
     )
     time_scale: float = option("factor on times before they are embedded", default=1.0)
+    data_at: Literal[0, 1] = option(
+        "time of clean data in the network's own count; with 0 it sees 1 − s and 1 − u, and the"
+        " other sign is taken of what it says",
+        default=1,
+    )
+    guidance_scales: tuple[float, ...] = option(
+        "guidance scales of which a meta flow map has an embedding each, rising; it takes the one"
+        " that is nearest to the scale asked for, of two the lower",
+        default=(),
+        check=_rising,
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.width % self.heads:
@@ -66,6 +83,15 @@ class DiTConfig(NetworkSpec):
                 f"net.patch: states of {sides} cannot be cut into squares of {self.patch}"
             )
         return DiT(self, shape, classes, role)
+
+
+@final
+class _Modulation(nn.Linear):
+    """A linear layer that computes in the precision of its input, whatever that of its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """W `input` + b."""
+        return F.linear(input, self.weight.to(input.dtype), self.bias.to(input.dtype))
 
 
 class _PatchEmbedder(nn.Module):
@@ -100,19 +126,23 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero)."""
+    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero).
+
+    Their weights may be of less precision than the tokens and the condition, which keep theirs.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.mlp = _Mlp(width)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _Modulation(width, 6 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens (B, L, width) under the condition (B, width)."""
         shift, scale, gate, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, 1)
-        x = x + gate[:, None] * self.attn(_modulate(x, shift, scale))
-        change: Tensor = self.mlp(_modulate(x, shift2, scale2))
+        dtype = self.mlp.fc1.weight.dtype
+        x = x + gate[:, None] * self.attn(_modulate(x, shift, scale).to(dtype))
+        change: Tensor = self.mlp(_modulate(x, shift2, scale2).to(dtype))
         moved: Tensor = x + gate2[:, None] * change
         return moved
 
@@ -131,9 +161,14 @@ class _FinalLayer(nn.Module):
 
 @final
 class DiT(VelocityNetwork):
-    """A diffusion transformer of states (C, H, W); see `VelocityNetwork` for its arguments."""
+    """A diffusion transformer of states (C, H, W); see `VelocityNetwork` for its arguments.
+
+    The weights of `blocks` may be cast to a smaller floating type by themselves: tokens, times and
+    modulations are then still computed in the type of the other weights.
+    """
 
     config: DiTConfig
+    pos_embed: Tensor
 
     def __init__(self, config: DiTConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
         super().__init__(config, shape, classes, role)
@@ -144,6 +179,9 @@ class DiT(VelocityNetwork):
         self.x_embedder = _PatchEmbedder(channels, width, config.patch)
         self.y_embedder = LabelEmbedder(classes, width)
         if role == "meta_flow_map":
+            self.guidance_scales = config.guidance_scales
+            if self.guidance_scales:
+                self.guidance_embedder = LabelEmbedder(len(self.guidance_scales) - 1, width)
             self.x_cond_embedder = _PatchEmbedder(channels, width, config.patch)
             self.x_cond_adaLN = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
             self.s_embedder = TimeEmbedder(width, scale)
@@ -153,26 +191,51 @@ class DiT(VelocityNetwork):
         self.t_embedder = TimeEmbedder(width, scale)
         self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.depth))
         self.final_layer = _FinalLayer(width, channels * config.patch**2)
-        _initialise(self)
+        if not self.pos_embed.is_meta:
+            _initialise(self)
 
     def forward(
-        self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
+        self,
+        y: Tensor,
+        s: Tensor,
+        u: Tensor,
+        t: Tensor,
+        x: Tensor,
+        label: Tensor,
+        scale: Tensor | None = None,
     ) -> Tensor:
-        """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x)."""
+        """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x).
+
+        A meta flow map with `guidance_scales` takes the `scale` (B,) of each row; without it, the
+        lowest one.
+        """
+        if self.config.data_at == 0:
+            s, u = 1 - s, 1 - u
         tokens = self.x_embedder(y) + self.pos_embed.to(y.dtype)
         label_embedding = self.y_embedder(label)
         if self.role == "meta_flow_map":
             context = self.t_cond_embedder(t)
-            shift, scale = self.x_cond_adaLN(context).chunk(2, 1)
-            tokens = tokens + self.x_cond_embedder(x) * (1 + scale[:, None]) + shift[:, None]
+            shift, stretch = self.x_cond_adaLN(context).chunk(2, 1)
+            tokens = tokens + self.x_cond_embedder(x) * (1 + stretch[:, None]) + shift[:, None]
             early = self.s_embedder(s) + self.t_embedder(u) + context + label_embedding
             late = self.s_embedder_second(s) + self.t_embedder_second(u) + context + label_embedding
+            if self.guidance_scales:
+                early = early + self.guidance_embedder(self._nearest(label, scale))
         else:
             early = self.t_embedder(s) + label_embedding
             late = self.t_embedder(u) + label_embedding if self.role == "flow_map" else early
         for depth, block in enumerate(self.blocks):
             tokens = block(tokens, early if depth < self.config.encoder_depth else late)
-        return self._unpatch(self.final_layer(tokens, late))
+        velocity = self._unpatch(self.final_layer(tokens, late))
+        return -velocity if self.config.data_at == 0 else velocity
+
+    def _nearest(self, label: Tensor, scale: Tensor | None) -> Tensor:
+        """Number of the guidance scale that is nearest to `scale`; (B,)."""
+        rows = torch.zeros_like(label)
+        if scale is not None:
+            for low, high in pairwise(self.guidance_scales):
+                rows = rows + (scale > (low + high) / 2)
+        return rows
 
     def weights_for(self, larger: DiT) -> dict[str, Tensor]:
         """State dict of `larger`, which then says what this network says.
@@ -196,6 +259,8 @@ class DiT(VelocityNetwork):
         for silent in ("t_embedder", "s_embedder_second", "t_cond_embedder"):
             new[f"{silent}.mlp.2.weight"].zero_()
             new[f"{silent}.mlp.2.bias"].zero_()
+        if larger.guidance_scales:
+            new["guidance_embedder.embedding_table.weight"].zero_()
         # Shift 0 and scale −1.
         new["x_cond_adaLN.1.weight"].zero_()
         shift, scale = new["x_cond_adaLN.1.bias"].chunk(2)

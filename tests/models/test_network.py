@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from align.core.errors import PartError, PromptError
-from align.core.model import FlowMap, NoisyState, PosteriorMap
+from align.core.model import Condition, FlowMap, NoisyState, PosteriorMap
 from align.core.network import make_network
 from align.core.problem import Problem
 from align.engine.guard import GuardedModel
@@ -13,7 +13,7 @@ from align.engine.meter import Meter
 from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
 from align.models.network import Network, load
-from align.models.network_model import ROLES, NetworkModel, network_of
+from align.models.network_model import ROLES, ClassReader, NetworkModel, network_of
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLP, MLPConfig
@@ -301,3 +301,29 @@ def test_an_untrained_flow_of_vectors_needs_no_autoencoder():
     assert (model.shape, model.classes, model.autoencoder) == ((2,), ("a", "b"), None)
     assert isinstance(model.flow, MLP)
     assert model.decode(torch.ones(3, 2)).shape == (3, 2)
+
+
+def test_a_network_that_embeds_guidance_is_told_the_scale_and_sees_no_second_row():
+    config = attrs.evolve(SMALL, guidance_scales=(1.0, 2.5))
+    net = _randomised(DiT(config, (4, 4, 4), 3, "meta_flow_map"), 1)
+    model = NetworkModel(shape=(4, 4, 4), classes=CLASSES, posterior=net, guidance=2.0)
+    y, s, u, noisy = _state(model)
+    label = torch.tensor([0, 2, 3])
+    cond = Condition(("cat", "dog", ""), {"label": label})
+    scale, zero, nothing = torch.tensor([2.5, 2.5, 1.0]), torch.zeros(3), torch.zeros_like(y)
+    expected = net(y, s, u, zero, nothing, label, scale)
+    assert torch.equal(model.average_velocity(y, s, u, cond), expected)
+    assert torch.equal(model.velocity(y, s, cond), net(y, s, s, zero, nothing, label, scale))
+    assert model.rows_per_velocity == 1
+    state = NoisyState(noisy.x, noisy.t, cond)
+    expected = net(y, s, u, noisy.t, noisy.x, label, scale)
+    assert torch.equal(model.posterior_velocity(y, s, u, state), expected)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(expected, net(y, s, u, noisy.t, noisy.x, label))
+
+
+def test_a_reader_finds_classes_in_place_of_their_names():
+    reader = ClassReader(lambda prompt: {"puss": 0, "hound": 2}[prompt], lambda prompt: prompt[1:])
+    model = _vectors(reader=reader)
+    assert _labels(model, "hound", "puss", "") == [2, 0, 3]
+    assert (model.left_out("puss"), model.left_out("")) == ("uss", "")

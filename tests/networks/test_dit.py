@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -32,8 +33,9 @@ def _inputs(rows=3, shape=SHAPE, seed=1):
 
 
 def _released(width, depth):
-    """Keys and shapes of the released meta flow map, without its guidance embedder."""
+    """Keys and shapes of the released meta flow map."""
     layout = {
+        "guidance_embedder.embedding_table.weight": (2, width),
         "pos_embed": (1, 256, width),
         "x_cond_adaLN.1.weight": (2 * width, width),
         "x_cond_adaLN.1.bias": (2 * width,),
@@ -59,20 +61,21 @@ def _released(width, depth):
 
 
 def test_layout_is_that_of_the_released_map():
-    config = DiTConfig(width=1152, depth=28, heads=16, patch=2, encoder_depth=20)
+    config = DiTConfig(
+        width=1152, depth=28, heads=16, patch=2, encoder_depth=20, guidance_scales=(1.0, 2.5)
+    )
     with torch.device("meta"):
         net = DiT(config, (4, 32, 32), 1000, "meta_flow_map")
     state = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
     assert state == _released(1152, 28)
-    # The release has 313 tensors: these and the guidance table (2, 1152).
-    assert len(state) == 313 - 1
-    assert sum(math.prod(shape) for shape in state.values()) == 684_286_864 - 2 * 1152
+    assert len(state) == 313
+    assert sum(math.prod(shape) for shape in state.values()) == 684_286_864
 
 
 def test_layout_of_a_flow_has_one_time_embedder_and_no_context():
     with torch.device("meta"):
         net = DiT(DiTConfig(width=1152, depth=1, heads=16, patch=2), (4, 32, 32), 1000, "flow")
-    gone = ("x_cond", "s_embedder", "t_cond", "t_embedder_second")
+    gone = ("guidance", "x_cond", "s_embedder", "t_cond", "t_embedder_second")
     expected = {k: v for k, v in _released(1152, 1).items() if not k.startswith(gone)}
     assert {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()} == expected
 
@@ -178,6 +181,55 @@ def test_forward_pass_is_the_one_written_out(role):
         again = doubled(*(part.double() if part.is_floating_point() else part for part in inputs))
     # Time features are made in float32.
     assert torch.allclose(again, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("role", ["flow", "flow_map", "meta_flow_map"])
+def test_data_at_zero_flips_both_times_and_the_sign(role):
+    forward = _net(role)
+    backward = _net(role, attrs.evolve(CONFIG, data_at=0))
+    y, s, u, t, x, label = _inputs()
+    with torch.no_grad():
+        expected = -forward(y, 1 - s, 1 - u, t, x, label)
+        assert torch.equal(backward(y, s, u, t, x, label), expected)
+
+
+def test_guidance_is_the_nearest_scale_s_row_in_the_early_blocks():
+    config = attrs.evolve(CONFIG, guidance_scales=(1.0, 2.5, 4.0))
+    net = _net("meta_flow_map", config)
+    rows = net.guidance_embedder.embedding_table.weight
+    inputs = _inputs(rows=6)
+    scale = torch.tensor([1.0, 1.75, 1.8, 2.5, 3.3, 9.0])
+    with torch.no_grad():
+        found = net(*inputs, scale)
+        assert torch.equal(net(*inputs), net(*inputs, torch.ones(6)))
+        seen = []
+        net.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        net.blocks[2].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        net(*inputs, scale), net(*inputs)
+    torch.testing.assert_close(seen[0] - seen[2], rows[[0, 0, 1, 1, 2, 2]] - rows[0])
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.allclose(found[2:], net(*inputs)[2:], atol=1e-3)
+    # Networks of other roles embed no guidance.
+    assert _net("flow", config).guidance_scales == ()
+
+
+def test_blocks_may_be_of_less_precision_than_the_rest():
+    net = _net("meta_flow_map", attrs.evolve(CONFIG, guidance_scales=(1.0, 2.5)))
+    inputs = _inputs()
+    with torch.no_grad():
+        exact = net(*inputs)
+        net.blocks.to(torch.bfloat16)
+        seen = []
+        net.blocks[0].adaLN_modulation[1].register_forward_hook(lambda _, i, o: seen.append(o))
+        rounded = net(*inputs)
+    assert rounded.dtype == seen[0].dtype == torch.float32
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 1e-4 < error < 0.03
+
+
+def test_guidance_scales_must_rise():
+    with pytest.raises(ValueError, match="'guidance_scales' must rise"):
+        DiTConfig(guidance_scales=(2.5, 1.0))
 
 
 def test_every_pixel_stays_in_its_patch():

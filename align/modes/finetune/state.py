@@ -115,9 +115,11 @@ def with_trainable_flow(
 
 
 def unguided(model: FlowModel) -> FlowModel:
-    """The model without guidance of its velocity."""
+    """The model without guidance of its velocity; as it is, where the network itself guides."""
     networks = model.capability(NetworkModel)
-    return replaced(model, attrs.evolve(networks, guidance=1.0)) if networks else model
+    if networks is None or networks.embeds_guidance:
+        return model
+    return replaced(model, attrs.evolve(networks, guidance=1.0))
 
 
 def strengthened(problem: Problem, factor: float) -> Problem:
