@@ -10,8 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from align.catalog.convert import read_part
     from align.catalog.hookspecs import hookimpl
     from align.catalog.registry import Catalog, did_you_mean, load_catalog
+    from align.catalog.tables import part_table
     from align.core.autoencoder import AutoencoderSpec
     from align.core.dataset import Dataset, DatasetSpec
     from align.core.draws import Draws, budget_option, draws_option, make_draws, weighted_mean
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         PosteriorMap,
         Scheduled,
         ToData,
+        TrainableVelocity,
     )
     from align.core.network import NetworkSpec, Role, VelocityNetwork
     from align.core.objective import GroupedValues, Loss, Objective
@@ -82,8 +85,6 @@ if TYPE_CHECKING:
     from align.modes.distill.inner import InnerFlow
     from align.modes.finetune.objective import FinetuneObjective, regression
     from align.modes.finetune.target import TiltedTarget
-    from align.recipe.convert import read_part
-    from align.recipe.write import part_table
     from align.runner.session import run, sample
     from align.training.loop import Optimisation, Training
     from align.training.mode import TrainingMode, TrainingState
@@ -91,8 +92,10 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES: Final = {
+    "align.catalog.convert": ("read_part",),
     "align.catalog.hookspecs": ("hookimpl",),
     "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
+    "align.catalog.tables": ("part_table",),
     "align.core.autoencoder": ("AutoencoderSpec",),
     "align.core.dataset": ("Dataset", "DatasetSpec"),
     "align.core.draws": ("Draws", "weighted_mean", "budget_option", "make_draws", "draws_option"),
@@ -129,6 +132,7 @@ _NAMES: Final = {
         "PosteriorMap",
         "Scheduled",
         "ToData",
+        "TrainableVelocity",
     ),
     "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
     "align.core.objective": ("GroupedValues", "Loss", "Objective"),
@@ -169,8 +173,6 @@ _NAMES: Final = {
     "align.modes.distill.inner": ("InnerFlow",),
     "align.modes.finetune.objective": ("FinetuneObjective", "regression"),
     "align.modes.finetune.target": ("TiltedTarget",),
-    "align.recipe.convert": ("read_part",),
-    "align.recipe.write": ("part_table",),
     "align.runner.session": ("run", "sample"),
     "align.training.loop": ("Optimisation", "Training"),
     "align.training.mode": ("TrainingMode", "TrainingState"),
@@ -243,6 +245,7 @@ __all__ = [
     "TiltedTarget",
     "ToData",
     "Trainable",
+    "TrainableVelocity",
     "Training",
     "TrainingMode",
     "TrainingState",

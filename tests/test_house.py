@@ -13,10 +13,10 @@ import pytest
 
 import align
 from align.catalog import hookspecs
+from align.catalog.describe import members
 from align.catalog.registry import load_catalog
 from align.core.errors import RecipeError
 from align.recipe import load
-from align.recipe.describe import members
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "align"

@@ -367,7 +367,7 @@ def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, 
     """Name, type, default and help of each option; those of inner tables follow theirs."""
     import attrs
 
-    from align.recipe.describe import contract_of, expected, members, tag_of
+    from align.catalog.describe import contract_of, expected, members, tag_of
     from align.recipe.write import default_text
 
     rows = []

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from align.catalog.contracts import CONTRACT_CLASSES
+from align.catalog.convert import read_table, strict_converter
+from align.catalog.describe import dotted
 from align.catalog.registry import Catalog, Entry
 from align.core.errors import AlignError, PartError
 from align.core.option import ConfigErrors
 from align.core.reward import HasReferenceImplementation, RewardSpec
 from align.io.images import Picture, opened
-from align.recipe.convert import read_table, strict_converter
-from align.recipe.describe import dotted
 from align.recipe.override import parse_override
 from align.testing.kit import checks_of
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.attribution import attributed, made
 from align.core.errors import ContractError
@@ -185,6 +185,51 @@ class Scheduled(ABC):
         """Noise N(0, I), (B, *S), as states at the first of these times."""
 
 
+class TrainableVelocity(FlowModel):
+    """Capability: a flow whose velocity is made by one torch module, which can be trained in place.
+
+    Mode `finetune` trains a copy of the module (`copy.deepcopy`), all of its weights or low-rank
+    adapters in its linear layers, and calls `velocity` of the model that has the copy in place. So
+    an implementer gives:
+
+    - `module`, of which `velocity` makes its result by forward passes that keep the graph. What is
+      around it (guidance, scaling, a text encoder) stays as it is and is not trained.
+    - `with_module`, the same model with another module of that architecture in its place.
+    - `unguided`, where `velocity` has guidance that can be taken off.
+    - `files`, where users of the module expect weights in a format of its own.
+
+    A model that can do so only with some options overrides `capability`.
+
+    The weights file of a run has the state dict of the trained module and names the model's part:
+    kind, options and distribution. Whoever opens the file builds that part, and reads the state
+    dict into its `module`, names and shapes compared strictly. So `module` must be the same
+    architecture whenever the part is built with the same options.
+    """
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The module that is trained; raises PartError where there is none."""
+
+    @abstractmethod
+    def with_module(self, module: nn.Module) -> Self:
+        """The model with `module` in place of its own, and all else shared; `self` stays as it is.
+
+        What was made for the velocity of the old module, such as maps, is left out.
+        """
+
+    def unguided(self) -> Self:
+        """The model whose velocity has no guidance; itself, where there is none to take off."""
+        return self
+
+    def files(self, module: nn.Module) -> Mapping[str, bytes]:
+        """Further files of a run, by name: the trained `module` as its own users read it.
+
+        With `mode.lora` the module has peft's adapters in it, not merged.
+        """
+        return {}
+
+
 @attrs.frozen(kw_only=True)
 class ModelSpec(ABC):
     """A model as a recipe names it: options only, until `build` loads weights."""
@@ -199,7 +244,10 @@ class ModelSpec(ABC):
     @property
     @abstractmethod
     def provides(self) -> frozenset[type]:
-        """The capabilities the model will have: ToData, FlowMap, PosteriorMap, DataSampler, ..."""
+        """The capabilities the model will have: ToData, FlowMap, PosteriorMap, DataSampler, ...
+
+        TrainableVelocity need not be among them: it is asked of the model itself.
+        """
 
     @property
     @abstractmethod

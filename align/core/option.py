@@ -73,7 +73,7 @@ def option(
         default=default,
         validator=validators,
         converter=attrs.converters.optional(expanduser) if path else None,
-        metadata={"help": help, "shown": shown},
+        metadata={"help": help, "shown": shown, "path": path},
     )
 
 

@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from align.core.estimate import Estimate
-from align.core.model import Condition, FlowModel, NoisyState
+from align.core.model import Condition, FlowModel, ModelSpec, NoisyState
 from align.core.reward import WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
@@ -34,7 +34,8 @@ class Problem:
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
     what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
     at once with what a gradient needs. `prompts` are all that `cond` may have, in turn: sample i
-    has number i modulo their count.
+    has number i modulo their count. `part` is what the model was built from, which a weights file
+    names; None for a model that was built by hand.
     """
 
     model: FlowModel
@@ -44,6 +45,7 @@ class Problem:
     cond: Condition = attrs.field(factory=lambda: Condition(()))
     chunk: int = 1 << 20
     prompts: tuple[str, ...] = ("",)
+    part: ModelSpec | None = None
 
     def condition(self, samples: Sequence[int]) -> Condition:
         """What samples of these numbers are conditioned on."""

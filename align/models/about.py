@@ -12,23 +12,24 @@ from typing import Any, Final
 
 import attrs
 import torch
-from cattrs import Converter
-from cattrs.errors import ForbiddenExtraKeysError
 from torch import nn
 
 from align.catalog.contracts import DEFAULT_KINDS
-from align.catalog.registry import Catalog, load_catalog
+from align.catalog.convert import read_part
+from align.catalog.registry import Catalog, Entry, load_catalog
+from align.catalog.tables import missing_paths, part_table, with_absolute_paths
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
-from align.core.model import Domain
+from align.core.mode import Export
+from align.core.model import Domain, FlowModel, ModelSpec, TrainableVelocity
 from align.core.network import NetworkSpec, Role, VelocityNetwork, make_network
+from align.core.option import ConfigErrors
 from align.core.path import PATHS, Path, path_name
 from align.core.streams import Streams
 from align.models.network_model import ROLES, NetworkModel
 from align.networks.autoencoder import Autoencoder
 
 _BESIDE_OPTIONS: Final = ("kind", "role", "plugin")
-_OPTIONS: Final = Converter(detailed_validation=False, forbid_extra_keys=True)
 
 
 def about_of(model: NetworkModel) -> dict[str, Any]:
@@ -64,40 +65,92 @@ def modules_of(model: NetworkModel) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if module is not None}
 
 
+def exported(
+    model: FlowModel, part: ModelSpec | None, files: Mapping[str, bytes] | None = None
+) -> Export:
+    """What a training run leaves of a model: its modules, and what the weights file says of them.
+
+    Args:
+        model: made of networks, or with a module that was trained.
+        part: what the model was built from, in the latter case.
+        files: further files of the run.
+
+    Raises:
+        PartError: a weights file cannot name the model's part.
+    """
+    if isinstance(model, NetworkModel):
+        return Export(modules_of(model), about_of(model), files=files or {})
+    assert isinstance(model, TrainableVelocity)
+    about = {"shape": model.shape, "domain": model.domain, "model": model_table(part)}
+    return Export({"model": model.module}, about, files=files or {})
+
+
+def model_table(part: ModelSpec | None) -> dict[str, Any]:
+    """The part of a model as a weights file names it: kind, options, and distribution.
+
+    Raises:
+        PartError: no installed distribution brings the part.
+    """
+    catalog = load_catalog()
+    entry = catalog.entry_of(part) if part is not None else None
+    if part is None or entry is None:
+        what = "a model that was built by hand" if part is None else type(part).__name__
+        raise PartError(
+            f"model: no weights file can name {what}, which no installed plugin brings; see"
+            " `align new model`"
+        )
+    return _named(with_absolute_paths(part), entry)
+
+
 def spec_table(spec: NetworkSpec | AutoencoderSpec, catalog: Catalog) -> dict[str, Any]:
-    """An architecture as a weights file says it: options, kind, and the plugin it needs, if any."""
-    table = attrs.asdict(spec) | {"kind": spec.kind}
-    entry = catalog.entry_of(spec)
+    """An architecture as a weights file says it: kind, options, and the plugin it needs, if any."""
+    return _named(spec, catalog.entry_of(spec))
+
+
+def _named(part: object, entry: Entry | None) -> dict[str, Any]:
+    """A part as a recipe names it, and the distribution of what align does not ship."""
+    table = part_table(part)
     if entry is None or entry.origin.built_in:
         return table
     return table | {"plugin": str(entry.origin)}
 
 
 def spec_in(table: Mapping[str, Any], contract: str, file: File, catalog: Catalog) -> Any:
-    """The architecture that `spec_table` wrote.
+    """The part that `spec_table` or `model_table` wrote.
 
     Args:
         table: in the header of a weights file.
-        contract: "network" or "autoencoder".
+        contract: "network", "autoencoder" or "model".
         file: the weights file, for messages.
         catalog: where the kind is looked up.
 
     Raises:
-        PartError: of one line; no installed plugin brings the kind, or it has other options now.
+        PartError: of one line; no installed plugin brings the kind, or it has other options now,
+            or a file that it names is missing.
     """
     kind = str(table.get("kind", DEFAULT_KINDS.get(contract)))
     entry = catalog.find(contract, kind)
     if entry is None:
         raise PartError(f"weights: '{file}' needs {_missing(table, contract, kind, catalog)}")
-    options = {name: value for name, value in table.items() if name not in _BESIDE_OPTIONS}
+    options = {
+        name: value
+        for name, value in table.items()
+        if name not in _BESIDE_OPTIONS and value is not None
+    }
     try:
-        return _OPTIONS.structure(options, entry.cls)
-    except (ForbiddenExtraKeysError, KeyError, TypeError, ValueError) as error:
+        part = read_part(contract, {"kind": kind, **options}, catalog)
+    except ConfigErrors as error:
         reason = str(error).partition("\n")[0]
         raise PartError(
             f"weights: '{file}' holds {contract} '{kind}' of another version than"
             f" {entry.origin}: {reason}"
         ) from error
+    for name, path in missing_paths(part):
+        raise PartError(
+            f"weights: '{file}' needs {contract} '{kind}' with {name} = '{path}', and there is no"
+            " such file; put it there"
+        )
+    return part
 
 
 def described(

@@ -11,7 +11,15 @@ import torch
 from align.catalog.registry import Catalog, load_catalog
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
-from align.core.model import Domain, FlowMap, ModelSpec, PosteriorMap
+from align.core.model import (
+    Domain,
+    FlowMap,
+    FlowModel,
+    ModelSpec,
+    PosteriorMap,
+    TrainableVelocity,
+    build_model,
+)
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
 from align.core.path import PATHS, PathName
@@ -73,7 +81,9 @@ class Network(ModelSpec):
     def domain(self) -> Domain:
         """Pictures where there is an autoencoder, else vectors."""
         if self.weights:
-            return "image" if self._about.get("autoencoder") else "vector"
+            about = self._about
+            named = about.get("domain") == "image"
+            return "image" if named or about.get("autoencoder") else "vector"
         return "image" if self.autoencoder else "vector"
 
     @property
@@ -85,18 +95,37 @@ class Network(ModelSpec):
     @property
     def provides(self) -> frozenset[type]:
         """A flow map or a meta flow map, and so a flow map, if the weights file holds one."""
+        if self._holds_module:
+            return part_in(File(self.weights)).provides
         nets = set(self._about.get("nets", {})) if self.weights else set()
         maps = {FlowMap} if nets & {"flow_map", "posterior"} else set[type]()
         return frozenset(maps | ({PosteriorMap} if "posterior" in nets else set()))
 
     @property
+    def _holds_module(self) -> bool:
+        """Whether the weights file holds the module of another kind of model, and no networks."""
+        return bool(self.weights) and "model" in self._about and "nets" not in self._about
+
+    def _refuse_options_of_networks(self) -> None:
+        if self.guidance != 1.0 or self.precision != "float32":
+            raise PartError(
+                f"model: '{self.weights}' holds a trained module of model"
+                f" '{part_in(File(self.weights)).kind}', which has guidance and precision of its"
+                " own; leave these options out"
+            )
+
+    @property
     def _about(self) -> dict[str, Any]:
         return weights.about(File(self.weights))
 
-    def build(self, device: torch.device) -> NetworkModel:
+    def build(self, device: torch.device) -> FlowModel:
         """Load the weights, or make the untrained flow."""
         if self.weights:
-            model = load(File(self.weights), device, self.guidance)
+            file = File(self.weights)
+            if self._holds_module:
+                self._refuse_options_of_networks()
+                return load_trained(file, device)
+            model = load(file, device, self.guidance)
             return attrs.evolve(model, precision=self.precision)
         assert self.net is not None
         nets: dict[str, tuple[NetworkSpec, Role]] = {"flow": (self.net, "flow")}
@@ -127,7 +156,7 @@ def autoencoder_in(file: File) -> tuple[AutoencoderSpec, tuple[int, ...]]:
 def load(
     file: File, device: torch.device, guidance: float = 1.0, *, catalog: Catalog | None = None
 ) -> NetworkModel:
-    """The model in a weights file, frozen.
+    """The model of networks in a weights file, frozen.
 
     Args:
         file: as a training run leaves it.
@@ -141,7 +170,36 @@ def load(
     """
     about = weights.about(file)
     if "nets" not in about:
-        raise PartError(f"weights: '{file}' holds an autoencoder alone, not a model")
+        what = "the module of another kind of model" if "model" in about else "an autoencoder alone"
+        raise PartError(f"weights: '{file}' holds {what}, not a model of networks")
     model = attrs.evolve(described(about, file, device, catalog), guidance=guidance)
     weights.read(file, modules_of(model))
     return model
+
+
+def load_trained(
+    file: File, device: torch.device, *, catalog: Catalog | None = None
+) -> TrainableVelocity:
+    """The part that a weights file names, with the module that was trained, frozen.
+
+    Raises:
+        PartError: as `load`.
+    """
+    part = part_in(file, catalog)
+    trained = build_model(part, device).capability(TrainableVelocity)
+    if trained is None:
+        raise PartError(
+            f"weights: '{file}' holds a trained module of model '{part.kind}', which has none now;"
+            " install the version that the file names"
+        )
+    weights.read(file, {"model": trained.module})
+    trained.module.eval().requires_grad_(False)
+    return trained
+
+
+def part_in(file: File, catalog: Catalog | None = None) -> ModelSpec:
+    """The part of a model that a weights file names; raises PartError as `spec_in`."""
+    part: ModelSpec = spec_in(
+        weights.about(file)["model"], "model", file, catalog or load_catalog()
+    )
+    return part

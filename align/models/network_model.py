@@ -19,6 +19,7 @@ from align.core.model import (
     FlowModel,
     NoisyState,
     PosteriorMap,
+    TrainableVelocity,
 )
 from align.core.network import LADDER, Role, VelocityNetwork
 from align.core.path import LinearPath, Path, expand, path_name
@@ -53,7 +54,7 @@ class ClassReader:
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
-class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsPrompts):
+class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, ReadsPrompts):
     """A class-conditional model on latents, pictures or vectors.
 
     The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
@@ -95,7 +96,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), guided; (B, *S)."""
         net = self.require_velocity()
-        label, zero = cond.tensors["label"], torch.zeros_like(t)
+        label, zero = self._labels(cond), torch.zeros_like(t)
         if self.rows_per_velocity == 1:
             return self._velocity(net, x, t, t, zero, torch.zeros_like(x), label)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
@@ -121,7 +122,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        return self._velocity(net, x, s, u, zero, torch.zeros_like(x), cond.tensors["label"])
+        return self._velocity(net, x, s, u, zero, torch.zeros_like(x), self._labels(cond))
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -132,7 +133,7 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(noisy.t, noisy.x) > 0, noisy.x, torch.zeros_like(noisy.x))
-        return self._velocity(net, y, s, u, noisy.t, context, noisy.cond.tensors["label"])
+        return self._velocity(net, y, s, u, noisy.t, context, self._labels(noisy.cond))
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
@@ -149,6 +150,19 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
     def require_velocity(self) -> nn.Module:
         """The network of the velocity: the flow, or else a map; PartError if there is neither."""
         return _required(self.flow or self.flow_map or self.posterior, "flow")
+
+    @property
+    def module(self) -> nn.Module:
+        """The network of the velocity."""
+        return self.require_velocity()
+
+    def with_module(self, module: nn.Module) -> NetworkModel:
+        """The model with `module` as its flow; maps of the old flow are left out."""
+        return attrs.evolve(self, flow=module, flow_map=None, posterior=None)
+
+    def unguided(self) -> NetworkModel:
+        """The model without guidance; as it is, where the network itself guides."""
+        return self if self.embeds_guidance else attrs.evolve(self, guidance=1.0)
 
     def highest_rung(self, role: Role) -> VelocityNetwork:
         """The network of the highest role up to `role`, from which one of that role can grow.
@@ -212,6 +226,13 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         scale = torch.where(unnamed, self.null_guidance, self.guidance)
         return self._called(net, x, *others, scale)
 
+    def _labels(self, cond: Condition) -> Tensor:
+        """The label of each row (B,); no class, where the condition has none."""
+        label = cond.tensors.get("label")
+        if label is None:
+            label = torch.full((len(cond),), len(self.classes), device=self.device)
+        return label
+
     def _called(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
         """A network's result for `x`, in the floating type of `x`."""
         if self.precision == "float32":
@@ -223,6 +244,20 @@ class NetworkModel(FlowModel, FlowMap, PosteriorMap, ClassConditional, ReadsProm
         if not self.classes or not prompt:
             return len(self.classes)
         return self.reader.index_in(prompt) if self.reader else match_class(prompt, self.classes)
+
+
+def encoding_of(model: FlowModel) -> Encoding:
+    """How training data become states of a model; of one that is no NetworkModel, vectors alone."""
+    networks = model.capability(NetworkModel)
+    if networks is not None:
+        return networks.encoding()
+    conditional = model.capability(ClassConditional)
+    return Encoding(
+        encode=None,
+        shape=model.shape,
+        classes=conditional.classes if conditional else (),
+        device=model.device,
+    )
 
 
 def network_of(problem: Problem) -> NetworkModel:

@@ -10,11 +10,11 @@ from typing import Any, Final
 import attrs
 from cattrs import Converter
 
+from align.catalog.convert import strict_converter
+from align.catalog.describe import describe_value
 from align.catalog.registry import Catalog, did_you_mean
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, Key
 from align.core.term import RewardTerm
-from align.recipe.convert import strict_converter
-from align.recipe.describe import describe_value
 from align.recipe.schema import Arm, Recipe
 
 LONGEST_NAME: Final = 200

@@ -11,12 +11,12 @@ from typing import Any, final
 
 import attrs
 
+from align.catalog.describe import dotted
 from align.catalog.registry import Catalog
 from align.core.errors import RecipeError
 from align.core.option import ConfigErrors
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
-from align.recipe.describe import dotted
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
 from align.recipe.source_map import (

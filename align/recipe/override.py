@@ -7,8 +7,8 @@ import tomllib
 from collections.abc import Collection
 from typing import Any, Final
 
+from align.catalog.describe import describe_value, dotted
 from align.core.option import Key
-from align.recipe.describe import describe_value, dotted
 from align.recipe.source_map import DEEPEST, Override, nested
 
 _PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'

@@ -15,8 +15,8 @@ from typing import Any, Final, final
 
 import attrs
 
+from align.catalog.describe import dotted
 from align.core.option import ConfigError, Key
-from align.recipe.describe import dotted
 
 DEEPEST: Final = 64
 """Parts of the longest key: a recipe that is nested deeper is a mistake."""

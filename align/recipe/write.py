@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import tomli_w
 
-from align.core.term import TERM_OPTIONS, RewardTerm
-from align.recipe.describe import contract_of, tag_of
+from align.catalog.describe import contract_of, tag_of
+from align.catalog.tables import plain
 from align.recipe.schema import Recipe
 
 
@@ -20,31 +19,8 @@ def to_toml(recipe: Recipe) -> str:
 
 def to_tables(recipe: Recipe) -> dict[str, Any]:
     """The whole recipe as TOML values; what is None is left out."""
-    tables: dict[str, Any] = _plain(recipe)
+    tables: dict[str, Any] = plain(recipe)
     return {name: value for name, value in tables.items() if value != []}
-
-
-def part_table(part: Any) -> dict[str, Any]:
-    """The table of a part: its kind, and every option."""
-    table: dict[str, Any] = _plain(part)
-    return table
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, RewardTerm):
-        term = _plain({name: getattr(value, name) for name in TERM_OPTIONS})
-        first, *rest = part_table(value.part).items()
-        return dict((first, *term.items(), *rest))
-    if attrs.has(type(value)):
-        fields = [field for field in attrs.fields(type(value)) if field.init]
-        items = {field.alias or field.name: getattr(value, field.name) for field in fields}
-        kind = tag_of(type(value))
-        return ({"kind": kind} if kind else {}) | _plain(items)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def default_text(field: attrs.Attribute[Any]) -> str:
@@ -61,7 +37,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
         if kind and contract_of(type(default)):
             return inline(kind)
         return f'kind = "{kind}"' if kind else "see below"
-    return "none" if default is None else inline(_plain(default))
+    return "none" if default is None else inline(plain(default))
 
 
 def inline(value: Any) -> str:

@@ -148,7 +148,8 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     model = GuardedModel(inner, arm.model.kind, meter, rows)
     conditional = inner.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
-    problem = Problem(model, prompts=expand_prompt(arm.model.prompt, classes))
+    prompts = expand_prompt(arm.model.prompt, classes)
+    problem = Problem(model, prompts=prompts, part=arm.model)
     cond = problem.condition(range(run.samples))
     terms = tuple(
         Term(

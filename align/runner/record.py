@@ -459,7 +459,7 @@ class Record:
 
     @_once
     def _write(self, path: Path, export: Export) -> None:
-        weights.write(path, export.modules, export.about, torch.float32)
+        weights.write(path, export.modules, export.about)
         for name, content in export.files.items():
             write(path.with_suffix("") / name, content)
 

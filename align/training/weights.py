@@ -19,9 +19,18 @@ FORMAT = "align-1"
 
 
 def write(
-    path: Path, modules: Mapping[str, nn.Module], about: Mapping[str, Any], dtype: torch.dtype
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    about: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write modules side by side, each under its name, with `about` in the header.
+
+    Args:
+        path: the file.
+        modules: by name.
+        about: what the file says of itself, as JSON values.
+        dtype: floating type of the weights in the file; None for that which they have.
 
     Raises:
         DivergedError: a weight is not finite, at least not in `dtype`.
@@ -29,9 +38,10 @@ def write(
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            stored = tensor.detach().to("cpu", dtype).contiguous()
+            floating = dtype if tensor.is_floating_point() else None
+            stored = tensor.detach().to("cpu", floating or tensor.dtype).contiguous()
             if not stored.isfinite().all():
-                kind = str(dtype).removeprefix("torch.")
+                kind = str(stored.dtype).removeprefix("torch.")
                 raise DivergedError(
                     f"weights: '{name}.{key}' has numbers that are not finite in {kind}, so that"
                     f" '{path}' is not written; train with a lower learning rate"
@@ -69,14 +79,14 @@ def _opened(path: Path) -> safe_open:
 
 
 def read(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Fill modules from a weights file, in float32; it may hold other modules too.
+    """Fill modules from a weights file, in their own types; it may hold other modules too.
 
     Raises:
         PartError: there is no such file, or names or shapes of a module's tensors in it are not
             exactly those of the module.
     """
     with _opened(path) as file:
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for name, module in modules.items():
         mine = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
         try:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from align.catalog.convert import read_part
 from align.catalog.registry import load_catalog
 from align.core.errors import PartError, PromptError
 from align.core.prompts import ReadsPrompts
@@ -15,7 +16,6 @@ from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
 from align.isolation.protocol import PROMISES
 from align.isolation.reward import _UNKNOWN, Isolated
-from align.recipe.convert import read_part
 from align.rewards.linear import Likelihood
 from align.rewards.python import Python
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import final
 
 import attrs
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from align.core.dataset import DatasetSpec
 from align.core.errors import PartError
-from align.core.model import Condition, DataSampler
+from align.core.model import Condition, DataSampler, FlowModel
 from align.core.problem import Problem
+from align.core.prompts import match_class
 from align.core.streams import Streams
-from align.models.network_model import NetworkModel
+from align.models.network_model import encoding_of
 from align.modes.finetune.evaluation import samples
 from align.training.latents import Examples, encoded
 
@@ -26,78 +27,90 @@ class CleanData:
 
     Attributes:
         problem: the problem, with the base model and the prompts.
-        model: the model whose classes the rows have.
-        prompts: the prompt of rows of each class, by the number of the class.
-        examples: the rows; None where the base model draws them.
+        conditions: of the problem's prompts, one row each, as the base model encodes them.
+        examples: the rows, labelled by the numbers of their prompts; None where the base model
+            draws them.
     """
 
     problem: Problem
-    model: NetworkModel
-    prompts: Mapping[int, str]
+    conditions: Condition
     examples: Examples | None = None
 
     @classmethod
     def of(
-        cls,
-        data: DatasetSpec | None,
-        problem: Problem,
-        model: NetworkModel,
-        pool: int,
-        steps: int,
-        seed: int,
+        cls, data: DatasetSpec | None, problem: Problem, pool: int, steps: int, seed: int
     ) -> CleanData:
         """Encode the pictures, or make `pool` samples of a model that cannot draw data.
 
         Raises:
             PartError: no picture is of a class that the prompts name.
         """
-        labels = model.encode(problem.prompts).tensors["label"].tolist()
-        clean = cls(problem, model, dict(zip(labels, problem.prompts, strict=True)))
+        clean = cls(problem, problem.model.encode(problem.prompts))
         if data is not None:
-            return attrs.evolve(clean, examples=clean._of_prompts(encoded(data, model.encoding())))
+            encoding = encoding_of(problem.model)
+            classes = _classes_of(problem.prompts, clean.conditions, encoding.classes)
+            return attrs.evolve(clean, examples=_of_prompts(encoded(data, encoding), classes))
         if problem.model.capability(DataSampler) is not None:
             return clean
-        return attrs.evolve(clean, examples=clean.sampled(model, pool, steps, seed))
+        return attrs.evolve(clean, examples=clean.sampled(problem.model, pool, steps, seed))
 
     @torch.no_grad()
-    def sampled(self, model: NetworkModel, count: int, steps: int, seed: int) -> Examples:
+    def sampled(self, model: FlowModel, count: int, steps: int, seed: int) -> Examples:
         """`count` samples of a model by `steps` Euler steps, for the prompts in turn."""
-        cond, pieces = self.conditions(count), []
+        cond, pieces = self.in_turn(range(count)), []
         streams = Streams(seed, tuple(range(count)), ("pool",), model.device)
         for first in range(0, count, self.problem.chunk):
             rows = slice(first, min(count, first + self.problem.chunk))
             pieces.append(samples(model, cond.rows(rows), streams.rows(rows), steps))
-        return Examples(torch.cat(pieces)[None], cond.tensors["label"], len(self.model.classes))
+        prompts = torch.arange(count, device=model.device) % len(self.conditions)
+        return Examples(torch.cat(pieces)[None], prompts, len(self.conditions))
 
     def rows(self, rows: Streams) -> tuple[Tensor, Condition]:
         """Clean states (b, *S) of these rows of training, as the base model has them."""
         if self.examples is not None:
-            x1, label = self.examples.rows(rows, 0.0)
-            return x1.to(self.problem.model.dtype), self._condition_of(label)
+            x1, prompts = self.examples.rows(rows, 0.0)
+            return x1.to(self.problem.model.dtype), self.conditions.rows(prompts)
         base = self.problem.model.capability(DataSampler)
         assert base is not None
-        return base.draw(rows.fold_in("data")), self.conditions(len(rows.samples))
+        return base.draw(rows.fold_in("data")), self.in_turn(rows.samples)
 
-    def conditions(self, count: int) -> Condition:
-        """The prompts in turn, as the model encodes them."""
-        prompts = self.problem.prompts
-        return self.model.encode([prompts[number % len(prompts)] for number in range(count)])
+    def in_turn(self, numbers: Sequence[int]) -> Condition:
+        """The conditions of rows with these numbers, which have the prompts in turn."""
+        turns = torch.tensor([number % len(self.conditions) for number in numbers])
+        return self.conditions.rows(turns.to(self.problem.model.device))
 
-    def _of_prompts(self, examples: Examples) -> Examples:
-        """The rows of the classes that the prompts name.
 
-        If a prompt names no class, they are all rows, without their classes.
-        """
-        labels, null = examples.labels, examples.null_label
-        if null in self.prompts:
-            return attrs.evolve(examples, labels=torch.full_like(labels, null))
-        named = torch.isin(labels, torch.tensor(list(self.prompts)).to(labels))
-        if not named.any():
-            raise PartError("mode.data: no picture is of a class that model.prompt names")
-        rows = torch.nonzero(named)[:, 0]
-        states = examples.states[:, rows.to(examples.states.device)]
-        return attrs.evolve(examples, states=states, labels=labels[rows])
+def _classes_of(
+    prompts: Sequence[str], conditions: Condition, classes: tuple[str, ...]
+) -> Sequence[int]:
+    """The number of the class that each prompt names, or the number of classes for none."""
+    if not classes:
+        return [0] * len(prompts)
+    if "label" in conditions.tensors:
+        labels: list[int] = conditions.tensors["label"].tolist()
+        return labels
+    return [match_class(prompt, classes) if prompt else len(classes) for prompt in prompts]
 
-    def _condition_of(self, label: Tensor) -> Condition:
-        """The condition of these labels (b,)."""
-        return Condition(tuple(self.prompts[k] for k in label.tolist()), {"label": label})
+
+def _of_prompts(examples: Examples, classes: Sequence[int]) -> Examples:
+    """The rows of the classes that the prompts name, labelled by the numbers of the prompts.
+
+    Rows of a class that several prompts name are labelled by the last of these. If a prompt names
+    no class, they are all rows, with that prompt.
+
+    Raises:
+        PartError: no row is of such a class.
+    """
+    null, numbers = examples.null_label, {label: number for number, label in enumerate(classes)}
+    if null in numbers:
+        return attrs.evolve(examples, labels=torch.full_like(examples.labels, numbers[null]))
+    labels = examples.labels
+    named = torch.isin(labels, torch.tensor(list(numbers)).to(labels))
+    if not named.any():
+        raise PartError("mode.data: no picture is of a class that model.prompt names")
+    rows = torch.nonzero(named)[:, 0]
+    prompt_of = torch.full((null,), -1).to(labels)
+    for label, number in numbers.items():
+        prompt_of[label] = number
+    states = examples.states[:, rows.to(examples.states.device)]
+    return attrs.evolve(examples, states=states, labels=prompt_of[labels[rows]])

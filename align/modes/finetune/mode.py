@@ -18,12 +18,18 @@ from align.core.objective import Loss
 from align.core.option import above, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.about import about_of, modules_of
+from align.models.about import exported
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Evaluation, samples
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.objective import FinetuneObjective
-from align.modes.finetune.state import FinetuneState, strengthened, unguided, with_trainable_flow
+from align.modes.finetune.state import (
+    FinetuneState,
+    in_dtype_of,
+    model_to_train,
+    strengthened,
+    unguided,
+)
 from align.modes.finetune.target import TiltedTarget
 from align.training.loop import StepResult, Training
 from align.training.lora import Lora
@@ -81,7 +87,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         "low-rank adapters that are trained; without them all weights are", default=None
     )
     net: NetworkSpec | None = option(
-        "network of the flow, where the model is not made of networks", default=None
+        "untrained network that learns the flow, in place of the model's own module", default=None
     )
     steps: int = option("number of optimisation steps", default=1000, check=at_least(1))
     c_decay: float = option(
@@ -116,24 +122,25 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         Raises:
             PartError: the model has no flow to train.
         """
-        model = with_trainable_flow(problem, self.net, streams)
-        if self.lora:
-            model = model.with_net("flow", self.lora.adapted(model.require_flow(), streams))
-        training = Training.of(model.require_flow(), self.optimisation, whole=not self.lora)
+        model = model_to_train(problem, self.net, streams)
+        module = model.module
+        copied = self.lora.adapted(module, streams) if self.lora else copy.deepcopy(module)
+        model = model.with_module(copied)
+        training = Training.of(model.module, self.optimisation, whole=not self.lora)
         log_normalizer = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
         problem = strengthened(problem, factor)
-        clean = CleanData.of(self.data, problem, model, self.pool, self.flow_steps, streams.seed)
+        clean = CleanData.of(self.data, problem, self.pool, self.flow_steps, streams.seed)
         target = TiltedTarget(
             problem=problem,
-            student=attrs.evolve(model, flow=training.module),
+            student=model,
             clean=clean.rows,
             log_normalizer=log_normalizer,
         )
         if self.objective.unguided:
             target = attrs.evolve(target, view=unguided)
         self._fit_log_normalizer(target, streams)
-        conditions, seed = clean.conditions(self.evaluation.samples), streams.seed
+        conditions, seed = clean.in_turn(range(self.evaluation.samples)), streams.seed
         references, _ = self.evaluation.samples_of(problem, problem.model, conditions, seed)
         base_info, _, scores = self.evaluation.of(
             problem, problem.model, conditions, references, seed
@@ -186,7 +193,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             return state, Info(numbers) if index else attrs.evolve(
                 base, numbers={**numbers, **base.numbers}
             )
-        tuned = attrs.evolve(state.model, flow=state.training.ema)
+        tuned = state.model.with_module(state.training.ema)
         info, data, scores = self.evaluation.of(
             problem, tuned, state.conditions, state.references, streams.seed
         )
@@ -197,10 +204,8 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
     @torch.no_grad()
     def finish(self, problem: Problem, state: FinetuneState) -> Tensor:
         """Unsteered samples of the flow, (B, *S), from the noise of other modes."""
-        flow = copy.deepcopy(state.training.ema).to(problem.model.dtype)
-        tuned = attrs.evolve(state.model, flow=flow, dtype=problem.model.dtype)
-        cond = tuned.encode(problem.cond.prompts)
-        return samples(tuned, cond, state.streams.fold_in("start"), self.flow_steps)
+        tuned = in_dtype_of(problem.model, state.model, state.training.ema)
+        return samples(tuned, problem.cond, state.streams.fold_in("start"), self.flow_steps)
 
     def warnings(self, state: FinetuneState) -> tuple[str, ...]:
         """The warning that the reward was hacked, if it was."""
@@ -228,9 +233,9 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
     def exported_model(self, problem: Problem, state: FinetuneState, network: nn.Module) -> Export:
         """The flow, adapters merged into it, and its autoencoder; adapters as files beside it."""
         files = self.lora.files(network) if self.lora else {}
-        flow = self.lora.merged(network) if self.lora else network
-        model = attrs.evolve(state.model, flow=flow, flow_map=None, posterior=None)
-        return Export(modules_of(model), about_of(model), files=files)
+        merged = self.lora.merged(network) if self.lora else network
+        model = state.model.with_module(merged)
+        return exported(model, problem.part, {**files, **model.files(network)})
 
     def _fit_log_normalizer(self, target: TiltedTarget, streams: Streams) -> None:
         """Fit the first c, where rows count e^{r − c}."""

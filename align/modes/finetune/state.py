@@ -9,15 +9,16 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.errors import PartError
 from align.core.mode import Info
-from align.core.model import Condition, FlowModel
+from align.core.model import Condition, FlowModel, TrainableVelocity
 from align.core.network import NetworkSpec, make_network
 from align.core.path import path_name
 from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import replaced
-from align.models.network_model import NetworkModel, network_of, without_networks
+from align.models.network_model import NetworkModel, without_networks
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
 from align.modes.finetune.target import TiltedTarget
@@ -31,7 +32,7 @@ class FinetuneState(TrainingState):
     """A flow under fine-tuning, with its data and its evaluations so far.
 
     Attributes:
-        model: the model that the flow belongs to.
+        model: the model under training, with the module that it began with.
         target: what the objective is handed.
         clean: clean data with their conditions.
         conditions: conditions of the samples that are evaluated.
@@ -46,7 +47,7 @@ class FinetuneState(TrainingState):
         hacked_after: number of steps before the evaluation of `at_hacking`; 0 until then.
     """
 
-    model: NetworkModel
+    model: TrainableVelocity
     target: TiltedTarget
     clean: CleanData
     conditions: Condition
@@ -85,41 +86,56 @@ class FinetuneState(TrainingState):
     def rebuild_stage(self, pool: int, flow_steps: int) -> None:
         """Put the base model of the stage in place, and a pool of its samples as clean data."""
         problem = self.target.problem
-        model = attrs.evolve(self.model, flow=self.anchor, dtype=problem.model.dtype)
+        assert self.anchor is not None
+        model = in_dtype_of(problem.model, self.model, self.anchor)
         examples = self.clean.sampled(model, pool, flow_steps, self.streams.seed)
         self.clean = attrs.evolve(self.clean, examples=examples)
         problem = attrs.evolve(problem, model=replaced(problem.model, model))
         self.target = attrs.evolve(self.target, problem=problem, clean=self.clean.rows)
 
 
-def with_trainable_flow(
+def model_to_train(
     problem: Problem, net: NetworkSpec | None, streams: Streams
-) -> NetworkModel:
-    """The model with a flow to train: a copy of its flow or map, or an untrained `net`.
+) -> TrainableVelocity:
+    """The model whose module is to be trained, or a copy of it; its own, or an untrained `net`.
 
     A model without a flow has one on the diagonal of its map.
 
     Raises:
-        PartError: it is not made of networks, and there is no `net`; or no weights file can name
-            its path.
+        PartError: its velocity cannot be trained, and there is no `net`; or no weights file can
+            name its path.
     """
-    networks = problem.model.capability(NetworkModel)
-    if networks is not None:
-        path_name(networks.path)
-        return networks.with_net("flow", copy.deepcopy(networks.require_velocity()))
-    if net is None:
-        return network_of(problem)
-    model = without_networks(problem.model)
-    flow = streams.fold_in("weights").initialise(lambda: make_network(net, model.shape, 0, "flow"))
-    return model.with_net("flow", flow.to(model.device))
+    if net is not None:
+        model = problem.model.capability(NetworkModel) or without_networks(problem.model)
+        path_name(model.path)
+        flow = streams.fold_in("weights").initialise(
+            lambda: make_network(net, model.shape, len(model.classes), "flow")
+        )
+        return model.with_module(flow.to(model.device))
+    own = problem.model.capability(TrainableVelocity)
+    if own is None:
+        raise PartError(
+            "model: it has no module whose training is possible; set mode.net to a network that"
+            " learns its velocity, or use kind 'network'"
+        )
+    if isinstance(own, NetworkModel):
+        path_name(own.path)
+    return own
+
+
+def in_dtype_of(base: FlowModel, model: TrainableVelocity, module: nn.Module) -> FlowModel:
+    """A model with a copy of `module`, in the floating type of the base model."""
+    own = copy.deepcopy(module)
+    if model.dtype == base.dtype:
+        return model.with_module(own)
+    assert isinstance(model, NetworkModel)  # any other one is the base model with another module
+    return attrs.evolve(model.with_module(own.to(base.dtype)), dtype=base.dtype)
 
 
 def unguided(model: FlowModel) -> FlowModel:
-    """The model without guidance of its velocity; as it is, where the network itself guides."""
-    networks = model.capability(NetworkModel)
-    if networks is None or networks.embeds_guidance:
-        return model
-    return replaced(model, attrs.evolve(networks, guidance=1.0))
+    """The model without guidance of its velocity."""
+    trainable = model.capability(TrainableVelocity)
+    return replaced(model, trainable.unguided()) if trainable else model
 
 
 def strengthened(problem: Problem, factor: float) -> Problem:

@@ -254,19 +254,19 @@ class Bright(Reward):
 
 def test_rows_of_training_have_their_own_prompts():
     problem = _pictures(("a cat", "a dog"))
-    clean = CleanData.of(None, problem, problem.model, 6, 2, 0)
+    clean = CleanData.of(None, problem, 6, 2, 0)
     x1, cond = clean.rows(Streams(0, tuple(range(40))))
     assert x1.shape == (40, *problem.model.shape)
     assert set(cond.prompts) == {"a cat", "a dog"}
     assert all(
         (p == "a dog") == bool(k) for p, k in zip(cond.prompts, cond.tensors["label"], strict=True)
     )
-    assert clean.conditions(3).prompts == ("a cat", "a dog", "a cat")
+    assert clean.in_turn(range(3)).prompts == ("a cat", "a dog", "a cat")
 
 
 def test_one_prompt_keeps_its_class():
     problem = _pictures(("a dog",))
-    _, cond = CleanData.of(None, problem, problem.model, 3, 2, 0).rows(Streams(0, (0, 1, 2)))
+    _, cond = CleanData.of(None, problem, 3, 2, 0).rows(Streams(0, (0, 1, 2)))
     assert cond.prompts == ("a dog",) * 3
     assert cond.tensors["label"].tolist() == [1, 1, 1]
 
@@ -348,7 +348,7 @@ def test_strength_is_a_factor_on_the_reward():
 
 
 def test_a_model_without_networks_needs_one():
-    with pytest.raises(PartError, match="only a model made of networks can be trained"):
+    with pytest.raises(PartError, match=r"set mode\.net to a network"):
         FineTune().init(_line(MetaFlowMap()), STREAMS)
 
 

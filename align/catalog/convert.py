@@ -16,6 +16,7 @@ import attrs
 from cattrs import Converter
 
 from align.catalog.contracts import DEFAULT_KINDS
+from align.catalog.describe import contract_of, describe_value, expected, is_union, members, tag_of
 from align.catalog.promises import wrong_promises
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.attribution import described, settings_kept
@@ -23,7 +24,6 @@ from align.core.errors import AlignError
 from align.core.interrupt import is_interrupt
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, finite
 from align.core.term import TERM_OPTIONS, RewardTerm
-from align.recipe.describe import contract_of, describe_value, expected, is_union, members, tag_of
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]
