@@ -40,6 +40,7 @@ from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
 from align.models.network import Network
 from align.models.network_model import NetworkModel
+from align.models.torch import Torch
 from align.modes.autoencode import Autoencode
 from align.modes.distill.diagonal import DataTarget, TeacherTarget
 from align.modes.distill.eulerian import Eulerian
@@ -194,6 +195,39 @@ test_network = conformance(
         "posterior_semigroup": LEARNED,
         "posterior_tangent": LEARNED,
     },
+)
+
+
+def own(text, **options):
+    """A model in a file of the user's own."""
+    path = Path(FILES.name) / f"{options['predicts']}.py"
+    path.write_text(f"import torch\n{text}")
+    return Torch(file=str(path), **options)
+
+
+test_torch = conformance(
+    "model",
+    lambda: own(
+        "def model():\n    net = torch.nn.Conv2d(1, 1, 3, padding=1).double()\n"
+        "    torch.nn.init.constant_(net.weight, 0.05)\n"
+        "    return lambda x, t, k: net(x.double()).float() + 0.1 * k[:, None, None, None]\n"
+        "def decode(x):\n    return x / 8 + 0.5\n",
+        shape=(1, 4, 4),
+        predicts="x0",
+        path="trigonometric",
+        decode="decode",
+        classes=("dark", "light"),
+        prompt="light",
+    ),
+)
+test_torch_on_a_table = conformance(
+    "model",
+    lambda: own(
+        "def model():\n    return lambda x, k: x * (k / 1000).sqrt()[:, None]\n",
+        shape=(2,),
+        predicts="noise",
+        path="variance_preserving",
+    ),
 )
 
 test_point_mass = conformance("sampler", DPS, expect_fail={"exact": "a point has no spread"})

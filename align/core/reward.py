@@ -61,11 +61,11 @@ class HasReferenceImplementation(ABC):
 
 
 class HasOrigins(ABC):
-    """Capability of a RewardSpec: it brings parts that no plugin of this environment brings."""
+    """Capability of a part: it brings code that no plugin of this environment brings."""
 
     @abstractmethod
     def origins(self) -> Mapping[str, str]:
-        """Distribution and version of each such part, by what the record calls it."""
+        """Where each piece of it is from, such as distribution and version, by its name."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""Models: networks in weights files, and closed-form worlds."""
+"""Models: networks in weights files, the user's own, and closed-form worlds."""
 
 from __future__ import annotations
 
@@ -15,5 +15,6 @@ def align_models() -> list[type[ModelSpec]]:
     """Models."""
     from align.models.mixture import Mixture
     from align.models.network import Network
+    from align.models.torch import Torch
 
-    return [Mixture, Network]
+    return [Mixture, Network, Torch]

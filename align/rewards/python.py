@@ -2,87 +2,32 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar, TypeAlias, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed
-from align.core.errors import ContractError, PartError
+from align.core.errors import ContractError
 from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import Reward, RewardSpec
-from align.rewards.python_modules import Neighbours, find_source
+from align.core.reward import HasOrigins, Reward, RewardSpec
+from align.io.python_code import (
+    Code,
+    check_one_place,
+    code_origins,
+    file_option,
+    has_function,
+    module_option,
+)
 
 Scores: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 
 
-def _readable(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
-    if value is None:
-        return
-    if not value.endswith(".py"):
-        raise ValueError(f"expected a file whose name ends in .py, got '{value}'")
-    if not Path(value).is_file():
-        raise ValueError(f"no file '{value}', as seen from '{Path.cwd()}'")
-    _parsed(Path(value))
-
-
-def _parsed(path: Path) -> ast.AST:
-    """The syntax tree of a file, which is not run; raises ValueError if it has none."""
-    try:
-        return ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        raise ValueError(f"'{path}' is not Python: line {error.lineno}: {error.msg}") from error
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not Python: {error}") from error
-
-
-def _findable(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
-    if value is None:
-        return
-    if not all(part.isidentifier() for part in value.split(".")):
-        raise ValueError(f"expected a module's name like 'my_package.rewards', got '{value}'")
-    if source := find_source(value, str(Path.cwd())):
-        _parsed(source)
-
-
-def _has_function(spec: Python, attribute: attrs.Attribute[Any], value: str) -> None:
-    """Refuse a file that does not define the function, judged without running the file."""
-    file, module = getattr(spec, "file", None), getattr(spec, "module", None)
-    try:
-        path = Path(file) if file else find_source(module or "", str(Path.cwd()))
-        names = list(_names([_parsed(path)])) if path else ["*"]
-    except (OSError, ValueError):
-        return  # the check of `file` or `module` reports it
-    if value not in names and not {"*", "__getattr__"} & set(names):
-        known = ", ".join(f"'{name}'" for name in names if not name.startswith("_"))
-        raise ValueError(f"'{file or module}' has no '{value}'; it has {known or 'nothing'}")
-
-
-def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """What a module defines or imports; '*' stands for anything."""
-    for node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        else:
-            yield from _names(ast.iter_child_nodes(node))
-
-
 @final
 @attrs.frozen(kw_only=True)
-class Python(RewardSpec):
+class Python(RewardSpec, HasOrigins):
     """A function `score(data, prompts)` of a Python file, which returns the scores (B,).
 
     `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device; `prompts` is
@@ -95,19 +40,10 @@ class Python(RewardSpec):
     kind: ClassVar[str] = "python"
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
-    file: str | None = option(
-        "Python file, unless `module` is given; a relative path starts at the working directory",
-        default=None,
-        check=_readable,
-        path=True,
-    )
-    module: str | None = option(
-        "module that can be imported, like 'my_package.rewards', unless `file` is given",
-        default=None,
-        check=_findable,
-    )
+    file: str | None = file_option()
+    module: str | None = module_option("my_package.rewards")
     function: str = option(
-        "name of the function in the file or module", default="score", check=_has_function
+        "name of the function in the file or module", default="score", check=has_function
     )
     differentiable: bool = option(
         "whether the score carries a gradient back to the data; checked before the first score",
@@ -117,36 +53,18 @@ class Python(RewardSpec):
 
     def __attrs_post_init__(self) -> None:
         """Refuse two places of the function, and none."""
-        if (self.file is None) == (self.module is None):
-            number = "nothing" if self.file is None else "both"
-            text = "expected either file, a Python file, or module, the name of one"
-            raise ValueError(f"{text}; got {number}")
+        check_one_place(self)
+
+    def origins(self) -> Mapping[str, str]:
+        """The file with the function, and its digest."""
+        return code_origins(self)
 
     def build(self, device: torch.device) -> Reward:
         """Run the file; raises PartError if that fails."""
-        where = str(self.file or self.module)
-        folder = Path(self.file).resolve().parent if self.file else Path.cwd().resolve()
-        neighbours = Neighbours(str(folder))
-        with neighbours.importable(first=True), attributed(f"reward 'python': '{where}'"):
-            module = _run(self.file) if self.file else importlib.import_module(where)
-        function = getattr(module, self.function, None)
-        if not callable(function):
-            raise PartError(f"reward 'python': '{where}' has no function '{self.function}'")
-        who = f"reward 'python': '{self.function}' of '{where}'"
-        return _Function(function, self.differentiable, who, neighbours)
-
-
-def _run(file: str) -> ModuleType:
-    """The file, run as a module of its own."""
-    path = Path(file).resolve()
-    # By its path: two files may have one name.
-    name = f"align_python_reward_{path.as_posix()}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there for their types
-    spec.loader.exec_module(module)
-    return module
+        code = Code.run(self, "reward 'python'")
+        function = code.named(self.function, "reward 'python'")
+        who = f"reward 'python': '{self.function}' of '{code.where}'"
+        return _Function(function, self.differentiable, who, code)
 
 
 @final
@@ -155,14 +73,14 @@ class _Function(Reward):
     """Calls the function.
 
     Attributes:
-        neighbours: modules that the function may import.
+        code: around the function, with what that may import.
         tried: whether its declared gradient has been checked.
     """
 
     function: Scores
     differentiable: bool
     who: str
-    neighbours: Neighbours
+    code: Code
     tried: bool = False
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -177,7 +95,7 @@ class _Function(Reward):
             return self._of(data, prompts)
 
     def _of(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        with self.neighbours.importable():
+        with self.code.importable():
             score = self.function(data, list(prompts))
         plain = isinstance(score, Tensor) and score.layout == torch.strided
         if plain and score.shape == (len(data),) and not score.is_complex():

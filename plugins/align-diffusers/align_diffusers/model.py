@@ -98,7 +98,8 @@ class PipelineModel(FlowModel, Scheduled):
         self._check(pipe)
         call = type(pipe).__call__
         self._call: Final = getattr(call, "__wrapped__", call)  # without its no_grad
-        self._schedule: Final = schedule_of(pipe.scheduler, self._who)
+        self.device = torch.device(pipe.device)
+        self._schedule: Final = schedule_of(pipe.scheduler, self._who, self.device)
         self._scheduler: Final = pipe.scheduler
         self._begins: Final[dict[int, tuple[tuple[float, ...], float]]] = {}
         self._rows: int | None = None
@@ -120,7 +121,6 @@ class PipelineModel(FlowModel, Scheduled):
         self.domain: Domain = "image"
         self._precision: Final[torch.dtype] = self._network.dtype
         self.dtype = torch.promote_types(self._precision, torch.float32)
-        self.device = torch.device(pipe.device)
         self.shape = tuple(self._record("").shape[1:])
 
     def encode(self, prompts: Sequence[str]) -> Condition:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal, TypeAlias, final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, final
 
 import attrs
 import torch
 from torch import Tensor
 
+from align.core.convention import Prediction, TableConvention, log_sigmas
 from align.core.errors import PartError
-from align.core.path import expand
 
-Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: Final[Mapping[str, Prediction]] = MappingProxyType(
+    {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
+)
+"""What align calls a network's prediction, by what variance-preserving schedulers call it."""
 
 
 class Schedule(ABC):
@@ -78,49 +83,26 @@ class FlowSchedule(Schedule):
 @final
 @attrs.frozen(eq=False)
 class VarianceSchedule(Schedule):
-    """Variance preserving: z = √ᾱ x1 + √(1 − ᾱ) ε at step k of a table of ᾱ.
+    """Variance preserving: see `TableConvention`, which has the mathematics."""
 
-    With σ² = (1 − ᾱ)/ᾱ that is the linear path at t = 1/(1 + σ), where x = z t √(1 + σ²). Euler
-    steps there are those of DDIM. Where t is earlier than the table goes, the network sees its
-    noisiest step.
-
-    Reference: Denoising Diffusion Implicit Models, Song et al., 2020, arXiv:2010.02502, Eq. 12 to
-    14; Elucidating the Design Space of Diffusion-Based Generative Models, Karras et al., 2022,
-    arXiv:2206.00364, table 1.
-
-    Attributes:
-        log_sigmas: log σ of the steps, rising, (K,), float64.
-        prediction: what the network gives.
-        linear: steps between two of the table are found by σ, and not by log σ.
-    """
-
-    log_sigmas: Tensor
-    prediction: Prediction
-    linear: bool = False
+    table: TableConvention
 
     def step_time(self, t: Tensor) -> Tensor:
         """The step k, with a fraction, of σ = (1 − t)/t."""
-        return self._step(t).to(torch.float32)
+        return self.table.step(t).to(torch.float32)
 
     def states(self, x: Tensor, t: Tensor) -> Tensor:
         """z = x / √(t² + (1 − t)²)."""
-        return x / expand((t.square() + (1 - t).square()).sqrt(), x)
+        return self.table.states(x, t)
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The denoiser minus the predicted noise."""
-        z, sigma = self.states(x, t), expand(self._sigma(self._step(t)).to(x.dtype), x)
-        signal = (1 + sigma.square()).rsqrt()
-        noise = sigma * signal
-        if self.prediction == "epsilon":
-            return (z - noise * output) / signal - output
-        if self.prediction == "sample":
-            return output - (z - signal * output) / noise
-        return signal * z - noise * output - (signal * output + noise * z)
+        """The clean state minus the noise that the output says."""
+        return self.table.velocity(output, x, t)
 
     def times(self, scheduler: Any) -> tuple[float, ...]:
         """1/(1 + σ) of the scheduler's steps, then 1."""
-        steps = torch.as_tensor(scheduler.timesteps).double().cpu()
-        return _rising(1 / (1 + self._sigma(steps)))
+        steps = torch.as_tensor(scheduler.timesteps).double().to(self.table.log_sigmas.device)
+        return _rising(1 / (1 + self.table.sigma(steps)))
 
     def begin(self, scheduler: Any, t: float) -> float:
         """√(t² + (1 − t)²), times what the scheduler makes of its own first noise."""
@@ -128,27 +110,9 @@ class VarianceSchedule(Schedule):
         scaled = float(scheduler.scale_model_input(noise, first))
         return scaled * math.hypot(t, 1 - t)
 
-    def _step(self, t: Tensor) -> Tensor:
-        table = self.log_sigmas.to(t.device)
-        t = t.double()
-        log_sigma = ((1 - t) / t).log().clamp(table[0], table[-1])
-        upper = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
-        low, high, value = table[upper - 1], table[upper], log_sigma
-        if self.linear:
-            low, high, value = low.exp(), high.exp(), value.exp()
-        return upper - 1 + (value - low) / (high - low)
 
-    def _sigma(self, step: Tensor) -> Tensor:
-        table = self.log_sigmas.to(step.device)
-        lower = step.floor().long().clamp(0, len(table) - 2)
-        share = step - lower
-        if self.linear:
-            return (1 - share) * table[lower].exp() + share * table[lower + 1].exp()
-        return ((1 - share) * table[lower] + share * table[lower + 1]).exp()
-
-
-def schedule_of(scheduler: Any, who: str) -> Schedule:
-    """How a scheduler's states and times are those of the linear path.
+def schedule_of(scheduler: Any, who: str, device: torch.device) -> Schedule:
+    """How a scheduler's states and times are those of the linear path, on the device of states.
 
     Raises:
         PartError: it is of a kind whose states are neither.
@@ -159,18 +123,17 @@ def schedule_of(scheduler: Any, who: str) -> Schedule:
     if flow or prediction == "flow_prediction":
         return FlowSchedule(int(config.num_train_timesteps))
     table = getattr(scheduler, "alphas_cumprod", None)
-    if table is None or prediction not in ("epsilon", "v_prediction", "sample"):
+    if table is None or prediction not in PREDICTIONS:
         raise PartError(
             f"{who}: scheduler {name} with prediction_type '{prediction}' is neither flow matching"
             " nor variance preserving; give the pipeline a scheduler that is, such as DDIMScheduler"
         )
     if config.get("thresholding", False):
         raise PartError(f"{who}: scheduler {name} has 'thresholding', which no velocity has")
-    alphas = table.double().cpu()
-    alphas = alphas[alphas > 1e-7]  # with zero terminal SNR the last step holds noise alone
     karras = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     linear = config.get("interpolation_type") == "linear" and not any(map(config.get, karras))
-    return VarianceSchedule(0.5 * ((1 - alphas) / alphas).log(), prediction, linear)
+    sigmas = log_sigmas(table.cpu()).to(device)
+    return VarianceSchedule(TableConvention(sigmas, PREDICTIONS[prediction], linear))
 
 
 def _rising(times: Tensor) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ import attrs
 class Neighbours:
     """The modules of a folder, which code from this folder may import by their plain names.
 
-    They are in `sys.modules` only while `importable` lasts: two reward files may each have a
+    They are in `sys.modules` only while `importable` lasts: two files may each have a
     `helper.py` beside them, and each sees its own.
 
     Args:

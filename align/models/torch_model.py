@@ -1,0 +1,227 @@
+"""A network in the user's own Python file, or a function, as a flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from align.core.attribution import attributed
+from align.core.convention import Convention, TableConvention
+from align.core.errors import ContractError, PartError, PromptError
+from align.core.model import (
+    Able,
+    ClassConditional,
+    Condition,
+    Domain,
+    Scheduled,
+    TrainableVelocity,
+)
+from align.core.path import Path
+from align.core.prompts import ReadsPrompts, match_class, others_named
+from align.io.python_code import Code
+
+WHO: Final = "model 'torch'"
+
+
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
+    """A network f(x, t), f(x, t, label) or f(x, t, name=tensor, ...) whose output is converted.
+
+    Attributes:
+        network: is called with states in its own floating type, and times (B,) in that of align's
+            states, float32 or float64.
+        convention: how states, times and output are those of align.
+        shape: S, the shape of one state.
+        domain: of what `decoder` makes.
+        classes: names of the classes, whose labels are their places; none for a model of none.
+        label: name of the argument that labels go to; the third one where empty.
+        null_class: whether label len(`classes`) means "no class".
+        encoder: makes the tensors that the network is given by name of a list of B prompts.
+        decoder: makes data of clean states; None where states are data.
+        precision: floating type of the network's states.
+        device: where the states live.
+        code: the code that they are from, which may import what lies beside it.
+    """
+
+    network: Callable[..., Tensor]
+    convention: Convention
+    shape: tuple[int, ...]
+    domain: Domain
+    classes: tuple[str, ...] = ()
+    label: str = ""
+    null_class: bool = False
+    encoder: Callable[[list[str]], Mapping[str, Tensor]] | None = None
+    decoder: Callable[[Tensor], Tensor] | None = None
+    precision: torch.dtype
+    device: torch.device
+    code: Code
+    path: Path = attrs.field(init=False)
+    dtype: torch.dtype = attrs.field(init=False)
+    _grids: dict[int, tuple[float, ...]] = attrs.field(factory=dict, init=False)
+
+    @path.default
+    def _path(self) -> Path:
+        return self.convention.path
+
+    @dtype.default
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self.precision, torch.float32)
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Labels of the classes that the prompts name, or what the encoder makes of them."""
+        tensors: Mapping[str, Tensor] = {}
+        if self.encoder is not None:
+            with self.code.importable(), torch.no_grad():
+                tensors = self.encoder(list(prompts))
+            self._check(prompts, tensors)
+        elif self.classes:
+            labels = [self._label(prompt) for prompt in prompts]
+            tensors = {"label": torch.tensor(labels, device=self.device)}
+        elif named := next((prompt for prompt in prompts if prompt), ""):
+            raise PromptError(
+                f"model 'torch' has neither 'classes' nor 'encode', so it cannot follow the prompt"
+                f" '{named}'; leave it empty"
+            )
+        return Condition(tuple(prompts), {k: v.to(self.device) for k, v in tensors.items()})
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """b_t(x), (B, *S), of what the network predicts there."""
+        states = self.convention.states(x, t).to(self.precision)
+        given: list[Tensor] = [states, self.convention.network_time(t)]
+        named = dict(cond.tensors)
+        if self.encoder is None and "label" in named:
+            label = named.pop("label")
+            if self.label:
+                named[self.label] = label
+            else:
+                given.append(label)
+        with self.code.importable():
+            output = self.network(*given, **named)
+        if not isinstance(output, Tensor) or output.shape != x.shape:
+            got = tuple(output.shape) if isinstance(output, Tensor) else f"a {_named(output)}"
+            raise ContractError(
+                f"{WHO}: the network of '{self.code.where}' returned {got}, expected a tensor"
+                f" {tuple(x.shape)}"
+            )
+        return self.convention.velocity(output.to(x.dtype), x, t)
+
+    def decode(self, x1: Tensor) -> Tensor:
+        """Data of clean states: pictures (B, 3, H, W) are clamped, and keep their gradient."""
+        data = x1
+        if self.decoder is not None:
+            with self.code.importable():
+                data = self.decoder(x1)
+        if self.domain == "vector" or not isinstance(data, Tensor) or data.dim() != 4:
+            return data  # the guard says what is wrong
+        data = data + (data.clamp(0, 1) - data).detach()
+        return data.expand(-1, 3, -1, -1) if data.shape[1] == 1 else data
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """A table has times of its own, a module can be trained, and classes can be named."""
+        able: Mapping[type, bool] = {
+            Scheduled: self._table is not None,
+            TrainableVelocity: isinstance(self.network, nn.Module),
+            ClassConditional: bool(self.classes),
+            ReadsPrompts: bool(self.classes),
+        }
+        return super().capability(kind) if able.get(kind, True) else None
+
+    @property
+    def module(self) -> nn.Module:
+        """The network; raises PartError where it is no module."""
+        if not isinstance(self.network, nn.Module):
+            raise PartError(f"{WHO}: '{self.code.where}' has a function, which cannot be trained")
+        return self.network
+
+    def with_module(self, module: nn.Module) -> TorchModel:
+        """The model with another module of the same architecture."""
+        return attrs.evolve(self, network=module)
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """Those of the steps of DDIM through the table."""
+        assert self._table is not None
+        if steps not in self._grids:
+            self._grids[steps] = self._table.times(steps)
+        return self._grids[steps]
+
+    def begin(self, noise: Tensor, steps: int) -> Tensor:
+        """N(0, I) (B, *S) as states at the first of these times."""
+        first = self.times(steps)[0]
+        return noise * math.hypot(first, 1 - first)
+
+    def left_out(self, prompt: str) -> str:
+        """The classes that a prompt names beside the one that counts."""
+        return others_named(prompt, self.classes) if prompt else ""
+
+    @property
+    def _table(self) -> TableConvention | None:
+        return self.convention if isinstance(self.convention, TableConvention) else None
+
+    def _label(self, prompt: str) -> int:
+        if not prompt and self.null_class:
+            return len(self.classes)
+        return match_class(prompt, self.classes)
+
+    def _check(self, prompts: Sequence[str], tensors: object) -> None:
+        """Raise ContractError unless an encoder returned tensors by name, a row each prompt."""
+        rows = isinstance(tensors, Mapping) and all(
+            isinstance(name, str) and isinstance(v, Tensor) and v.shape[:1] == (len(prompts),)
+            for name, v in tensors.items()
+        )
+        if not rows:
+            raise ContractError(
+                f"{WHO}: the encoder of '{self.code.where}' must return a dictionary of tensors by"
+                f" name, with a row for each of {len(prompts)} prompts"
+            )
+
+
+def _named(value: object) -> str:
+    return type(value).__name__
+
+
+def network_in(code: Code, name: str, device: torch.device) -> Callable[..., Tensor]:
+    """What the user's function returns, frozen and on the device where it is a module.
+
+    Raises:
+        PartError: there is no such function, or it raised something.
+        ContractError: it returned nothing that can be called.
+    """
+    made: Any = code.named(name, WHO)
+    if not isinstance(made, nn.Module):
+        with code.importable(), attributed(f"{WHO}: '{name}' of '{code.where}'"):
+            made = made()
+    if not callable(made):
+        raise ContractError(
+            f"{WHO}: '{name}' of '{code.where}' returned a {_named(made)}, expected a network: an"
+            " nn.Module or a function of (x, t)"
+        )
+    network: Callable[..., Tensor] = frozen(made, device)
+    return network
+
+
+def frozen(network: Any, device: torch.device) -> Any:
+    """A module that is not to be trained, on the device; a function whose weights make no graph."""
+    if isinstance(network, nn.Module):
+        return network.to(device).eval().requires_grad_(False)
+
+    def call(x: Any, *others: Any, **named: Any) -> Any:
+        followed = isinstance(x, Tensor) and x.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and followed):
+            return network(x, *others, **named)
+
+    return call
+
+
+def precision_of(network: object) -> torch.dtype:
+    """Floating type of a module's weights, or else of its buffers; float32 for a function."""
+    if isinstance(network, nn.Module):
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+    return torch.float32
