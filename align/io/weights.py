@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,8 @@ _MARKS: Final = (
     ("down_blocks.", "a diffusion model's U-Net or a VAE"),
     ("model.diffusion_model.", "a Stable Diffusion checkpoint"),
     ("transformer_blocks.", "a diffusion transformer"),
+    ("x_cond_embedder.", "a meta flow map as the release of MFM saves it"),
+    (".adaLN_modulation.", "a transformer as SiT, DMF and REPA save it"),
     ("bert.", "a BERT model"),
 )
 
@@ -35,8 +38,22 @@ _MARKS: Final = (
 def read(path: Path, who: str) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU: safetensors, torch.save, or a TorchScript archive.
 
-    What `torch.save` wrote is read as tensors alone, so no code in the file runs; the tensors may
-    lie below a key 'state_dict', 'model' or 'module'.
+    See `content`; the tensors may lie below a key 'state_dict', 'model' or 'module'.
+
+    Raises:
+        PartError: of one line; the file is not there whole, or holds something else.
+    """
+    try:
+        return _inner(content(path, who), path)
+    except _NoTensorsError as error:
+        raise PartError(f"{who}: {error}") from error
+
+
+def content(path: Path, who: str) -> object:
+    """All that a file holds, on the CPU: safetensors, torch.save, or a TorchScript archive.
+
+    What `torch.save` wrote is read as tensors and plain values alone, so no code in the file runs.
+    Tensors are mapped into memory where the file allows it, and then read when they are used.
 
     Raises:
         PartError: of one line; the file is not there whole, or holds something else.
@@ -51,9 +68,9 @@ def read(path: Path, who: str) -> dict[str, Tensor]:
                 return dict(torch.jit.load(path, map_location="cpu").state_dict())
         # Not read but mapped, which old files cannot be.
         mapped = zipfile.is_zipfile(path)
-        return _inner(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), path)
-    except PartError as error:
-        raise PartError(f"{who}: {error}") from error
+        # Training scripts leave their arguments beside the weights: names with plain values.
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if begin[:2] not in (b"PK", b"\x80\x02"):
             raise _no_weights(path, who) from error
@@ -110,6 +127,10 @@ def seems(names: Iterable[str]) -> str:
     return f"something else, {len(known)} tensors ({_some(known)})"
 
 
+class _NoTensorsError(Exception):
+    """A file has no tensors by name."""
+
+
 def _inner(loaded: object, path: Path) -> dict[str, Tensor]:
     """The tensors of what `torch.load` gives, without the prefix of data-parallel training."""
     while isinstance(loaded, dict):
@@ -118,11 +139,11 @@ def _inner(loaded: object, path: Path) -> dict[str, Tensor]:
             return {str(k).removeprefix("module.") if whole else str(k): loaded[k] for k in loaded}
         below = [k for k in ("state_dict", "model", "module") if isinstance(loaded.get(k), dict)]
         if not below:
-            raise PartError(
+            raise _NoTensorsError(
                 f"'{path}' holds no tensors by name, but keys {_some(map(str, loaded))}"
             )
         loaded = loaded[below[0]]
-    raise PartError(f"'{path}' holds a {type(loaded).__name__}, not tensors by name")
+    raise _NoTensorsError(f"'{path}' holds a {type(loaded).__name__}, not tensors by name")
 
 
 def _begin(path: Path, who: str) -> bytes:

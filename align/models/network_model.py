@@ -46,10 +46,13 @@ class ClassReader:
     Attributes:
         index_in: the class of a prompt; raises PromptError for one that names none.
         others_in: what to say of a prompt that names several, as `ReadsPrompts.left_out`.
+        numbers_of: the classes that a data set's own names of classes mean; raises ValueError for
+            one that means none.
     """
 
     index_in: Callable[[str], int]
     others_in: Callable[[str], str]
+    numbers_of: Callable[[Sequence[str]], list[int]]
 
 
 @final
@@ -192,14 +195,22 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
     def encoding(self) -> Encoding:
         """How training data become states of this model."""
         outer = self.autoencoder
+        numbers_of = self.reader.numbers_of if self.reader else None
         if outer is None:
-            return Encoding(encode=None, shape=self.shape, classes=self.classes, device=self.device)
+            return Encoding(
+                encode=None,
+                shape=self.shape,
+                classes=self.classes,
+                numbers_of=numbers_of,
+                device=self.device,
+            )
         return Encoding(
             encode=outer.encode,
             colours=outer.config.colours,
             fingerprint=lambda: digest(outer),
             shape=self.shape,
             classes=self.classes,
+            numbers_of=numbers_of,
             device=self.device,
         )
 

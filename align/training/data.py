@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, final
 
 import attrs
 import torch
@@ -16,6 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 from align.core.dataset import Dataset, DatasetSpec, opened, plain_name
 from align.core.errors import PartError
 from align.core.streams import Streams
+
+NumbersOf: TypeAlias = Callable[[Sequence[str]], Sequence[int]]
+"""Numbers of a model's classes that names of a data set's classes mean."""
 
 
 @final
@@ -42,13 +45,16 @@ def load(data: DatasetSpec, colours: int, classes: tuple[str, ...] = ()) -> Labe
     return Labelled(loaded(dataset, data.workers), labels, classes or dataset.classes)
 
 
-def labels_of(dataset: Dataset, name: str, classes: tuple[str, ...]) -> Tensor:
+def labels_of(
+    dataset: Dataset, name: str, classes: tuple[str, ...], numbers_of: NumbersOf | None = None
+) -> Tensor:
     """The class of each row (R,), int64, counted through `classes`; as they are if that is empty.
 
     Args:
         dataset: has the labels.
         name: what messages call it.
         classes: names, such as those of a model's classes.
+        numbers_of: see `renumbered`.
 
     Raises:
         PartError: the classes of the data set are not these.
@@ -57,7 +63,7 @@ def labels_of(dataset: Dataset, name: str, classes: tuple[str, ...]) -> Tensor:
     if not classes:
         return labels
     if dataset.classes:
-        return renumbered(labels, dataset.classes, classes, name)
+        return renumbered(labels, dataset.classes, classes, name, numbers_of)
     for row in torch.nonzero((labels < 0) | (labels >= len(classes)))[:1, 0].tolist():
         raise PartError(
             f"data: class {int(labels[row])} of {dataset.row_name(row)} is out of range:"
@@ -67,13 +73,25 @@ def labels_of(dataset: Dataset, name: str, classes: tuple[str, ...]) -> Tensor:
 
 
 def renumbered(
-    labels: Tensor, names: Sequence[str], classes: tuple[str, ...], owner: str
+    labels: Tensor,
+    names: Sequence[str],
+    classes: tuple[str, ...],
+    owner: str,
+    numbers_of: NumbersOf | None = None,
 ) -> Tensor:
     """Labels (R,) that count through `names` as labels that count through `classes`.
+
+    With `numbers_of`, that says which class each name means. Names may then be others, and some
+    classes may have no rows.
 
     Raises:
         PartError: the names are not those of the classes, capitals and "_" for " " aside.
     """
+    if numbers_of is not None:
+        try:
+            return torch.tensor(numbers_of(names))[labels]
+        except ValueError as error:
+            raise PartError(f"data: classes of '{owner}': {error}") from error
     number = {plain_name(name): k for k, name in enumerate(classes)}
     plain = [plain_name(name) for name in names]
     if set(plain) != set(number):

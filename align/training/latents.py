@@ -21,7 +21,7 @@ from align.core.dataset import Dataset, DatasetSpec, opened
 from align.core.errors import PartError
 from align.core.streams import Streams
 from align.io.files import filling, write
-from align.training.data import chunks, labels_of, order, renumbered
+from align.training.data import NumbersOf, chunks, labels_of, order, renumbered
 
 
 @final
@@ -35,6 +35,7 @@ class Encoding:
         fingerprint: tells `encode` from others, as text; None where there is no `encode`.
         shape: S, the shape of one state.
         classes: names of the model's classes; none where it knows no classes.
+        numbers_of: see `renumbered`.
         device: where rows are encoded, and where labels live.
     """
 
@@ -43,6 +44,7 @@ class Encoding:
     fingerprint: Callable[[], str] | None = None
     shape: tuple[int, ...]
     classes: tuple[str, ...]
+    numbers_of: NumbersOf | None = None
     device: torch.device
 
 
@@ -114,7 +116,7 @@ def _opened(data: DatasetSpec, encoding: Encoding) -> tuple[Dataset, Tensor]:
     if data.domain == "vector" and encoding.encode is not None:
         raise PartError(f"data: '{data.kind}' has vectors, and the model encodes pictures")
     dataset = opened(data, encoding.colours)
-    return dataset, labels_of(dataset, data.name, encoding.classes)
+    return dataset, labels_of(dataset, data.name, encoding.classes, encoding.numbers_of)
 
 
 def _shape(data: DatasetSpec, dataset: Dataset, encoding: Encoding) -> tuple[int, ...]:
@@ -219,7 +221,7 @@ def _read(folder: Path, data: DatasetSpec, encoding: Encoding, origin: dict[str,
         raise PartError(f"data.latents: '{folder}' {problem}")
     numbers = torch.from_numpy(labels.astype(np.int64))
     if encoding.classes:
-        numbers = renumbered(numbers, classes, encoding.classes, str(folder))
+        numbers = renumbered(numbers, classes, encoding.classes, str(folder), encoding.numbers_of)
     with warnings.catch_warnings():
         # Nobody writes to them, which torch cannot know.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

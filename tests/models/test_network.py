@@ -323,7 +323,13 @@ def test_a_network_that_embeds_guidance_is_told_the_scale_and_sees_no_second_row
 
 
 def test_a_reader_finds_classes_in_place_of_their_names():
-    reader = ClassReader(lambda prompt: {"puss": 0, "hound": 2}[prompt], lambda prompt: prompt[1:])
+    numbers = {"puss": 0, "hound": 2}
+    reader = ClassReader(
+        lambda prompt: numbers[prompt],
+        lambda prompt: prompt[1:],
+        lambda names: [numbers[name] for name in names],
+    )
     model = _vectors(reader=reader)
+    assert model.encoding().numbers_of(["hound", "puss"]) == [2, 0]
     assert _labels(model, "hound", "puss", "") == [2, 0, 3]
     assert (model.left_out("puss"), model.left_out("")) == ("uss", "")

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
+from typing import Final
 
 from align import PromptError, named_classes
 
 CLASSES = 1000
+_WORDNET: Final = re.compile(r"n\d{8}")
+# The list has no name of their own for these: "cardigan" is a corgi too, "maillot" two suits.
+_ADDED: Final = MappingProxyType({474: "cardigan sweater", 638: "maillot swimsuit"})
 
 
 @cache
 def names() -> tuple[tuple[str, ...], ...]:
     """The names of every class in ImageNet's order, the main name first."""
     rows = json.loads((files("align_imagenet") / "labels.json").read_text("utf-8"))
-    return tuple(tuple(row) for row in rows)
+    return tuple(
+        (*row, _ADDED[index]) if index in _ADDED else tuple(row) for index, row in enumerate(rows)
+    )
+
+
+@cache
+def spellings() -> tuple[str, ...]:
+    """A name of every class that no other class has; the main one, if it is such."""
+    owner = owners()
+    return tuple(
+        next(name for name in row if owner[plain(name)] == (index,))
+        for index, row in enumerate(names())
+    )
 
 
 def plain(label: str) -> str:
@@ -66,18 +84,42 @@ def index_of(label: str) -> int:
 def index_in(prompt: str) -> int:
     """The index of the class that a prompt names; of several the one with the longest name.
 
+    A prompt that is a number is the index itself.
+
     Raises:
         PromptError: it names none, or one whose name two classes share.
     """
     try:
-        return index_of(_named(prompt)[0])
+        return index_of(prompt.strip() if prompt.strip().isdigit() else _named(prompt)[0])
     except ValueError as error:
         raise PromptError(f"'{prompt}': {error}") from error
+
+
+def numbers_of(folders: Sequence[str]) -> list[int]:
+    """Indices of the classes that folders of pictures are named after.
+
+    Names are any of a class, or its index. Where all are WordNet ids, such as "n02123045", there
+    must be one for each class, as their order is ImageNet's.
+
+    Raises:
+        ValueError: a folder is named after no class, or after several, or ids are missing.
+    """
+    if not all(_WORDNET.fullmatch(folder) for folder in folders):
+        return [index_of(folder) for folder in folders]
+    if len(folders) != CLASSES:
+        raise ValueError(
+            f"{len(folders)} folders are named by WordNet ids, which tell classes only where all"
+            f" {CLASSES} are there; name the folders after classes, or by their indices"
+        )
+    place = {folder: index for index, folder in enumerate(sorted(folders))}
+    return [place[folder] for folder in folders]
 
 
 def others_in(prompt: str) -> str:
     """What to say of a prompt that names several classes; empty of any other."""
     owner = owners()
+    if prompt.strip().isdigit():
+        return ""
     first, *rest = _named(prompt)
     others = [name for name in rest if not set(owner[name]) & set(owner[first])]
     listed = " and ".join(f"'{name}'" for name in (first, *others))

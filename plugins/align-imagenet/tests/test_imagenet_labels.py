@@ -2,7 +2,7 @@
 
 import pytest
 from align_imagenet import ImageNet
-from align_imagenet.labels import index_of, names, others_in, owners, plain
+from align_imagenet.labels import index_of, names, numbers_of, others_in, owners, plain
 
 from align import PromptError
 
@@ -68,3 +68,13 @@ def test_a_prompt_that_names_no_class_is_refused_before_anything_is_loaded():
     ImageNet(label="tabby").check_prompt("a unicorn")
     with pytest.raises(PromptError, match="names none of the classes"):
         ImageNet().check_prompt("a unicorn")
+
+
+def test_folders_are_named_by_classes_numbers_or_all_wordnet_ids():
+    assert numbers_of(["tabby_cat", "7", "crane bird"]) == [281, 7, 134]
+    with pytest.raises(ValueError, match="'crane' names 2 ImageNet classes"):
+        numbers_of(["tabby", "crane"])
+    ids = [f"n{number:08d}" for number in range(1000, 0, -1)]
+    assert numbers_of(ids) == list(range(999, -1, -1))
+    with pytest.raises(ValueError, match="999 folders are named by WordNet ids"):
+        numbers_of(ids[1:])
