@@ -43,6 +43,15 @@ def test_labels_with_names_follow_the_model_s_classes():
     assert str(caught.value) == text
 
 
+def test_labels_follow_a_model_that_knows_what_the_names_mean():
+    data = numbers(0, 1, 1, classes=("7", "3"))
+    found = labels_of(data, "set", ("a", "b"), lambda names: [int(name) for name in names])
+    assert found.tolist() == [7, 3, 3]
+    odd = numbers(0, classes=("x",))
+    with pytest.raises(PartError, match=r"data: classes of 'set': invalid literal"):
+        labels_of(odd, "set", ("a", "b"), lambda names: [int(name) for name in names])
+
+
 @pytest.mark.parametrize("label", [2, -1])
 def test_labels_without_names_count_through_the_model_s_classes(label):
     assert labels_of(numbers(1, 0), "set", ("cat", "dog")).tolist() == [1, 0]
