@@ -185,7 +185,7 @@ def _print_table(folder: Path) -> None:
             table.add_row(*map(_cell, row))
         _print(table, study_notes(studies))
         return
-    heads, cells = rows(results)
+    heads, cells = rows(folder, results)
     table = Table("", *(Column(_cell(row[0])) for row in cells), box=None, pad_edge=False)
     for place, head in enumerate(heads[1:], 1):
         values = [row[place] for row in cells]
@@ -295,20 +295,23 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
 @_guarded
 def list_parts(kind: str | None) -> None:
     """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.table import Column, Table
     from rich.text import Text
 
     from align.catalog.registry import load_catalog
     from align.io.terminal import console as console_for
 
     catalog, console = load_catalog(), console_for()
-    table = Table("kind", "name", "what it is", "origin", box=None, pad_edge=False)
-    table.columns[1].no_wrap = True
-    for contract in [kind] if kind else CONTRACT_CLASSES:
-        for name, entry in sorted(catalog.parts[contract].items()):
-            cells = (contract, name, entry.summary, str(entry.origin))
-            table.add_row(*map(Text, cells))
-    console.print(table)
+    shown = {name: catalog.parts[name] for name in ([kind] if kind else CONTRACT_CLASSES)}
+    widest = max((len(name) for parts in shown.values() for name in parts), default=0)
+    for contract, parts in shown.items():
+        table = Table.grid(Column(no_wrap=True, min_width=widest), "", padding=(0, 2))
+        for name, entry in sorted(parts.items()):
+            origin = "" if entry.origin.built_in else f" ({entry.origin})"
+            table.add_row(Text(name), Text(entry.summary + origin))
+        console.print(f"{contract}:" if parts else f"{contract}: none")
+        console.print(Padding(table, (0, 0, 0, 2)))
     for broken in catalog.broken:
         console.print(f"\n{broken}; its parts are missing above", markup=False, soft_wrap=True)
 

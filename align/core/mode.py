@@ -22,7 +22,7 @@ class Info:
     """What one step tells the record: named numbers, and sometimes pictures.
 
     Attributes:
-        numbers: plain floats; "reward" is shown beside the progress bar.
+        numbers: plain floats; "reward" is the mean of r, and shown beside the progress bar.
         pictures: decoded samples (B, C, H, W) worth keeping, or None.
         errors: standard errors of some of the numbers, by the number's name.
     """

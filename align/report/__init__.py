@@ -61,8 +61,8 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
     studies, sampled = results.studies(), results.sampled()
     if studies:
         yield "study.md", lambda: _study_table(folder, studies)
-    elif sampled:
-        yield "table.md", lambda: write_file(folder / "table.md", markdown(results))
+    else:
+        yield "table.md", lambda: write_file(folder / "table.md", markdown(folder, results))
     yield "recipe.toml", lambda: check_recipe(folder, results)
     if results.recipe:
         yield "about.json", lambda: _look_at(folder / "about.json")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from align.core.errors import PartError
 from align.io.files import read_table, read_text, write
 from align.io.text import code, fence, markdown
-from align.report.schema import AGAIN, ArmNumbers, RunResults, read_metrics
+from align.report.schema import AGAIN, ArmNumbers, RunResults, read_metrics, shown_name
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
+
+# A path in quotes may have spaces; another begins a word, or a value after "=".
+_START: Final = r"(?:~/|/[^/\"\s]+/|[A-Za-z]:[\\/])"
+_ABSOLUTE: Final = re.compile(rf'(?<="){_START}[^"\n]*(?=")|(?<![^\s=\'\[(,]){_START}[^\s"\',]*')
 
 
 def cards(folder: Path, results: RunResults) -> None:
@@ -27,7 +32,7 @@ def cards(folder: Path, results: RunResults) -> None:
 def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     """The card of the model in `file`, which an arm of the run made."""
     about = read_table(folder / "about.json", AGAIN)
-    recipe = read_text(folder / "recipe.toml", AGAIN).strip()
+    recipe = _without_folders(read_text(folder / "recipe.toml", AGAIN).strip())
     model, last = weights.about(file), _last(folder, arm.name)
     nets = ", ".join(f"{name} ({net['kind']})" for name, net in model.get("nets", {}).items())
     libraries = about.get("libraries")
@@ -37,7 +42,7 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     lines = [
         f"# {markdown(arm.name)}",
         "",
-        f"Made by {code(str(about.get('command')))} with align-core"
+        f"Made by {code(_without_folders(str(about.get('command'))))} with align-core"
         f" {libraries.get('align-core')} and torch {libraries.get('torch')}, {about['time'][:10]}.",
         "",
         f"* Networks: {nets or 'autoencoder'}",
@@ -57,6 +62,11 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
         fence(recipe),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _without_folders(text: str) -> str:
+    """A text whose absolute paths are cut to their last names: a card is for other machines."""
+    return _ABSOLUTE.sub(lambda found: re.split(r"[\\/]+", found[0].rstrip("\\/"))[-1], text)
 
 
 def _home(folder: Path, arm: ArmNumbers) -> Path:
@@ -83,7 +93,7 @@ def _figures(last: Mapping[str, Any]) -> list[str]:
         return []
     errors = last.get("errors", {})
     rows = [
-        f"| {markdown(name)} | {value:.4g}"
+        f"| {markdown(shown_name(name))} | {value:.4g}"
         + (f" ± {errors[name]:.2g} |" if name in errors else " |")
         for name, value in last.items()
         if name not in ("arm", "step", "errors")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -22,39 +25,101 @@ from align.io.files import replacing
 from align.report.letters import plot_text
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults, read_metrics
 
+Points: TypeAlias = "list[tuple[int, float]]"
+
+_COLUMNS: Final = 3
+_MEANINGS: Final = {
+    "reward": "r, which is optimised",
+    "candidates": "r of each candidate",
+    "value": "value V, estimated",
+    "ess": "effective number of draws",
+    "draws": "draws at a state",
+    "error": "standard error of V",
+    "guidance": "length of the guidance",
+    "norm": "norm of the gradient",
+}
+_MANY: Final = 200  # points of a line; a running mean shows more of them better
+_FEW: Final = 12  # points of a line that are marked one by one
+_PEAK: Final = 8.0  # times what is usual: a larger number makes the axis logarithmic
+
 
 def curves(folder: Path) -> None:
-    """Write curves.png: the reward (or the loss) and what goes with it over the steps."""
+    """Write curves.png: r (or the loss) and what goes with it over the steps.
+
+    A panel a number that changes. An arm of a single step is a dashed level beside the others.
+    """
     lines = read_metrics(folder)
-    series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    series: dict[str, dict[str, Points]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         for name in line.keys() - {"arm", "step", "errors"}:
             series[name][line["arm"]].append((line["step"] + 1, line[name]))
-    # One point is no curve; the order is that in which numbers are recorded.
+    # The order is that in which numbers are recorded.
     order = dict.fromkeys(name for line in lines for name in line if name in series)
-    names = [name for name in order if max(map(len, series[name].values())) > 1]
+    names = [name for name in order if any(map(_changes, series[name].values()))]
     if not names:
         return
-    columns = min(4, len(names))
+    columns = min(_COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     arms = list(dict.fromkeys(line["arm"] for line in lines))
+    wide = 5.0 * columns + (2.4 if len(arms) > 1 else 0)
+    figure = Figure(figsize=(wide, 3.4 * rows), layout="constrained")
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         for number, arm in enumerate(arms):
-            if len(points := series[name].get(arm, [])) > 1:
-                colour = f"C{number % 10}"
-                axes.plot(
-                    *zip(*points, strict=True), label=plot_text(arm), color=colour, linewidth=1.2
-                )
-        if name == "loss" and all(y > 0 for points in series[name].values() for _, y in points):
-            axes.set_yscale("log")  # a loss that is a reward may be below zero
-        axes.set_xlabel("step")
-        axes.set_title(plot_text(name), fontsize=10)
+            _curve(axes, series[name].get(arm, []), plot_text(arm), number)
+        if _is_logarithmic(name, [y for points in series[name].values() for _, y in points]):
+            axes.set_yscale("log")
+            plain_ticks(axes.yaxis)
+        axes.set_xlabel("candidate, or step" if "candidates" in series else "step")
+        axes.set_ylabel(plot_text(_MEANINGS.get(name, name.replace("_", " "))))
         axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.93", linewidth=0.8)
     if len(arms) > 1:
-        figure.axes[0].legend(fontsize=7, frameon=False)
+        entries = {
+            label: handle
+            for axes in figure.axes
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside right upper", frameon=False, fontsize=9
+        )
     save_figure(figure, folder / "curves.png")
+
+
+def _changes(points: Points) -> bool:
+    """Whether there is anything to see in a line of these points."""
+    return len({y for _, y in points if math.isfinite(y)}) > 1
+
+
+def _curve(axes: Axes, points: Points, label: str, number: int) -> None:
+    """The line of arm `number` in a panel, with a running mean where there are many points."""
+    style = _style(number)
+    if len(points) == 1:
+        axes.axhline(points[0][1], label=label, color=style["color"], linestyle=(0, (4, 3)))
+        return
+    if not points:
+        return
+    steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
+    if len(points) > _MANY:
+        axes.plot(steps, values, color=style["color"], linewidth=0.6, alpha=0.25)
+        width = len(points) // 50
+        values = np.convolve(values, np.ones(width) / width, "valid")
+        steps = steps[width // 2 :][: len(values)]
+    marker = "o" if len(points) <= _FEW else ""
+    axes.plot(steps, values, label=label, linewidth=1.4, marker=marker, markersize=3, **style)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """How arm `number` is drawn, unlike any other of the first forty."""
+    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def _is_logarithmic(name: str, values: Sequence[float]) -> bool:
+    """Whether a panel's axis is logarithmic: where peaks, or a loss's start, hide the rest."""
+    if not min(values) > 0:
+        return False  # a loss that is a reward may be below zero
+    usual = min(values) if name == "loss" else float(np.median(values))
+    return max(values) > _PEAK * usual
 
 
 def _states(path: Path) -> Tensor:
@@ -65,19 +130,55 @@ def _states(path: Path) -> Tensor:
 
 
 def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
-    """Write scatter.png, if the samples are points in the plane: a panel an arm."""
+    """Write scatter.png, if the samples are points in the plane: a panel an arm.
+
+    All panels show the same square. The few points of an arm that are far from all others are left
+    out, and its title says how many.
+    """
     states = [_states(folder / arm.folder / "states.safetensors") for arm in arms]
     if any(x1.dim() != 2 or x1.shape[1] != 2 for x1 in states):
         return
-    figure = Figure(figsize=(3.2 * len(arms), 3.4), layout="constrained")
+    clouds = [x1.double().numpy() for x1 in states]
+    kept = [cloud[np.isfinite(cloud).all(1)] for cloud in clouds]
+    bounds = np.array([_bounds(cloud) for cloud in kept if len(cloud)] or [[[-1, -1], [1, 1]]])
+    low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
+    middle, half = (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
+    columns = min(4, len(arms))
+    rows = -(-len(arms) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.6 * rows), layout="constrained")
     first = None
-    for place, (arm, x1) in enumerate(zip(arms, states, strict=True)):
-        axes = figure.add_subplot(1, len(arms), place + 1, sharex=first, sharey=first)
+    for place, (arm, cloud) in enumerate(zip(arms, clouds, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
         first = first or axes
-        axes.scatter(x1[:, 0].tolist(), x1[:, 1].tolist(), s=3, linewidths=0, alpha=0.6)
-        axes.set_title(plot_text(arm.name), fontsize=9)
+        # With few points each is to be seen.
+        size = min(20.0, max(3.0, 1000.0 / max(1, len(cloud))))
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=size, linewidths=0, alpha=0.6)
+        outside = int((~(np.abs(cloud - middle) <= half).all(1)).sum())
+        left_out = f" ({outside} outside)" if outside else ""
+        axes.set_title(plot_text(arm.name) + left_out, fontsize=9)
         axes.set_aspect("equal")
+        axes.set_xlabel("$x_1$")
+        axes.set_ylabel("$x_2$")
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
     save_figure(figure, folder / "scatter.png")
+
+
+def _bounds(cloud: np.ndarray) -> np.ndarray:
+    """Lowest and highest coordinates (2, 2) of points (n, 2), but for outliers.
+
+    Outliers are at most a hundredth of the points (or one of at least five) without which the
+    others take less than a third of the room.
+    """
+    whole = np.stack((cloud.min(0), cloud.max(0)))
+    few = max(1, len(cloud) // 100)
+    if len(cloud) < 5:
+        return whole
+    far = np.abs(cloud - np.median(cloud, 0)).max(1)
+    inner = cloud[np.argsort(far)[:-few]]
+    bounds = np.stack((inner.min(0), inner.max(0)))
+    tight = 3 * (bounds[1] - bounds[0]).max() < (whole[1] - whole[0]).max()
+    return bounds if tight else whole
 
 
 def tradeoff(folder: Path, results: RunResults) -> None:
@@ -101,9 +202,7 @@ def tradeoff(folder: Path, results: RunResults) -> None:
         _divergence(distance, gain, colour)
     if min(costs) > 0:
         spent.set_xscale("log")
-        spent.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        spent.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        spent.xaxis.set_minor_locator(NullLocator())
+        plain_ticks(spent.xaxis)
     spent.set_xlabel("NFE (network calls) a sample")
     spent.set_ylabel("mean r")
     distance.set_xlabel("KL(samples | base model), nats")
@@ -181,6 +280,13 @@ def _family(axes: Axes, base: BaseNumbers) -> None:
     if tilts[-1] >= 1:
         mean, place = baseline.law(1.0)
         axes.plot(place, mean, "*", color="0.4", markersize=9, label="p e^r, likewise", zorder=1)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Write 0.5, 1, 2, 5, 10 on a logarithmic axis, and no powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -232,6 +232,11 @@ def recipe_digest(recipe: str) -> str:
     return digest(json.dumps(table, sort_keys=True, default=str).encode())
 
 
+def shown_name(number: str) -> str:
+    """What a step's number is called where it is shown: the table calls the mean reward r."""
+    return "r" if number == "reward" else number
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl: "arm", "step", and numbers by name.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from align.core.study import Findings, Point
 from align.report.letters import plot_text
-from align.report.plots import save_figure
+from align.report.plots import plain_ticks, save_figure
 from align.report.schema import ArmNumbers
 
 WIDE = 5.0  # lengths that span this factor are shown on a logarithmic axis
@@ -114,9 +114,7 @@ def _scales(axes: Axes, points: Sequence[Point], ratios: bool) -> None:
     values = [point.value for point in points]
     if ratios and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        plain_ticks(axes.yaxis)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Literal, TypeAlias, get_args
+
+import attrs
 
 from align.core.baseline import FEW, Divergence
 from align.io.text import markdown as markdown_text
-from align.report.schema import ArmNumbers, RunResults
+from align.report.schema import ArmNumbers, RunResults, read_metrics, shown_name
 
 Column: TypeAlias = Literal["r", "KL at least", "KL at most"]
 
 
-def rows(results: RunResults) -> tuple[list[str], list[list[str]]]:
+def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: rewards as mean ± standard error, metrics, and cost a sample.
 
+    Of an arm that trains and makes no samples, the numbers of its steps, each a mean over the last
+    tenth of those that were recorded, and the whole cost.
+
     "NFE" counts rows through the network, forward and backward, a sample; "reward calls" likewise.
-    "r" is what the arms optimise, where more than one reward makes it up; "KL at least" and "KL at
+    "r" is what the arms optimise, where it is not the score of one reward; "KL at least" and "KL at
     most" are bounds of KL(samples | base model) in nats.
     """
-    metrics = list(dict.fromkeys(name for arm in results.arms for name in arm.metrics))
-    columns = [name for name in get_args(Column) if any(_gain(arm, name) for arm in results.arms)]
-    if sum(not role.held_out for role in results.rewards.values()) < 2:
+    arms = [_with_figures(folder, arm) for arm in results.arms]
+    metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
+    columns = [name for name in get_args(Column) if any(_gain(arm, name) for arm in arms)]
+    if _is_a_score(results):
         columns = [name for name in columns if name != "r"]
     heads = ["arm"]
     heads += [f"{n} (held out)" if role.held_out else n for n, role in results.rewards.items()]
     heads += [*metrics, *columns, "NFE (network calls)", "reward calls", "GFLOP", "seconds"]
-    return heads, [_row(arm, list(results.rewards), metrics, columns) for arm in results.arms]
+    return heads, [_row(arm, list(results.rewards), metrics, columns) for arm in arms]
 
 
-def markdown(results: RunResults) -> str:
+def markdown(folder: Path, results: RunResults) -> str:
     """The table in Markdown, and what must be said beside it."""
-    return to_markdown(*rows(results), results.all_notes())
+    return to_markdown(*rows(folder, results), results.all_notes())
 
 
 def to_markdown(heads: list[str], cells: list[list[str]], notes: Sequence[str]) -> str:
@@ -41,6 +50,34 @@ def to_markdown(heads: list[str], cells: list[list[str]], notes: Sequence[str]) 
     lines = [escaped[0], ["---"] * len(heads), *escaped[1:]]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return table + "".join(f"\n{markdown_text(note)}\n" for note in notes)
+
+
+def _with_figures(folder: Path, arm: ArmNumbers) -> ArmNumbers:
+    """An arm that trained without making samples, with the numbers of its last steps as metrics."""
+    if arm.samples or arm.findings is not None:
+        return arm
+    series = defaultdict[str, list[float]](list)
+    for line in read_metrics(folder):
+        if line["arm"] == arm.name:
+            for name, value in line.items():
+                if name not in ("arm", "step", "errors", "learning_rate"):
+                    series[name].append(value)
+    figures = {
+        f"{shown_name(name)} (last tenth)": fmean(values[-max(1, len(values) // 10) :])
+        for name, values in series.items()
+    }
+    return attrs.evolve(arm, metrics=figures | arm.metrics)
+
+
+def _is_a_score(results: RunResults) -> bool:
+    """Whether r is the score of a single reward, of weight 1 and not normalised."""
+    optimised = [name for name, role in results.rewards.items() if not role.held_out]
+    return len(optimised) < 2 and all(
+        math.isclose(arm.divergence.reward, sum(scores) / len(scores), rel_tol=1e-6, abs_tol=1e-9)
+        for arm in results.arms
+        for name in optimised
+        if arm.divergence is not None and (scores := arm.scores.get(name, ()))
+    )
 
 
 def _row(

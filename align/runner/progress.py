@@ -11,13 +11,16 @@ from rich.console import Console
 
 from align.io import terminal
 from align.io.text import shortened
+from align.report.schema import shown_name
 
 _LETTERS: Final = 40
 
 
 @final
 class Progress:
-    """One line an arm: steps done, the reward so far (or the loss), speed and time left.
+    """One line an arm: steps done, r so far (or the loss), speed and time left.
+
+    r is what the arm optimises, under the same name as in the table of the run.
 
     Args:
         shown: whether it is.
@@ -47,7 +50,7 @@ class Progress:
                 shortened(arm, _LETTERS), total=steps, completed=index, number="", speed=""
             )
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
-        number = f"{shown} {numbers[shown]:.4g}" if shown else ""
+        number = f"{shown_name(shown)} {numbers[shown]:.4g}" if shown else ""
         task = self._tasks[arm]
         pace = self._bar.tasks[task].speed
         speed = f"{pace:.2f} steps/s" if pace else ""

@@ -289,9 +289,6 @@ class Record:
         if not parallel.first():
             return cls(Path(parallel.of_first("")), _slugs(arms), recipe)
         ours = claim(out, recipe)
-        if ours.folder != out:
-            text = "'{}' is of another recipe; this run is kept in '{}'"
-            logger.bind(notice=True).info(text, out, ours.folder)
         record = cls(ours.folder, _slugs(arms), recipe, ours.lock, made=ours.made)
         try:
             record = record._begun(origins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -170,9 +171,12 @@ def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     few = min((gain.ess for gain in gains if gain.ess and gain.ess < FEW), default=None)
     if few is None:
         return ()
+    count = recipe.run.unsteered
+    enough = 2 ** math.ceil(math.log2(count * FEW / few))
     return (
-        f"* V_0 rests on {few:.1f} of {recipe.run.unsteered} unsteered samples: it is too low, "
-        "and 'KL at least' too high. Raise run.unsteered.",
+        f"* 'KL at least' is too high here, as only about {few:.0f} of the {count} unsteered"
+        " samples count in it. Scores and pictures are not affected; "
+        f"run.unsteered = {enough} or more measures it better.",
     )
 
 

@@ -72,10 +72,11 @@ class Optimisation:
         default=(0.9, 0.99),
     )
     learning_rate: float = option("learning rate after the warm-up", default=1e-3, check=above(0))
-    warmup: int = option(
-        "number of steps over which the learning rate rises linearly",
-        default=200,
-        check=at_least(0),
+    warmup: int | None = option(
+        "number of steps over which the learning rate rises linearly; if left out 200, or a tenth"
+        " of all steps where that is fewer",
+        default=None,
+        check=attrs.validators.optional(at_least(0)),
     )
     decay: Literal["none", "cosine", "end"] = option(
         "course of the learning rate after the warm-up; 'cosine' falls to a fiftieth, 'end' stays"
@@ -273,14 +274,15 @@ def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimize
 
 def learning_rate_at(options: Optimisation, index: int, steps: int) -> float:
     """Learning rate of step `index` of `steps`."""
-    if index < options.warmup:
-        return options.learning_rate * (index + 1) / options.warmup
+    warmup = min(200, steps // 10) if options.warmup is None else options.warmup
+    if index < warmup:
+        return options.learning_rate * (index + 1) / warmup
     if options.decay == "none":
         return options.learning_rate
     if options.decay == "end":
         remaining = (steps - index) / max(1.0, options.decay_share * steps)
         return options.learning_rate * min(1.0, remaining)
-    progress = (index - options.warmup) / max(1, steps - options.warmup)
+    progress = (index - warmup) / max(1, steps - warmup)
     return options.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
 

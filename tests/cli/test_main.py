@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 import align
 from align.cli.main import main
@@ -38,15 +39,28 @@ def test_version():
 def test_list():
     result = invoke("list")
     assert result.exit_code == 0
-    lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["kind", "name", "what", "it", "is", "origin"]
-    assert ["mode", "steer"] in [line[:2] for line in lines]
-    assert all("align-core" in " ".join(line) for line in lines if line[1:2] == ["steer"])
+    contracts = result.stdout.partition("\nmode:\n")[0]
+    assert contracts.startswith("model:\n  ")
+    modes = result.stdout.partition("\nmode:\n")[2].partition("\nmetric:\n")[0]
+    assert any(line.split()[:2] == ["steer", "Samples"] for line in modes.splitlines())
+    assert " (align-pocket " in contracts  # what align ships itself has no origin
+    assert "align-core" not in result.stdout
+
+
+def test_list_takes_few_lines_of_80_columns():
+    lines = invoke("list", env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    parts = [line for line in lines if line.startswith("  ") and line[2] != " "]
+    assert len(lines) < 2.5 * len(parts) + 12
 
 
 def test_list_one_kind():
-    lines = invoke("list", "sampler").stdout.splitlines()[1:]
-    assert {line.split()[0] for line in lines if "align-core" in line} == {"sampler"}
+    head, *lines = invoke("list", "sampler").stdout.splitlines()
+    assert head == "sampler:"
+    assert [line.split()[0] for line in lines if line.split()[0] in ("dps", "mfm", "steer")] == [
+        "dps",
+        "mfm",
+    ]
     assert invoke("list", "samplr").exit_code == 2
 
 

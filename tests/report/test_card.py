@@ -7,6 +7,7 @@ import pytest
 
 from align.catalog.registry import load_catalog
 from align.report import read, write
+from align.report.card import _without_folders
 from align.report.schema import save
 from align.runner.session import run
 
@@ -57,7 +58,29 @@ def test_one_model_has_its_card_beside_it(tmp_path):
     assert " ± " in line  # the error of the last evaluation
     assert "| errors |" not in card
     recipe = card.partition("```toml\n")[2].partition("\n```")[0]
-    assert tomllib.loads(recipe) == tomllib.loads((out / "recipe.toml").read_text())
+    wanted = tomllib.loads((out / "recipe.toml").read_text())
+    assert wanted["run"].pop("out") == str(out)
+    shown = tomllib.loads(recipe)
+    assert shown["run"].pop("out") == "out"
+    assert shown == wanted
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/bin/align run /home/me/x.toml", "align run x.toml"),
+        ("align run x.toml --set run.out='/tmp/a/b'", "align run x.toml --set run.out='b'"),
+        ('path = "/home/me/my pictures/cats/"', 'path = "cats"'),
+        ('path = "~/data"', 'path = "data"'),
+        (r'path = "C:\\Users\\me\\data"', 'path = "data"'),
+        ('files = ["/a/b.pt", "runs/c.pt"]', 'files = ["b.pt", "runs/c.pt"]'),
+        ('prompt = "/imagine a cat, 1/2 asleep"', 'prompt = "/imagine a cat, 1/2 asleep"'),
+        ('weights = "hf://a/b@c"', 'weights = "hf://a/b@c"'),
+    ],
+)
+def test_card_has_no_path_of_the_machine(text, shown):
+    assert _without_folders(text) == shown
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,15 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes]
 
 
+def panels(figure):
+    """What the axes upwards say."""
+    return [axes.get_ylabel() for axes in figure.axes]
+
+
+def legend_of(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
 def lines_of(axes):
     """Points and colour of each line by its label."""
     return {line.get_label(): (line.get_xydata().tolist(), line.get_color()) for line in axes.lines}
@@ -114,6 +123,36 @@ def test_scatter_has_a_panel_an_arm_with_its_points(folder_of, arm_of, drawn):
     many, two = figure.axes
     assert many.get_xlim() == two.get_xlim()
     assert many.get_ylim() == two.get_ylim()
+
+
+def test_scatter_is_a_square_that_leaves_out_few_outliers_and_says_so(folder_of, arm_of, drawn):
+    cloud = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), -1).reshape(-1, 2)
+    lost = np.concatenate((cloud, [[1e6, -3.0]]))
+    wide = cloud * [4, 1]
+    two = np.array([[0.0, 0.0], [6.0, 0.0]])  # of so few nothing is an outlier
+    nan = np.concatenate((cloud, [[np.nan, 0.0]]))
+    arms = [arm_of(name, n) for n, name in enumerate(("lost", "wide", "two", "nan", "five"))]
+    scatter(folder_of(*arms, states=[lost, wide, two, nan, cloud]), arms)
+    figure = drawn["scatter.png"]
+    assert titles(figure) == ["lost (1 outside)", "wide", "two", "nan (1 outside)", "five"]
+    for axes in figure.axes:
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        assert (left, right) == pytest.approx((6 - 6.48, 6 + 6.48))
+        assert (low, high) == pytest.approx((1.5 - 6.48, 1.5 + 6.48))
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("$x_1$", "$x_2$")
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        *((0, column) for column in range(4)),
+        (1, 0),
+    ]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8])
+def test_scatter_of_no_points_or_of_equal_ones_is_drawn(folder_of, arm_of, rows):
+    arms = [arm_of("a", 0, rows)]
+    folder = folder_of(*arms, states=[np.ones((rows, 2))])
+    scatter(folder, arms)
+    assert (folder / "scatter.png").is_file()
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 1), (3, 2, 2)])
@@ -205,16 +244,44 @@ def told(folder, *lines):
 
 def test_curves_have_a_panel_a_number(tmp_path, drawn):
     names = ["loss", "norm", "learning_rate"]
-    told(tmp_path, *({"arm": "a", "step": n} | {k: 1.0 + n for k in names} for n in range(4)))
+    values = [10.0, 9.0, 9.0, 1.0]
+    told(
+        tmp_path, *({"arm": "a", "step": n} | dict.fromkeys(names, v) for n, v in enumerate(values))
+    )
     curves(tmp_path)
     figure = drawn["curves.png"]
-    assert titles(figure) == names
+    assert panels(figure) == ["loss", "norm of the gradient", "learning rate"]
     for axes in figure.axes:
         points, _ = lines_of(axes)["a"]
-        assert points == [[1 + n, 1.0 + n] for n in range(4)]
+        assert points == [[1.0 + n, v] for n, v in enumerate(values)]
         assert axes.get_xlabel() == "step"
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]
-    assert figure.axes[0].get_legend() is None
+    assert legend_of(figure) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1.0, 1.0, 1.0, 9.0], "log"),
+        ([1.0, 1.0, 1.0, 7.0], "linear"),
+        ([1.0, 1.0, -1.0, 9.0], "linear"),
+        ([1.0, 1.0, 0.0, 9.0], "linear"),
+    ],
+)
+def test_an_axis_is_logarithmic_where_a_peak_would_hide_the_rest(tmp_path, drawn, values, scale):
+    told(tmp_path, *({"arm": "a", "step": n, "ess": v} for n, v in enumerate(values)))
+    curves(tmp_path)
+    assert [axes.get_yscale() for axes in drawn["curves.png"].axes] == [scale]
+
+
+def test_many_steps_are_shown_by_a_running_mean(tmp_path, drawn):
+    told(tmp_path, *({"arm": "a", "step": n, "loss": n % 2} for n in range(400)))
+    curves(tmp_path)
+    every, mean = drawn["curves.png"].axes[0].lines
+    assert len(every.get_xdata()) == 400
+    assert mean.get_ydata() == pytest.approx([0.5] * 393)
+    assert (mean.get_xdata()[0], mean.get_xdata()[-1]) == (5, 397)
+    assert mean.get_label() == "a"
 
 
 def test_curves_of_two_arms_share_a_panel_and_keep_numbers_of_their_own(tmp_path, drawn):
@@ -230,10 +297,11 @@ def test_curves_of_two_arms_share_a_panel_and_keep_numbers_of_their_own(tmp_path
         "b": ([[1, 0], [2, -1], [3, -2]], "C1"),
     }
     assert lines_of(ess) == {"b": ([[1, 0], [2, 1], [3, 2]], "C1")}
-    assert [text.get_text() for text in reward.get_legend().get_texts()] == ["a", "b"]
+    assert reward.get_ylabel() == "r, which is optimised"
+    assert legend_of(drawn["curves.png"]) == ["a", "b"]
 
 
-def test_a_single_point_is_no_curve_and_colours_stay_with_their_arms(tmp_path, drawn):
+def test_a_single_point_is_a_level_and_colours_stay_with_their_arms(tmp_path, drawn):
     told(
         tmp_path,
         {"arm": "plain", "step": 0, "reward": 1.0, "candidates": 1.0},
@@ -241,27 +309,42 @@ def test_a_single_point_is_no_curve_and_colours_stay_with_their_arms(tmp_path, d
     )
     curves(tmp_path)
     figure = drawn["curves.png"]
-    assert titles(figure) == ["reward", "ess"]
-    assert [set(lines_of(axes)) for axes in figure.axes] == [{"steered"}] * 2
+    assert panels(figure) == ["r, which is optimised", "effective number of draws"]
+    reward, ess = figure.axes
+    assert lines_of(reward)["plain"] == ([[0, 1], [1, 1]], "C0")  # across the whole panel
+    assert set(lines_of(ess)) == {"steered"}
     assert {lines_of(axes)["steered"][1] for axes in figure.axes} == {"C1"}
+    assert legend_of(figure) == ["plain", "steered"]
 
 
-def test_many_numbers_stand_in_rows_of_four(tmp_path, drawn):
-    names = ["reward", "value", "ess", "draws", "error"]
-    told(tmp_path, *({"arm": "a", "step": n} | dict.fromkeys(names, n) for n in range(3)))
+def test_numbers_that_never_change_have_no_panel_and_others_stand_in_rows_of_three(tmp_path, drawn):
+    names = ["reward", "value", "ess", "error"]
+    told(
+        tmp_path,
+        *({"arm": "a", "step": n, "draws": 4} | dict.fromkeys(names, n) for n in range(3)),
+        *({"arm": "b", "step": n, "draws": 1} for n in range(3)),
+    )
     curves(tmp_path)
     grids = [axes.get_subplotspec() for axes in drawn["curves.png"].axes]
     assert [(place.rowspan.start, place.colspan.start) for place in grids] == [
-        *((0, column) for column in range(4)),
+        *((0, column) for column in range(3)),
         (1, 0),
     ]
+
+
+def test_more_than_ten_arms_are_told_apart(tmp_path, drawn):
+    arms = [f"arm {n}" for n in range(12)]
+    told(tmp_path, *({"arm": arm, "step": n, "loss": n} for arm in arms for n in range(2)))
+    curves(tmp_path)
+    lines = drawn["curves.png"].axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
 
 
 def test_standard_errors_have_no_panel(tmp_path, drawn):
     steps = ({"arm": "a", "step": n, "cat": 1.0 * n, "errors": {"cat": 0.1}} for n in range(3))
     told(tmp_path, *steps)
     curves(tmp_path)
-    assert titles(drawn["curves.png"]) == ["cat"]
+    assert panels(drawn["curves.png"]) == ["cat"]
 
 
 def test_no_curves_of_a_single_step_or_of_none(tmp_path):

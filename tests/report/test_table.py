@@ -1,5 +1,8 @@
 """The numbers of the table."""
 
+import json
+from statistics import fmean
+
 import attrs
 import pytest
 
@@ -32,8 +35,8 @@ def results(arm_of):
     return RunResults(rewards=REWARDS, arms=(first, second))
 
 
-def test_heads_and_cells(results):
-    heads, (first, second) = rows(results)
+def test_heads_and_cells(tmp_path, results):
+    heads, (first, second) = rows(tmp_path, results)
     assert heads == [
         "arm",
         "cat",
@@ -49,14 +52,14 @@ def test_heads_and_cells(results):
     assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]
 
 
-def test_scores_beyond_any_square_have_no_finite_error(arm_of):
+def test_scores_beyond_any_square_have_no_finite_error(tmp_path, arm_of):
     arm = arm_of("a", 0, 2, scores={"cat": [1e200, -1e200], "dog": [0.5] * 2})
-    table = rows(RunResults(rewards=REWARDS, arms=(arm,)))
+    table = rows(tmp_path, RunResults(rewards=REWARDS, arms=(arm,)))
     assert "0 ± inf" in str(table)
 
 
-def test_markdown(results):
-    lines = markdown(results).splitlines()
+def test_markdown(tmp_path, results):
+    lines = markdown(tmp_path, results).splitlines()
     assert lines[0].startswith("| arm | cat | dog (held out) |")
     assert set(lines[1]) == set("|- ")
     assert lines[2] == "| plain | 3 ± 1.1 | 0.5 ± 0 |  | 100 | 25 | 2 | 12.3 |"
@@ -64,47 +67,69 @@ def test_markdown(results):
 
 
 def diverged(results, *gains):
-    """The results with a divergence for each arm."""
-    arms = (attrs.evolve(a, divergence=g) for a, g in zip(results.arms, gains, strict=True))
+    """The results with a divergence for each arm, whose r is the score of 'cat' itself."""
+    arms = (
+        attrs.evolve(arm, divergence=attrs.evolve(gain, reward=fmean(arm.scores["cat"])))
+        for arm, gain in zip(results.arms, gains, strict=True)
+    )
     return attrs.evolve(results, arms=tuple(arms))
 
 
-def test_bounds_of_the_divergence_have_columns(results):
+def test_bounds_of_the_divergence_have_columns(tmp_path, results):
     first = Divergence(reward=1.0, at_least=1.234, at_least_error=0.123, ess=10.0, at_most=2.5)
     second = Divergence(reward=1.0, at_least=-0.5, at_least_error=0.3, ess=9.9)
-    heads, (one, two) = rows(diverged(results, first, second))
+    heads, (one, two) = rows(tmp_path, diverged(results, first, second))
     assert heads[4:7] == ["KL at least", "KL at most", "NFE (network calls)"]
     assert one[4:6] == ["1.23 ± 0.12", "2.5"]
     assert two[4:6] == ["-0.5 ± 0.3 *", ""]
     base = Divergence(reward=1.0, at_least=0.0, at_least_error=0.0, at_most=0.0)
-    assert rows(diverged(results, base, second))[1][0][4:6] == ["0", "0"]
+    assert rows(tmp_path, diverged(results, base, second))[1][0][4:6] == ["0", "0"]
     bound = Divergence(reward=1.0, at_least=3.0, ess=20.0)
-    heads, (one, _) = rows(diverged(results, bound, bound))
+    heads, (one, _) = rows(tmp_path, diverged(results, bound, bound))
     assert (heads[4:6], one[4]) == (["KL at least", "NFE (network calls)"], "3")
 
 
-def test_r_has_a_column_where_several_rewards_make_it_up(results):
+def test_r_has_a_column_where_it_is_not_the_score_of_one_reward(tmp_path, results):
     gain = Divergence(reward=1.0, reward_error=0.25)
     results = diverged(results, gain, gain)
-    assert rows(results)[0][3:5] == ["edges", "NFE (network calls)"]
+    assert rows(tmp_path, results)[0][3:5] == ["edges", "NFE (network calls)"]
     optimised = {name: RewardRole(weight=1.0, held_out=False) for name in ("cat", "dog")}
-    heads, (one, _) = rows(attrs.evolve(results, rewards=optimised))
-    assert (heads[3:6], one[4]) == (["edges", "r", "NFE (network calls)"], "1 ± 0.25")
+    heads, (one, _) = rows(tmp_path, attrs.evolve(results, rewards=optimised))
+    assert (heads[3:6], one[4]) == (["edges", "r", "NFE (network calls)"], "3 ± 0.25")
+    # A weight, or a normalisation, makes r another number than the score.
+    weighted = [
+        attrs.evolve(arm, divergence=attrs.evolve(gain, reward=6.0)) for arm in results.arms
+    ]
+    heads, (one, _) = rows(tmp_path, attrs.evolve(results, arms=tuple(weighted)))
+    assert (heads[4], one[4]) == ("r", "6 ± 0.25")
 
 
-def test_notes_stand_under_the_table_with_the_arms_they_are_about(results):
+def test_notes_stand_under_the_table_with_the_arms_they_are_about(tmp_path, results):
     arms = tuple(attrs.evolve(arm, notes=("Look.",)) for arm in results.arms)
     noted = attrs.evolve(results, arms=arms, notes=("* a star.", "Another."))
-    lines = markdown(noted).splitlines()
+    lines = markdown(tmp_path, noted).splitlines()
     assert lines[3].startswith("| steered |")
     assert lines[4:] == ["", "plain, steered: Look.", "", r"\* a star.", "", "Another."]
 
 
-def test_a_run_that_trains_has_no_table(folder_of, arm_of):
-    folder = folder_of(arm_of("distill", 0, 0))
+def test_a_run_that_trains_has_a_table_of_its_last_steps(folder_of, arm_of):
+    folder = folder_of(arm_of("distill", 0, 0, cost=attrs.evolve(COST, seconds=7.0)))
+    losses = [9.0] * 18 + [1.0, 2.0]
+    lines = [
+        {"arm": "distill", "step": n, "loss": loss, "learning_rate": 1e-3}
+        for n, loss in enumerate(losses)
+    ]
+    lines[3]["held_out"] = 0.25  # recorded once
+    lines.append({"arm": "another", "step": 0, "loss": 100.0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write(folder)
-    assert not list(folder.glob("*.png"))
-    assert not (folder / "table.md").exists()
+    assert {path.name for path in folder.glob("*.png")} == {"curves.png"}
+    heads, _, cells = (line.split(" | ") for line in (folder / "table.md").read_text().splitlines())
+    table = dict(zip(heads, cells, strict=True))
+    assert table["loss (last tenth)"] == "1.5"
+    assert table["held_out (last tenth)"] == "0.25"
+    assert not any("learning_rate" in head for head in heads)
+    assert table["seconds |"] == "7.0 |"
 
 
 def test_an_arm_that_trains_beside_one_that_samples(folder_of, arm_of):

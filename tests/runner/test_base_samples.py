@@ -185,7 +185,8 @@ def test_renormed_guidance_warns_and_few_base_samples_are_noted():
         found = attrs.evolve(second, divergence=Divergence(reward=0.0, at_least=1.0, ess=ess))
         kept = to_record(asked, [found], bases, {"b": "samples/b"}).notes
         assert len(kept) == notes
-    assert kept[0].startswith("* V_0 rests on 3.2 of 16 unsteered samples: it is too low")
+    assert kept[0].startswith("* 'KL at least' is too high here, as only about 3 of the 16 ")
+    assert kept[0].endswith("run.unsteered = 64 or more measures it better.")
 
 
 @pytest.mark.parametrize("dynamics", [ODE(), SDE()])

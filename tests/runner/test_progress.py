@@ -30,9 +30,9 @@ def test_training_shows_loss_throughput_and_time_left():
     assert len(re.findall(r"\d:\d\d:\d\d", line)) == 2  # elapsed and left
 
 
-def test_sampling_shows_the_reward_and_no_rows():
+def test_sampling_shows_r_by_the_name_that_it_has_in_the_table():
     line = shown(0, {"loss": 1.0, "reward": 2.5})
-    assert "reward 2.5" in line
+    assert " r 2.5 " in line
     assert "steps/s" in line
     assert "rows/s" not in line
 

@@ -345,7 +345,7 @@ def test_notes_of_a_run_stand_in_results_table_and_log(go):
     (steered,) = results(noted.folder)["arms"]
     (first,), (second,) = steered["notes"], results(noted.folder)["notes"]
     assert first.startswith("guidance_norm = 'renorm'")
-    assert second.startswith("* V_0 rests on ")
+    assert second.startswith("* 'KL at least' is too high here")
     table = (noted.folder / "table.md").read_text()
     assert f"\nsteer: {first}\n" in table
     assert f"\n\\{second}\n" in table

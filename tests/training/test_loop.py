@@ -41,6 +41,17 @@ def test_rate_grows_then_falls():
     )
 
 
+def test_warmup_that_is_left_out_takes_at_most_a_tenth_of_the_steps():
+    options = Optimisation(learning_rate=2.0, decay="none")
+    for steps, warmup in ((5, 0), (50, 5), (1999, 199), (2000, 200), (100_000, 200)):
+        rates = [learning_rate_at(options, index, steps) for index in range(warmup + 1)]
+        assert rates == pytest.approx(
+            [2.0 * min(1, (n + 1) / max(1, warmup)) for n in range(warmup + 1)]
+        )
+    given = Optimisation(learning_rate=2.0, warmup=200, decay="none")
+    assert learning_rate_at(given, 0, 50) == pytest.approx(0.01)
+
+
 def test_rate_with_decay_end_is_constant_and_falls_to_zero():
     options = Optimisation(learning_rate=2.0, warmup=2, decay="end", decay_share=0.4)
     rates = [learning_rate_at(options, index, 10) for index in range(10)]
