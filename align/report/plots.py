@@ -140,7 +140,8 @@ def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
         return
     clouds = [x1.double().numpy() for x1 in states]
     kept = [cloud[np.isfinite(cloud).all(1)] for cloud in clouds]
-    bounds = np.array([_bounds(cloud) for cloud in kept if len(cloud)] or [[[-1, -1], [1, 1]]])
+    boxes = [_bounds(cloud) for cloud in kept if len(cloud)]
+    bounds = np.stack(boxes or [np.array([[-1.0, -1.0], [1.0, 1.0]])])
     low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
     middle, half = (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
     columns = min(4, len(arms))
