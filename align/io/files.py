@@ -267,6 +267,16 @@ def sync(number: int) -> None:
             raise
 
 
+def keep(path: Path) -> None:
+    """Have the disk know what a file holds, where the file system can be asked to.
+
+    Raises:
+        PartError: it cannot be written.
+    """
+    with writing(path, path.stat().st_size), path.open("rb+") as file:
+        sync(file.fileno())
+
+
 def keep_names(folder: Path) -> None:
     """Have the disk know the names in a folder, where the system can be asked to."""
     if os.name == "posix":

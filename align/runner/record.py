@@ -15,6 +15,7 @@ checkpoint-<steps>/, model.safetensors, model_<decay>.safetensors, model/ of a t
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ import stat
 import sys
 import threading
 import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -48,6 +50,7 @@ from align.io.images import mosaic, save_picture, to_bytes
 from align.io.text import cut_to_bytes, shortened
 from align.recipe import Recipe
 from align.report.schema import (
+    METRICS,
     RunResults,
     metrics_digest,
     read_metrics,
@@ -268,6 +271,7 @@ class Record:
     _log: _Log | None = None
     _made: Path | None = None
     _facts: dict[str, Any] = attrs.field(factory=dict)
+    _steps: dict[str, _Steps] = attrs.field(factory=lambda: defaultdict(_Steps))
     _pulse: _Pulse = attrs.field(factory=lambda: _Pulse())
 
     @classmethod
@@ -385,19 +389,44 @@ class Record:
         return (path for path in self.folder.iterdir() if path.name not in _BEGINNINGS)
 
     @_once
-    def forget_metrics(self, arm: str, after: int) -> None:
-        """Drop an arm's lines from step `after` on: they are about to be written anew."""
-        if (path := self.folder / "metrics.jsonl").exists():
-            lines = read_metrics(self.folder)
-            others = [v for v in lines if v["arm"] != arm or v["step"] < after]
-            write(path, "".join(json.dumps(v) + "\n" for v in others))
+    def forget_metrics(self, arm: str, after: int, known: str | None = None) -> None:
+        """Drop an arm's lines from step `after` on: they are about to be written anew.
+
+        Args:
+            arm: its name.
+            after: number of steps that it goes on from.
+            known: digest of the lines of the steps before, if its checkpoint has one. A file
+                without any of them is told, and costs the curves alone.
+
+        Raises:
+            PartError: they are not the lines that the checkpoint knows.
+        """
+        path, steps = self.folder / METRICS, _Steps()
+        lines = read_metrics(self.folder)
+        kept = [v for v in lines if v["arm"] != arm or v["step"] < after]
+        texts = [_metrics_line(v) for v in kept]
+        for line, text in zip(kept, texts, strict=True):
+            if line["arm"] == arm:
+                steps.add(text)
+        if known not in (None, steps.digest()):
+            if steps.count:
+                raise PartError(
+                    f"'{path}' is not what was written until the checkpoint of '{arm}' after"
+                    f" {after} steps; put it back, or remove it: then the curves begin there"
+                )
+            text = "'{}' has no steps of '{}' before its checkpoint; its curves begin at step {}"
+            logger.bind(notice=True).warning(text, path, arm, after)
+        self._steps[arm] = steps
+        if path.exists():
+            write(path, "".join(texts))
 
     @_once
     def step(self, arm: str, index: int, info: Info) -> None:
         """Add a line to metrics.jsonl, and the step's pictures if there are any."""
         errors = {"errors": dict(info.errors)} if info.errors else {}
-        line = {"arm": arm, "step": index, **info.numbers, **errors}
-        files.append(self.folder / "metrics.jsonl", json.dumps(line) + "\n")
+        line = _metrics_line({"arm": arm, "step": index, **info.numbers, **errors})
+        files.append(self.folder / METRICS, line)
+        self._steps[arm].add(line)
         if info.pictures is not None:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
             save_picture(place, mosaic(to_bytes(info.pictures)))
@@ -435,8 +464,11 @@ class Record:
         return {arm: f"samples/{slug}" for arm, slug in self.arms.items()}
 
     def checkpoint(self, arm: str, saved: Mapping[str, Any]) -> None:
-        """Keep what a resumed run starts from."""
-        checkpoint.write(self._home(arm), saved, self._identity(arm))
+        """Keep what a resumed run starts from, and which lines of metrics.jsonl belong to it."""
+        if parallel.first() and (path := self.folder / METRICS).exists():
+            files.keep(path)
+        digest = self._steps[arm].digest()
+        checkpoint.write(self._home(arm), {**saved, "metrics": digest}, self._identity(arm))
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
@@ -463,6 +495,27 @@ class Record:
     def _home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""
         return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
+
+
+def _metrics_line(numbers: Mapping[str, Any]) -> str:
+    """A line of metrics.jsonl; the same for numbers that were read from one."""
+    return json.dumps(numbers) + "\n"
+
+
+@final
+class _Steps:
+    """The lines of metrics.jsonl about one arm, as far as a checkpoint must know them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = hashlib.sha256()
+
+    def add(self, line: str) -> None:
+        self.count += 1
+        self._sum.update(line.encode())
+
+    def digest(self) -> str:
+        return self._sum.hexdigest()
 
 
 def _check_places(folder: Path) -> None:

@@ -96,7 +96,7 @@ class Session:
             text = f"run.out: the checkpoint of '{arm.name}' is of step {done}"
             raise PartError(f"{text}, and the recipe has {mode.steps}; remove it")
         parallel.check_same_step(done)
-        record.forget_metrics(arm.name, done)
+        record.forget_metrics(arm.name, done, saved["metrics"] if saved else None)
         logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
         outcome = built.execute(self.observer.of(arm), saved=saved, last=last)
         if isinstance(mode, Trainable):

@@ -41,8 +41,9 @@ def write(home: Path, saved: Mapping[str, Any], identity: Mapping[str, str] = _N
 
     Args:
         home: folder of the checkpoints.
-        saved: "done", the number of steps; "flops" and "meter", the cost so far; "state", tensors
-            in mappings by name.
+        saved: "done", the number of steps; "flops" and "meter", the cost so far; "metrics", a
+            digest of what was recorded of these steps, if anybody records; "state", tensors in
+            mappings by name.
         identity: of which recipe and arm it is.
 
     Raises:
@@ -88,6 +89,7 @@ def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any
         if progress.pop("digest", None) != _digest(progress):
             raise ValueError(f"'{PROGRESS}' was changed")
         saved = {name: progress[name] for name in ("done", "flops", "meter")}
+        saved["metrics"] = progress.get("metrics")
         of, digests = progress["of"], progress["files"]
         if saved["done"] != done:
             raise ValueError(f"it is of step {saved['done']}")
@@ -114,8 +116,7 @@ def _digests(folder: Path) -> dict[str, str]:
     """Of every file that processes wrote, by name; the disk has them then."""
     digests = {}
     for path in sorted(folder.iterdir()):
-        with files.writing(path, path.stat().st_size), path.open("rb+") as file:
-            files.sync(file.fileno())
+        files.keep(path)
         digests[path.name] = files.digest(path)
     return digests
 

@@ -135,6 +135,18 @@ def turned(path):
     path.write_bytes(content)
 
 
+def doubled(path):
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def begun_late(path):
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+
+
+def ended_early(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
 def garbled(path):
     path.write_bytes(b"\xff\x00" * 100)
 
@@ -169,7 +181,7 @@ def check_line(caught, name):
     [
         ("recipe.toml", (emptied, cut, garbled, a_folder, a_link)),
         ("about.json", (emptied, cut, garbled, a_list, a_folder, a_link)),
-        ("metrics.jsonl", (garbled, a_folder, a_link)),
+        ("metrics.jsonl", (ended_early, turned, doubled, begun_late, garbled, a_folder, a_link)),
         ("log.txt", (a_folder, a_link)),
         ("results.json", (a_folder, a_link)),
         ("model.safetensors", (a_folder, a_link)),
@@ -189,6 +201,23 @@ def test_damage_is_named_before_a_run_goes_on(go, copied, tmp_path, name, damage
         check_line(caught, name.rpartition("/")[2] if damage is not a_link else name)
         shutil.rmtree(folder)
         (tmp_path / "elsewhere").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("damage", [emptied, removed, cut])
+def test_lost_metrics_are_told_and_training_goes_on(go, copied, damage):
+    folder = copied(TRAINED)
+    damage(folder / "metrics.jsonl")
+    assert go(TRAINED) == folder
+    text = "metrics.jsonl' has no steps of 'distill' before its checkpoint; its curves begin at step 2"
+    assert text in (folder / "log.txt").read_text()
+
+
+def test_metrics_after_the_last_checkpoint_are_written_anew(go, copied):
+    path = copied(TRAINED) / "metrics.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before + json.dumps({"arm": "distill", "step": 2, "loss": 1.0}).encode() + b"\n")
+    go(TRAINED)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
