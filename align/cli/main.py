@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
@@ -66,7 +67,10 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             with _interruptible():
                 command(*args, **kwargs)
         except UserInterrupt as error:
-            click.echo("interrupted", err=True)
+            click.echo(
+                visible_lines("\n".join(("interrupted", *getattr(error, "__notes__", ())))),
+                err=True,
+            )
             context.exit(getattr(error, "exit_code", _INTERRUPTED))
         except AlignError as error:
             if any(c.params.get("traceback") for c in (context, context.find_root())):
@@ -121,14 +125,29 @@ def _notices() -> Iterator[None]:
         logger.disable("align")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Group):
+    """The command, whose output may go anywhere."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run it; exit code 1 where it succeeds and its output cannot be written."""
+        from align.io.terminal import patient
+
+        with patient() as failure:
+            try:
+                return super().main(*args, **options)
+            except SystemExit as end:
+                if end.code not in (None, 0) or not (reason := failure()):
+                    raise
+                text = "the command is done, but its output could not be written"
+                click.echo(f"{text}: {reason}; send it elsewhere", err=True)
+                raise SystemExit(1) from end
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @_traceback
 @click.version_option(package_name="align-core", prog_name="align")
 def main(traceback: bool) -> None:
     """Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
-    from align.io.terminal import patient
-
-    click.get_current_context().with_resource(patient())
 
 
 @main.command()
@@ -150,6 +169,12 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
             _print_table(result.folder)
             names = [name for name in _SHOWN if (result.folder / name).exists()]
             click.echo(visible(f"{result.folder}: {', '.join(names)}"))
+            if result.failures:
+                missing = "\n".join(map(visible, result.failures))
+                click.echo(f"not everything could be made of the results:\n{missing}", err=True)
+                again = shlex.join(["align", "report", str(result.folder)])
+                click.echo(f"the results are kept; `{visible(again)}` tries again", err=True)
+                click.get_current_context().exit(1)
 
 
 @main.command()

@@ -26,6 +26,11 @@ from align.testing.kit import checks_of
 SIDE: Final = 256
 """Pictures are cut to squares of at most this side for the checks; scores are of them whole."""
 
+_LAWS: Final = frozenset(
+    {"base_law", "tilted_law", "exact", "exact_map", "fixed_point", "value", "shift", "bias"}
+)
+"""Checks that compare with what is known in closed form."""
+
 
 @final
 @attrs.frozen
@@ -76,7 +81,10 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
             table[str(override.key[0])] = override.value
         return read_table(strict_converter(catalog), table, entry.cls)
     except ConfigErrors as wrong:
-        lines = (f"{entry.kind}: {dotted(error.key)}: {error.text}" for error in wrong.errors)
+        lines = (
+            ": ".join(filter(None, (entry.kind, dotted(error.key), error.text)))
+            for error in wrong.errors
+        )
         raise PartError("\n".join(lines)) from wrong
     except ValueError as error:
         raise PartError(f"--set: {error}") from error
@@ -192,6 +200,12 @@ def lines(
                 False,
             )
         yield reason, False
+    failed = list[str]()
     for result in checked(contract, part, pictures):
         reason = f": {result.reason}" if result.reason else ""
         yield f"{result.check}: {result.outcome}{reason}", result.outcome == "failed"
+        failed += [result.check] if result.outcome == "failed" else []
+    if laws := [f"'{check}'" for check in failed if check in _LAWS]:
+        word = f"; '{part.kind}' is exact for {part.exact_for}" if contract == "sampler" else ""
+        text = f"{' and '.join(laws)}: a {contract} that approximates by design fails this{word}"
+        yield text, False

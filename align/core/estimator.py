@@ -46,6 +46,11 @@ class ValueEstimator(ABC):
     def needs_model(self) -> type | None:
         """The capability that the model must have, or None."""
 
+    @property
+    def needs_quadratic(self) -> bool:
+        """Whether rewards must be `Quadratic`, without clip or ranks."""
+        return False
+
     @abstractmethod
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift at the states of `noisy`."""

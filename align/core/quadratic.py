@@ -78,8 +78,8 @@ def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:
     if reward is None or affine is None:
         raise PartError(
             f"the exact value is known for quadratic rewards only, and '{term.name}'"
-            f" {'is not one' if reward is None else 'with its clip or normalise is not one'};"
-            " use the estimator 'gradient' or 'stein'"
+            f" {'is not one' if reward is None else 'with its clip or ranks is not one'};"
+            " use estimator 'stein', which takes every reward"
         )
     slope, intercept = affine
     quadratic, linear, constant = reward.quadratic()

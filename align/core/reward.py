@@ -103,6 +103,11 @@ class RewardSpec(ABC):
         """Entries of the vectors that it scores; None for any number, and for pictures."""
         return None
 
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it builds a `Quadratic` reward, whose value some estimators know exactly."""
+        return False
+
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError for a prompt that the reward cannot follow; it is not built yet.
 

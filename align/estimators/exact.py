@@ -27,6 +27,7 @@ class Exact(ValueEstimator):
     kind: ClassVar[str] = "exact"
     needs_gradient: ClassVar[bool] = False
     needs_sampler: ClassVar[bool] = False
+    needs_quadratic: ClassVar[bool] = True
     needs_model: ClassVar[type | None] = ClosedForm
 
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:

@@ -41,6 +41,7 @@ class GaussianValue(ValueEstimator):
     kind: ClassVar[str] = "gaussian"
     needs_gradient: ClassVar[bool] = False
     needs_sampler: ClassVar[bool] = False
+    needs_quadratic: ClassVar[bool] = True
     needs_model: ClassVar[type | None] = None
 
     data_std: float = option(

@@ -173,6 +173,8 @@ def read_text(path: Path, cure: str = "remove it") -> str:
         PartError: it cannot be read, or is something else; ends in what to do, the `cure`.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # its reading may never end
+            raise PartError(f"'{path}' is a pipe or a device; {cure}")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise PartError(f"'{path}' is damaged: it is no text in UTF-8; {cure}") from error

@@ -149,6 +149,8 @@ def _inner(loaded: object, path: Path) -> dict[str, Tensor]:
 def _begin(path: Path, who: str) -> bytes:
     """The first bytes of a file; raises PartError for what is clearly no weights."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("it is a pipe or a device")  # whose reading may never end
         with path.open("rb") as file:
             begin = file.read(64)
     except (OSError, ValueError) as error:

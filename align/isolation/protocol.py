@@ -20,7 +20,7 @@ from torch import Tensor
 from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImages, Quadratic, RewardSpec
 
-VERSION: Final = 4
+VERSION: Final = 5
 LARGEST: Final = 1 << 34  # bytes of a message; more is no message but noise
 PROMISES: Final = tuple(
     name for name, value in vars(RewardSpec).items() if isinstance(value, property)

@@ -44,6 +44,7 @@ _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType(
         "range": (-float("inf"), float("inf")),
         "needs_prompt": False,
         "dimension": None,
+        "is_quadratic": True,
     }
 )
 """Promises that nothing can be held against, while those of the reward are not known."""

@@ -16,6 +16,7 @@ from align.core.model import ModelSpec
 from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt
+from align.core.study import Study
 from align.recipe.schema import Arm, Recipe
 from align.recipe.sizes import available, needs
 
@@ -40,12 +41,16 @@ class _Question:
         key: Key = ("compare", self.index, changed[0]) if changed else (sections[0],)
         return ConfigError(key, text)
 
-    def instead(self, contract: str, **wanted: Any) -> str:
-        """The advice "; use sampler 'a' or 'b'": parts whose class has the wanted attributes."""
+    def instead(self, contract: str, *, but: str = "", **wanted: Any) -> str:
+        """The advice "; use sampler 'a' or 'b'": parts whose class has the wanted attributes.
+
+        Those whose attribute `but` is true are left out.
+        """
         names = [
             f"'{kind}'"
             for kind, entry in sorted(self.catalog.parts[contract].items())
             if all(getattr(entry.cls, name, None) == value for name, value in wanted.items())
+            and getattr(entry.cls, but, None) is not True
         ]
         if not names or len(names) > _MANY:
             return f"; use another {contract}"
@@ -114,7 +119,7 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
     if estimator and estimator.needs_gradient:
         who, advice = (
             f"estimator '{estimator.kind}'",
-            ask.instead("estimator", needs_gradient=False),
+            ask.instead("estimator", but="needs_quadratic", needs_gradient=False),
         )
         sections: tuple[str, ...] = ("mode", "estimator")
         through_draws = estimator.needs_sampler
@@ -132,6 +137,39 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
         text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
         advice = ask.instead("sampler", differentiable=True)
         yield ask.error(text + advice, *sections, "sampler")
+
+
+def _quadratic(ask: _Question) -> Iterator[ConfigError]:
+    """An estimator that knows values of quadratic rewards alone gets no others."""
+    estimator = _estimator(ask)
+    if not estimator or not estimator.needs_quadratic:
+        return
+    terms = [term for term in ask.recipe.reward if not term.held_out]
+    advice = "use estimator 'stein'"
+    if all(term.part.differentiable for term in terms):
+        advice = "use estimator 'gradient' or 'stein'"
+    advice += "" if ask.arm.sampler else ", with a [sampler]"
+    for term in terms:
+        text = f"'{estimator.kind}' knows the value of quadratic rewards alone, and '{term.name}'"
+        if not term.part.is_quadratic:
+            yield ask.error(f"{text} is none; {advice}", "estimator")
+        elif term.clip or term.normalise == "rank":
+            bent, key = ("clip", "clip") if term.clip else ("ranks", "normalise")
+            text = f"{text} is none with its {bent}; take '{key}' out, or {advice}"
+            yield ask.error(text, "estimator")
+
+
+def _references(ask: _Question) -> Iterator[ConfigError]:
+    """Metrics have samples to measure, and others to compare them with."""
+    arms = ask.recipe.arms()
+    for index, metric in enumerate(ask.recipe.metric):
+        if all(isinstance(arm.mode, Study) for arm in arms):
+            text = f"'{metric.kind}' measures samples, and '{ask.arm.mode.kind}' makes none"
+            yield ConfigError(("metric", index), f"{text}; take it out")
+        elif metric.needs_references and len(arms) < 2:
+            text = f"'{metric.kind}' compares the samples of each arm with those of the first, and"
+            text += " there is one arm only; add [[compare]] tables, or take it out"
+            yield ConfigError(("metric", index), text)
 
 
 def _capabilities(ask: _Question) -> Iterator[ConfigError]:
@@ -256,6 +294,8 @@ _CHECKS: Final = (
     _present,
     _sampling,
     _gradients,
+    _quadratic,
+    _references,
     _capabilities,
     _domains,
     _dimensions,

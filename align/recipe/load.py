@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import copy
+import errno
+import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import attrs
 
@@ -15,6 +17,7 @@ from align.catalog.describe import dotted
 from align.catalog.registry import Catalog
 from align.core.errors import RecipeError
 from align.core.option import ConfigErrors
+from align.io.files import readable
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
 from align.recipe.override import apply_override, parse_override
@@ -31,6 +34,8 @@ from align.recipe.source_map import (
     syntax_line,
     too_deep,
 )
+
+_LARGEST: Final = 1 << 25  # bytes of a recipe
 
 
 @final
@@ -78,7 +83,7 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
 
 def _text(path: str | Path) -> str:
     try:
-        content = Path(path).read_bytes()
+        content = _content(Path(path))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; {_nearby(Path(path))}") from error
     except (OSError, ValueError) as error:
@@ -96,6 +101,20 @@ def _text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: toml: expected text in UTF-8") from error
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file that has an end."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise RecipeError(
+            f"{path}: it is no file but a pipe or a device; save the recipe in a file"
+        )
+    if status.st_size > _LARGEST:
+        raise RecipeError(f"{path}: it has {readable(status.st_size)}, as no recipe has; name one")
+    return path.read_bytes()
 
 
 def _nearby(path: Path) -> str:

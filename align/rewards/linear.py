@@ -36,6 +36,7 @@ class Likelihood(RewardSpec):
     kind: ClassVar[str] = "likelihood"
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "vector"
+    is_quadratic: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
     matrix: tuple[tuple[float, ...], ...] = option(

@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import stat
 import sys
 import threading
@@ -94,7 +95,7 @@ def check_folder(out: Path) -> None:
     """
     if "\0" in str(out):
         raise FolderError("a folder's name cannot hold NUL; take it out")
-    if not (whole := out.absolute()).name:
+    if not (whole := _named(out).absolute()).name:
         raise FolderError(f"'{out}' is the root of a disk; name a folder")
     if len(os.fsencode(whole.name)) > _NAME_BYTES or len(os.fsencode(whole)) > _PATH_BYTES:
         raise FolderError(f"the name '{shortened(str(out), 60)}' is too long; choose a shorter one")
@@ -103,6 +104,27 @@ def check_folder(out: Path) -> None:
         raise FolderError(f"'{there.path}' is no folder; choose another name")
     if not os.access(there.path, os.W_OK | os.X_OK):
         raise FolderError(f"you may not write into '{there.path}'; choose another folder")
+    if there.path == whole and (what := _everybodys(whole)):
+        raise FolderError(f"'{out}' is {what}; name a folder for the run alone, as 'runs/mine'")
+
+
+def _named(out: Path) -> Path:
+    """A folder by a path that ends in its name; '.' and '..' do not."""
+    return out if out.name.strip(".") else Path(os.path.abspath(out))  # noqa: PTH100  # without ..
+
+
+def _everybodys(folder: Path) -> str:
+    """What a folder is that holds other things than a run, where it is one of those people are in.
+
+    Empty for all others: a run may share a folder that was named for it.
+    """
+    if os.path.lexists(folder / "about.json") or not any(folder.iterdir()):
+        return ""
+    if folder == Path.home():
+        return "your home folder, which holds other things"
+    if folder == Path.cwd():
+        return "the working directory, which holds other things"
+    return "a folder around the working directory" if folder in Path.cwd().parents else ""
 
 
 class _There(NamedTuple):
@@ -148,7 +170,7 @@ def claim(out: Path, recipe: str) -> Claim:
         TakenError: another process runs the same recipe there.
         PartError: the folder cannot be written, or is damaged.
     """
-    identity, out = recipe_digest(recipe), out if out.name.strip(".") else out.absolute()
+    identity, out = recipe_digest(recipe), _named(out)
     for number in range(1, 1000):
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
         if not _is_free(folder, identity):
@@ -474,6 +496,18 @@ class Record:
         """What an interrupted run left behind."""
         return checkpoint.read(self._home(arm), self._identity(arm))
 
+    def kept(self) -> str:
+        """What a run that stops here leaves behind, and the command that takes it up."""
+        done = {arm: checkpoint.steps_done(self._home(arm)) for arm in self.arms}
+        kept = [f"'{arm}' after {steps} steps" for arm, steps in done.items() if steps is not None]
+        command = shlex.join(["align", "run", str(self.folder / "recipe.toml")])
+        again = f"`{command}`" if parallel.count() == 1 else "the same command"
+        if kept:
+            text = f"'{self.folder}' keeps the checkpoint of {' and of '.join(kept)}"
+            return f"{text}; {again} goes on from there"
+        text = f"'{self.folder}' keeps what was written so far, which holds no checkpoint"
+        return f"{text}; {again} begins anew"
+
     def _identity(self, arm: str) -> dict[str, str]:
         """What a checkpoint must be of."""
         return {"recipe": recipe_digest(self.recipe), "arm": arm}
@@ -522,8 +556,8 @@ def _check_places(folder: Path) -> None:
     """Raise PartError where something is in the way of a file or folder that a run writes."""
     names = [name for names in (_FOLDERS, _FILES) for name in names]
     for path in (folder / name for name in names if os.path.lexists(folder / name)):
-        if path.is_dir() != (path.name in _FOLDERS):
-            wanted = "folder" if path.name in _FOLDERS else "file"
+        wanted = "folder" if path.name in _FOLDERS else "file"
+        if not (path.is_dir() if wanted == "folder" else path.is_file()):
             raise PartError(f"'{path}' is no {wanted}; move it away")
 
 

@@ -102,8 +102,8 @@ def measure(results: Sequence[ArmResult], metrics: Sequence[Metric]) -> tuple[Ar
     for result in results:
         numbers: dict[str, float] = {}
         for metric in metrics:
-            compared = not metric.needs_references or result is not results[0]
-            if result.data is not None and compared:
+            compared = result is not results[0] and results[0].data is not None
+            if result.data is not None and (compared or not metric.needs_references):
                 numbers |= compute_metric(metric, result.data, results[0].data)
         with_metrics.append(attrs.evolve(result, metrics=numbers))
     return tuple(with_metrics)
@@ -167,17 +167,31 @@ def _bases(
 
 def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     """What must be said about the run as a whole."""
+    notes = _unmeasured(recipe.metric, results)
     gains = [result.divergence for result in results if result.divergence is not None]
     few = min((gain.ess for gain in gains if gain.ess and gain.ess < FEW), default=None)
     if few is None:
-        return ()
+        return notes
     count = recipe.run.unsteered
     enough = 2 ** math.ceil(math.log2(count * FEW / few))
     return (
+        *notes,
         f"* 'KL at least' is too high here, as only about {few:.0f} of the {count} unsteered"
         " samples count in it. Scores and pictures are not affected; "
         f"run.unsteered = {enough} or more measures it better.",
     )
+
+
+def _unmeasured(metrics: Sequence[Metric], results: Sequence[ArmResult]) -> tuple[str, ...]:
+    """Which metrics have nothing to measure, or to compare with."""
+    notes, without = list[str](), [result.name for result in results if result.data is None]
+    if metrics and without:
+        notes.append(f"{', '.join(without)}: no metric is measured, as no samples are made.")
+    compared = [metric.kind for metric in metrics if metric.needs_references]
+    if compared and results[0].data is None and len(without) < len(results):
+        text = f"{', '.join(compared)}: not measured, as the first arm, which samples are compared"
+        notes.append(f"{text} with, makes none.")
+    return tuple(notes)
 
 
 def _plain(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:

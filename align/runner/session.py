@@ -14,7 +14,7 @@ from align import report
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import FolderError, PartError, PromptError, RecipeError
 from align.core.estimator import ValueEstimator
-from align.core.interrupt import user_interrupts
+from align.core.interrupt import is_interrupt, user_interrupts
 from align.core.mode import AlignmentMode, Trainable
 from align.core.model import ModelSpec
 from align.core.option import Key
@@ -39,10 +39,15 @@ logger.disable("align")
 @final
 @attrs.frozen(eq=False)
 class Result:
-    """How a run ended: its folder, and its arms in the recipe's order."""
+    """How a run ended: its folder, and its arms in the recipe's order.
+
+    Attributes:
+        failures: why some tables or pictures could not be made of the results, one line each.
+    """
 
     folder: Path
     results: tuple[ArmResult, ...]
+    failures: tuple[str, ...] = ()
 
 
 @final
@@ -68,8 +73,7 @@ class Session:
             bases = sample_bases(self.recipe, self.rewards, self.observer.base_samples)
             results = self.run_arms(bases)
         results = measure(results, self.recipe.metric)
-        self.finish(results, bases)
-        return Result(self.record.folder, results)
+        return Result(self.record.folder, results, self.finish(results, bases))
 
     def run_arms(self, bases: BaseSampleSet) -> tuple[ArmResult, ...]:
         """Build, execute and score each arm; a study may go on from its equal before it."""
@@ -104,14 +108,19 @@ class Session:
             logger.info("{}: weights in {}", arm.name, path)
         return attrs.evolve(outcome, cost=Cost(**parallel.total(attrs.asdict(outcome.cost))))
 
-    def finish(self, results: Sequence[ArmResult], bases: BaseSampleSet) -> None:
-        """Keep the numbers of every arm, and make tables and pictures of them."""
+    def finish(self, results: Sequence[ArmResult], bases: BaseSampleSet) -> tuple[str, ...]:
+        """Keep the numbers of every arm, and make tables and pictures of them.
+
+        Returns:
+            Why some of these could not be made; about.json has it too.
+        """
         numbers = to_record(self.recipe, results, bases, self.record.sample_folders())
         for note in numbers.all_notes():
             logger.warning(note)
         self.record.results(numbers)
-        if parallel.first():
-            report.write(self.record.folder)
+        failures = report.write(self.record.folder) if parallel.first() else ()
+        self.record.about(not_made=list(failures))
+        return failures
 
 
 def run(
@@ -155,7 +164,10 @@ def run(
             with _at(loaded, ("model", "prompt")):
                 result = Session(loaded.recipe, record, rewards, observer).run()
         except BaseException as error:
-            logger.opt(exception=error).debug("the error")
+            if is_interrupt(error):
+                error.add_note(record.kept())
+            else:
+                logger.opt(exception=error).debug("the error")
             observer.end(None, error)
             raise
         observer.end(result, None)

@@ -108,6 +108,11 @@ def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any
     return {**saved, "state": folder}
 
 
+def steps_done(home: Path) -> int | None:
+    """Number of steps of the latest checkpoint in a folder, or None where there is none."""
+    return max(_folders(home), default=None)
+
+
 def _digest(progress: Mapping[str, Any]) -> str:
     return files.digest(json.dumps(progress, sort_keys=True).encode())
 

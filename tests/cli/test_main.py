@@ -1,5 +1,7 @@
 """The command, as far as it needs no run."""
 
+import errno
+import io
 import signal
 import subprocess
 import sys
@@ -115,6 +117,41 @@ def test_show_an_unknown_name(broken):
     assert (result.exit_code, result.stderr) == (1, broken + "\n")
 
 
+class Full(io.StringIO):
+    """A stream that keeps what is written until it is flushed, and then cannot send it on."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def flush(self):
+        raise self.error
+
+    def fileno(self):
+        raise OSError
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("show", "mfm"), ("--help",), ("--version",)])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "the command is done, but its output could not be written: no space left on device;"
+            " send it elsewhere\n",
+        ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_told(monkeypatch, capfd, arguments, error, code, said):
+    monkeypatch.setattr(sys, "stdout", Full(error))
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+    assert capfd.readouterr().err == said
+
+
 @pytest.fixture
 def run_with(monkeypatch):
     """`align run` with another road behind it."""
@@ -163,9 +200,12 @@ def test_traceback(run_with, arguments):
 
 
 def test_run_that_is_interrupted(run_with):
-    run_with(fails(UserInterrupt()))
+    error = UserInterrupt()
+    run_with(fails(error))
     result = invoke("run", "x.toml")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+    error.add_note("what is kept")
+    assert invoke("run", "x.toml").stderr == "interrupted\nwhat is kept\n"
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, EOFError, GeneratorExit])

@@ -43,6 +43,10 @@ def test_without_pictures_and_of_other_contracts():
     done = called("dps")
     assert done.exit_code == 1
     assert "exact: failed: W₁ to the posterior is" in done.output
+    last = done.output.splitlines()[-1]
+    assert last.startswith(
+        "'exact': a sampler that approximates by design fails this; 'dps' is exact"
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,7 @@ def test_without_pictures_and_of_other_contracts():
     [
         (("compresibility",), "no part named 'compresibility'; known are"),
         (("compressibility", "none.png"), "no file 'none.png'"),
+        (("python",), "python: expected either file, a Python file, or module, the name of one;"),
         (("likelihood", "--set", "std=-1.0"), "likelihood: matrix: required key is missing"),
         (("compressibility", "--set", "a.b=1"), "give one option of the part"),
         (("compressibility", "--set", "quality"), "expected KEY=VALUE"),

@@ -1,5 +1,6 @@
 """Recipes that cannot run, and the exact words they are refused with."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -501,6 +502,24 @@ def test_not_text(folder, installed):
     assert (result.exit_code, result.stderr) == (2, "r.toml:2: toml: expected text in UTF-8\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/dev/zero", "it is no file but a pipe or a device; save the recipe in a file"),
+        ("pipe.toml", "it is no file but a pipe or a device; save the recipe in a file"),
+        ("huge.toml", "it has 1.00 GB, as no recipe has; name one"),
+        (".", "is a directory"),
+    ],
+)
+def test_what_has_no_end_is_not_read(folder, catalog, name, said):
+    os.mkfifo("pipe.toml")
+    with Path("huge.toml").open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(RecipeError) as caught:
+        load(name, catalog=catalog)
+    assert str(caught.value) == f"{name}: {said}"
+
+
 def test_several_recipes(folder, installed, good):
     Path("a.toml").write_text("[mode]\nkind = 3\n")
     Path("b.toml").write_text(good)
@@ -543,3 +562,86 @@ def test_matrix_of_empty_rows_is_refused(folder):
     Path("r.toml").write_text(VECTORS.replace("[1.0, 0.0, 2.0]", "[]"))
     with pytest.raises(RecipeError, match=r"^r.toml:8: reward\[0\].matrix: 'matrix' must be rows"):
         load("r.toml", catalog=load_catalog([]))
+
+
+STEERED = (
+    VECTORS.replace(", 2.0]]", "]]").replace("best_of_n", "steer")
+    + """[estimator]
+kind = "exact"
+"""
+)
+PYTHON = '[[reward]]\nkind = "python"\nmodule = "rewards"\n'
+ALONE = "r.toml:13: estimator: 'exact' knows the value of quadratic rewards alone, and"
+METRIC = '[[metric]]\nkind = "sliced_wasserstein"\n'
+FEW = 'kind = "exact"\n[[compare]]\nname = "a"\n[[compare]]\nname = "b"\n'
+
+
+@pytest.fixture
+def real(folder):
+    """What align's own parts say to a recipe; nothing where it is good."""
+
+    def lines(text):
+        Path("r.toml").write_text(text)
+        try:
+            load("r.toml", catalog=load_catalog([]))
+        except RecipeError as error:
+            return str(error).split("\n")
+        return []
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (STEERED, ""),
+        (STEERED + PYTHON + "held_out = true\n", ""),
+        (STEERED.replace("std = 1.0", 'std = 1.0\nnormalise = "zscore"'), ""),
+        (
+            STEERED + PYTHON,
+            f"{ALONE} 'python' is none; use estimator 'gradient' or 'stein', with a [sampler]",
+        ),
+        (
+            STEERED + PYTHON + 'differentiable = false\n[sampler]\nkind = "exact"\n',
+            f"{ALONE} 'python' is none; use estimator 'stein'",
+        ),
+        (
+            STEERED.replace('"exact"', '"gaussian"').replace(
+                "std = 1.0", "std = 1.0\nclip = [0, 1]"
+            ),
+            "r.toml:14: estimator: 'gaussian' knows the value of quadratic rewards alone, and"
+            " 'likelihood' is none with its clip; take 'clip' out, or use estimator 'gradient' or"
+            " 'stein', with a [sampler]",
+        ),
+        (
+            STEERED.replace("std = 1.0", 'std = 1.0\nnormalise = "rank"'),
+            "r.toml:14: estimator: 'exact' knows the value of quadratic rewards alone, and"
+            " 'likelihood' is none with its ranks; take 'normalise' out, or use estimator"
+            " 'gradient' or 'stein', with a [sampler]",
+        ),
+        (
+            STEERED.replace('"exact"', '"gradient"')
+            + PYTHON
+            + 'differentiable = false\n[sampler]\nkind = "mfm"\n',
+            "r.toml:11: mode: 'steer' with estimator 'gradient' needs the reward's gradient, but"
+            " reward 'python' has none; use estimator 'search' or 'stein'",
+        ),
+        (
+            VECTORS.replace(", 2.0]]", "]]") + METRIC,
+            "r.toml:13: metric[0]: 'sliced_wasserstein' compares the samples of each arm with"
+            " those of the first, and there is one arm only; add [[compare]] tables, or take it"
+            " out",
+        ),
+        (STEERED.replace('kind = "exact"\n', FEW) + METRIC, ""),
+        (
+            VECTORS.replace(", 2.0]]", "]]").replace("best_of_n", "value_correlation")
+            + METRIC
+            + '[sampler]\nkind = "exact"\n',
+            "r.toml:13: metric[0]: 'sliced_wasserstein' measures samples, and 'value_correlation'"
+            " makes none; take it out",
+        ),
+    ],
+)
+def test_what_would_fail_or_be_left_out_later_is_told_by_check(real, text, expected):
+    Path("rewards.py").write_text("def score(data, prompts):\n    return data.sum(1)\n")
+    assert real(text) == ([expected] if expected else [])

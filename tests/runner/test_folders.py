@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from align import report
 from align.catalog.registry import load_catalog
 from align.core.errors import PartError, RecipeError, TakenError, TerminatedError
 from align.io import files, lock
+from align.modes.distill.mode import Distill
 from align.modes.sampling.steer import Steer
 from align.recipe.assemble import LONGEST_NAME
 from align.report import plots
@@ -208,14 +210,18 @@ def test_lost_metrics_are_told_and_training_goes_on(go, copied, damage):
     folder = copied(TRAINED)
     damage(folder / "metrics.jsonl")
     assert go(TRAINED) == folder
-    text = "metrics.jsonl' has no steps of 'distill' before its checkpoint; its curves begin at step 2"
+    text = (
+        "metrics.jsonl' has no steps of 'distill' before its checkpoint; its curves begin at step 2"
+    )
     assert text in (folder / "log.txt").read_text()
 
 
 def test_metrics_after_the_last_checkpoint_are_written_anew(go, copied):
     path = copied(TRAINED) / "metrics.jsonl"
     before = path.read_bytes()
-    path.write_bytes(before + json.dumps({"arm": "distill", "step": 2, "loss": 1.0}).encode() + b"\n")
+    path.write_bytes(
+        before + json.dumps({"arm": "distill", "step": 2, "loss": 1.0}).encode() + b"\n"
+    )
     go(TRAINED)
     assert path.read_bytes() == before
 
@@ -379,7 +385,9 @@ def test_plot_that_fails_costs_no_result(go, monkeypatch, drawn):
     monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", broken)
     folder = go(STEERED)
     assert {"results.json", "table.md"} <= {path.name for path in folder.iterdir()}
-    assert json.loads((folder / "about.json").read_text())["status"] == "done"
+    about = json.loads((folder / "about.json").read_text())
+    assert about["status"] == "done"
+    assert "tradeoff.png could not be made (RuntimeError: no such glyph)" in about["not_made"][1]
     log = (folder / "log.txt").read_text()
     assert "tradeoff.png could not be made (RuntimeError: no such glyph)" in log
     monkeypatch.undo()
@@ -461,6 +469,36 @@ def test_folder_that_cannot_be_is_refused_before_the_run(go, tmp_path, monkeypat
     assert "run.out: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"r.toml", "file", "dangling", "loop"}
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (".", "'.' is the working directory, which holds other things; name a folder for the"),
+        ("x/..", "'x/..' is the working directory, which holds"),
+        ("..", "'..' is a folder around the working directory; name a folder for the run alone"),
+        ("~", "is your home folder, which holds other things; name a folder for the run alone"),
+    ],
+)
+def test_folder_where_people_are_is_refused(go, tmp_path, monkeypatch, out, said):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "link").symlink_to("mine")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(place if out == "~" else tmp_path / "home"))
+    with pytest.raises(RecipeError) as caught:
+        go(STEERED, out=out)
+    assert said in str(caught.value).partition("run.out: ")[2]
+    assert [path.name for path in place.iterdir()] == ["link"]
+
+
+def test_run_may_be_taken_up_inside_of_its_folder(go, copied, monkeypatch):
+    folder = copied(TRAINED)
+    monkeypatch.chdir(folder)
+    assert go(TRAINED, out=folder) == folder
+    (folder / "empty").mkdir()
+    monkeypatch.chdir(folder / "empty")
+    assert go(STEERED, out=".") == folder / "empty"
 
 
 def test_folder_that_may_not_be_written_is_refused_before_the_run(go, tmp_path, monkeypatch):
@@ -583,6 +621,32 @@ def test_signal_ends_a_run_after_its_step(go, monkeypatch, tmp_path, kind, code)
     assert json.loads((folder / "about.json").read_text())["status"] == "interrupted"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
     assert not (folder / "run.lock").exists()
+    assert caught.value.__notes__ == [
+        f"'{folder}' keeps what was written so far, which holds no checkpoint; `align run"
+        f" {folder}/recipe.toml` begins anew"
+    ]
+    assert "Traceback" not in (folder / "log.txt").read_text()
+
+
+def test_stopped_training_says_what_is_kept_and_what_goes_on_from_there(go, monkeypatch, catalog):
+    step = Distill.step
+
+    def struck(self, problem, state, index, streams):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, problem, state, index, streams)
+
+    monkeypatch.setattr(Distill, "step", struck)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        go(TRAINED)
+    monkeypatch.undo()
+    (note,) = caught.value.__notes__
+    kept, _, command = note.partition("; ")
+    assert kept.endswith("/out' keeps the checkpoint of 'distill' after 1 steps")
+    assert command.endswith(" goes on from there")
+    *_, recipe = shlex.split(command.split("`")[1])
+    folder = run(recipe, progress=False, catalog=catalog).folder
+    assert Path(recipe).parent == folder
+    assert "2 steps, from step 1" in (folder / "log.txt").read_text()
 
 
 def test_signal_while_parts_are_loaded_ends_a_run_in_order(go, monkeypatch, tmp_path):

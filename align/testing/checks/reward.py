@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align.core.errors import PromptError
 from align.core.model import Domain
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Quadratic, Reward, RewardSpec
 from align.core.streams import Streams
 from align.testing.checks.form import form
 from align.testing.probes import close, finite, size
@@ -111,6 +111,14 @@ def needs_prompt(scoring: Scoring) -> None:
             assert not declared, f"prompt {prompt!r} is taken, but `needs_prompt` is true"
 
 
+def is_quadratic(scoring: Scoring) -> None:
+    """`is_quadratic` is true if and only if the reward is a `Quadratic`."""
+    able = scoring.reward.capability(Quadratic) is not None
+    declared = scoring.part.is_quadratic
+    assert able or not declared, "`is_quadratic` is true, but the reward is no Quadratic"
+    assert declared or not able, "the reward is a Quadratic, but `is_quadratic` does not say so"
+
+
 def outside(scoring: Scoring) -> None:
     """Pictures a little outside of [0, 1] have finite scores, with a finite gradient."""
     if scoring.data.dim() != 4:
@@ -194,6 +202,7 @@ CHECKS: Final = (
     inputs_untouched,
     prompts,
     needs_prompt,
+    is_quadratic,
     outside,
     within_range,
     differentiable,
