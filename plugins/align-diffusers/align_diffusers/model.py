@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.model import Condition, Domain, FlowModel, Scheduled
-from align.core.path import LinearPath
+from align.core.model import Able, Condition, Domain, FlowModel, Scheduled, ToData
+from align.core.path import LinearPath, expand
 from align_diffusers.probe import (
     ProbeMethods,
     RawPictures,
     RecorderMethods,
     Texts,
     TimesRecorded,
+    Untouched,
+    first_argument,
     with_methods,
 )
 from align_diffusers.schedule import schedule_of
@@ -68,7 +70,7 @@ def refuse(arguments: Collection[str]) -> None:
 
 
 @final
-class PipelineModel(FlowModel, Scheduled):
+class PipelineModel(FlowModel, Scheduled, ToData):
     """A pipeline's own call, asked for one network output at a time.
 
     Guidance, packing, scaling and signs are the pipeline's own, and so is the decoder. States are
@@ -80,6 +82,7 @@ class PipelineModel(FlowModel, Scheduled):
             shallow copy is used, so the pipeline can be used as before.
         arguments: further keyword arguments of its call: guidance_scale, height, width, ...
         negative_prompt: what guidance leads away from; None where the pipeline is given none.
+        distilled: whether the network was distilled to jump to data in one call.
 
     Raises:
         PartError: the pipeline lacks what the adapter needs, or has what it cannot follow.
@@ -90,19 +93,25 @@ class PipelineModel(FlowModel, Scheduled):
         pipe: Any,
         arguments: Mapping[str, Any] | None = None,
         negative_prompt: str | None = None,
+        *,
+        distilled: bool = False,
     ) -> None:
         self._who: Final = f"pipeline {type(pipe).__name__}"
         self._arguments: Final = dict(arguments or {})
         self._negative: Final = negative_prompt
-        self._network: Final = _network_of(pipe)
-        self._check(pipe)
+        self._network_name: Final = _network_name(pipe)
+        self._network: Final = getattr(pipe, self._network_name)
         call = type(pipe).__call__
+        self._known: Final = frozenset(inspect.signature(call).parameters)
+        self._check(pipe)
         self._call: Final = getattr(call, "__wrapped__", call)  # without its no_grad
         self.device = torch.device(pipe.device)
         self._schedule: Final = schedule_of(pipe.scheduler, self._who, self.device)
         self._scheduler: Final = pipe.scheduler
         self._begins: Final[dict[int, tuple[tuple[float, ...], float]]] = {}
         self._rows: int | None = None
+        self._distilled: Final = distilled
+        self._stepless = True
         self._pipe: Final = copy.copy(pipe)
         self._probe: Final = with_methods(pipe.scheduler, ProbeMethods)
         self._texts: Final = Texts(pipe.encode_prompt)
@@ -121,7 +130,11 @@ class PipelineModel(FlowModel, Scheduled):
         self.domain: Domain = "image"
         self._precision: Final[torch.dtype] = self._network.dtype
         self.dtype = torch.promote_types(self._precision, torch.float32)
-        self.shape = tuple(self._record("").shape[1:])
+        self.shape = self._shape()
+
+    def capability(self, kind: type[Able]) -> Able | None:
+        """Jumps to data are those of a network that was distilled to make them."""
+        return None if kind is ToData and not self._distilled else super().capability(kind)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Every prompt by the pipeline's own encoders, alone and once."""
@@ -145,11 +158,22 @@ class PipelineModel(FlowModel, Scheduled):
         order = torch.tensor([row for rows in groups.values() for row in rows], device=x.device)
         return torch.cat(parts)[order.argsort()]
 
+    def to_data(self, x: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """X_{s,1}(x) by one call: the denoiser, at the boundary as the scheduler mixes it.
+
+        Consistency models are c_out D + c_skip z there, Song et al., 2023, arXiv:2303.01469, Eq. 5.
+        """
+        x1 = x + expand(1 - s, x) * self.velocity(x, s, cond)
+        scalings = getattr(self._scheduler, "get_scalings_for_boundary_condition_discrete", None)
+        if scalings is None:
+            return x1
+        skip, out = (expand(part, x) for part in scalings(self._schedule.step_time(s)))
+        return out * x1 + skip * self._schedule.states(x, s)
+
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
-        self._probe.asked = torch.empty(0, device=x1.device)
         latents = x1.to(self._precision)
-        pictures: Tensor = self._ask([""] * len(x1), latents=latents, output_type="pt")
+        pictures = self._ask_no_step([""] * len(x1), latents=latents, output_type="pt")
         if pictures.dim() != 4:
             raise PartError(f"{self._who} decodes to {pictures.dim()} dimensions, not to pictures")
         self._follows(pictures, x1)
@@ -164,8 +188,7 @@ class PipelineModel(FlowModel, Scheduled):
             seen = list[int]()
 
             def count(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                named = [kwargs[name] for name in ("hidden_states", "sample") if name in kwargs]
-                seen.append(len([*named, *args][0]))
+                seen.append(len(first_argument(args, kwargs)))
 
             hook = self._network.register_forward_pre_hook(count, with_kwargs=True)
             try:
@@ -187,7 +210,7 @@ class PipelineModel(FlowModel, Scheduled):
 
     def _check(self, pipe: Any) -> None:
         """Raise PartError unless the pipeline, its arguments and prompts can be followed."""
-        known = inspect.signature(type(pipe).__call__).parameters
+        known = self._known
         missing = [name for name in NEEDED if name not in known]
         missing += [name for name in ("scheduler", "encode_prompt") if not hasattr(pipe, name)]
         if missing:
@@ -196,7 +219,7 @@ class PipelineModel(FlowModel, Scheduled):
         if "num_frames" in known:
             raise PartError(f"{self._who} makes video; align has rewards of pictures only")
         given = {*self._arguments, *(() if self._negative is None else ("negative_prompt",))}
-        if unknown := sorted(given - known.keys()):
+        if unknown := sorted(given - known):
             text = ", ".join(f"'{name}'" for name in unknown)
             raise PartError(f"{self._who} takes no {text} in its call; leave it out")
         try:
@@ -206,7 +229,7 @@ class PipelineModel(FlowModel, Scheduled):
 
     def _velocity(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
         """b_t(x) of rows that have one time, and texts of one size."""
-        self._probe.asked, self._probe.output = self._schedule.step_time(t[:1]), None
+        self._probe.asked, self._probe.output = self._schedule.asked(t[:1]), None
         states = self._schedule.states(x, t).to(self._precision)
         self._ask(prompts, latents=states, output_type="latent")
         output, self._probe.output = self._probe.output, None
@@ -225,10 +248,33 @@ class PipelineModel(FlowModel, Scheduled):
 
     def _record(self, prompt: str) -> Tensor:
         """Encode a prompt and keep what came of it; returns latents that no network has seen."""
-        self._probe.asked = torch.empty(0, device=self.device)
         with torch.no_grad(), self._texts.record(prompt):
-            latents: Tensor = self._ask([prompt], output_type="latent")
-            return latents
+            return self._ask_no_step([prompt], output_type="latent")
+
+    def _shape(self) -> tuple[int, ...]:
+        """Of one state; learns whether the pipeline's call can be asked for no step at all."""
+        try:
+            return tuple(self._record("").shape[1:])
+        except UnboundLocalError:  # of what its last step would have made
+            self._stepless = False
+            return tuple(self._record("").shape[1:])
+
+    def _ask_no_step(self, prompts: list[str], **given: Any) -> Tensor:
+        """The pipeline's call without its network: with no step, or with one that changes nothing.
+
+        Pipelines of consistency models decode what their last step made, and so need one.
+        """
+        if self._stepless:
+            self._probe.asked = torch.empty(0, device=self.device)
+            result: Tensor = self._ask(prompts, **given)
+            return result
+        self._probe.asked = self._schedule.asked(torch.full((1,), 0.5, device=self.device))
+        object.__setattr__(self._pipe, self._network_name, Untouched(self._network))
+        try:
+            result = self._ask(prompts, **given)
+        finally:
+            object.__setattr__(self._pipe, self._network_name, self._network)
+        return result
 
     def _sampler(self, steps: int) -> tuple[tuple[float, ...], float]:
         """Times of the pipeline's own sampler, and what it scales its first noise by."""
@@ -259,6 +305,8 @@ class PipelineModel(FlowModel, Scheduled):
     def _ask(self, prompts: list[str], **given: Any) -> Any:
         """The pipeline's call for these prompts."""
         arguments = {"num_inference_steps": 1, "return_dict": False} | self._arguments | given
+        if "intermediate_timesteps" in self._known and arguments["num_inference_steps"] != 2:
+            arguments.setdefault("intermediate_timesteps", None)  # which are of two steps alone
         if self._negative is not None:
             arguments["negative_prompt"] = [self._negative] * len(prompts)
         self._texts.replay(prompts)
@@ -279,9 +327,9 @@ def _random_state_kept(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(here, device)
 
 
-def _network_of(pipe: Any) -> Any:
-    """The network that predicts velocity or noise."""
+def _network_name(pipe: Any) -> str:
+    """The component that predicts velocity or noise."""
     for name in ("transformer", "unet"):
         if getattr(pipe, name, None) is not None:
-            return getattr(pipe, name)
+            return name
     raise PartError(f"pipeline {type(pipe).__name__} has neither a transformer nor a unet")

@@ -7,7 +7,8 @@ decodes. So no line of this package knows one pipeline from another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -17,13 +18,18 @@ from align.core.errors import PartError
 
 
 class _StepResult(tuple[Tensor, ...]):
-    """What `step` returns: pipelines take item 0, item 1 or `prev_sample`."""
+    """What `step` returns, and a network: pipelines take an item, or ask by name."""
 
     __slots__ = ()
 
     @property
     def prev_sample(self) -> Tensor:
-        """The next state, for pipelines that ask by name."""
+        """The next state."""
+        return self[0]
+
+    @property
+    def sample(self) -> Tensor:
+        """The network's output."""
         return self[0]
 
 
@@ -31,7 +37,31 @@ class TimesRecorded(Exception):
     """Ends a pipeline's call as soon as it has set its times."""
 
 
-class ProbeMethods:
+class _Timed(ABC):
+    """A scheduler's `set_timesteps`, with every argument that pipelines look for in it."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **others: Any,
+    ) -> None:
+        """Take the times that the pipeline asks for."""
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        arguments = {name: value for name, value in given.items() if value is not None} | others
+        if not {"timesteps", "sigmas"} & arguments.keys():
+            arguments["num_inference_steps"] = num_inference_steps
+        self.take_times(device, arguments)
+
+    @abstractmethod
+    def take_times(self, device: Any, arguments: Mapping[str, Any]) -> None:
+        """Set the times, for these arguments of the scheduler's own method."""
+
+
+class ProbeMethods(_Timed):
     """Methods that make a scheduler a probe; its class and configuration stay the real ones.
 
     Attributes:
@@ -42,17 +72,9 @@ class ProbeMethods:
     asked: Tensor
     output: Tensor | None
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        **_: Any,
-    ) -> None:
+    def take_times(self, device: Any, arguments: Mapping[str, Any]) -> None:
         """Step through what was asked for, whatever the pipeline says."""
-        del num_inference_steps, device, timesteps, sigmas, mu
+        del device, arguments
         self.timesteps = self.asked
         self.num_inference_steps = len(self.asked)
 
@@ -64,6 +86,7 @@ class ProbeMethods:
         """Keep the model output, and leave the state where it is."""
         del timestep
         self.output = model_output
+        sample = sample.to(model_output.dtype)  # as the real ones do
         return _StepResult((sample, sample))
 
     @property
@@ -76,24 +99,12 @@ class ProbeMethods:
         """Leave it: some schedulers set theirs."""
 
 
-class RecorderMethods:
+class RecorderMethods(_Timed):
     """Methods that make a scheduler end the pipeline's call once it has its real times."""
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        **others: Any,
-    ) -> None:
+    def take_times(self, device: Any, arguments: Mapping[str, Any]) -> None:
         """The real times, by the real scheduler; raises TimesRecorded."""
-        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu} | others
-        arguments = {name: value for name, value in given.items() if value is not None}
-        if not {"timesteps", "sigmas"} & arguments.keys():
-            arguments["num_inference_steps"] = num_inference_steps
-        super().set_timesteps(device=device, **arguments)  # type: ignore[misc]
+        super(_Timed, self).set_timesteps(device=device, **arguments)  # type: ignore[misc]
         raise TimesRecorded
 
 
@@ -102,6 +113,26 @@ def with_methods(scheduler: Any, methods: type) -> Any:
     cls = type(scheduler)
     made: Any = type(cls.__name__, (methods, cls), {}).from_config(scheduler.config)  # type: ignore[attr-defined]
     return made
+
+
+class Untouched:
+    """Stands where a network is, and returns the states that it is given."""
+
+    def __init__(self, network: Any) -> None:
+        self._network: Final = network
+
+    def __call__(self, *states: Any, **named: Any) -> _StepResult:
+        """The states, for a network's output."""
+        return _StepResult((first_argument(states, named),))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+def first_argument(positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """The states among the arguments of a network: by their usual names, or else the first."""
+    names = [name for name in ("hidden_states", "sample") if name in named]
+    return named[names[0]] if names else [*positional, *named.values()][0]
 
 
 class RawPictures:

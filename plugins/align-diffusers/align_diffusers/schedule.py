@@ -14,6 +14,7 @@ from torch import Tensor
 
 from align.core.convention import Prediction, TableConvention, log_sigmas
 from align.core.errors import PartError
+from align.core.path import expand
 
 PREDICTIONS: Final[Mapping[str, Prediction]] = MappingProxyType(
     {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
@@ -35,6 +36,10 @@ class Schedule(ABC):
     @abstractmethod
     def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """b_t(x) (B, *S) from the network's output for these states."""
+
+    def asked(self, t: Tensor) -> Tensor:
+        """What the scheduler's list of times holds for a single step at t (1,)."""
+        return self.step_time(t)
 
     @abstractmethod
     def times(self, scheduler: Any) -> tuple[float, ...]:
@@ -111,6 +116,54 @@ class VarianceSchedule(Schedule):
         return scaled * math.hypot(t, 1 - t)
 
 
+@final
+@attrs.frozen
+class TrigonometricSchedule(Schedule):
+    """TrigFlow: z = cos(s) x1 + sin(s) ε at the angle s; the network gives cos(s) ε − sin(s) x1.
+
+    That is the linear path at t = cos / (cos + sin), where x = z √(t² + (1 − t)²). The scheduler's
+    states and outputs are those times `std`, and its list of times has the data's at its end.
+
+    Reference: Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, Lu, Song,
+    2024, arXiv:2410.11081, section 3.
+
+    Attributes:
+        std: σ_d, deviation of the data's elements.
+    """
+
+    std: float
+
+    def step_time(self, t: Tensor) -> Tensor:
+        """The angle s of tan s = (1 − t)/t."""
+        return torch.atan2(1 - t, t)
+
+    def asked(self, t: Tensor) -> Tensor:
+        """The angle, and that of the data, which is no step."""
+        angle = self.step_time(t)
+        return torch.cat((angle, torch.zeros_like(angle)))
+
+    def states(self, x: Tensor, t: Tensor) -> Tensor:
+        """z = x / √(t² + (1 − t)²)."""
+        return x / expand((t.square() + (1 - t).square()).sqrt(), x)
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The denoiser cos z − sin F minus the noise sin z + cos F."""
+        z, network = self.states(x, t), output / self.std
+        angle = expand(self.step_time(t), x)
+        cos, sin = angle.cos(), angle.sin()
+        return (cos * z - sin * network) - (sin * z + cos * network)
+
+    def times(self, scheduler: Any) -> tuple[float, ...]:
+        """cos / (cos + sin) of the scheduler's angles, then 1."""
+        angles = torch.as_tensor(scheduler.timesteps).double().cpu().clamp(max=math.pi / 2)
+        return _rising(angles.cos() / (angles.cos() + angles.sin()))
+
+    def begin(self, scheduler: Any, t: float) -> float:
+        """√(t² + (1 − t)²)."""
+        del scheduler
+        return math.hypot(t, 1 - t)
+
+
 def schedule_of(scheduler: Any, who: str, device: torch.device) -> Schedule:
     """How a scheduler's states and times are those of the linear path, on the device of states.
 
@@ -122,6 +175,8 @@ def schedule_of(scheduler: Any, who: str, device: torch.device) -> Schedule:
     flow = name.startswith("FlowMatch") or config.get("use_flow_sigmas", False)
     if flow or prediction == "flow_prediction":
         return FlowSchedule(int(config.num_train_timesteps))
+    if prediction == "trigflow":
+        return TrigonometricSchedule(float(config.sigma_data))
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None or prediction not in PREDICTIONS:
         raise PartError(

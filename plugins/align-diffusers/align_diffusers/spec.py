@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from align import ModelSpec, PartError, at_least, option
-from align.core.model import Domain, Scheduled
+from align.core.model import Domain, Scheduled, ToData
 from align_diffusers.model import PipelineModel, refuse
 
 _ON_THE_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -38,8 +38,6 @@ class Diffusers(ModelSpec):
 
     kind: ClassVar[str] = "diffusers"
     domain: ClassVar[Domain] = "image"
-    provides: ClassVar[frozenset[type]] = frozenset({Scheduled})
-
     weights: str = option("folder of a pipeline, or id of a repository on the hub", check=_named)
     prompt: str = option("text that pictures are made for", default="")
     negative_prompt: str | None = option(
@@ -72,8 +70,18 @@ class Diffusers(ModelSpec):
     tile: bool = option(
         "whether the decoder works tile by tile: slower, less memory", default=False
     )
+    distilled: bool = option(
+        "whether the network was distilled to jump to data in one call, as those of FLUX.1-schnell,"
+        " SDXL-Turbo, LCM and SANA-Sprint were; sampler 'renoise' needs that",
+        default=False,
+    )
     revision: str = option("branch, tag or commit of the repository on the hub", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)
+
+    @property
+    def provides(self) -> frozenset[type]:
+        """A sampler of its own; jumps to data where the network was distilled to make them."""
+        return frozenset({Scheduled, ToData} if self.distilled else {Scheduled})
 
     def build(self, device: torch.device) -> PipelineModel:
         """Load the pipeline; raises PartError when it cannot be used."""
@@ -90,7 +98,9 @@ class Diffusers(ModelSpec):
             "width": self.width,
         }
         arguments = {name: value for name, value in names.items() if value is not None}
-        return PipelineModel(pipe, {**self.call, **arguments}, self.negative_prompt)
+        return PipelineModel(
+            pipe, {**self.call, **arguments}, self.negative_prompt, distilled=self.distilled
+        )
 
 
 def _loaded(spec: Diffusers) -> Any:

@@ -14,16 +14,21 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
     DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -56,6 +61,15 @@ BYTES: Final = sorted(ByteLevel.alphabet())
 CHAT: Final = (
     "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
 )
+
+
+def texts(*encoders: tuple[Any, Any]) -> dict[str, Any]:
+    """Text encoders and their tokenizers, by the names that pipelines have for them."""
+    named: dict[str, Any] = {}
+    for number, (encoder, tokenizer) in enumerate(encoders, 1):
+        end = "" if number == 1 else f"_{number}"
+        named |= {f"text_encoder{end}": encoder, f"tokenizer{end}": tokenizer}
+    return named
 
 
 def clip_tokenizer() -> Any:
@@ -147,17 +161,17 @@ def sd3() -> Any:
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=kl(others=SHIFTED),
-        text_encoder=clip(projected=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip(projected=True),
-        tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5(),
-        tokenizer_3=t5_tokenizer(),
+        **texts(
+            (clip(projected=True), clip_tokenizer()),
+            (clip(projected=True), clip_tokenizer()),
+            (t5(), t5_tokenizer()),
+        ),
     )
 
 
-def flux() -> Any:
-    """FLUX.1, with a guidance that the network is told."""
+def flux(guided: bool = True) -> Any:
+    """FLUX.1, with a guidance that the network is told; without it, as schnell is."""
+    dynamic = {"use_dynamic_shifting": True} if guided else {"shift": 1.0}
     return FluxPipeline(
         transformer=FluxTransformer2DModel(
             patch_size=1,
@@ -169,70 +183,72 @@ def flux() -> Any:
             joint_attention_dim=2 * WIDTH,
             pooled_projection_dim=WIDTH,
             axes_dims_rope=[4, 4, 8],
-            guidance_embeds=True,
+            guidance_embeds=guided,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        scheduler=FlowMatchEulerDiscreteScheduler(**dynamic),
         vae=kl(others=SHIFTED),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=t5(),
-        tokenizer_2=t5_tokenizer(),
+        **texts((clip(), clip_tokenizer()), (t5(), t5_tokenizer())),
     )
 
 
 def variance(cls: Any, prediction: str = "epsilon", **others: Any) -> Any:
     """A scheduler of Stable Diffusion that ends at clean states."""
     clean = {"clip_sample": False} if cls is DDIMScheduler else {}
+    usual = {"steps_offset": 1, "timestep_spacing": "leading"} | clean
     return cls(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction,
-        steps_offset=1,
-        timestep_spacing="leading",
-        **clean,
+        **usual | others,
+    )
+
+
+def unet(width: int, text: int, **others: Any) -> Any:
+    """A network of Stable Diffusion, two levels deep."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        norm_num_groups=width // 4 if width > 4 else 1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=text,
         **others,
     )
 
 
-def sd15(scheduler: Any = DDIMScheduler, prediction: str = "epsilon") -> Any:
-    """Stable Diffusion 1.5."""
-    return StableDiffusionPipeline(
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(4, 8),
-            layers_per_block=1,
-            norm_num_groups=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-        ),
+def sd15(
+    scheduler: Any = DDIMScheduler,
+    prediction: str = "epsilon",
+    cls: Any = StableDiffusionPipeline,
+    **others: Any,
+) -> Any:
+    """Stable Diffusion 1.5; `others` are of its network."""
+    return cls(
+        unet=unet(4, WIDTH, attention_head_dim=2, **others),
         scheduler=variance(scheduler, prediction),
         vae=kl(),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
+        **texts((clip(), clip_tokenizer())),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
-def sdxl() -> Any:
-    """Stable Diffusion XL."""
+def lcm() -> Any:
+    """A latent consistency model, distilled from Stable Diffusion 1.5."""
+    return sd15(LCMScheduler, cls=LatentConsistencyModelPipeline, time_cond_proj_dim=8)
+
+
+def sdxl(scheduler: Any = EulerDiscreteScheduler, **others: Any) -> Any:
+    """Stable Diffusion XL; `others` are of its scheduler."""
     return StableDiffusionXLPipeline(
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=2 * WIDTH,
+        unet=unet(
+            8,
+            2 * WIDTH,
             attention_head_dim=(2, 4),
             use_linear_projection=True,
             addition_embed_type="text_time",
@@ -240,12 +256,9 @@ def sdxl() -> Any:
             transformer_layers_per_block=(1, 2),
             projection_class_embeddings_input_dim=6 * 8 + WIDTH,
         ),
-        scheduler=variance(EulerDiscreteScheduler),
+        scheduler=variance(scheduler, **others),
         vae=kl(),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip(projected=True),
-        tokenizer_2=clip_tokenizer(),
+        **texts((clip(), clip_tokenizer()), (clip(projected=True), clip_tokenizer())),
     )
 
 
@@ -265,17 +278,16 @@ def pixart() -> Any:
         ),
         scheduler=variance(DDIMScheduler),
         vae=kl(),
-        text_encoder=t5(),
-        tokenizer=t5_tokenizer(),
+        **texts((t5(), t5_tokenizer())),
     )
 
 
-def sana() -> Any:
-    """SANA."""
+def sana(cls: Any = SanaPipeline, scheduler: Any = None, **others: Any) -> Any:
+    """SANA; `others` are of its network."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
     vocabulary = [*special, *map(chr, range(33, 127))]
     tokenizer = GemmaTokenizer({word: place for place, word in enumerate(vocabulary)}, [])
-    return SanaPipeline(
+    return cls(
         transformer=SanaTransformer2DModel(
             patch_size=1,
             in_channels=4,
@@ -288,8 +300,9 @@ def sana() -> Any:
             cross_attention_dim=8,
             caption_channels=WIDTH,
             sample_size=32,
+            **others,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=AutoencoderDC(
             latent_channels=4,
             attention_head_dim=2,
@@ -316,6 +329,11 @@ def sana() -> Any:
         ),
         tokenizer=tokenizer,
     )
+
+
+def sprint() -> Any:
+    """SANA-Sprint, distilled from SANA in trigonometric time."""
+    return sana(SanaSprintPipeline, SCMScheduler(), guidance_embeds=True)
 
 
 QWEN: Final[dict[str, Any]] = {
@@ -403,4 +421,8 @@ FAMILIES: Final[dict[str, Callable[[], Any]]] = {
     "sana": sana,
     "qwen": qwen,
     "z_image": z_image,
+    "schnell": lambda: flux(guided=False),
+    "turbo": lambda: sdxl(EulerAncestralDiscreteScheduler, timestep_spacing="trailing"),
+    "lcm": lcm,
+    "sprint": sprint,
 }
