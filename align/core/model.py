@@ -185,6 +185,19 @@ class Scheduled(ABC):
         """Noise N(0, I), (B, *S), as states at the first of these times."""
 
 
+class DescribesConditions(ABC):
+    """Capability: says in numbers what its samples are conditioned on.
+
+    A network that is trained in the model's place is told them. Without this capability it is told
+    the tensors of the condition. A model whose conditions have none, or tensors whose shape depends
+    on the prompt, needs it.
+    """
+
+    @abstractmethod
+    def features(self, cond: Condition) -> Tensor:
+        """(B, F), with the same F for all conditions; row i depends on row i of `cond` alone."""
+
+
 class TrainableVelocity(FlowModel):
     """Capability: a flow whose velocity is made by one torch module, which can be trained in place.
 

@@ -58,6 +58,21 @@ class NetworkSpec(ABC):
         """
 
 
+@attrs.frozen(kw_only=True)
+class ConditionedNetworkSpec(NetworkSpec):
+    """An architecture whose networks may be told more of a condition than its label.
+
+    Such a network has `features` numbers F: its `forward` then takes them for each row, (B, F), as
+    the keyword argument `features`. They are what a model says of its condition (`features_of`).
+    """
+
+    @abstractmethod
+    def build(
+        self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0
+    ) -> VelocityNetwork:
+        """As `NetworkSpec.build`; the network takes so many `features` of a condition."""
+
+
 class VelocityNetwork(nn.Module):
     """A network of an average velocity v_{s,u}(y; t, x).
 
@@ -69,6 +84,8 @@ class VelocityNetwork(nn.Module):
         shape: S, the shape of one state.
         classes: number of classes; label `classes` means "no class".
         role: what the network is.
+        features: numbers of a condition that it takes beside the label; see
+            `ConditionedNetworkSpec`.
 
     Attributes:
         guidance_scales: the scales of classifier-free guidance that the network embeds, rising.
@@ -79,10 +96,16 @@ class VelocityNetwork(nn.Module):
     guidance_scales: tuple[float, ...] = ()
 
     def __init__(
-        self, config: NetworkSpec, shape: tuple[int, ...], classes: int, role: Role
+        self,
+        config: NetworkSpec,
+        shape: tuple[int, ...],
+        classes: int,
+        role: Role,
+        features: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.shape, self.classes, self.role = config, shape, classes, role
+        self.features = features
 
     def forward(
         self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
@@ -109,12 +132,12 @@ class VelocityNetwork(nn.Module):
 
 
 def make_network(
-    spec: NetworkSpec, shape: tuple[int, ...], classes: int, role: Role
+    spec: NetworkSpec, shape: tuple[int, ...], classes: int, role: Role, features: int = 0
 ) -> VelocityNetwork:
     """An untrained network for states of this shape; see `NetworkSpec.build`.
 
     Raises:
-        PartError: the network cannot take states of this shape.
+        PartError: the network cannot take states of this shape, or no features.
     """
     dims = {"image": 3, "vector": 1, None: len(shape)}[spec.domain]
     if len(shape) != dims:
@@ -123,7 +146,14 @@ def make_network(
             f" but the model's states have the shape {shape}; use another kind of network"
         )
     who = f"network '{spec.kind}': build"
-    return made(who, lambda: spec.build(shape, classes, role), VelocityNetwork)
+    if not features:
+        return made(who, lambda: spec.build(shape, classes, role), VelocityNetwork)
+    if not isinstance(spec, ConditionedNetworkSpec):
+        raise PartError(
+            f"net: '{spec.kind}' is told a condition by its label alone, and the model's conditions"
+            " are more than labels; use 'mlp', 'unet' or 'dit'"
+        )
+    return made(who, lambda: spec.build(shape, classes, role, features), VelocityNetwork)
 
 
 def grown(net: VelocityNetwork, role: Role) -> VelocityNetwork:
@@ -142,6 +172,6 @@ def grown(net: VelocityNetwork, role: Role) -> VelocityNetwork:
     """
     if LADDER.index(role) < LADDER.index(net.role):
         raise ValueError(f"a {net.role} cannot be made a {role}")
-    larger = net.config.build(net.shape, net.classes, role)
+    larger = make_network(net.config, net.shape, net.classes, role, net.features)
     larger.load_state_dict(net.state_dict() if role == net.role else net.weights_for(larger))
     return larger

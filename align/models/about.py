@@ -21,12 +21,18 @@ from align.catalog.tables import missing_paths, part_table, with_absolute_paths
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
 from align.core.mode import Export
-from align.core.model import Domain, FlowModel, ModelSpec, TrainableVelocity
+from align.core.model import (
+    Domain,
+    FlowModel,
+    ModelSpec,
+    TrainableVelocity,
+    build_model,
+)
 from align.core.network import NetworkSpec, Role, VelocityNetwork, make_network
 from align.core.option import ConfigErrors
 from align.core.path import PATHS, Path, path_name
 from align.core.streams import Streams
-from align.models.network_model import ROLES, NetworkModel
+from align.models.network_model import ROLES, NetworkModel, Teacher
 from align.networks.autoencoder import Autoencoder
 
 _BESIDE_OPTIONS: Final = ("kind", "role", "plugin")
@@ -49,11 +55,14 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
     about: dict[str, Any] = {
         "shape": model.shape,
         "classes": model.classes,
-        "path": path_name(model.path),
         "nets": {
             name: spec_table(net.config, catalog) | {"role": net.role} for name, net in nets.items()
         },
     }
+    if model.teacher is not None:
+        part = model_table(model.teacher.part)
+        return about | {"domain": model.domain, "features": model.features, "model": part}
+    about["path"] = path_name(model.path)
     if model.autoencoder is not None:
         about["autoencoder"] = spec_table(model.autoencoder.config, catalog)
     return about
@@ -176,8 +185,18 @@ def described(
     outer = about.get("autoencoder")
     outer_spec = spec_in(outer, "autoencoder", file, catalog) if outer else None
     shape, classes = tuple(about["shape"]), tuple(about.get("classes", ()))
-    model = untrained(nets, outer_spec, shape, classes, device)
-    return attrs.evolve(model, path=path_in(about, file))
+    model = untrained(nets, outer_spec, shape, classes, device, about.get("features", 0))
+    if "model" not in about:
+        return attrs.evolve(model, path=path_in(about, file))
+    part = spec_in(about["model"], "model", file, catalog)
+    teacher = build_model(part, device)
+    return attrs.evolve(
+        model,
+        teacher=Teacher(teacher, part),
+        features=about.get("features", 0),
+        path=teacher.path,
+        domain=teacher.domain,
+    )
 
 
 def path_in(about: Mapping[str, Any], file: File) -> Path:
@@ -202,6 +221,7 @@ def untrained(
     shape: tuple[int, ...],
     classes: tuple[str, ...],
     device: torch.device,
+    features: int = 0,
 ) -> NetworkModel:
     """A frozen model with networks of these architectures and roles, by name; always the same.
 
@@ -211,7 +231,7 @@ def untrained(
 
     def built() -> NetworkModel:
         modules = {
-            name: make_network(spec, shape, len(classes), role)
+            name: make_network(spec, shape, len(classes), role, features)
             for name, (spec, role) in nets.items()
         }
         auto = Autoencoder(outer) if outer else None

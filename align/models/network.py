@@ -24,7 +24,7 @@ from align.core.network import NetworkSpec, Role
 from align.core.option import option
 from align.core.path import PATHS, PathName
 from align.models.about import described, modules_of, spec_in, untrained
-from align.models.network_model import NetworkModel, Precision
+from align.models.network_model import KEPT, NetworkModel, Precision
 from align.training import weights
 
 
@@ -94,25 +94,22 @@ class Network(ModelSpec):
 
     @property
     def provides(self) -> frozenset[type]:
-        """A flow map or a meta flow map, and so a flow map, if the weights file holds one."""
-        if self._holds_module:
-            return part_in(File(self.weights)).provides
-        nets = set(self._about.get("nets", {})) if self.weights else set()
-        maps = {FlowMap} if nets & {"flow_map", "posterior"} else set[type]()
-        return frozenset(maps | ({PosteriorMap} if "posterior" in nets else set()))
+        """Maps that the weights file holds, and what the model that it names can do beside them."""
+        if not self.weights:
+            return frozenset()
+        nets = set(self._about.get("nets", {}))
+        own = set[type]()
+        own |= {FlowMap} if nets & {"flow_map", "posterior"} else set()
+        own |= {PosteriorMap} if "posterior" in nets else set()
+        if "model" in self._about:
+            of_part = part_in(File(self.weights)).provides
+            own |= of_part if self._has_velocity_of_part else of_part & KEPT
+        return frozenset(own)
 
     @property
-    def _holds_module(self) -> bool:
-        """Whether the weights file holds the module of another kind of model, and no networks."""
-        return bool(self.weights) and "model" in self._about and "nets" not in self._about
-
-    def _refuse_options_of_networks(self) -> None:
-        if self.guidance != 1.0 or self.precision != "float32":
-            raise PartError(
-                f"model: '{self.weights}' holds a trained module of model"
-                f" '{part_in(File(self.weights)).kind}', which has guidance and precision of its"
-                " own; leave these options out"
-            )
+    def _has_velocity_of_part(self) -> bool:
+        """Whether the weights file names a model of another kind and holds no flow."""
+        return "model" in self._about and "flow" not in self._about.get("nets", {})
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -122,8 +119,14 @@ class Network(ModelSpec):
         """Load the weights, or make the untrained flow."""
         if self.weights:
             file = File(self.weights)
-            if self._holds_module:
-                self._refuse_options_of_networks()
+            if self._has_velocity_of_part and self.guidance != 1.0:
+                raise PartError(
+                    f"model.guidance: the velocity of '{file}' is that of model"
+                    f" '{part_in(file).kind}', which has options of its own; leave guidance out"
+                )
+            if "model" in self._about and "nets" not in self._about:
+                if self.precision != "float32":
+                    raise PartError(f"model.precision: '{file}' holds no networks; leave it out")
                 return load_trained(file, device)
             model = load(file, device, self.guidance)
             return attrs.evolve(model, precision=self.precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -12,19 +12,25 @@ from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import (
+    Able,
     ClassConditional,
     Condition,
+    DescribesConditions,
     Domain,
     FlowMap,
     FlowModel,
+    ModelSpec,
     NoisyState,
     PosteriorMap,
+    Scheduled,
+    ToData,
     TrainableVelocity,
 )
 from align.core.network import LADDER, Role, VelocityNetwork
-from align.core.path import LinearPath, Path, expand, path_name
+from align.core.path import LinearPath, Path, expand, path_name, times_of
 from align.core.problem import Problem
 from align.core.prompts import ReadsPrompts, match_class, others_named
+from align.models.features import features_of, is_label
 from align.networks.autoencoder import Autoencoder
 from align.training.latents import Encoding, digest
 
@@ -56,12 +62,27 @@ class ClassReader:
 
 
 @final
+@attrs.frozen(eq=False)
+class Teacher:
+    """The model in whose place networks were or will be trained.
+
+    Attributes:
+        model: encodes prompts, decodes states, and has the velocity where no flow was trained.
+        part: what it was built from, which weights files name; None where it was built by hand.
+    """
+
+    model: FlowModel
+    part: ModelSpec | None
+
+
+@final
 @attrs.frozen(kw_only=True, eq=False)
 class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, ReadsPrompts):
     """A class-conditional model on latents, pictures or vectors.
 
-    The velocity is the flow's; without a flow it is the diagonal v_{t,t}(x) of the flow map, or
-    v_{t,t}(x; 0, 0) of the meta flow map. Label len(`classes`) means "no class".
+    The velocity is the flow's; without a flow it is the teacher's, or else the diagonal v_{t,t}(x)
+    of the flow map, or v_{t,t}(x; 0, 0) of the meta flow map. Label len(`classes`) means "no
+    class".
 
     Attributes:
         flow: network of b_t(x), or None.
@@ -74,6 +95,9 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         reader: finds the class that a prompt names; None for the longest name of `classes`.
         precision: of the networks' inner products; weights and states are float32.
         path: the interpolant that the networks were or will be trained on.
+        teacher: a model of another kind that the networks belong to, whose prompts, pictures and
+            capabilities they have; None for a model made of networks alone.
+        features: numbers of a condition of the teacher that networks are told; see `features_of`.
     """
 
     shape: tuple[int, ...]
@@ -88,28 +112,38 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
     precision: Precision = "float32"
     domain: Domain = "image"
     path: Path = attrs.field(factory=LinearPath)
+    teacher: Teacher | None = None
+    features: int = 0
     dtype: torch.dtype = torch.float32
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
 
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """Labels by the longest class name that occurs in each prompt."""
+        """The teacher's conditions; or labels by the longest class name in each prompt."""
+        if self.teacher is not None:
+            return self.teacher.model.encode(prompts)
         labels = [self._label(prompt) for prompt in prompts]
         return Condition(tuple(prompts), {"label": torch.tensor(labels, device=self.device)})
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), guided; (B, *S)."""
-        net = self.require_velocity()
-        label, zero = self._labels(cond), torch.zeros_like(t)
+        if self.flow is None and self.teacher is not None:
+            model = self.teacher.model
+            own = x.to(model.dtype)
+            return model.velocity(own, times_of(own, t), cond).to(x)
+        net, zero = self.require_velocity(), torch.zeros_like(t)
+        told = self._told(cond)
         if self.rows_per_velocity == 1:
-            return self._velocity(net, x, t, t, zero, torch.zeros_like(x), label)
+            return self._velocity(net, x, t, t, zero, torch.zeros_like(x), told)
         both = [torch.cat((v, v)) for v in (x, t, t, zero, torch.zeros_like(x))]
-        labels = torch.cat((label, torch.full_like(label, len(self.classes))))
-        conditional, plain = self._velocity(net, *both, labels).chunk(2)
+        told = told.with_null(self._told(self.null_condition(len(x))))
+        conditional, plain = self._velocity(net, *both, told).chunk(2)
         return plain + self.guidance * (conditional - plain)
 
     @property
     def rows_per_velocity(self) -> int:
         """Two with guidance that no network embeds: rows of the class, and rows of none."""
+        if self.flow is None and self.teacher is not None:
+            return self.teacher.model.rows_per_velocity
         return 1 if self.guidance == 1.0 or self.embeds_guidance else 2
 
     @property
@@ -125,7 +159,7 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
     def average_velocity(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """v_{s,u}(x), the average velocity of the jump; (B, *S)."""
         net, zero = _required(self.flow_map or self.posterior, "flow map"), torch.zeros_like(s)
-        return self._velocity(net, x, s, u, zero, torch.zeros_like(x), self._labels(cond))
+        return self._velocity(net, x, s, u, zero, torch.zeros_like(x), self._told(cond))
 
     def posterior_jump(self, y: Tensor, s: Tensor, u: Tensor, noisy: NoisyState) -> Tensor:
         """y + (u − s) v_{s,u}(y; t, x); (B, *S)."""
@@ -136,10 +170,15 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         net = _required(self.posterior, "meta flow map")
         # At t = 0 the state says nothing of x1; zeros are how training tells the network so.
         context = torch.where(expand(noisy.t, noisy.x) > 0, noisy.x, torch.zeros_like(noisy.x))
-        return self._velocity(net, y, s, u, noisy.t, context, self._labels(noisy.cond))
+        return self._velocity(net, y, s, u, noisy.t, context, self._told(noisy.cond))
 
     def decode(self, x1: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
+        """Pictures (B, 3, H, W) in [0, 1], clamped, but with the gradient of the identity.
+
+        Vectors as they are, and with a teacher what it makes of states.
+        """
+        if self.teacher is not None:
+            return self.teacher.model.decode(x1.to(self.teacher.model.dtype)).to(x1.dtype)
         if self.autoencoder is None:
             return x1
         pictures = self._called(self.autoencoder.decode, x1)
@@ -165,6 +204,12 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
 
     def unguided(self) -> NetworkModel:
         """The model without guidance; as it is, where the network itself guides."""
+        if self.flow is None and self.teacher is not None:
+            own = self.teacher.model.capability(TrainableVelocity)
+            plain = (
+                self.teacher if own is None else attrs.evolve(self.teacher, model=own.unguided())
+            )
+            return attrs.evolve(self, teacher=plain)
         return self if self.embeds_guidance else attrs.evolve(self, guidance=1.0)
 
     def highest_rung(self, role: Role) -> VelocityNetwork:
@@ -177,7 +222,9 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         candidates = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
         networks = [net for net in candidates if isinstance(net, VelocityNetwork)]
         if not networks:
-            raise PartError(f"model: its weights hold nothing that a {role} can grow from")
+            raise PartError(
+                f"model: it has no network that a {role} can grow from; name one, mode.net"
+            )
         return networks[-1]
 
     def with_net(self, role: Role, net: nn.Module) -> NetworkModel:
@@ -194,6 +241,8 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
 
     def encoding(self) -> Encoding:
         """How training data become states of this model."""
+        if self.teacher is not None:
+            return encoding_of(self.teacher.model)
         outer = self.autoencoder
         numbers_of = self.reader.numbers_of if self.reader else None
         if outer is None:
@@ -216,6 +265,9 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
 
     def left_out(self, prompt: str) -> str:
         """The classes that a prompt names beside the one that counts."""
+        if self.teacher is not None:
+            reads = self.teacher.model.capability(ReadsPrompts)
+            return reads.left_out(prompt) if reads else ""
         if not prompt:
             return ""
         return self.reader.others_in(prompt) if self.reader else others_named(prompt, self.classes)
@@ -229,32 +281,79 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         """A condition of `rows` rows of no class."""
         return self.encode([""] * rows)
 
-    def _velocity(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-        """A network's velocity; `others` end with the labels, which choose the guidance scale."""
+    def capability(self, kind: type[Able]) -> Able | None:
+        """What the networks can do, and what the teacher can that their training left as it was."""
+        if self.teacher is None or self._has_nets_for(kind):
+            return super().capability(kind)
+        if self.flow is None or kind in KEPT:
+            return self.teacher.model.capability(kind)
+        return None
+
+    def _has_nets_for(self, kind: type) -> bool:
+        """Whether the model is a `kind` itself, and has the networks that this takes."""
+        if kind in (FlowMap, ToData):
+            return bool(self.flow_map or self.posterior)
+        return self.posterior is not None if kind is PosteriorMap else isinstance(self, kind)
+
+    def _velocity(self, net: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+        """A network's velocity; `others` end with what it is told of the condition."""
+        *states, told = others
+        named = {} if told.features is None else {"features": told.features}
         if not getattr(net, "guidance_scales", ()):
-            return self._called(net, x, *others)
-        unnamed = others[-1] == len(self.classes)
+            return self._called(net, x, *states, told.label, **named)
+        unnamed = told.label == len(self.classes)
         scale = torch.where(unnamed, self.null_guidance, self.guidance)
-        return self._called(net, x, *others, scale)
+        return self._called(net, x, *states, told.label, scale, **named)
 
-    def _labels(self, cond: Condition) -> Tensor:
-        """The label of each row (B,); no class, where the condition has none."""
-        label = cond.tensors.get("label")
-        if label is None:
+    def _told(self, cond: Condition) -> _Told:
+        """What networks are told of a condition."""
+        label = cond.tensors.get("label") if self.classes or self.teacher is None else None
+        if label is None or not is_label("label", label):
             label = torch.full((len(cond),), len(self.classes), device=self.device)
-        return label
+        features = None
+        if self.teacher is not None and self.features:
+            features = features_of(self.teacher.model, cond)
+        found = 0 if features is None else features.shape[1]
+        if found != self.features:
+            raise PartError(
+                f"model: conditions of its teacher have {found} numbers here, and its networks are"
+                f" told {self.features}; the teacher must have the capability DescribesConditions"
+            )
+        return _Told(label, features)
 
-    def _called(self, net: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    def _called(
+        self, net: Callable[..., Tensor], x: Tensor, *others: Tensor, **named: Tensor
+    ) -> Tensor:
         """A network's result for `x`, in the floating type of `x`."""
         if self.precision == "float32":
-            return net(x, *others).to(x.dtype)
+            return net(x, *others, **named).to(x.dtype)
         with torch.autocast(x.device.type, torch.bfloat16):
-            return net(x, *others).to(x.dtype)
+            return net(x, *others, **named).to(x.dtype)
 
     def _label(self, prompt: str) -> int:
         if not self.classes or not prompt:
             return len(self.classes)
         return self.reader.index_in(prompt) if self.reader else match_class(prompt, self.classes)
+
+
+KEPT: Final = frozenset({Scheduled, DescribesConditions})
+"""Capabilities of a teacher that do not depend on its velocity."""
+
+
+@final
+@attrs.frozen(eq=False)
+class _Told:
+    """What networks are told of a condition: labels (B,), and features (B, F) if there are any."""
+
+    label: Tensor
+    features: Tensor | None
+
+    def with_null(self, null: _Told) -> _Told:
+        """These rows, and after them those of no class."""
+        if self.features is None or null.features is None:
+            return _Told(torch.cat((self.label, null.label)), None)
+        features = torch.cat((self.features, null.features))
+        return _Told(torch.cat((self.label, null.label)), features)
 
 
 def encoding_of(model: FlowModel) -> Encoding:
@@ -280,18 +379,42 @@ def network_of(problem: Problem) -> NetworkModel:
     model = problem.model.capability(NetworkModel)
     if model is None:
         raise PartError("model: only a model made of networks can be trained; use kind 'network'")
-    path_name(model.path)
+    if model.teacher is None:
+        path_name(model.path)
     return attrs.evolve(model, precision="float32")
 
 
-def without_networks(base: FlowModel) -> NetworkModel:
-    """A model without networks yet: of the states and the path of `base`, for a student of it.
+def student_of(problem: Problem) -> NetworkModel:
+    """The problem's model, or one without networks yet that is to learn from it.
+
+    The student has the states, path, prompts and pictures of the model, which is its teacher.
 
     Raises:
-        PartError: no weights file can name the path.
+        PartError: no weights file can name the path, or labels are no numbers of classes.
     """
-    path_name(base.path)
-    return NetworkModel(shape=base.shape, domain=base.domain, path=base.path, device=base.device)
+    base = problem.model
+    if base.capability(NetworkModel) is not None:
+        return network_of(problem)
+    conditional = base.capability(ClassConditional)
+    classes = conditional.classes if conditional else ()
+    cond = base.encode(problem.prompts[:1])
+    label = cond.tensors.get("label")
+    labelled = bool(classes) and label is not None and is_label("label", label)
+    if label is not None and labelled and not 0 <= int(label[0]) <= len(classes):
+        raise PartError(
+            f"model: its condition has label {int(label[0])}, but its {len(classes)} classes are"
+            f" counted from 0, and label {len(classes)} means no class"
+        )
+    features = features_of(base, cond)
+    return NetworkModel(
+        shape=base.shape,
+        classes=classes,
+        domain=base.domain,
+        path=base.path,
+        teacher=Teacher(base, problem.part),
+        features=0 if features is None else features.shape[1],
+        device=base.device,
+    )
 
 
 def _required(module: Made | None, name: str) -> Made:

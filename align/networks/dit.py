@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import Domain
-from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, ConditionedNetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 from align.networks.layers import Attention, LabelEmbedder, TimeEmbedder
 
@@ -37,7 +37,7 @@ def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -
 
 @final
 @attrs.frozen(kw_only=True)
-class DiTConfig(NetworkSpec):
+class DiTConfig(ConditionedNetworkSpec):
     """A diffusion transformer, for states that are latents of pictures.
 
     Reference: Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748.
@@ -75,14 +75,14 @@ class DiTConfig(NetworkSpec):
         """Those of the blocks: attention, two layers, modulation; and their Python objects."""
         return self.depth * (18 * self.width**2 + OBJECTS)
 
-    def build(self, shape: tuple[int, ...], classes: int, role: Role) -> DiT:
+    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> DiT:
         """An untrained transformer; PartError where patches do not cover a state."""
         if any(side % self.patch for side in shape[1:]):
             sides = " x ".join(map(str, shape[1:]))
             raise PartError(
                 f"net.patch: states of {sides} cannot be cut into squares of {self.patch}"
             )
-        return DiT(self, shape, classes, role)
+        return DiT(self, shape, classes, role, features)
 
 
 @final
@@ -170,14 +170,21 @@ class DiT(VelocityNetwork):
     config: DiTConfig
     pos_embed: Tensor
 
-    def __init__(self, config: DiTConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
-        super().__init__(config, shape, classes, role)
+    def __init__(
+        self,
+        config: DiTConfig,
+        shape: tuple[int, ...],
+        classes: int,
+        role: Role,
+        features: int = 0,
+    ) -> None:
+        super().__init__(config, shape, classes, role, features)
         channels, rows, columns = shape
         self.grid = (rows // config.patch, columns // config.patch)
         width, scale = config.width, config.time_scale
         self.register_buffer("pos_embed", _positions(width, *self.grid)[None])
         self.x_embedder = _PatchEmbedder(channels, width, config.patch)
-        self.y_embedder = LabelEmbedder(classes, width)
+        self.y_embedder = LabelEmbedder(classes, width, features)
         if role == "meta_flow_map":
             self.guidance_scales = config.guidance_scales
             if self.guidance_scales:
@@ -203,6 +210,7 @@ class DiT(VelocityNetwork):
         x: Tensor,
         label: Tensor,
         scale: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x).
 
@@ -212,7 +220,7 @@ class DiT(VelocityNetwork):
         if self.config.data_at == 0:
             s, u = 1 - s, 1 - u
         tokens = self.x_embedder(y) + self.pos_embed.to(y.dtype)
-        label_embedding = self.y_embedder(label)
+        label_embedding = self.y_embedder(label, features)
         if self.role == "meta_flow_map":
             context = self.t_cond_embedder(t)
             shift, stretch = self.x_cond_adaLN(context).chunk(2, 1)

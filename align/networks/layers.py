@@ -50,21 +50,27 @@ class TimeEmbedder(nn.Module):
 
 @final
 class LabelEmbedder(nn.Module):
-    """One row a class; the last row is "no class".
+    """One row a class, the last row is "no class"; and a linear layer of further features.
 
     Args:
         classes: number of classes.
         width: channels of the embedding.
+        features: numbers of a condition beside its class.
     """
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, features: int = 0) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(classes + 1, width)
+        self.features = nn.Linear(features, width, bias=False) if features else None
 
-    def forward(self, label: Tensor) -> Tensor:
-        """Embed classes (B,) as (B, width)."""
+    def forward(self, label: Tensor, features: Tensor | None = None) -> Tensor:
+        """Embed classes (B,), and features (B, F), as (B, width)."""
         embedded: Tensor = self.embedding_table(label)
-        return embedded
+        if self.features is None:
+            return embedded
+        assert features is not None
+        described: Tensor = self.features(features.to(self.features.weight.dtype))
+        return embedded + described
 
 
 @final

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.core.model import Domain
-from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, ConditionedNetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 
 
 @final
 @attrs.frozen(kw_only=True)
-class MLPConfig(NetworkSpec):
+class MLPConfig(ConditionedNetworkSpec):
     """A multilayer perceptron with residual layers, for states that are vectors."""
 
     kind: ClassVar[str] = "mlp"
@@ -30,9 +30,9 @@ class MLPConfig(NetworkSpec):
         """Two square layers a block, and its Python objects."""
         return self.depth * (2 * self.width**2 + OBJECTS)
 
-    def build(self, shape: tuple[int, ...], classes: int, role: Role) -> MLP:
+    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> MLP:
         """An untrained perceptron."""
-        return MLP(self, shape, classes, role)
+        return MLP(self, shape, classes, role, features)
 
 
 @final
@@ -41,13 +41,18 @@ class MLP(VelocityNetwork):
 
     config: MLPConfig
 
-    def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int, role: Role) -> None:
-        super().__init__(config, shape, classes, role)
+    def __init__(
+        self,
+        config: MLPConfig,
+        shape: tuple[int, ...],
+        classes: int,
+        role: Role,
+        features: int = 0,
+    ) -> None:
+        super().__init__(config, shape, classes, role, features)
         (dim,) = shape
-        features = {"flow": dim + 8, "flow_map": dim + 2 * 8, "meta_flow_map": 2 * dim + 3 * 8}[
-            role
-        ]
-        self.enter = nn.Linear(features, config.width)
+        inputs = {"flow": dim + 8, "flow_map": dim + 2 * 8, "meta_flow_map": 2 * dim + 3 * 8}[role]
+        self.enter = nn.Linear(inputs, config.width)
         self.label = nn.Embedding(classes + 1, config.width)
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -59,17 +64,28 @@ class MLP(VelocityNetwork):
             for _ in range(config.depth)
         )
         self.leave = nn.Linear(config.width, dim)
+        if features:
+            self.condition = nn.Linear(features, config.width, bias=False)
 
     def forward(
-        self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
+        self,
+        y: Tensor,
+        s: Tensor,
+        u: Tensor,
+        t: Tensor,
+        x: Tensor,
+        label: Tensor,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Average velocity (B, D) from y (B, D) over inner times s to u, given (t, x)."""
-        features = [y, _waves(s)]
+        inputs = [y, _waves(s)]
         if self.role != "flow":
-            features += [_waves(u)]
+            inputs += [_waves(u)]
         if self.role == "meta_flow_map":
-            features += [x, _waves(t)]
-        h = self.enter(torch.cat(features, 1)) + self.label(label)
+            inputs += [x, _waves(t)]
+        h = self.enter(torch.cat(inputs, 1)) + self.label(label)
+        if self.features:
+            h = h + self.condition(features)
         for layer in self.layers:
             h = h + layer(h)
         average: Tensor = self.leave(F.silu(h))

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import Domain
-from align.core.network import OBJECTS, NetworkSpec, Role, VelocityNetwork
+from align.core.network import OBJECTS, ConditionedNetworkSpec, Role, VelocityNetwork
 from align.core.option import at_least, option
 from align.networks.layers import GROUPS, Attention, LabelEmbedder, TimeEmbedder, in_groups
 
 
 @final
 @attrs.frozen(kw_only=True)
-class UNetConfig(NetworkSpec):
+class UNetConfig(ConditionedNetworkSpec):
     """A small U-Net with attention at its smallest side, for states that are latents of pictures.
 
     Reference: Diffusion Models Beat GANs on Image Synthesis, Dhariwal, Nichol, 2021,
@@ -59,7 +59,7 @@ class UNetConfig(NetworkSpec):
         """Two convolutions a block, on the way down and up; and their Python objects."""
         return 2 * self.blocks * sum(18 * width**2 + OBJECTS for width in self.widths)
 
-    def build(self, shape: tuple[int, ...], classes: int, role: Role) -> UNet:
+    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> UNet:
         """An untrained U-Net; PartError where the sides cannot be halved so often."""
         halvings = len(self.widths) - 1
         if any(side % 2**halvings for side in shape[1:]):
@@ -68,7 +68,7 @@ class UNetConfig(NetworkSpec):
                 f"net.widths: states of {sides} cannot be halved {halvings} times;"
                 " name fewer widths"
             )
-        return UNet(self, shape, classes, role)
+        return UNet(self, shape, classes, role, features)
 
 
 class _Block(nn.Module):
@@ -109,13 +109,18 @@ class UNet(VelocityNetwork):
     config: UNetConfig
 
     def __init__(
-        self, config: UNetConfig, shape: tuple[int, ...], classes: int, role: Role
+        self,
+        config: UNetConfig,
+        shape: tuple[int, ...],
+        classes: int,
+        role: Role,
+        features: int = 0,
     ) -> None:
-        super().__init__(config, shape, classes, role)
+        super().__init__(config, shape, classes, role, features)
         channels, widths = shape[0], config.widths
         embedding, bottom = 4 * widths[0], widths[-1]
         self.t_embedder = TimeEmbedder(embedding, config.time_scale)
-        self.y_embedder = LabelEmbedder(classes, embedding)
+        self.y_embedder = LabelEmbedder(classes, embedding, features)
         in_channels = channels
         if role == "meta_flow_map":
             in_channels = 2 * channels
@@ -140,10 +145,17 @@ class UNet(VelocityNetwork):
         _initialise(self)
 
     def forward(
-        self, y: Tensor, s: Tensor, u: Tensor, t: Tensor, x: Tensor, label: Tensor
+        self,
+        y: Tensor,
+        s: Tensor,
+        u: Tensor,
+        t: Tensor,
+        x: Tensor,
+        label: Tensor,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Average velocity (B, *S) from y (B, *S) over inner times s to u, given (t, x)."""
-        shared = self.y_embedder(label)
+        shared = self.y_embedder(label, features)
         if self.role == "meta_flow_map":
             y, shared = torch.cat((y, x), 1), shared + self.t_cond_embedder(t)
         start = self.t_embedder(s) + shared

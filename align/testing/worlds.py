@@ -30,10 +30,14 @@ def line(
     path: PathName = "linear",
 ) -> tuple[GaussianMixture, WeightedReward]:
     """Three components on the line, and R(x) = −(x − 1)² / (2 · 0.6²)."""
-    model = Mixture(
+    return line_part(path).build(torch.device("cpu")), measured(((1.0,),), (1.0,), 0.6)
+
+
+def line_part(path: PathName = "linear") -> Mixture:
+    """The model of `line` as a recipe names it."""
+    return Mixture(
         weights=(0.3, 0.45, 0.25), means=((-2.0,), (0.5,), (2.5,)), stds=(0.4, 0.7, 0.3), path=path
-    ).build(torch.device("cpu"))
-    return model, measured(((1.0,),), (1.0,), 0.6)
+    )
 
 
 def unequal(path: PathName = "linear") -> tuple[GaussianMixture, WeightedReward]:

@@ -14,7 +14,7 @@ from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network_model import NetworkModel
-from align.modes.distill.coupling import Coupling
+from align.modes.distill.coupling import Clean, Coupling
 from align.modes.distill.diagonal import DataTarget
 from align.modes.distill.mode import Distill, DistillState
 from align.modes.distill.times import Times
@@ -39,7 +39,8 @@ def started(name: str, model: NetworkModel, plain: bool, batch: int) -> Callable
     states = streams.numbered(0, 256).normal(model.shape).float()[None]
     examples = Examples(states, torch.zeros(256, dtype=torch.int64), len(model.classes))
     student = streams.initialise(lambda: mode._untrained(model))
-    coupling = Coupling(problem, model, "meta_flow_map", examples, 0.1, 1.0)
+    clean = Clean(problem, model, None, True, examples, 0.1)
+    coupling = Coupling(problem, model, "meta_flow_map", clean, 1.0)
     state = DistillState(Training.of(student, mode.optimisation), coupling)
     return lambda: mode.step(problem, state, next(indices), streams)
 

@@ -9,6 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.dataset import DatasetSpec
+from align.core.errors import PartError, PromptError
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState
 from align.core.network import Role
 from align.core.path import times_of
@@ -18,7 +20,7 @@ from align.models.network_model import NetworkModel
 from align.modes.distill.inner import AverageVelocity, InnerFlow
 from align.modes.distill.weighting import LogLossNet
 from align.samplers.glass import glass_velocity
-from align.training.latents import Examples
+from align.training.latents import Examples, encoded
 
 
 @final
@@ -32,6 +34,101 @@ class Student(nn.Module):
 
 @final
 @attrs.frozen(eq=False)
+class Clean:
+    """Clean states with their conditions: data, draws of the teacher, or a pool of its samples.
+
+    Attributes:
+        problem: the problem, whose model is the teacher.
+        model: the model that the map belongs to.
+        conditions: what rows are conditioned on, by the numbers that label them; the last one is
+            no class, where `has_null`. None where labels are all of a condition.
+        has_null: whether rows may be trained without their condition.
+        examples: the clean states; None where the teacher draws them.
+        dropout: share of rows without their condition.
+    """
+
+    problem: Problem
+    model: NetworkModel
+    conditions: Condition | None
+    has_null: bool
+    examples: Examples | None
+    dropout: float
+
+    @classmethod
+    def of(
+        cls,
+        data: DatasetSpec | None,
+        problem: Problem,
+        model: NetworkModel,
+        dropout: float,
+        pool: Callable[[Condition], Examples],
+    ) -> Clean:
+        """Encode the data, or make a `pool` of the teacher's samples if it cannot draw any.
+
+        Raises:
+            PartError: the data are not the model's, or do not say which prompt they are of.
+        """
+        if data is not None and model.teacher is None:
+            examples = encoded(data, model.encoding())
+            return cls(problem, model, None, True, examples, dropout)
+        if data is not None and not model.classes and len(problem.prompts) > 1:
+            raise PartError(
+                f"mode.data: rows do not say which of {len(problem.prompts)} prompts they are of;"
+                " leave the data out, so that the model makes samples for each"
+            )
+        named = model.classes if data is not None and model.classes else problem.prompts
+        null = _null_of(problem.model)
+        prompts = (*named, "") if null else tuple(named)
+        clean = cls(problem, model, problem.model.encode(prompts), null, None, dropout)
+        if data is not None:
+            examples = encoded(data, model.encoding())
+        elif problem.model.capability(DataSampler) is not None:
+            return clean
+        else:
+            examples = pool(problem.model.encode(problem.prompts))
+        return attrs.evolve(clean, examples=attrs.evolve(examples, null_label=len(named)))
+
+    def rows(self, rows: Streams) -> tuple[Tensor, Condition]:
+        """Clean states (b, *S) of these rows of training, and their conditions."""
+        if self.examples is not None:
+            x1, label = self.examples.rows(rows, self.dropout if self.has_null else 0.0)
+            if self.conditions is None:
+                return x1, Condition(("",) * len(x1), {"label": label})
+            return x1, self.conditions.rows(label)
+        teacher = self.problem.model.capability(DataSampler)
+        assert teacher is not None
+        assert self.conditions is not None
+        x1 = teacher.draw(rows.fold_in("data")).to(self.model.dtype)
+        known = len(self.conditions) - self.has_null
+        return x1, self.conditions.rows(torch.tensor([row % known for row in rows.samples]))
+
+    def null(self, count: int) -> Condition:
+        """A condition of `count` rows of no class.
+
+        Raises:
+            PartError: the teacher follows no empty prompt.
+        """
+        if self.conditions is None:
+            return self.model.null_condition(count)
+        if not self.has_null:
+            raise PartError(
+                "mode.guidance: guidance is away from samples of no prompt, and the model refuses"
+                " an empty one; leave guidance out"
+            )
+        return self.conditions.rows(torch.full((count,), len(self.conditions) - 1))
+
+
+def _null_of(model: FlowModel) -> bool:
+    """Whether the model follows an empty prompt."""
+    try:
+        model.encode([""])
+    except PromptError:
+        return False
+    return True
+
+
+@final
+@attrs.frozen(eq=False)
 class Coupling:
     """Rows of clean data, each seen twice: as a context x_t and as a state of the inner flow.
 
@@ -39,34 +136,21 @@ class Coupling:
         problem: the problem, whose model is the teacher.
         model: the model that the map belongs to.
         role: role of the map in the model.
-        examples: the clean data; None where the teacher draws them.
-        dropout: share of rows without their class.
+        clean: the clean data.
         guidance: guidance that is baked into targets from data.
     """
 
     problem: Problem
     model: NetworkModel
     role: Role
-    examples: Examples | None
-    dropout: float
+    clean: Clean
     guidance: float
-
-    def clean(self, rows: Streams) -> tuple[Tensor, Condition]:
-        """Clean states (b, *S) of these rows of training, and their classes."""
-        if self.examples is not None:
-            x1, label = self.examples.rows(rows, self.dropout)
-        else:
-            teacher = self.problem.model.capability(DataSampler)
-            assert teacher is not None
-            x1 = teacher.draw(rows.fold_in("data")).to(self.model.dtype)
-            label = torch.zeros(len(x1), dtype=torch.int64, device=x1.device)
-        return x1, Condition(("",) * len(x1), {"label": label})
 
     def inner(
         self, student: nn.Module, rows: Streams, t: Tensor
     ) -> tuple[NoisyState, Callable[[Tensor], InnerFlow]]:
         """Contexts at times t (b,), and a function that makes the inner flow of given rows."""
-        x1, cond = self.clean(rows)
+        x1, cond = self.clean.rows(rows)
         t = torch.zeros_like(t) if self.role == "flow_map" else t
         t, shape = times_of(x1, t), self.model.shape
         noisy = NoisyState(
@@ -87,9 +171,9 @@ class Coupling:
                 x1=x1[chosen],
                 guidance=self.guidance,
                 average=self._average(model, contexts),
-                unconditional=self._average(
-                    model, attrs.evolve(contexts, cond=model.null_condition(len(chosen)))
-                ),
+                unconditional=lambda y, s, u: self._average(
+                    model, attrs.evolve(contexts, cond=self.clean.null(len(chosen)))
+                )(y, s, u),
                 teacher=lambda y, s: _teacher_velocity(self.problem.model, y, s, contexts),
                 streams=rows.rows(chosen),
             )
@@ -104,7 +188,7 @@ class Coupling:
     @torch.no_grad()
     def pictures(self, student: nn.Module, rows: Streams) -> Tensor:
         """Clean pictures, and one-step draws: by the flow map, or given their states at some t."""
-        x1, cond = self.clean(rows)
+        x1, cond = self.clean.rows(rows)
         model, shown = self.model.with_net(self.role, student), [x1]
         noise = Streams(0, tuple(range(len(x1)))).normal(model.shape, draws=2).to(x1)
         zero = times_of(x1, 0.0)

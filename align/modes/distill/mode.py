@@ -9,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
-from align.core.errors import PartError
 from align.core.mode import Export, Need
-from align.core.model import DataSampler
+from align.core.model import Condition
 from align.core.network import NetworkSpec, grown, make_network
 from align.core.objective import Loss
 from align.core.option import at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.about import about_of, modules_of
-from align.models.network_model import NetworkModel, network_of, without_networks
+from align.models.about import exported
+from align.models.network_model import NetworkModel, student_of
 from align.modes.distill.consistency import ConsistencyLoss
-from align.modes.distill.coupling import Coupling, Student
+from align.modes.distill.coupling import Clean, Coupling, Student
 from align.modes.distill.diagonal import DiagonalTarget, TeacherTarget
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.times import Times
 from align.modes.distill.weighting import LogLossNet, Weighting
-from align.training.latents import encoded
+from align.modes.pool import pool_of
+from align.training.latents import Examples
 from align.training.loop import Training
 from align.training.mode import TrainingMode, TrainingState
 
@@ -63,8 +63,16 @@ class Distill(TrainingMode[DistillState]):
         "what the network is trained to be", default="meta_flow_map"
     )
     data: DatasetSpec | None = option(
-        "pictures that x1 is taken from; without them the teacher draws x1, if it can", default=None
+        "data that x1 is taken from; without them, draws of the teacher, or a pool of its samples",
+        default=None,
     )
+    pool: int = option(
+        "number of samples of the teacher that x1 is taken from where there are no data; they are"
+        " made for model.prompt",
+        default=2048,
+        check=at_least(1),
+    )
+    flow_steps: int = option("Euler steps of the samples of a pool", default=50, check=at_least(1))
     net: NetworkSpec | None = option(
         "network of the map; without it, an exact copy of the best that the model has", default=None
     )
@@ -89,19 +97,24 @@ class Distill(TrainingMode[DistillState]):
     )
 
     def init(self, problem: Problem, streams: Streams) -> DistillState:
-        """Make the map and read the pictures."""
-        teacher = problem.model
-        if self.net is None or teacher.capability(NetworkModel) is not None:
-            model = network_of(problem)
-        else:
-            model = without_networks(teacher)
-        if self.data is None and teacher.capability(DataSampler) is None:
-            raise PartError("mode: this teacher cannot draw its own data; give 'mode.data'")
+        """Make the map, and read or make its clean data.
+
+        Raises:
+            PartError: the model has no network that the map could start from, and there is no
+                `net`; or `Clean.of` raises it.
+        """
+        model = student_of(problem)
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
-        examples = encoded(self.data, model.encoding()) if self.data else None
+
+        def pool(conditions: Condition) -> Examples:
+            return pool_of(
+                problem, problem.model, conditions, self.pool, self.flow_steps, streams.seed
+            )
+
+        clean = Clean.of(self.data, problem, model, self.dropout, pool)
         return DistillState(
             Training.of(student.to(model.device), self.optimisation),
-            Coupling(problem, model, self.role, examples, self.dropout, self.guidance),
+            Coupling(problem, model, self.role, clean, self.guidance),
         )
 
     def loss(self, problem: Problem, state: DistillState, rows: Streams, index: int) -> Loss:
@@ -140,11 +153,11 @@ class Distill(TrainingMode[DistillState]):
     def exported_model(self, problem: Problem, state: DistillState, network: nn.Module) -> Export:
         """The map, beside what the model had."""
         model = state.coupling.model.with_net(self.role, _student(network).net)
-        return Export(modules_of(model), about_of(model))
+        return exported(model, problem.part)
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:
-            net = make_network(self.net, model.shape, len(model.classes), self.role)
+            net = make_network(self.net, model.shape, len(model.classes), self.role, model.features)
         else:
             net = grown(model.highest_rung(self.role), self.role)
         return Student(net, LogLossNet() if self.weighting.learned else None)

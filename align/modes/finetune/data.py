@@ -16,7 +16,7 @@ from align.core.problem import Problem
 from align.core.prompts import match_class
 from align.core.streams import Streams
 from align.models.network_model import encoding_of
-from align.modes.finetune.evaluation import samples
+from align.modes.pool import in_turn, pool_of
 from align.training.latents import Examples, encoded
 
 
@@ -54,16 +54,9 @@ class CleanData:
             return clean
         return attrs.evolve(clean, examples=clean.sampled(problem.model, pool, steps, seed))
 
-    @torch.no_grad()
     def sampled(self, model: FlowModel, count: int, steps: int, seed: int) -> Examples:
         """`count` samples of a model by `steps` Euler steps, for the prompts in turn."""
-        cond, pieces = self.in_turn(range(count)), []
-        streams = Streams(seed, tuple(range(count)), ("pool",), model.device)
-        for first in range(0, count, self.problem.chunk):
-            rows = slice(first, min(count, first + self.problem.chunk))
-            pieces.append(samples(model, cond.rows(rows), streams.rows(rows), steps))
-        prompts = torch.arange(count, device=model.device) % len(self.conditions)
-        return Examples(torch.cat(pieces)[None], prompts, len(self.conditions))
+        return pool_of(self.problem, model, self.conditions, count, steps, seed)
 
     def rows(self, rows: Streams) -> tuple[Tensor, Condition]:
         """Clean states (b, *S) of these rows of training, as the base model has them."""
@@ -74,10 +67,9 @@ class CleanData:
         assert base is not None
         return base.draw(rows.fold_in("data")), self.in_turn(rows.samples)
 
-    def in_turn(self, numbers: Sequence[int]) -> Condition:
+    def in_turn(self, numbers: tuple[int, ...] | range) -> Condition:
         """The conditions of rows with these numbers, which have the prompts in turn."""
-        turns = torch.tensor([number % len(self.conditions) for number in numbers])
-        return self.conditions.rows(turns.to(self.problem.model.device))
+        return self.conditions.rows(in_turn(self.conditions, numbers))
 
 
 def _classes_of(

@@ -18,7 +18,7 @@ from align.core.problem import Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import replaced
-from align.models.network_model import NetworkModel, without_networks
+from align.models.network_model import NetworkModel, student_of
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.evaluation import Scores, detect_hacking
 from align.modes.finetune.target import TiltedTarget
@@ -106,10 +106,9 @@ def model_to_train(
             name its path.
     """
     if net is not None:
-        model = problem.model.capability(NetworkModel) or without_networks(problem.model)
-        path_name(model.path)
+        model = student_of(problem)
         flow = streams.fold_in("weights").initialise(
-            lambda: make_network(net, model.shape, len(model.classes), "flow")
+            lambda: make_network(net, model.shape, len(model.classes), "flow", model.features)
         )
         return model.with_module(flow.to(model.device))
     own = problem.model.capability(TrainableVelocity)
@@ -118,7 +117,7 @@ def model_to_train(
             "model: it has no module whose training is possible; set mode.net to a network that"
             " learns its velocity, or use kind 'network'"
         )
-    if isinstance(own, NetworkModel):
+    if isinstance(own, NetworkModel) and own.teacher is None:
         path_name(own.path)
     return own
 

@@ -27,7 +27,7 @@ from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
-from align.testing.worlds import line
+from align.testing.worlds import line, line_part
 from align.training import weights
 from align.training.loop import Optimisation
 from align.training.lora import Lora
@@ -50,7 +50,8 @@ def _line(sampler=None, *others, path="linear"):
     model, reward = line(path)
     cond = model.encode([""] * len(STREAMS.samples))
     terms = WeightedReward((*reward.terms, *others))
-    return Problem(GuardedModel(model, "line", Meter(), 1 << 20), terms, sampler, cond=cond)
+    guarded = GuardedModel(model, "line", Meter(), 1 << 20)
+    return Problem(guarded, terms, sampler, cond=cond, part=line_part(path))
 
 
 @pytest.fixture(scope="module")

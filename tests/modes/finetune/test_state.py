@@ -117,7 +117,7 @@ def test_a_file_is_opened_by_the_part_that_it_names_alone(words, tmp_path, monke
     spec = opened(tmp_path, export)
     monkeypatch.chdir(tmp_path.parent)  # the path of its notes does not depend on the folder
     assert spec.build(CPU).spec.notes == str(notes)
-    with pytest.raises(PartError, match="which has guidance and precision of its own"):
+    with pytest.raises(PartError, match="which has options of its own; leave guidance out"):
         attrs.evolve(spec, guidance=2.0).build(CPU)
     notes.unlink()
     with pytest.raises(PartError) as missing:

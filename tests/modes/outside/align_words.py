@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from align import (
+    ClassConditional,
     Condition,
     Domain,
     FlowModel,
@@ -153,7 +154,35 @@ class CorrectedSpec(WordsSpec):
         return Corrected(self, Correction(self.width).requires_grad_(False))
 
 
+class Named(Words, ClassConditional):
+    """Gaussians about the vector of a class; without one, about the mean of all."""
+
+    classes = WORDS
+
+    def encode(self, prompts):
+        """Numbers of classes."""
+        labels = [WORDS.index(prompt) if prompt else len(WORDS) for prompt in prompts]
+        return Condition(tuple(prompts), {"label": torch.tensor(labels)})
+
+    def velocity(self, x, t, cond):
+        """The closed form."""
+        means = torch.stack([*map(self._vector, WORDS), torch.zeros(self.shape)])
+        chosen = means[cond.tensors["label"]][:, None]
+        return super().velocity(x, t, Condition(cond.prompts, {"words": chosen}))
+
+
+@attrs.frozen(kw_only=True)
+class NamedSpec(WordsSpec):
+    """Gaussians about the vector of a class."""
+
+    kind: ClassVar[str] = "named"
+
+    def build(self, device):
+        """The closed form."""
+        return Named(self)
+
+
 @hookimpl
 def align_models():
-    """Both."""
-    return [WordsSpec, CorrectedSpec]
+    """All of them."""
+    return [WordsSpec, CorrectedSpec, NamedSpec]
