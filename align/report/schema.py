@@ -13,6 +13,7 @@ import attrs
 import cattrs
 
 from align.core.baseline import Divergence
+from align.core.departure import Departure
 from align.core.errors import PartError
 from align.core.study import Findings
 from align.engine.meter import Cost
@@ -53,6 +54,7 @@ class ArmNumbers:
         metrics: numbers about the whole set of samples.
         cost: of the arm.
         divergence: how far its samples are from the base model's, where that was asked.
+        departure: their length and velocity residual beside those of base samples.
         findings: of a study.
         notes: what must be said about this arm.
         files: of its samples, by name: the first digits of their SHA-256.
@@ -65,6 +67,7 @@ class ArmNumbers:
     metrics: dict[str, float] = attrs.field(factory=dict)
     cost: Cost = attrs.field(factory=Cost)
     divergence: Divergence | None = None
+    departure: Departure | None = None
     findings: Findings | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, str] = attrs.field(factory=dict)

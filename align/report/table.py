@@ -15,7 +15,9 @@ from align.core.baseline import FEW, Divergence
 from align.io.text import markdown as markdown_text
 from align.report.schema import ArmNumbers, RunResults, read_metrics, shown_name
 
-Column: TypeAlias = Literal["r", "KL at least", "KL at most"]
+Column: TypeAlias = Literal[
+    "r", "KL at least", "KL at most", "norm / unsteered", "residual / unsteered"
+]
 
 
 def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]:
@@ -26,7 +28,8 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
 
     "NFE" counts rows through the network, forward and backward, a sample; "reward calls" likewise.
     "r" is what the arms optimise, where it is not the score of one reward; "KL at least" and "KL at
-    most" are bounds of KL(samples | base model) in nats.
+    most" are bounds of KL(samples | base model) in nats. "norm" and "residual" are the samples'
+    length and velocity residual, in units of those of unsteered samples; see `Departure`.
     """
     arms = [_with_figures(folder, arm) for arm in results.arms]
     metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
@@ -93,7 +96,13 @@ def _row(
 
 
 def _gain(arm: ArmNumbers, column: Column) -> str:
-    """A number of the divergence ± its standard error; * where unsteered samples are too few."""
+    """A number of the divergence ± its standard error; * where unsteered samples are too few.
+
+    Or one of the departure.
+    """
+    if column in ("norm / unsteered", "residual / unsteered"):
+        ratios = arm.departure and (arm.departure.norm, arm.departure.residual)
+        return f"{ratios[column.startswith('residual')]:.3g}" if ratios else ""
     if arm.divergence is None:
         return ""
     value, error, few = _number(arm.divergence, column)

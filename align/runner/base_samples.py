@@ -11,8 +11,9 @@ from loguru import logger
 from torch import Tensor
 
 from align.core.baseline import BaseRewardStats
+from align.core.departure import Traits
 from align.core.mode import ReportsKL
-from align.core.model import ModelSpec
+from align.core.model import Condition, ModelSpec
 from align.core.normalise import fitted
 from align.core.reward import Transform, WeightedReward
 from align.core.streams import Streams
@@ -40,12 +41,14 @@ class BaseSamples:
         flow_steps: Euler steps from noise to data.
         scores: every reward's own score (M,) by name.
         cost: of making and scoring them; no arm's cost counts it.
+        traits: what arms' samples are compared with.
     """
 
     model: ModelSpec
     flow_steps: int
     scores: Mapping[str, Tensor]
     cost: Cost
+    traits: Traits
 
 
 @final
@@ -75,10 +78,12 @@ class BaseSampleSet:
 
     def stats(self, built: Built) -> BaseRewardStats | None:
         """r of the samples of an arm's own model; None where there are no such samples."""
-        for base in self.models:
-            if base.model == built.arm.model:
-                return BaseRewardStats(built.problem.reward.of(base.scores))
-        return None
+        base = self.of(built)
+        return BaseRewardStats(built.problem.reward.of(base.scores)) if base else None
+
+    def of(self, built: Built) -> BaseSamples | None:
+        """The samples of an arm's own model; None where there are none."""
+        return next((base for base in self.models if base.model == built.arm.model), None)
 
 
 def sample_bases(
@@ -130,7 +135,7 @@ def draw(built: Built, recipe: Recipe, flow_steps: int, on_progress: OnProgress)
     plain = attrs.evolve(problem, reward=WeightedReward(()))
     streams = Streams(recipe.run.seed, tuple(range(count)), ("unsteered",), problem.model.device)
     rows, mode = min(problem.chunk, -(-count // PIECES)), BestOfN(n=1, flow_steps=flow_steps)
-    pieces = list[dict[str, Tensor]]()
+    pieces, states = list[dict[str, Tensor]](), list[tuple[Tensor, Condition, Streams]]()
     meter.begin()
     for start in range(0, count, rows):
         on_progress(start, count)
@@ -141,9 +146,12 @@ def draw(built: Built, recipe: Recipe, flow_steps: int, on_progress: OnProgress)
         )
         assert outcome.x1 is not None
         pieces.append(problem.reward.each(problem.model.decode(outcome.x1), cond.prompts))
+        states.append((outcome.x1, cond, piece))
     on_progress(count, count)
     scores = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    return BaseSamples(built.arm.model, flow_steps, scores, meter.cost(problem.model.device))
+    cost = meter.cost(problem.model.device)
+    traits = Traits.joined([Traits.of(problem.model, *state) for state in states])
+    return BaseSamples(built.arm.model, flow_steps, scores, cost, traits)
 
 
 def _sampled(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from align.core.attribution import attributed
 from align.core.baseline import FEW, Divergence
+from align.core.departure import Departure, Traits
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
 from align.core.prompts import ReadsPrompts, prompt_notes
@@ -37,6 +38,7 @@ class ArmResult:
         metrics: numbers about the whole set of samples.
         cost: of the arm.
         divergence: how far its samples are from the base model's, where that was asked.
+        departure: whether its samples are such as the base model makes, where that was asked.
         findings, warnings: of a study, and of a mode that has something to say.
         base_r: what the arm optimises, of the samples of its base model, (M,), if there are any.
     """
@@ -48,6 +50,7 @@ class ArmResult:
     metrics: Mapping[str, float]
     cost: Cost
     divergence: Divergence | None = None
+    departure: Departure | None = None
     findings: Findings | None = None
     warnings: tuple[str, ...] = ()
     base_r: Tensor | None = None
@@ -73,6 +76,10 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     scores = problem.reward.each(data, problem.cond.prompts)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in scores.items()})
     result = attrs.evolve(result, x1=outcome.x1, data=data, scores=scores)
+    departure = _departure(built, outcome.x1, bases)
+    if departure is not None and (note := departure.note(len(outcome.x1))):
+        result = attrs.evolve(result, warnings=(*result.warnings, note))
+    result = attrs.evolve(result, departure=departure)
     if "reward" not in arm.mode.needs or not problem.reward.optimised:
         return result
     at_most = arm.mode.path_kl(outcome.state) if isinstance(arm.mode, ReportsKL) else None
@@ -81,6 +88,14 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
     logger.info("{}: {}", arm.name, shown)
     return attrs.evolve(result, divergence=divergence, base_r=stats.r if stats else None)
+
+
+def _departure(built: Built, x1: Tensor, bases: BaseSampleSet) -> Departure | None:
+    """An arm's samples beside those of its base model, if there are any; see `Departure`."""
+    base, problem = bases.of(built), built.problem
+    if base is None or len(x1) != len(problem.cond):
+        return None
+    return Departure.of(Traits.of(problem.model, x1, problem.cond, built.streams), base.traits)
 
 
 def _prompt_notes(built: Built) -> tuple[str, ...]:
@@ -140,6 +155,7 @@ def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
         metrics=dict(result.metrics),
         cost=result.cost,
         divergence=result.divergence,
+        departure=result.departure,
         findings=result.findings,
         notes=result.warnings,
     )
