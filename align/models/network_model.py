@@ -203,14 +203,14 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         return attrs.evolve(self, flow=module, flow_map=None, posterior=None)
 
     def unguided(self) -> NetworkModel:
-        """The model without guidance; as it is, where the network itself guides."""
+        """The model without guidance; a network that embeds scales is told 1."""
         if self.flow is None and self.teacher is not None:
             own = self.teacher.model.capability(TrainableVelocity)
             plain = (
                 self.teacher if own is None else attrs.evolve(self.teacher, model=own.unguided())
             )
             return attrs.evolve(self, teacher=plain)
-        return self if self.embeds_guidance else attrs.evolve(self, guidance=1.0)
+        return attrs.evolve(self, guidance=1.0)
 
     def highest_rung(self, role: Role) -> VelocityNetwork:
         """The network of the highest role up to `role`, from which one of that role can grow.

@@ -152,6 +152,8 @@ class Training:
     def of(cls, module: nn.Module, options: Optimisation, *, whole: bool = True) -> Training:
         """Begin to train `module`: all of its weights, or those that require gradients already.
 
+        What is trained is in float32 from then on: updates are lost in half precision.
+
         Raises:
             PartError: the batch cannot be shared by the processes.
         """
@@ -165,6 +167,7 @@ class Training:
         module.train()
         if whole:
             module.requires_grad_(True)
+        _in_float32(module)
         decays = (options.ema_decay, *options.ema_decays)
         copies = {decay: copy.deepcopy(module) for decay in decays}
         replica = parallel.replica(module, options.parallel)
@@ -256,6 +259,13 @@ def _with_values(state: Any, tensors: Mapping[str, Any]) -> Any:
 def _items(values: Any) -> Iterable[tuple[str, Any]]:
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
     return ((str(name), value) for name, value in pairs)
+
+
+def _in_float32(module: nn.Module) -> None:
+    """Put the weights that require gradients in float32, where they have less."""
+    for weight in module.parameters():
+        if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+            weight.data = weight.data.float()
 
 
 def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimizer:

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import attrs
 import torch
+from loguru import logger
 from torch import Tensor
 
 from align import PartError
@@ -129,6 +130,13 @@ def network(
         tensor = state.pop(key)
         state[key] = tensor.to(dtype if key.startswith("blocks.") else torch.float32)
     load_strictly(net, state, path, who)
+    logger.bind(notice=True).info(
+        "{}: {} tensors, {:,} numbers from '{}'",
+        who,
+        len(state),
+        sum(tensor.numel() for tensor in state.values()),
+        path.name,
+    )
     return net.eval().requires_grad_(False)
 
 

@@ -165,6 +165,7 @@ vae = "{folder}/vae"
 heads = 3
 encoder_depth = 1
 prompt = "A photo of a tabby cat."
+dtype = "bfloat16"
 
 [sampler]
 kind = "mfm"
@@ -179,14 +180,14 @@ of = "contrast"
 """
 
 
-def ran(tmp_path, folder, text):
+def ran(tmp_path, folder, mode):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(text.format(folder=folder))
+    recipe.write_text(STEERED.format(folder=folder) + mode)
     return run(recipe, sets=[f'run.out="{tmp_path / "out"}"'], progress=False)
 
 
 def test_a_map_steers(tmp_path, folder):
-    result = ran(tmp_path, folder, STEERED + '\n[mode]\nkind = "steer"\nsteps = 2\n')
+    result = ran(tmp_path, folder, '\n[mode]\nkind = "steer"\nsteps = 2\n')
     (arm,) = result.results
     assert arm.data.shape == (2, 3, 16, 16)
 
@@ -203,7 +204,7 @@ flow_steps = 2
 optimisation = {{ batch = 4, warmup = 0 }}
 evaluation = {{ every = 2, samples = 2, flow_steps = 2 }}
 """
-    result = ran(tmp_path, folder, STEERED + mode.replace("{", "{{").replace("}", "}}"))
+    result = ran(tmp_path, folder, mode)
     tuned = load(result.folder / "model.safetensors", CPU, guidance=2.5)
     base = part(folder).build(CPU)
     cond, z, t = base.encode(["tabby", "281", ""]), latents(), torch.full((3,), 0.4)
@@ -211,3 +212,6 @@ evaluation = {{ every = 2, samples = 2, flow_steps = 2 }}
     torch.testing.assert_close(tuned.decode(z), base.decode(z))
     moved, still = tuned.velocity(z, t, cond), base.velocity(z, t, cond)
     assert 0 < float((moved - still).norm() / still.norm()) < 0.5
+    # What was trained was in float32, though the map that it started from is not.
+    weight = tuned.flow.blocks[0].mlp.fc1.weight
+    assert not torch.equal(weight, weight.bfloat16().float())
