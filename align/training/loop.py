@@ -20,6 +20,7 @@ from align.core.option import above, at_least, between, option
 from align.core.streams import Streams
 from align.training import checkpoint, parallel
 from align.training.parallel import Parallel
+from align.training.weights import in_float32
 
 LossFunction: TypeAlias = Callable[[Streams], Loss]
 """The loss of some rows of a batch.
@@ -167,7 +168,7 @@ class Training:
         module.train()
         if whole:
             module.requires_grad_(True)
-        _in_float32(module)
+        in_float32(weight for weight in module.parameters() if weight.requires_grad)
         decays = (options.ema_decay, *options.ema_decays)
         copies = {decay: copy.deepcopy(module) for decay in decays}
         replica = parallel.replica(module, options.parallel)
@@ -259,13 +260,6 @@ def _with_values(state: Any, tensors: Mapping[str, Any]) -> Any:
 def _items(values: Any) -> Iterable[tuple[str, Any]]:
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
     return ((str(name), value) for name, value in pairs)
-
-
-def _in_float32(module: nn.Module) -> None:
-    """Put the weights that require gradients in float32, where they have less."""
-    for weight in module.parameters():
-        if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
-            weight.data = weight.data.float()
 
 
 def _optimiser(module: nn.Module, options: Optimisation) -> torch.optim.Optimizer:

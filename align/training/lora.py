@@ -14,6 +14,7 @@ from torch import nn
 from align.core.errors import PartError
 from align.core.option import above, at_least, option
 from align.core.streams import Streams
+from align.training.weights import in_float32
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -46,10 +47,11 @@ class Lora:
         return streams.fold_in("adapters").initialise(made)
 
     def merged(self, net: Net) -> Net:
-        """A copy of an adapted network in which the adapters are part of the weights."""
+        """A copy of an adapted network whose adapters are part of its weights, in float32."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         own = copy.deepcopy(net)
+        in_float32(own.parameters())
         adapted = [name for name, part in own.named_modules() if isinstance(part, BaseTunerLayer)]
         for name in adapted:
             part: Any = own.get_submodule(name)

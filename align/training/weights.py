@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ from align.core.errors import DivergedError, PartError
 from align.io import files
 
 FORMAT = "align-1"
+
+
+def in_float32(parameters: Iterable[nn.Parameter]) -> None:
+    """Put those in float32 that have less precision, in place."""
+    for parameter in parameters:
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
 
 
 def write(

@@ -152,6 +152,7 @@ def load(weights: str, like: KL, dtype: torch.dtype, *, offline: bool, who: str)
             vae, info = diffusers.AutoencoderKL.from_pretrained(
                 str(folder) if folder.is_dir() else weights,
                 local_files_only=offline or folder.is_dir(),
+                torch_dtype=dtype,
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
@@ -173,7 +174,7 @@ def load(weights: str, like: KL, dtype: torch.dtype, *, offline: bool, who: str)
     )
     with torch.device("meta"):
         outer = Autoencoder(spec)
-    outer.encoder, outer.decoder = spec.halves(vae.to(dtype))
+    outer.encoder, outer.decoder = spec.halves(vae)
     outer.mean = torch.full((1, spec.latents, 1, 1), float(config.shift_factor or 0))
     outer.std = torch.full((1, spec.latents, 1, 1), 1 / float(config.scaling_factor))
     return outer.eval().requires_grad_(False)
