@@ -45,6 +45,7 @@ _BESIDE: Final[Mapping[str, Iterable[str]]] = MappingProxyType(
     {
         "reward": TERM_OPTIONS,
         # A weights file keeps these beside the options.
+        "model": ("plugin",),
         "network": ("role", "plugin"),
         "autoencoder": ("plugin",),
     }

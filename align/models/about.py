@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path as File
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.convert import read_part
-from align.catalog.registry import Catalog, Entry, load_catalog
+from align.catalog.registry import RESERVED, Catalog, Entry, load_catalog
 from align.catalog.tables import missing_paths, part_table, with_absolute_paths
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
@@ -34,8 +34,6 @@ from align.core.path import PATHS, Path, path_name
 from align.core.streams import Streams
 from align.models.network_model import ROLES, NetworkModel, Teacher
 from align.networks.autoencoder import Autoencoder
-
-_BESIDE_OPTIONS: Final = ("kind", "role", "plugin")
 
 
 def about_of(model: NetworkModel) -> dict[str, Any]:
@@ -144,7 +142,7 @@ def spec_in(table: Mapping[str, Any], contract: str, file: File, catalog: Catalo
     options = {
         name: value
         for name, value in table.items()
-        if name not in _BESIDE_OPTIONS and value is not None
+        if name not in RESERVED[contract] and value is not None
     }
     try:
         part = read_part(contract, {"kind": kind, **options}, catalog)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import PartError
 from align.core.mode import Export, Need
 from align.core.model import Condition
 from align.core.objective import Loss
@@ -75,8 +76,17 @@ class Pretrain(TrainingMode[FlowState]):
     )
 
     def init(self, problem: Problem, streams: Streams) -> FlowState:
-        """Encode the pictures; training starts from the model's own weights."""
+        """Encode the pictures; training starts from the model's own weights.
+
+        Raises:
+            PartError: there is no flow to train, or it belongs to a model of another kind.
+        """
         model = network_of(problem)
+        if model.teacher is not None:
+            raise PartError(
+                "model: its networks are told what the model that they learned from says of a"
+                " prompt, and data do not say that; use mode 'distill' or 'finetune'"
+            )
         examples = encoded(self.data, model.encoding())
         held_out = encoded(self.held_out, model.encoding()) if self.held_out else None
         training = Training.of(model.require_flow(), self.optimisation)

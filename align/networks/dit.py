@@ -287,7 +287,8 @@ def _initialise(net: DiT) -> None:
     for module in net.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.flatten(1))
             if module.bias is not None:

@@ -22,12 +22,14 @@ from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.model import (
     Condition,
     DataSampler,
+    DescribesConditions,
     FlowMap,
     FlowModel,
     ModelSpec,
     NoisyState,
     PosteriorMap,
     Scheduled,
+    TrainableVelocity,
 )
 from align.core.option import option
 from align.core.path import LinearPath
@@ -472,6 +474,72 @@ class _World(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm, Schedule
 )
 def test_broken_models(fault, expected):
     assert failed("model", World(fault=fault)) == expected
+
+
+WIDTHS = itertools.count(1)
+
+
+@attrs.frozen(kw_only=True)
+class Scaled(World):
+    """The same world, whose velocity is that of a module that can be trained."""
+
+    @property
+    def provides(self):
+        return frozenset()
+
+    def build(self, device):
+        inner = World().build(device).inner
+        width = next(WIDTHS) if self.fault == "other module" else 1
+        return _Scaled(inner, self.fault, torch.nn.Linear(1, width).requires_grad_(False))
+
+
+class _Scaled(TrainableVelocity, DescribesConditions):
+    domain = "vector"
+
+    def __init__(self, inner, fault, module):
+        self.inner, self.fault, self._module = inner, fault, module
+        self.path, self.shape = inner.path, inner.shape
+        self.dtype, self.device = inner.dtype, inner.device
+
+    module = property(lambda self: self._module)
+
+    def with_module(self, module):
+        if self.fault == "ignored":
+            return self
+        if self.fault == "in place":
+            self._module = module
+        return _Scaled(self.inner, self.fault, module)
+
+    def encode(self, prompts):
+        if any(prompts):
+            raise PromptError("only empty prompts can be followed")
+        return Condition(tuple(prompts))
+
+    def velocity(self, x, t, cond):
+        scale = self._module.weight.mean()
+        scale = scale.detach() if self.fault == "cut" else scale
+        return self.inner.velocity(x, t, cond) + scale * t[:, None]
+
+    def decode(self, x1):
+        return x1
+
+    def features(self, cond):
+        return torch.ones(len(cond)) if self.fault == "flat" else torch.ones(len(cond), 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("ignored", {"trainable_velocity"}),
+        ("in place", {"trainable_velocity"}),
+        ("cut", {"trainable_velocity"}),
+        ("other module", {"trainable_velocity"}),
+        ("flat", {"describes_conditions"}),
+    ],
+)
+def test_broken_modules_and_features(fault, expected):
+    assert failed("model", Scaled(fault=fault)) == expected
 
 
 def test_a_model_with_a_broken_path_or_velocity():

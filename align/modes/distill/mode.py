@@ -107,9 +107,8 @@ class Distill(TrainingMode[DistillState]):
         student = streams.fold_in("weights").initialise(lambda: self._untrained(model))
 
         def pool(conditions: Condition) -> Examples:
-            return pool_of(
-                problem, problem.model, conditions, self.pool, self.flow_steps, streams.seed
-            )
+            count = min(self.pool, self.steps * self.batch)  # no more than training sees
+            return pool_of(problem, problem.model, conditions, count, self.flow_steps, streams.seed)
 
         clean = Clean.of(self.data, problem, model, self.dropout, pool)
         return DistillState(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, final
@@ -16,6 +17,7 @@ from align.core.estimator import ClosedForm
 from align.core.model import (
     Able,
     DataSampler,
+    DescribesConditions,
     FlowMap,
     FlowModel,
     ModelSpec,
@@ -23,6 +25,7 @@ from align.core.model import (
     PosteriorMap,
     Scheduled,
     ToData,
+    TrainableVelocity,
 )
 from align.core.reward import Term, WeightedReward
 from align.samplers.glass import glass_velocity
@@ -157,6 +160,49 @@ def scheduled(modelling: Modelling) -> None:
         close(
             model.begin(2 * noise, steps), 2 * begun, "first states of twice the noise, and twice"
         )
+
+
+def trainable_velocity(modelling: Modelling) -> None:
+    """Its velocity follows the weights of a copy of its module, and its own stay as they are."""
+    model = modelling.model.capability(TrainableVelocity)
+    if model is None:
+        raise SkipTest("its velocity cannot be trained")
+    noisy, module = modelling.noisy(), copy.deepcopy(model.module)
+    other, before = model.with_module(module), model.velocity(noisy.x, noisy.t, noisy.cond)
+    found = other.velocity(noisy.x, noisy.t, noisy.cond)
+    close(found, before, "velocity with a copy of its module, and its own")
+    module.requires_grad_(True)
+    other.velocity(noisy.x, noisy.t, noisy.cond).square().sum().backward()
+    moved = [weight for weight in module.parameters() if weight.grad is not None]
+    assert any(weight.grad is not None and weight.grad.any() for weight in moved), (
+        "no weight of its module has a gradient"
+    )
+    with torch.no_grad():
+        for weight in moved:
+            weight.add_(0.1)
+        changed = other.velocity(noisy.x, noisy.t, noisy.cond)
+        after = model.velocity(noisy.x, noisy.t, noisy.cond)
+    assert not torch.equal(changed, found.detach()), "its velocity is not that of the module"
+    assert torch.equal(after, before), "a module put in place of its own changes the model itself"
+    again = modelling.part.build(torch.device("cpu")).capability(TrainableVelocity)
+    shapes = [
+        {name: tensor.shape for name, tensor in built.module.state_dict().items()}
+        for built in (model, again)
+        if built is not None
+    ]
+    assert len(shapes) == 2 and shapes[0] == shapes[1], "built again, it has another module"
+
+
+def describes_conditions(modelling: Modelling) -> None:
+    """What it says of conditions in numbers is (B, F), and a row is the same among others."""
+    model, prompt = modelling.model.capability(DescribesConditions), modelling.part.prompt
+    if model is None:
+        raise SkipTest("it says nothing of its conditions")
+    three = model.features(modelling.model.encode([prompt] * 3))
+    assert three.dim() == 2 and len(three) == 3, f"three conditions became {tuple(three.shape)}"
+    finite(three, "features")
+    one = model.features(modelling.model.encode([prompt]))
+    close(three[:1], one, "features of three conditions, and of one")
 
 
 def closed_form(modelling: Modelling) -> None:

@@ -12,6 +12,7 @@ from align.core.model import Condition, ModelSpec, NoisyState, PosteriorMap, ToD
 from align.testing.checks.capabilities import (
     Modelling,
     closed_form,
+    describes_conditions,
     jump_semigroup,
     jump_tangent,
     jump_to_data,
@@ -20,6 +21,7 @@ from align.testing.checks.capabilities import (
     posterior_tangent,
     provides,
     scheduled,
+    trainable_velocity,
 )
 from align.testing.checks.form import form
 from align.testing.probes import close, denoiser_of, finite
@@ -188,5 +190,7 @@ CHECKS: Final = (
     posterior_tangent,
     population,
     scheduled,
+    trainable_velocity,
+    describes_conditions,
     closed_form,
 )

@@ -17,7 +17,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from align.catalog.registry import Entry, Origin, load_catalog
 from align.core.errors import PartError
-from align.core.network import LADDER, NetworkSpec, Role, VelocityNetwork, grown, make_network
+from align.core.network import (
+    LADDER,
+    ConditionedNetworkSpec,
+    NetworkSpec,
+    Role,
+    VelocityNetwork,
+    grown,
+    make_network,
+)
 from align.core.streams import Streams
 from align.models.about import spec_in, spec_table
 from align.testing.checks.form import form
@@ -26,6 +34,7 @@ from align.testing.probes import untouched as unmoved
 
 CLASSES: Final = 3
 ROWS: Final = 5
+FEATURES: Final = 4
 SEEN: Final[Mapping[Role, tuple[str, ...]]] = {
     "flow": ("y", "s", "label"),
     "flow_map": ("y", "s", "u", "label"),
@@ -45,15 +54,15 @@ class Trial:
     part: NetworkSpec
     shape: tuple[int, ...]
 
-    def untrained(self, role: Role, seed: int = 0) -> VelocityNetwork:
+    def untrained(self, role: Role, seed: int = 0, features: int = 0) -> VelocityNetwork:
         """A network as training begins with it."""
         return Streams(seed, ()).initialise(
-            lambda: make_network(self.part, self.shape, CLASSES, role)
+            lambda: make_network(self.part, self.shape, CLASSES, role, features)
         )
 
-    def network(self, role: Role, seed: int = 0) -> VelocityNetwork:
+    def network(self, role: Role, seed: int = 0, features: int = 0) -> VelocityNetwork:
         """A network whose weights are all random, since those of a new one may be zero."""
-        return randomised(self.untrained(role, seed), seed)
+        return randomised(self.untrained(role, seed, features), seed)
 
     def inputs(self, rows: int = ROWS) -> Inputs:
         """States, times, contexts and labels; the last label of three rows or more is no class."""
@@ -115,6 +124,19 @@ def role(trial: Trial) -> None:
                 assert change.abs().max() > 0, f"a {name} does not depend on {argument}"
             else:
                 assert not change.any(), f"a {name} depends on {argument}"
+
+
+def conditions(trial: Trial) -> None:
+    """Features of a condition matter to each row, in every role."""
+    if not isinstance(trial.part, ConditionedNetworkSpec):
+        raise SkipTest("it is told a condition by its label alone")
+    streams = Streams(3, tuple(range(ROWS)))
+    features, other = streams.normal((FEATURES,), draws=2).float()
+    for name in LADDER:
+        net, inputs = trial.network(name, features=FEATURES), trial.inputs()
+        found = net(*inputs.values(), features=features)
+        change = net(*inputs.values(), features=other) - found
+        assert (change.flatten(1).abs().amax(1) > 0).all(), f"a {name} ignores a row's features"
 
 
 def rows_are_independent(trial: Trial) -> None:
@@ -270,6 +292,7 @@ CHECKS: Final = (
     described,
     shape,
     role,
+    conditions,
     rows_are_independent,
     gradient,
     forward_mode,

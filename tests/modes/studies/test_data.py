@@ -10,7 +10,10 @@ from align.core.streams import Streams
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
 from align.models.mixture import Mixture
+from align.models.network import Network
 from align.modes.studies.data import clean, measured
+from align.networks.mlp import MLPConfig
+from align.testing.distances import w1
 from align.testing.probes import Plain
 from align.testing.worlds import line
 
@@ -44,11 +47,20 @@ def test_the_model_or_another_law_draws():
     assert clean(None, law, problem, FOUR)[0].min() > 40
 
 
+def test_a_model_that_draws_no_data_is_followed_along_its_flow():
+    model, streams = line()[0], Streams(0, tuple(range(1000)))
+    problem = Problem(Plain(model), cond=model.encode([""] * 1000))
+    x1, cond = clean(None, None, problem, streams)
+    assert cond is problem.cond
+    assert w1(x1[:, 0], model.draw(streams)[:, 0]) < 0.15
+
+
 def test_missing_or_unfit_data_raise_with_a_cure(pictures, network):
     model, _ = line()
-    with pytest.raises(PartError, match=r"mode.data: the model cannot draw data; name pictures"):
-        clean(None, None, Problem(Plain(model)), FOUR)
-    with pytest.raises(PartError, match=r"mode.data: only a model made of networks"):
+    net = Network(net=MLPConfig(width=8), shape=(1,))
+    with pytest.raises(PartError, match=r"mode.data_model: the model cannot draw data; name"):
+        clean(None, net, Problem(model), FOUR)
+    with pytest.raises(PartError, match="has pictures, and the model has no autoencoder"):
         clean(pictures, None, Problem(model), FOUR)
     with pytest.raises(PartError, match=r"run.samples: 7, but mode.data has 6 pictures"):
         clean(pictures, None, network, Streams(0, tuple(range(7))))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from align.core.network import NetworkSpec, VelocityNetwork
+from align.core.network import ConditionedNetworkSpec, VelocityNetwork
 from align.core.option import option
 from align.testing.checks import network as checks
 
 
 @attrs.frozen(kw_only=True)
-class Layer(NetworkSpec):
+class Layer(ConditionedNetworkSpec):
     """One hidden layer, spoilt by `fault`."""
 
     kind: ClassVar[str] = "layer"
@@ -22,21 +22,23 @@ class Layer(NetworkSpec):
 
     fault: str = option("what is wrong", default="")
 
-    def build(self, shape, classes, role):
+    def build(self, shape, classes, role, features=0):
         if self.fault == "another role":
-            return LayerNetwork(self, shape, classes, "flow")
-        return LayerNetwork(self, shape, classes, role)
+            return LayerNetwork(self, shape, classes, "flow", features)
+        return LayerNetwork(self, shape, classes, role, features)
 
 
 class LayerNetwork(VelocityNetwork):
     """Reads y, s, u, t and x side by side, with zeros for what its role ignores."""
 
-    def __init__(self, config, shape, classes, role):
-        super().__init__(config, shape, classes, role)
+    def __init__(self, config, shape, classes, role, features=0):
+        super().__init__(config, shape, classes, role, features)
         (size,) = shape
         self.enter = nn.Linear({"flow": 1, "flow_map": 2}.get(role, 3 + size) + size, 8)
         self.label = nn.Embedding(classes + 1, 8)
         self.leave = nn.Linear(8, size)
+        if features:
+            self.condition = nn.Linear(features, 8, bias=False)
         if config.fault == "idle weights":
             self.idle = nn.Linear(2, 2)
         if config.fault == "unseeded":
@@ -45,13 +47,16 @@ class LayerNetwork(VelocityNetwork):
         if config.fault == "hidden weights":
             self.scale = torch.rand(1, 1)
 
-    def forward(self, y, s, u, t, x, label):
+    def forward(self, y, s, u, t, x, label, features=None):
         if self.config.fault == "changes its input" and self.role == "flow":
             x.add_(1)
         inputs = [y, s[:, None]]
         inputs += [u[:, None]] if self.role != "flow" else []
         inputs += [t[:, None], x] if self.role == "meta_flow_map" else []
-        hidden = torch.tanh(self.enter(torch.cat(inputs, 1)) + self.label(label))
+        embedded = self.label(label)
+        if self.features and self.config.fault != "deaf to features":
+            embedded = embedded + self.condition(features)
+        hidden = torch.tanh(self.enter(torch.cat(inputs, 1)) + embedded)
         out = self.leave(hidden)
         return {
             "another batch": lambda: out + 0.1 * out.sum(0),
@@ -93,6 +98,7 @@ FAULTS = [
     ("single", {"shape", "forward_mode"}),
     ("hidden weights", {"state_dict", "copied_networks", "grown_networks"}),
     ("sees the end", {"role"}),
+    ("deaf to features", {"conditions"}),
     ("idle weights", {"gradient"}),
     ("no derivative", {"forward_mode"}),
     ("changes its input", {"inputs_untouched"}),
