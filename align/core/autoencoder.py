@@ -29,6 +29,11 @@ class AutoencoderSpec(ABC):
     def latents(self) -> int:
         """Channels L of a latent."""
 
+    @property
+    def weights_at_least(self) -> int:
+        """A lower bound of the number of weights, known from the options; 0 if nobody counted."""
+        return 0
+
     @abstractmethod
     def layers(self) -> tuple[nn.Module, nn.Module]:
         """An untrained encoder and decoder; weights are drawn from torch's global generator.

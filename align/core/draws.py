@@ -35,7 +35,7 @@ def draws_option(default: int = 4) -> Any:
             raise ValueError(f"'{attribute.name}' must be at least 1 or 'auto', got {value}")
 
     text = "posterior draws N at each state; 'auto' doubles them where few of them carry the weight"
-    return option(text, default=default, check=check)
+    return option(text, default=default, check=check, grows="rows")
 
 
 def budget_option() -> Any:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from os.path import expanduser
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import attrs
 
 Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+Grows: TypeAlias = Literal["calls", "rows", "pixels"]
 Key: TypeAlias = tuple[str | int, ...]
 """Names of tables and indices of arrays, from the outermost in: ("reward", 0, "weight")."""
 
@@ -55,6 +56,7 @@ def option(
     shown: str = "depends",
     infinite: bool = False,
     path: bool = False,
+    grows: Grows | None = None,
 ) -> Any:
     """A field with the help that `align show` prints; without a default the key is required.
 
@@ -65,6 +67,9 @@ def option(
         shown: printed for a default that is made from the other fields.
         infinite: whether infinity has a meaning here; else numbers are finite, and never NaN.
         path: whether the value is a path, which may begin with "~", the home folder.
+        grows: what a larger number costs, so that a recipe is refused where that is too much:
+            network calls one after the other, in every step of a run; rows that are held at once;
+            or pictures with so many pixels a side.
     """
     infinite = infinite or any(_numbers(default, math.isinf))
     numbers = _not_nan if infinite else finite
@@ -73,7 +78,7 @@ def option(
         default=default,
         validator=validators,
         converter=attrs.converters.optional(expanduser) if path else None,
-        metadata={"help": help, "shown": shown, "path": path},
+        metadata={"help": help, "shown": shown, "path": path, "grows": grows},
     )
 
 

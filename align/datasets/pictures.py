@@ -17,7 +17,7 @@ from torch import Tensor
 from align.core.dataset import Dataset, DatasetSpec
 from align.core.errors import PartError
 from align.core.model import Domain
-from align.core.option import at_least, option
+from align.core.option import at_least, between, option
 from align.datasets.sources import Index, index, signature
 from align.io.images import decoded
 
@@ -41,11 +41,12 @@ class Pictures(DatasetSpec):
         "side of the squares that pictures are scaled and cut to; 0 leaves them",
         default=0,
         check=at_least(0),
+        grows="pixels",
     )
     workers: int = option(
         "processes that read pictures ahead; 0 reads in the main process",
         default=0,
-        check=at_least(0),
+        check=between(0, 1024),
     )
     latents: str = option(
         "folder that keeps the latents of the pictures; without 'path', the data themselves",

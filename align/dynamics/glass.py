@@ -31,7 +31,9 @@ class GlassTransition(Dynamics):
     kind: ClassVar[str] = "glass"
     has_density: ClassVar[bool] = False
 
-    inner_steps: int = option("steps of the inner flow", default=4, check=at_least(1))
+    inner_steps: int = option(
+        "steps of the inner flow", default=4, check=at_least(1), grows="calls"
+    )
     method: Method = option(
         "'euler', or 'heun': of second order, at two evaluations an inner step but the last",
         default="euler",

@@ -51,7 +51,7 @@ class SlicedWasserstein(Metric):
     domain: ClassVar[Domain | None] = "vector"
     needs_references: ClassVar[bool] = True
 
-    projections: int = option("number of directions", default=128, check=at_least(1))
+    projections: int = option("number of directions", default=128, check=at_least(1), grows="rows")
 
     def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
         """`sliced_wasserstein` of vectors (B, D) beside (R, D).

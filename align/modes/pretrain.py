@@ -73,6 +73,7 @@ class Pretrain(TrainingMode[FlowState]):
         "number of rows in each of these two losses, with the same noise and times every time",
         default=1024,
         check=at_least(1),
+        grows="rows",
     )
 
     def init(self, problem: Problem, streams: Streams) -> FlowState:

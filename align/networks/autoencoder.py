@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.core.autoencoder import AutoencoderSpec
+from align.core.network import OBJECTS
 from align.core.option import at_least, option
 from align.networks.layers import Residual
 
@@ -28,6 +29,11 @@ class AutoencoderConfig(AutoencoderSpec):
     width: int = option("channels of the widest pictures", check=at_least(8), default=32)
     levels: int = option("halvings of the side", check=at_least(1), default=3)
     latents: int = option("channels of a latent", check=at_least(1), default=16)
+
+    @property
+    def weights_at_least(self) -> int:
+        """Those of the widest convolutions; a level more has four times as many."""
+        return 9 * self.width**2 * 4 ** min(self.levels, 64) + OBJECTS * self.levels
 
     def layers(self) -> tuple[nn.Module, nn.Module]:
         """An untrained encoder and decoder."""

@@ -9,6 +9,7 @@ import attrs
 from torch import nn
 
 from align.core.autoencoder import AutoencoderSpec
+from align.core.network import OBJECTS
 from align.core.option import at_least, option
 from align.networks.layers import Residual, in_groups
 
@@ -48,6 +49,13 @@ class PixelShuffleConfig(AutoencoderSpec):
     def __attrs_post_init__(self) -> None:
         if len(self.decoder) != len(self.encoder) + 1:
             raise ValueError("'decoder' must have one entry more than 'encoder'")
+
+    @property
+    def weights_at_least(self) -> int:
+        """Those of the residual blocks, with two convolutions each."""
+        encoder = sum(18 * width**2 for width in self.encoder)
+        inner = sum(18 * width**2 + OBJECTS for width in self.decoder[:-1])
+        return encoder + self.blocks * inner
 
     def layers(self) -> tuple[nn.Module, nn.Module]:
         """An untrained encoder and decoder."""

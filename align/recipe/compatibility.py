@@ -277,7 +277,7 @@ def _dimensions(ask: _Question) -> Iterator[ConfigError]:
 def _sizes(ask: _Question) -> Iterator[ConfigError]:
     """What the numbers need is there."""
     refused = set[Key]()
-    for need in needs(ask.recipe.run, ask.arm):
+    for need in needs(ask.recipe, ask.arm):
         reason = need.refusal(ask.memory)
         if reason and not refused.intersection(need.times):
             refused.add(need.key)

@@ -15,18 +15,35 @@ from typing import Any, Final, final
 
 import attrs
 
-from align.core.mode import Trainable
+from align.core.autoencoder import AutoencoderSpec
+from align.core.dynamics import Dynamics
+from align.core.mode import AlignmentMode, Trainable
 from align.core.network import NetworkSpec
-from align.core.option import Key
-from align.recipe.schema import Arm, Run
+from align.core.objective import Objective
+from align.core.option import Grows, Key
+from align.core.study import Study
+from align.recipe.schema import Arm, Recipe
 
 _NUMBER: Final = 4  # bytes
 _ROW: Final = 80  # bytes that Python keeps of a row: its number, its prompt, its score
 _TIME: Final = 32  # bytes of one number in a list
 _COPIES: Final = 5  # of a weight in training: itself, gradient, two means of the optimiser, average
-_STEP: Final = 1e-5  # seconds; no step of any loop is faster
-_LONGEST: Final = 366 * 24 * 3600.0
+_CALL: Final = 1e-4  # seconds; no step of a mode and no call of a model is faster
+_DAY: Final = 24 * 3600.0
+_LONGEST: Final = 7 * _DAY
 _UNLIMITED: Final = 1 << 50
+
+_SAMPLES: Final[Key] = ("run", "samples")
+_PARTICLES: Final[Key] = ("mode", "particles")
+_BATCH: Final[Key] = ("mode", "optimisation", "batch")
+_NOUNS: Final = {
+    "n": "candidates",
+    "flow_steps": "steps",
+    "pool": "samples of a pool",
+    "size": "pixels a side",
+    "side": "pixels a side",
+}
+"""What options with other names than their nouns count."""
 
 
 @final
@@ -56,58 +73,140 @@ class Need:
                 f" {_readable(available)} here; use fewer"
             )
         if self.seconds > _LONGEST:
-            years = self.seconds / _LONGEST
-            return f"{self.text} take {years:,.0f} years at least; use fewer"
+            days = self.seconds / _DAY
+            long = f"{days / 365:,.0f} years" if days > 730 else f"{days:.0f} days"
+            return f"{self.text} take {long} at least; use fewer"
         return None
 
 
-def needs(run: Run, arm: Arm) -> Iterator[Need]:
+def needs(recipe: Recipe, arm: Arm) -> Iterator[Need]:
     """What the numbers of an arm ask for, each on its own."""
-    mode, shape = arm.mode, arm.model.state_shape if arm.model else None
+    run, mode, shape = recipe.run, arm.mode, arm.model.state_shape if arm.model else None
     # A state and its data; nothing is known of one whose weights are not read.
-    row = _ROW + 2 * _NUMBER * math.prod(shape or (1,))
-    samples = run.samples
-    yield Need(("run", "samples"), f"{samples:,} samples", samples * row)
+    state = 2 * _NUMBER * math.prod(shape or (1,))
+    row, samples = _ROW + state, run.samples
+    yield Need(_SAMPLES, f"{samples:,} samples", samples * row)
     if "reward" in mode.needs and run.unsteered:
         count = run.unsteered
         yield Need(("run", "unsteered"), f"{count:,} unsteered samples", count * row)
-    particles, times = getattr(mode, "particles", 1), (("run", "samples"), ("mode", "particles"))
+    particles = getattr(mode, "particles", 1)
     if particles > 1:
         rows = particles * samples
-        yield Need(times[1], f"{particles:,} particles", rows * row, times=times[:1])
-    for section, part in (("estimator", arm.estimator), ("mode", mode)):
-        draws = getattr(part, "draws", 0)
-        if isinstance(draws, int) and draws > 1 and section in ("mode", *mode.needs):
-            rows = samples * (particles if section == "estimator" else 1)
-            memory = draws * rows * (row - _ROW)
-            yield Need((section, "draws"), f"{draws:,} draws", memory, times=times)
+        yield Need(_PARTICLES, f"{particles:,} particles", rows * row, times=(_SAMPLES,))
     if isinstance(mode, Trainable):
-        key: Key = ("mode", "optimisation", "batch")
-        yield Need(key, f"{mode.batch:,} rows of a batch", mode.batch * row)
-    yield from _networks(arm)
-    yield from _loops(mode)
+        yield Need(_BATCH, f"{mode.batch:,} rows of a batch", mode.batch * row)
+    yield from _steps(mode)
+    for use in _uses(recipe, arm):
+        yield from use.needs(state)
 
 
-def _networks(arm: Arm) -> Iterator[Need]:
-    """The weights of networks that are made."""
-    for section, part in (("mode", arm.mode), ("model", arm.model)):
-        for field in attrs.fields(type(part)) if part else ():
-            spec = getattr(part, field.name, None)
-            if isinstance(spec, NetworkSpec) and (weights := spec.weights_at_least):
-                copies = _COPIES if section == "mode" else 1
-                text = f"the {weights:,} weights of '{spec.kind}'"
-                yield Need((section, field.name), text, weights * copies * _NUMBER)
+def _steps(mode: AlignmentMode[Any]) -> Iterator[Need]:
+    """The steps of a mode, by the option that says their number, if there is one."""
+    name = next((name for name in ("steps", "n") if name in attrs.fields_dict(type(mode))), "")
+    if name:
+        count = mode.steps
+        grid = _TIME * count if hasattr(mode, "power") and name == "steps" else 0
+        text, inner = f"{count:,} {_NOUNS.get(name, name)}", getattr(mode, "flow_steps", 1)
+        rounds = count * inner if name == "n" and count >= inner else count
+        yield Need(("mode", name), text, grid, rounds * _CALL)
 
 
-def _loops(mode: Any) -> Iterator[Need]:
-    """Steps within steps."""
-    inner = getattr(mode, "flow_steps", 1)
-    for name, count in (("steps", mode.steps), ("n", getattr(mode, "n", 1)), ("flow_steps", inner)):
-        rounds = mode.steps * inner if name == "n" else count
-        grid = _TIME * count if hasattr(mode, "power") and name != "n" else 0
-        if hasattr(type(mode), name):
-            text = f"{count:,} {'candidates' if name == 'n' else 'steps'}"
-            yield Need(("mode", name), text, grid, rounds * _STEP)
+@final
+@attrs.frozen
+class _Use:
+    """A part with the tables and parts among its options, and how a run uses it.
+
+    Attributes:
+        key: of the part.
+        part: its options are looked at.
+        rounds: how often it is used, one after the other.
+        rows: how many of it are held at once, beside each other; 0 for rows of its own.
+        copies: of the weights of its networks.
+        times: keys of the numbers that `rounds` and `rows` are made of.
+        of_steps: rounds and rows of what is used in every step: dynamics and objectives.
+    """
+
+    key: Key
+    part: Any
+    rounds: int = 1
+    rows: int = 0
+    copies: int = 1
+    times: tuple[Key, ...] = ()
+    of_steps: tuple[int, int] = (1, 1)
+
+    def needs(self, state: int) -> Iterator[Need]:
+        """What its numbers ask for; a state takes `state` bytes."""
+        for field in attrs.fields(type(self.part)):
+            key = (*self.key, field.alias or field.name)
+            value = getattr(self.part, field.name)
+            many = value if isinstance(value, tuple) else (value,)
+            if grows := field.metadata.get("grows"):
+                counts = [count for count in many if isinstance(count, int)]
+                yield from self._need(grows, key, max(counts, default=0), state)
+            for place, inner in enumerate(many):
+                if isinstance(inner, NetworkSpec | AutoencoderSpec):
+                    yield from self._weights(key, inner)
+                if attrs.has(type(inner)):
+                    where = (*key, place) if many is value else key
+                    use = attrs.evolve(self, key=where, part=inner)
+                    if isinstance(inner, Dynamics | Objective):
+                        rounds, rows = self.of_steps
+                        times = (*self.times, ("mode", "steps"), ("mode", "flow_steps"), _BATCH)
+                        use = attrs.evolve(use, rounds=rounds, rows=rows, times=times)
+                    yield from use.needs(state)
+
+    def _need(self, grows: Grows, key: Key, count: int, state: int) -> Iterator[Need]:
+        name = str(key[-1])
+        text = f"{count:,} {_NOUNS.get(name, name.replace('_', ' '))}"
+        if grows == "calls":
+            yield Need(key, text, 0, count * self.rounds * _CALL, self.times)
+        elif grows == "rows":
+            size = self.rows * state if self.rows else _ROW + state
+            yield Need(key, text, count * size, times=self.times)
+        else:
+            yield Need(key, text, count**2 * 3 * _NUMBER)
+
+    def _weights(self, key: Key, spec: NetworkSpec | AutoencoderSpec) -> Iterator[Need]:
+        if weights := spec.weights_at_least:
+            text = f"the {weights:.3g} weights of '{spec.kind}'"
+            yield Need(key, text, weights * self.copies * _NUMBER)
+
+
+def _uses(recipe: Recipe, arm: Arm) -> Iterator[_Use]:
+    """The parts that an arm uses."""
+    mode, estimator, samples = arm.mode, arm.estimator, recipe.run.samples
+    several, trains = "n" in attrs.fields_dict(type(mode)), isinstance(mode, Trainable)
+    rounds = mode.steps * (getattr(mode, "flow_steps", 1) if several else 1)
+    times: tuple[Key, ...] = (("mode", "steps"), ("mode", "n"), ("mode", "flow_steps"))
+    yield _Use(
+        ("mode",),
+        mode,
+        mode.steps if several else 1,
+        samples if isinstance(mode, Study) else 0,
+        _COPIES if trains else 1,
+        times[1:2],
+        of_steps=(rounds, mode.batch if isinstance(mode, Trainable) else samples),
+    )
+    rows = samples * getattr(mode, "particles", 1)
+    times += (_SAMPLES, _PARTICLES, _BATCH)
+    asked = bool(estimator and "estimator" in mode.needs)
+    if estimator and asked:
+        yield _Use(("estimator",), estimator, rounds, rows, times=times)
+    if arm.sampler and (
+        "sampler" in mode.needs or (asked and estimator and estimator.needs_sampler)
+    ):
+        draws = getattr(estimator, "draws", 1) if asked else 1
+        rows = mode.batch if isinstance(mode, Trainable) else rows
+        rows *= draws if isinstance(draws, int) else 1
+        once = 1 if isinstance(mode, Study) else rounds
+        known = (*times, ("estimator", "draws"))
+        yield _Use(("sampler",), arm.sampler, once, rows, times=known)
+    if arm.model:
+        yield _Use(("model",), arm.model)
+    for index, term in enumerate(recipe.reward):
+        yield _Use(("reward", index), term.part)
+    for index, metric in enumerate(recipe.metric):
+        yield _Use(("metric", index), metric)
 
 
 def available() -> float:

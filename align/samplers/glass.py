@@ -147,7 +147,7 @@ class Glass(PosteriorSampler):
     exact_for: ClassVar[str] = "an exact velocity, in the limit of many steps"
     needs: ClassVar[type | None] = None
 
-    steps: int = option("steps of the inner flow", default=10, check=at_least(1))
+    steps: int = option("steps of the inner flow", default=10, check=at_least(1), grows="calls")
     method: Method = option(
         "'euler', or 'heun': of second order, at two network calls a step but the last",
         default="euler",

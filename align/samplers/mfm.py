@@ -28,7 +28,7 @@ class MetaFlowMap(PosteriorSampler):
     exact_for: ClassVar[str] = "an exact posterior map"
     needs: ClassVar[type | None] = PosteriorMap
 
-    steps: int = option("jumps from noise to a draw", default=1, check=at_least(1))
+    steps: int = option("jumps from noise to a draw", default=1, check=at_least(1), grows="calls")
 
     def sample(
         self, model: FlowModel, noisy: NoisyState, *, draws: int, streams: Streams

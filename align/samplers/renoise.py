@@ -50,7 +50,10 @@ class Renoise(PosteriorSampler):
     needs: ClassVar[type | None] = ToData
 
     candidates: int = option(
-        "candidates K that each draw is chosen from", default=4, check=at_least(1)
+        "candidates K that each draw is chosen from",
+        default=4,
+        check=at_least(1),
+        grows="rows",
     )
     data_std: float = option(
         "standard deviation S of the data's elements; it sets how much noise is added",

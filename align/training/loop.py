@@ -325,7 +325,13 @@ def advance(
     for name, what in (("loss", "the loss"), ("norm", "the norm of the gradient")):
         if not math.isfinite(metrics[name]):
             raise DivergedError(_cure(f"{what} is {metrics[name]:g}", options, learning_rate))
-    training.optimiser.step()
+    try:
+        training.optimiser.step()
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # torch's word for a factor that is no float of a weight
+            raise
+        text = "a step is longer than a weight can be"
+        raise DivergedError(_cure(text, options, learning_rate)) from error
     length = _length(w for w in training.module.parameters() if w.requires_grad)
     if not math.isfinite(length):
         text = (
@@ -345,6 +351,8 @@ def _cure(what: str, options: Optimisation, learning_rate: float) -> str:
         f" ({learning_rate:.2g} in this step)",
         f"or max_grad_norm, {options.max_grad_norm:g}",
     ]
+    if options.weight_decay:
+        cures.append(f"or weight_decay, {options.weight_decay:g}")
     if options.precision != "float32":
         cures.append("or take precision = 'float32'")
     return f"training has diverged: {what}; {', '.join(cures)}"

@@ -42,6 +42,24 @@ net = { kind = "mlp", width = 8, depth = 1 }
 """
 
 
+RENOISE = STEER.replace('"mfm"', '"renoise"').replace('"gradient"', '"stein"')
+BEST = (
+    DISTILL.replace('distill"\nnet = { kind = "mlp", width = 8, depth = 1 }', 'best_of_n"')
+    + (STEER[STEER.index("[[reward]]") : STEER.index("[mode]")])
+)
+FINETUNE = BEST.replace("best_of_n", "finetune") + '[sampler]\nkind = "mfm"\n'
+FINETUNE += '[mode.net]\nkind = "mlp"\n'
+OBJECTIVE = FINETUNE + '[mode.objective]\nkind = "gradient"\n'
+DRAFT = FINETUNE + '[mode.objective]\nkind = "draft"\n'
+VALUES = BEST.replace("best_of_n", "value_correlation") + '[sampler]\nkind = "mfm"\n'
+AUTOENCODE = """\
+[mode]
+kind = "autoencode"
+data = { kind = "pictures", path = "." }
+"""
+HUGE = 10**10
+
+
 @pytest.fixture(scope="module")
 def catalog():
     return load_catalog([])
@@ -58,19 +76,44 @@ def catalog():
         (DISTILL, "mode.optimisation.batch", 6, "rows of a batch need at least"),
         (DISTILL, "mode.net.width", 8, "weights of 'mlp' need at least"),
         (DISTILL, "mode.net.depth", 8, "weights of 'mlp' need at least"),
-        (DISTILL, "mode.steps", 6, "years at least; use fewer"),
+        (DISTILL, "mode.steps", 6, "12 days at least; use fewer"),
+        (STEER, "sampler.steps", 9, "steps take"),
+        (RENOISE, "sampler.candidates", 9, "candidates need at least"),
+        (STEER, "mode.dynamics.inner_steps", 18, "inner steps take"),
+        (BEST, "mode.n", 6, "candidates take"),
+        (BEST, "mode.flow_steps", 6, "steps take"),
+        (BEST, "mode.dynamics.inner_steps", 6, "inner steps take"),
+        (OBJECTIVE, "mode.objective.draws", 6, "draws need at least"),
+        (FINETUNE, "mode.evaluation.samples", 6, "samples need at least"),
+        (FINETUNE, "mode.evaluation.flow_steps", 6, "steps take"),
+        (FINETUNE, "mode.flow_steps", 6, "steps take"),
+        (FINETUNE, "mode.pool", 6, "samples of a pool need at least"),
+        (FINETUNE, "mode.net.width", 15, "weights of 'mlp' need at least"),
+        (DRAFT, "mode.objective.flow_steps", 6, "steps take"),
+        (AUTOENCODE, "mode.net.width", 1, "weights of 'upsample' need at least"),
+        (AUTOENCODE, "mode.net.levels", 1, "weights of 'upsample' need at least"),
+        (AUTOENCODE, "mode.data.size", 2, "pixels a side need at least"),
+        (VALUES, "mode.rollout_steps", 6, "rollout steps take"),
+        (VALUES, "mode.draws", 6, "draws need at least"),
+        (VALUES, "mode.particles", 6, "particles need at least"),
     ],
 )
-def test_number_beyond_memory_or_time_is_refused(text, setting, line, words, catalog, tmp_path):
+def test_number_beyond_memory_or_time_is_refused(
+    text, setting, line, words, catalog, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train" / "a").mkdir(parents=True)
     file = tmp_path / "r.toml"
     file.write_text(text)
-    sets = [f"{setting}={10**14}"]
-    sets += ['mode.dynamics="ddpm"'] if "particles" in setting else []
+    sets = ['mode.dynamics="glass"'] if "inner_steps" in setting else []
+    sets += ['mode.dynamics="ddpm"'] if "particles" in setting and text == STEER else []
+    sets += [f"{setting}={HUGE}"]
     with pytest.raises(RecipeError) as caught:
         load(file, sets=sets, catalog=catalog)
-    (shown,) = [row for row in str(caught.value).split("\n") if words in row]
+    (shown,) = str(caught.value).split("\n")
+    assert words in shown
     assert shown.startswith((f"{file}:{line}: ", f"--set {setting}="))
-    assert " of memory, and there are " in shown or "years" in shown
+    assert " of memory, and there are " in shown or "years" in shown or "days" in shown
 
 
 def test_number_of_an_arm_is_refused_where_it_stands(catalog, tmp_path):
@@ -90,6 +133,9 @@ def test_refusal_says_what_there_is():
     assert Need(("a",), "9 rows", memory=10).refusal(10) is None
     assert Need(("a",), "9 rows", memory=3e9).refusal(2e9) == (
         "9 rows need at least 3 GB of memory, and there are 2 GB here; use fewer"
+    )
+    assert Need(("a",), "9 steps", seconds=1e6).refusal(1) == (
+        "9 steps take 12 days at least; use fewer"
     )
     assert Need(("a",), "9 steps", seconds=1e9).refusal(1) == (
         "9 steps take 32 years at least; use fewer"

@@ -79,6 +79,17 @@ def test_a_step_that_spoils_the_weights_is_told_at_once():
     assert training.ema.weight.tolist() == [[1.0]]
 
 
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("too_large", ["learning_rate", "weight_decay"])
+def test_a_step_that_no_float_holds_is_told_with_what_was_set(optimiser, too_large):
+    training, options = begun(
+        **{"optimiser": optimiser, "decay": "none", "learning_rate": 1.0, too_large: 1e300}
+    )
+    with pytest.raises(DivergedError, match=rf"{too_large}, 1e\+300") as caught:
+        advance(training, spoilt(training, lambda v: v), options, STREAMS, 0, 4)
+    assert "training has diverged: " in str(caught.value)
+
+
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     net, path = nn.Linear(1, 1), tmp_path / "m.safetensors"
     nn.init.constant_(net.weight, 1e5)

@@ -36,7 +36,9 @@ class Draft(FinetuneObjective):
     last: int = option(
         "number of last Euler steps that the gradient goes through", default=1, check=at_least(1)
     )
-    flow_steps: int = option("Euler steps from noise to a sample", default=25, check=at_least(1))
+    flow_steps: int = option(
+        "Euler steps from noise to a sample", default=25, check=at_least(1), grows="calls"
+    )
 
     def loss(self, target: TiltedTarget, rows: Streams) -> Loss:
         """−r of a sample for each row."""

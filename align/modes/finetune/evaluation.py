@@ -36,8 +36,12 @@ class Evaluation:
     """Samples from the same noise every `every` steps, scored by all rewards and metrics."""
 
     every: int = option("steps from one evaluation to the next", default=200, check=at_least(1))
-    samples: int = option("number of samples of an evaluation", default=32, check=at_least(2))
-    flow_steps: int = option("Euler steps of a sample", default=25, check=at_least(1))
+    samples: int = option(
+        "number of samples of an evaluation", default=32, check=at_least(2), grows="rows"
+    )
+    flow_steps: int = option(
+        "Euler steps of a sample", default=25, check=at_least(1), grows="calls"
+    )
     metrics: tuple[Metric, ...] = option(
         "metrics of the samples beside those of the base model; if there are none, image statistics"
         " and the Fréchet distance of thumbnails, or for vectors the sliced Wasserstein distance",

@@ -43,7 +43,7 @@ class GradientObjective(FinetuneObjective):
     needs_gradient: ClassVar[bool] = True
     needs_sampler: ClassVar[bool] = True
 
-    draws: int = option("posterior draws at each state", default=1, check=at_least(1))
+    draws: int = option("posterior draws at each state", default=1, check=at_least(1), grows="rows")
     start: float = option("earliest time that is trained", default=0.01, check=between(0, 0.99))
     plug_in: bool = option(
         "whether a state's draws are weighed among themselves: less noise, and a bias that falls"

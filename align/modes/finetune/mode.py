@@ -70,9 +70,13 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         "number of samples of the base model that are the clean data where there are no others",
         default=512,
         check=at_least(1),
+        grows="rows",
     )
     flow_steps: int = option(
-        "Euler steps of the samples of a pool and of the run", default=50, check=at_least(1)
+        "Euler steps of the samples of a pool and of the run",
+        default=50,
+        check=at_least(1),
+        grows="calls",
     )
     path: Literal["direct", "tilt"] = option(
         "'direct' trains with the whole weight of the reward; 'tilt' adds a part of it in each"

@@ -38,7 +38,7 @@ class SteinObjective(FinetuneObjective):
         " each noisy one is its one draw",
         default="sampler",
     )
-    draws: int = option("posterior draws at each state", default=1, check=at_least(1))
+    draws: int = option("posterior draws at each state", default=1, check=at_least(1), grows="rows")
     start: float = option("earliest time that is trained", default=0.0, check=between(0, 0.99))
     centred: bool = option(
         "whether the noise that the base model alone explains is subtracted from the loss",

@@ -55,7 +55,9 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
         "whether each sample has candidates of its own, or all are chosen from one pool",
         default="own",
     )
-    flow_steps: int = option("steps from noise to data", default=50, check=at_least(1))
+    flow_steps: int = option(
+        "steps from noise to data", default=50, check=at_least(1), grows="calls"
+    )
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
     grid: TimeGrid = option(TIME_GRID_HELP, default="model")
     start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))

@@ -28,7 +28,8 @@ def every(allowed: Callable[[Any], bool], expected: str) -> Check:
 
 def counts_option(help: str, *, default: tuple[int, ...]) -> Any:
     """An option that names several numbers of steps."""
-    return option(help, default=default, check=every(lambda n: n >= 1, "steps of at least 1"))
+    check = every(lambda n: n >= 1, "steps of at least 1")
+    return option(help, default=default, check=check, grows="calls")
 
 
 def inner_steps_option() -> Any:

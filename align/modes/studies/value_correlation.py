@@ -58,7 +58,9 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     kind: ClassVar[str] = "value_correlation"
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler", "reward"})
 
-    draws: int = option("posterior draws N at each state", default=200, check=at_least(1))
+    draws: int = option(
+        "posterior draws N at each state", default=200, check=at_least(1), grows="rows"
+    )
     times: tuple[float, ...] = option(
         "times t of the states",
         default=(0.1, 0.2, 0.5),
@@ -66,8 +68,12 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     )
     inner_steps: tuple[int, ...] = setting.inner_steps_option()
     particles: int = option("rollouts M from each state", default=200, check=at_least(2))
-    rollout_steps: int = option("steps of each rollout", default=200, check=at_least(1))
-    flow_steps: int = option("Euler steps from noise to a state", default=50, check=at_least(1))
+    rollout_steps: int = option(
+        "steps of each rollout", default=200, check=at_least(1), grows="calls"
+    )
+    flow_steps: int = option(
+        "Euler steps from noise to a state", default=50, check=at_least(1), grows="calls"
+    )
 
     @property
     def steps(self) -> int:
