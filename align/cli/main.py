@@ -208,7 +208,7 @@ def _print_table(folder: Path) -> None:
         table = Table(*(Column(_cell(head)) for head in heads), box=None, pad_edge=False)
         for row in cells:
             table.add_row(*map(_cell, row))
-        _print(table, study_notes(studies))
+        _print(table, [*study_notes(studies), *results.notes])
         return
     heads, cells = rows(folder, results)
     table = Table("", *(Column(_cell(row[0])) for row in cells), box=None, pad_edge=False)

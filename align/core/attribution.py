@@ -16,8 +16,8 @@ from typing import Final, TypeVar, final
 import torch
 from torch import Tensor
 
-from align.core.errors import AlignError, ContractError, PartError
-from align.core.interrupt import is_interrupt
+from align.core.errors import AlignError, ContractError, DivergedError, FolderError, PartError
+from align.core.interrupt import is_interrupt, raised_by_align
 
 Part = TypeVar("Part")
 
@@ -29,24 +29,51 @@ _TORCH: Final = str(Path(torch.__file__).parent)
 class settings_kept:
     """A context at whose end what a part may have changed for everybody is as it was before.
 
-    That is the working directory, and torch's gradient mode and default floating type.
+    That is the working directory, and of torch: the gradient mode, the default floating type and
+    device, the number of threads, whether algorithms are deterministic, and a global generator that
+    was seeded anew. Numbers that a part draws from that generator move it on, as ever.
     """
 
-    __slots__ = ("_settings",)
+    __slots__ = ("_device", "_folder", "_random", "_seed", "_torch")
 
     def __enter__(self) -> None:
         """Remember the settings."""
-        self._settings = (_folder(), torch.is_grad_enabled(), torch.get_default_dtype())
+        self._folder, self._torch, self._device = _folder(), _of_torch(), _default_device()
+        self._seed, self._random = _GENERATOR.initial_seed(), _GENERATOR.get_state()
 
     def __exit__(self, *_: object) -> None:
         """Set them back."""
-        folder, grad, dtype = self._settings
-        if folder and _folder() != folder:
-            os.chdir(folder)
-        if torch.is_grad_enabled() is not grad:
+        if self._folder and _folder() != self._folder:
+            os.chdir(self._folder)
+        if _of_torch() != self._torch:
+            grad, dtype, threads, deterministic = self._torch
             torch.set_grad_enabled(grad)
-        if torch.get_default_dtype() is not dtype:
             torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
+            torch.set_deterministic_debug_mode(deterministic)
+        if _default_device() != self._device:
+            # "cpu" by name would slow down every call that makes a tensor.
+            torch.set_default_device(None if self._device.type == "cpu" else self._device)
+        if _GENERATOR.initial_seed() != self._seed:
+            _GENERATOR.set_state(self._random)
+
+
+_GENERATOR: Final = torch.default_generator
+
+
+def _of_torch() -> tuple[bool, torch.dtype, int, int]:
+    """Settings of torch that cost little to look at."""
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_deterministic_debug_mode(),
+    )
+
+
+def _default_device() -> torch.device:
+    """Where tensors are made; ten times as fast as `torch.get_default_device`."""
+    return torch.empty(0).device
 
 
 @final
@@ -61,7 +88,8 @@ class attributed:
 
     Raises:
         UserInterrupt: the user pressed Ctrl-C.
-        AlignError: raised by the part, or by another one that it uses, and passed on as it is.
+        PartError, ContractError, DivergedError: raised by the part, or by another one that it uses,
+            and passed on as it is. So is any other error that `align` itself raises meanwhile.
         PartError: the part raised anything else.
     """
 
@@ -80,10 +108,20 @@ class attributed:
     ) -> None:
         """Set the settings back, and raise the error as the part's own."""
         self._settings.__exit__()
-        if error is None or isinstance(error, AlignError) or is_interrupt(error):
+        if error is None or _passes(error):
             return
         text = f"{self._who} raised {described(error)}; --traceback shows the whole way"
         raise self._error(text) from error
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an error is a message to the user as it is, and not a part's own doing.
+
+    A part may say why it cannot work. What ends a run otherwise is for `align` to raise.
+    """
+    if isinstance(error, PartError | ContractError | DivergedError):
+        return not isinstance(error, FolderError) or raised_by_align(error)
+    return is_interrupt(error) or (isinstance(error, AlignError) and raised_by_align(error))
 
 
 def made(who: str, make: Callable[[], object], expected: type[Part]) -> Part:

@@ -21,6 +21,15 @@ FEW = 10.0
 """With a smaller effective number of unsteered samples V̂_0 is not to be relied on."""
 
 
+def deviation(numbers: Tensor) -> float:
+    """Standard deviation of numbers (M,), M > 1, also where no float holds their squares."""
+    numbers = numbers.double()
+    size = float(numbers.abs().max())
+    if not 1e-100 < size < 1e100 and 0 < size < math.inf:
+        return size * float((numbers / size).std())
+    return float(numbers.std())
+
+
 @final
 @attrs.frozen(eq=False)
 class BaseRewardStats:
@@ -52,7 +61,7 @@ class BaseRewardStats:
         No law with this KL has a higher mean of r. Samples weigh w ∝ e^{λ r}; the list ends where
         their effective number falls to `least`, or where λ makes no difference any more.
         """
-        spread = float(self.r.double().std()) if len(self.r) > 1 else 0.0
+        spread = deviation(self.r) if len(self.r) > 1 else 0.0
         if not spread or self._ess(0.0) < least:
             return []
         high = 1 / spread
@@ -105,7 +114,7 @@ class Divergence:
         r = r.double()
         mean, error = float(r.mean()), None
         if len(r) > 1:
-            error = float(r.std()) / math.sqrt(len(r))
+            error = deviation(r) / math.sqrt(len(r))
         gain = cls(reward=mean, reward_error=error, at_most=at_most)
         if at_most == 0:
             # The base model itself: there is nothing to estimate.

@@ -37,6 +37,10 @@ class ContractError(AlignError):
     """A part returned something else than its contract promises."""
 
 
+class NotFiniteError(ContractError):
+    """A part returned numbers that are not finite."""
+
+
 class DivergedError(AlignError):
     """Numbers of a run grew without bound."""
 

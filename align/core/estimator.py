@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed
-from align.core.errors import ContractError, DivergedError
+from align.core.errors import ContractError, DivergedError, NotFiniteError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
 from align.core.problem import Estimator, Problem
 from align.core.reward import WeightedReward
 from align.core.streams import Streams
 
-_RUNAWAY: Final = 1e6
+RUNAWAY: Final = 1e6
 """States larger than that are no flow's: guidance has driven them there."""
 
 
@@ -98,10 +98,10 @@ def estimate_value(
                     f"{who}: its {name} is {tuple(number.shape)}, expected {tuple(shape)}"
                 )
             if not bool(torch.isfinite(number).all()):
-                if (size := float(noisy.x.abs().max())) > _RUNAWAY:
+                if (size := float(noisy.x.abs().max())) > RUNAWAY:
                     raise DivergedError(
                         f"guidance drove states to {size:.2g}, too far for {who}; use more steps,"
                         " guidance_norm = 'clip', or a lower weight"
                     )
-                raise ContractError(f"{who}: its {name} has numbers that are not finite")
+                raise NotFiniteError(f"{who}: its {name} has numbers that are not finite")
     return estimate

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.baseline import deviation
 from align.core.errors import PartError
 from align.core.reward import Transform
 
@@ -104,7 +105,7 @@ def fitted(
             )
         exact = scores.double()
         if normalise == "zscore":
-            transform = Standardised(float(exact.mean()), float(exact.std()))
+            transform = Standardised(float(exact.mean()), deviation(exact))
         else:
             transform = Ranked.among(scores)
     return Clipped(transform, *clip) if clip else transform

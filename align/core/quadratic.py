@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.errors import PartError
+from align.core.errors import NotFiniteError, PartError
 from align.core.reward import Quadratic, Term, WeightedReward
 
 
@@ -35,6 +35,7 @@ class Form:
 
         Raises:
             PartError: a reward is not quadratic.
+            NotFiniteError: its numbers are not finite.
         """
         size = like.shape[-1]
         quadratic, linear, constant = (
@@ -47,6 +48,8 @@ class Form:
                 total + term.weight * part.to(total)
                 for total, part in zip((quadratic, linear, constant), _parts(term), strict=True)
             )
+        if not all(part.isfinite().all() for part in (quadratic, linear, constant)):
+            raise NotFiniteError("r as a quadratic form has numbers that are not finite")
         values, axes = torch.linalg.eigh(quadratic)
         return cls(axes, values, linear @ axes, constant)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed
-from align.core.errors import ContractError
+from align.core.errors import ContractError, NotFiniteError
 from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 
@@ -75,5 +75,5 @@ def draw_posterior(
         )
         raise ContractError(f"{who} returned {got}, expected {shape} {noisy.x.dtype}")
     if bad := int((~torch.isfinite(x1.detach())).sum()):
-        raise ContractError(f"{who} returned {bad} numbers that are not finite")
+        raise NotFiniteError(f"{who} returned {bad} numbers that are not finite")
     return x1

@@ -8,6 +8,7 @@ buffer twice can change what others see.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, same_values
-from align.core.errors import ContractError, DivergedError, PartError
+from align.core.errors import ContractError, DivergedError, NotFiniteError, PartError
+from align.core.estimator import RUNAWAY
 from align.core.model import (
     Able,
     Condition,
@@ -101,7 +103,7 @@ class GuardedModel(FlowModel):
                     f"{who} returned {_described(data)},"
                     f" expected {count} rows of kind '{self.domain}'"
                 )
-            return _finite(data.clone(), who, given=x1[rows])
+            return _finite(data.clone(), who, given=(x1[rows],))
 
         return self._chunked("decoder", call, len(x1))
 
@@ -141,7 +143,7 @@ class GuardedModel(FlowModel):
             given = [state[rows] for state in states]
             with _lent(who, *given) as copies:
                 result = method(*copies, cond.rows(rows).copy())
-            return _like(who, result, given[0])
+            return _like(who, result, given)
 
         return self._chunked("network", call, len(states[0]), per_row)
 
@@ -271,14 +273,15 @@ def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
     return attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
 
 
-def _like(who: str, result: Tensor, like: Tensor) -> Tensor:
-    """A copy of what a part returned, if it looks like `like` and is finite."""
+def _like(who: str, result: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """A copy of what a part made of `given`, if it looks like the first of them and is finite."""
+    like = given[0]
     found = (result.shape, result.dtype, result.device) if isinstance(result, Tensor) else ()
     if found != (like.shape, like.dtype, like.device):
         raise ContractError(
             f"{who} returned {_described(result)}, expected {_described(like)} like its state"
         )
-    return _finite(result.clone(), who, given=like)
+    return _finite(result.clone(), who, given=given)
 
 
 def _described(result: object) -> str:
@@ -290,28 +293,36 @@ def _described(result: object) -> str:
 
 
 def _finite(
-    result: Tensor, who: str, why: Callable[[], str] = str, given: Tensor | None = None
+    result: Tensor, who: str, why: Callable[[], str] = str, given: Sequence[Tensor] = ()
 ) -> Tensor:
     """The result of a part, which made it of the states `given`, if these are known.
 
     Raises:
-        ContractError: it is not finite.
-        DivergedError: nor were the states, for which the part is not to blame.
+        NotFiniteError: it is not finite.
+        DivergedError: nor were the states, or they are no flow's any more; the part is not to
+            blame for them.
     """
     if bad := int((~torch.isfinite(result.detach())).sum()):
-        if given is not None and not given.detach().isfinite().all():
+        size = max((_size(tensor) for tensor in given), default=0.0)
+        if not size < RUNAWAY:
+            state = f"as large as {size:.2g}" if math.isfinite(size) else "not finite any more"
             raise DivergedError(
-                f"{who} was given states that are not finite any more; lower"
-                " mode.optimisation.learning_rate where a network is trained, the weights of the"
-                " rewards, or the length of a step by more of them"
+                f"{who} was given states that are {state}; lower mode.optimisation.learning_rate"
+                " where a network is trained, the weights of the rewards and the guidance where"
+                " samples are steered, or the length of a step by more of them"
             )
-        raise ContractError(f"{who} returned {bad} numbers that are not finite{why()}")
+        raise NotFiniteError(f"{who} returned {bad} numbers that are not finite{why()}")
     return result
+
+
+def _size(states: Tensor) -> float:
+    """The largest number in size; infinite where one is no number."""
+    return float(states.detach().abs().nan_to_num(nan=math.inf).max()) if states.numel() else 0.0
 
 
 def _finite_slope(who: str, slope: Tensor) -> None:
     if bad := int((~torch.isfinite(slope)).sum()):
-        raise ContractError(
+        raise NotFiniteError(
             f"{who}: its gradient has {bad} numbers that are not finite; use an estimator that"
             " follows no gradient, like 'stein', and tell the reward's author"
         )
@@ -323,6 +334,8 @@ def _why(data: Tensor) -> str:
     seen = f", for data from {low:.3g} to {high:.3g}; "
     if data.dim() == 4 and (low < -_FAR or high > 1 + _FAR):
         return f"{seen}pictures belong in [0, 1]: lower the weights, or use more steps"
+    if not max(-low, high) < RUNAWAY:
+        return f"{seen}no flow makes such: lower the weights and the guidance, or use more steps"
     return f"{seen}take it out of the recipe, and tell the reward's author"
 
 

@@ -33,7 +33,7 @@ class AutoencoderConfig(AutoencoderSpec):
     @property
     def weights_at_least(self) -> int:
         """Those of the widest convolutions; a level more has four times as many."""
-        return 9 * self.width**2 * 4 ** min(self.levels, 64) + OBJECTS * self.levels
+        return (9 * self.width**2 << 2 * min(self.levels, 64)) + OBJECTS * self.levels
 
     def layers(self) -> tuple[nn.Module, nn.Module]:
         """An untrained encoder and decoder."""

@@ -60,7 +60,7 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
     """What a report is made of, tables first."""
     studies, sampled = results.studies(), results.sampled()
     if studies:
-        yield "study.md", lambda: _study_table(folder, studies)
+        yield "study.md", lambda: _study_table(folder, studies, results.notes)
     else:
         yield "table.md", lambda: write_file(folder / "table.md", markdown(folder, results))
     yield "recipe.toml", lambda: check_recipe(folder, results)
@@ -98,9 +98,9 @@ def _curves(folder: Path, results: RunResults) -> None:
     curves(folder)
 
 
-def _study_table(folder: Path, studies: tuple[ArmNumbers, ...]) -> None:
+def _study_table(folder: Path, studies: tuple[ArmNumbers, ...], notes: tuple[str, ...]) -> None:
     heads, cells = study_rows(studies)
-    write_file(folder / "study.md", to_markdown(heads, cells, study_notes(studies)))
+    write_file(folder / "study.md", to_markdown(heads, cells, [*study_notes(studies), *notes]))
 
 
 def _samples(folder: Path, sampled: tuple[ArmNumbers, ...]) -> None:

@@ -128,5 +128,6 @@ def _mean(scores: Sequence[float]) -> str:
     mean = sum(scores) / count
     if count == 1:
         return f"{mean:.3g}"
-    error = math.sqrt(sum((s - mean) * (s - mean) for s in scores) / (count - 1) / count)
+    # `hypot` also where no float holds the squares.
+    error = math.hypot(*(s - mean for s in scores)) / math.sqrt((count - 1) * count)
     return f"{mean:.3g} ± {error:.2g}"

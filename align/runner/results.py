@@ -20,7 +20,8 @@ from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
-from align.recipe import Recipe
+from align.recipe import Recipe, to_toml
+from align.recipe.far import far_numbers
 from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
 from align.runner.base_samples import BaseSampleSet
 from align.runner.build import Built
@@ -183,7 +184,7 @@ def _bases(
 
 def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     """What must be said about the run as a whole."""
-    notes = _unmeasured(recipe.metric, results)
+    notes = _unmeasured(recipe.metric, results) + _not_finite(recipe, results)
     gains = [result.divergence for result in results if result.divergence is not None]
     few = min((gain.ess for gain in gains if gain.ess and gain.ess < FEW), default=None)
     if few is None:
@@ -208,6 +209,22 @@ def _unmeasured(metrics: Sequence[Metric], results: Sequence[ArmResult]) -> tupl
         text = f"{', '.join(compared)}: not measured, as the first arm, which samples are compared"
         notes.append(f"{text} with, makes none.")
     return tuple(notes)
+
+
+def _not_finite(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
+    """Which measured numbers are not finite, and which of the recipe's are so large or small."""
+    found = list[str]()
+    for result in results:
+        measured = list(result.metrics.items())
+        if result.findings is not None:
+            measured += [(result.findings.value, point.value) for point in result.findings.points]
+        names = dict.fromkeys(name for name, value in measured if not math.isfinite(value))
+        found += [f"{name} of '{result.name}'" for name in names]
+    if not found:
+        return ()
+    far = far_numbers(to_toml(recipe))
+    text = f"{', '.join(found)}: not finite, as no float holds what was measured"
+    return (f"{text}; {far}." if far else f"{text}.",)
 
 
 def _plain(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:

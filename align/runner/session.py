@@ -12,7 +12,14 @@ from loguru import logger
 
 from align import report
 from align.catalog.registry import Catalog, load_catalog
-from align.core.errors import FolderError, PartError, PromptError, RecipeError
+from align.core.errors import (
+    DivergedError,
+    FolderError,
+    NotFiniteError,
+    PartError,
+    PromptError,
+    RecipeError,
+)
 from align.core.estimator import ValueEstimator
 from align.core.interrupt import is_interrupt, user_interrupts
 from align.core.mode import AlignmentMode, Trainable
@@ -24,6 +31,7 @@ from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
+from align.recipe.far import far_numbers
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.observers import NullObserver, RunObserver, ends_in_order
@@ -161,7 +169,7 @@ def run(
         try:
             observer.begin()
             rewards = Rewards(loaded.recipe.reward, device_of(options.device))
-            with _at(loaded, ("model", "prompt")):
+            with _at(loaded, ("model", "prompt")), _naming_far_numbers(text):
                 result = Session(loaded.recipe, record, rewards, observer).run()
         except BaseException as error:
             if is_interrupt(error):
@@ -248,6 +256,25 @@ def _written(loaded: Loaded) -> str:
             f" ({visible(error.object[error.start : error.end])}); change that"
         ) from error
     return text
+
+
+@contextmanager
+def _naming_far_numbers(text: str) -> Iterator[None]:
+    """Where numbers of a run overflow, name those of its recipe that are so large or small."""
+    try:
+        yield
+    except (NotFiniteError, DivergedError, PartError) as error:
+        numeric = isinstance(error, NotFiniteError | DivergedError) or _is_numeric(error)
+        if not numeric or not (far := far_numbers(text)):
+            raise
+        raise type(error)(f"{error}; {far}") from error
+
+
+def _is_numeric(error: BaseException | None) -> bool:
+    """Whether an error comes from arithmetic that failed, as far as its causes say."""
+    while error is not None and not isinstance(error, ArithmeticError | RuntimeError):
+        error = error.__cause__
+    return error is not None
 
 
 @contextmanager

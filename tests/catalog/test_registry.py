@@ -1,6 +1,7 @@
 """Plugins: what they bring, what is refused, and what a broken one leaves standing."""
 
 import re
+import signal
 import sys
 from contextlib import nullcontext
 from importlib.metadata import EntryPoint
@@ -115,7 +116,7 @@ def test_ctrl_c_of_the_user_is_no_fault_of_a_plugin(raised):
         name, value, dist = "slow", "slow", None
 
         def load(self):
-            raise raised
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(raised), user_interrupts() if raised is UserInterrupt else nullcontext():
         catalog_of(Slow())

@@ -8,8 +8,21 @@ import pytest
 import torch
 
 from align.core.attribution import attributed, made, settings_kept
-from align.core.errors import ContractError, PartError, PromptError, UserInterrupt
+from align.core.errors import (
+    AlignError,
+    ContractError,
+    FolderError,
+    PartError,
+    PeerFailedError,
+    PluginError,
+    PromptError,
+    RecipeError,
+    TakenError,
+    UserInterrupt,
+)
 from align.core.interrupt import user_interrupts
+from align.recipe import load
+from align.runner.record import check_folder
 
 
 class Strange(BaseException):
@@ -56,6 +69,26 @@ def test_interrupt_of_a_part_is_told_from_that_of_the_user():
     assert type(caught.value) is KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [RecipeError, PeerFailedError, UserInterrupt, TakenError, FolderError, PluginError, AlignError],
+)
+def test_error_that_is_for_align_to_raise_names_the_part_that_raises_it(kind):
+    with (
+        user_interrupts(),
+        pytest.raises(PartError, match=rf"^reward 'x' raised {kind.__name__}: why \(tests"),
+        attributed("reward 'x'"),
+    ):
+        fail(kind("why"))
+
+
+def test_error_that_align_itself_raises_in_a_part_passes(tmp_path):
+    with pytest.raises(FolderError), attributed("reward 'x'"):
+        check_folder(Path("/"))
+    with pytest.raises(RecipeError), attributed("reward 'x'"):
+        load(tmp_path / "none.toml", catalog=None)
+
+
 def test_handler_of_somebody_else_stays():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -67,13 +100,28 @@ def test_handler_of_somebody_else_stays():
 
 @pytest.mark.parametrize("context", [settings_kept(), attributed("part")])
 def test_settings_are_set_back(context, tmp_path):
-    folder = Path.cwd()
+    folder, threads, random = Path.cwd(), torch.get_num_threads(), torch.get_rng_state()
     with context:
         os.chdir(tmp_path)
         torch.set_default_dtype(torch.float64)
         torch.set_grad_enabled(False)
+        torch.set_default_device("meta")
+        torch.set_num_threads(7)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(8)
     assert (Path.cwd(), torch.get_default_dtype()) == (folder, torch.float32)
     assert torch.is_grad_enabled()
+    assert torch.zeros(()).device.type == "cpu"
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_numbers_drawn_from_the_global_generator_are_others_each_time():
+    with settings_kept():
+        first = torch.rand(4)
+    with settings_kept():
+        assert not torch.equal(torch.rand(4), first)
 
 
 def test_made_refuses_another_type():

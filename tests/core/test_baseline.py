@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.baseline import BaseRewardStats, Divergence
+from align.core.baseline import BaseRewardStats, Divergence, deviation
 from align.core.model import NoisyState
 from align.core.streams import Streams
 from align.testing.worlds import line, plane
@@ -114,3 +114,10 @@ def test_unsteered_samples_and_single_ones():
         "at_least_error": None,
         "at_most": None,
     }
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e160, 1e300])
+def test_deviation_of_numbers_whose_squares_no_float_holds(size):
+    numbers = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    assert deviation(size * numbers) == pytest.approx(size * math.sqrt(7 / 3), rel=1e-14)
+    assert deviation(0 * numbers) == 0

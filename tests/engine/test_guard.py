@@ -7,7 +7,7 @@ import attrs
 import pytest
 import torch
 
-from align.core.errors import ContractError, PartError
+from align.core.errors import ContractError, DivergedError, PartError
 from align.core.estimator import ClosedForm
 from align.core.model import (
     Condition,
@@ -228,6 +228,19 @@ def test_a_reward_that_breaks_its_contract_is_named(fault, chunk, inputs):
     with pytest.raises(ContractError, match=r"^reward 'toll': score returned .*") as caught:
         reward.score(x, cond.prompts)
     assert caught.match(said)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(1e160, "as large as 1e\\+160"), (math.nan, "not finite any more")]
+)
+@pytest.mark.parametrize("what", ["velocity", "posterior_jump", "decode"])
+def test_a_model_is_not_to_blame_for_states_that_no_flow_has(what, size, said, inputs):
+    x, s, u, cond = inputs
+    model = GuardedModel(Toy(spoil=lambda v: v * math.inf), "toy", Meter(), 100)
+    with pytest.raises(
+        DivergedError, match=rf"^model 'toy': {what} was given states that are {said}"
+    ):
+        calls(model, (torch.full_like(x, size), s, u, cond))[what]()
 
 
 @attrs.frozen(eq=False)

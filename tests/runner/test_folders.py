@@ -15,7 +15,14 @@ import torch
 
 from align import report
 from align.catalog.registry import load_catalog
-from align.core.errors import PartError, RecipeError, TakenError, TerminatedError
+from align.core.errors import (
+    ContractError,
+    DivergedError,
+    PartError,
+    RecipeError,
+    TakenError,
+    TerminatedError,
+)
 from align.io import files, lock
 from align.modes.distill.mode import Distill
 from align.modes.sampling.steer import Steer
@@ -510,6 +517,33 @@ def test_folder_that_may_not_be_written_is_refused_before_the_run(go, tmp_path, 
     with pytest.raises(RecipeError, match="you may not write into"):
         go(STEERED)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("reward[0].weight=1e200", "reward[0].weight = 1e+200"),
+        ("reward[0].std=1e-200", "reward[0].std = 1e-200"),
+        ("mode.scale=1e300", "mode.scale = 1e+300"),
+        ('estimator={kind="gaussian", data_std=1e200}', "estimator.data_std = 1e+200"),
+    ],
+)
+def test_number_that_makes_others_overflow_is_named(go, setting, named):
+    with pytest.raises((PartError, ContractError, DivergedError)) as caught:
+        go(STEERED, setting)
+    assert str(caught.value).endswith(f"; {named} is far from usual numbers, which may be why")
+
+
+def test_large_scores_have_an_error_and_measured_overflows_are_told(go):
+    folder = go(STEERED, "reward[0].weight=1e160", 'mode={kind="best_of_n", flow_steps=2}')
+    (row,) = (folder / "table.md").read_text().splitlines()[2:3]
+    assert "inf" not in row
+    assert "e+160 ±" in row or "e+161 ±" in row
+    study = STEERED.replace('"steer"\nsteps = 2', '"fidelity"\nmethod = "flow"\nouter_steps = [1]')
+    study += 'metric = "sliced_wasserstein"\n[sampler]\nkind = "mfm"\n'
+    folder = go(study, "model.stds=[1e154,1.0]")
+    said = "sliced_wasserstein of 'fidelity': not finite, as no float holds what was measured; "
+    assert said + "model.stds" in (folder / "study.md").read_text()
 
 
 def test_tilde_is_the_home_folder(go, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.baseline import deviation
 from align.core.dynamics import FlowEvaluation, GuidedFlow
 from align.core.metric import Metric, compute_metric
 from align.core.mode import Info
@@ -83,7 +84,7 @@ class Evaluation:
         data, scores = self.samples_of(problem, model, cond, seed)
         for name, score in scores.items():
             numbers[name] = float(score.double().mean())
-            errors[name] = float(score.double().std()) / math.sqrt(len(score))
+            errors[name] = deviation(score) / math.sqrt(len(score))
         for metric in self.metrics or _USUAL[model.domain]:
             numbers |= compute_metric(metric, data, references)
         numbers["spread"] = spread(data, cond.prompts)
