@@ -9,7 +9,7 @@ arXiv:2601.14430.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, final
@@ -92,6 +92,7 @@ LAYOUTS: Final[Mapping[Name, Layout]] = MappingProxyType(
 _SIZES: Final = {(1152, 28): (16, 20), (1024, 24): (16, 16), (768, 12): (12, 8), (384, 12): (6, 8)}
 # Every network of these has it once.
 _MARK: Final = "x_embedder.proj.weight"
+_AT_ONCE: Final = 24
 _AVERAGED: Final = re.compile(r"(^|[._])(ema|shadow|averaged?)($|[._])", re.IGNORECASE)
 # Numbers that running averages keep about themselves.
 _COUNTERS: Final = frozenset({"n_averaged", "num_updates", "decay", "initted", "step"})
@@ -122,13 +123,18 @@ def network(
         PartError: of one line; the file is something else, or holds more or less than a network.
     """
     layout = LAYOUTS[name]
-    state = _without_variance(_tensors(path, layout, averaged, who), layout)
+
+    def read() -> dict[str, Tensor]:
+        return _without_variance(_tensors(path, layout, averaged, who), layout)
+
+    state = read()
     config, shape = _architecture(state, layout, heads, encoder_depth, f"{who}: '{path}'")
     with torch.device("meta"):
         net = DiT(config, shape, CLASSES, layout.role)
-    for key in list(state):
-        tensor = state.pop(key)
-        state[key] = tensor.to(dtype if key.startswith("blocks.") else torch.float32)
+    wanted = {key: dtype if key.startswith("blocks.") else torch.float32 for key in state}
+    if any(state[key].dtype != wanted[key] for key in state):
+        state.clear()
+        state = _cast(read, wanted)
     load_strictly(net, state, path, who)
     logger.bind(notice=True).info(
         "{}: {} tensors, {:,} numbers from '{}'",
@@ -138,6 +144,21 @@ def network(
         path.name,
     )
     return net.eval().requires_grad_(False)
+
+
+def _cast(
+    read: Callable[[], dict[str, Tensor]], wanted: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """Tensors in the types that are wanted, read a few at a time.
+
+    Pages of a file that is mapped count as memory until the file is let go.
+    """
+    keys, cast = list(wanted), dict[str, Tensor]()
+    for first in range(0, len(keys), _AT_ONCE):
+        mapped = read()
+        for key in keys[first : first + _AT_ONCE]:
+            cast[key] = mapped[key].to(wanted[key], copy=True)
+    return cast
 
 
 @final

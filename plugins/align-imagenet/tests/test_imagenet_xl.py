@@ -11,7 +11,7 @@ import torch
 from align.networks.dit import DiT, DiTConfig
 
 LOAD = """
-    import json, resource, sys, time
+    import json, sys, time
     from pathlib import Path
     import torch
     from align_imagenet import layouts
@@ -27,7 +27,9 @@ LOAD = """
     with torch.no_grad():
         out = net(y, 0 * one, one, 0.3 * one, y, label, scale)
     done = time.perf_counter(), time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Of this program alone: getrusage would count what its parent had.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) * 1024
     print(json.dumps({
         "tensors": len(net.state_dict()),
         "numbers": sum(tensor.numel() for tensor in net.state_dict().values()),
@@ -58,7 +60,7 @@ def file(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "size", "most"), [("float32", 2.74e9, 3.8e9), ("bfloat16", 1.40e9, 2.0e9)]
+    ("dtype", "size", "most"), [("float32", 2.74e9, 3.3e9), ("bfloat16", 1.40e9, 2.0e9)]
 )
 def test_xl_is_loaded_and_called(file, dtype, size, most, capsys):
     command = [sys.executable, "-c", textwrap.dedent(LOAD), str(file), dtype]
