@@ -11,7 +11,7 @@ from torch import Tensor
 from align.core.option import option
 from align.core.path import expand
 from align.modes.distill.consistency import ConsistencyLoss
-from align.modes.distill.forward import derivative
+from align.modes.distill.forward import Precision, derivative, precision_option
 from align.modes.distill.inner import InnerFlow
 
 
@@ -33,6 +33,7 @@ class Eulerian(ConsistencyLoss):
         "where the inner velocity comes from: the teacher, or the diagonal of the map",
         default="teacher",
     )
+    derivative: Precision = precision_option()
 
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,u}(I_s) minus the target, (B, *S)."""
@@ -40,15 +41,15 @@ class Eulerian(ConsistencyLoss):
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
             teacher = self.velocity == "teacher"
             velocity = inner.teacher(y, s) if teacher else inner.average(y, s, s)
-        return transport_residual(inner, y, s, u, velocity)
+        return transport_residual(inner, y, s, u, velocity, self.derivative)
 
 
 def transport_residual(
-    inner: InnerFlow, y: Tensor, s: Tensor, u: Tensor, velocity: Tensor
+    inner: InnerFlow, y: Tensor, s: Tensor, u: Tensor, velocity: Tensor, precision: Precision
 ) -> Tensor:
     """v_{s,u}(y) − (a + (u − s) (∂_s + a · ∇) v_{s,u}(y)) for a = `velocity`; (B, *S)."""
     with torch.no_grad():
         tangent = (velocity, torch.ones_like(s), torch.zeros_like(u))
-        _, slope = derivative(inner.average, (y, s, u), tangent)
+        _, slope = derivative(inner.average, (y, s, u), tangent, precision)
         target = velocity + expand(u - s, y) * slope
     return inner.average(y, s, u) - target

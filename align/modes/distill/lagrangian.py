@@ -11,7 +11,7 @@ from torch import Tensor
 from align.core.option import option
 from align.core.path import expand
 from align.modes.distill.consistency import ConsistencyLoss
-from align.modes.distill.forward import derivative
+from align.modes.distill.forward import Precision, derivative, precision_option
 from align.modes.distill.inner import InnerFlow
 
 
@@ -38,6 +38,7 @@ class Lagrangian(ConsistencyLoss):
     trained: Literal["derivative", "velocity"] = option(
         "which side of the equation carries the gradient", default="derivative"
     )
+    derivative: Precision = precision_option()
 
     def __attrs_post_init__(self) -> None:
         if self.trained == "velocity" and self.velocity == "teacher":
@@ -47,7 +48,7 @@ class Lagrangian(ConsistencyLoss):
         """∂_u X_{s,u}(I_s) − b̄_u(X_{s,u}(I_s)), (B, *S)."""
         y = inner.state(s)
         average, slope = derivative(
-            lambda end: inner.average(y, s, end), (u,), (torch.ones_like(u),)
+            lambda end: inner.average(y, s, end), (u,), (torch.ones_like(u),), self.derivative
         )
         length = expand(u - s, y)
         end, end_slope = y + length * average, average + length * slope

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.eulerian import transport_residual
+from align.modes.distill.forward import Precision, precision_option
 from align.modes.distill.inner import InnerFlow
 
 
@@ -25,6 +26,8 @@ class MeanFlow(ConsistencyLoss):
 
     kind: ClassVar[str] = "mean_flow"
 
+    derivative: Precision = precision_option()
+
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,u}(I_s) minus the target, (B, *S)."""
-        return transport_residual(inner, inner.state(s), s, u, inner.rate(s))
+        return transport_residual(inner, inner.state(s), s, u, inner.rate(s), self.derivative)

@@ -450,6 +450,18 @@ def test_guidance_that_was_not_trained_is_warned_of(tmp_path, caplog):
     ]
 
 
+def test_nothing_is_initialised_before_weights_are_read(tmp_path, monkeypatch):
+    def refuse(net):
+        raise AssertionError(net)
+
+    torch.save(tensors("mfm", depth=1), tmp_path / "x.pt")
+    monkeypatch.setattr("align.networks.dit._initialise", refuse)
+    before = torch.random.get_rng_state()
+    read(tmp_path / "x.pt")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    # What is not cast is not copied either, but mapped from the file.
+
+
 def test_a_file_that_is_not_there_is_a_mistake_of_the_recipe():
     with pytest.raises(ValueError, match=r"'weights': no file 'runs/none.pt', as seen from '/"):
         ImageNetModel(layout="sit", weights="runs/none.pt")
