@@ -36,7 +36,6 @@ SHAPES = {
     "wide": (300, 401, "RGB"),
     "tall": (411, 256, "RGB"),
     "grey": (256, 320, "L"),
-    "transparent": (280, 240, "RGBA"),
 }
 HEAD = ("reward", "picture", "package", "align", "difference")
 PROMPT, CPU = "a tabby cat, asleep", torch.device("cpu")

@@ -59,6 +59,19 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", local)
 
 
+@pytest.fixture(scope="module")
+def unpainted():
+    """Plots are made and not painted, which takes longer than a tiny run; tests/report paints."""
+
+    def save_figure(figure, path):
+        path.write_text(f"{len(figure.axes)} panels")
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("plots", "study"):
+            patched.setattr(f"align.report.{module}.save_figure", save_figure)
+        yield
+
+
 @pytest.fixture
 def other_device(monkeypatch):
     """A context in which recipes may ask for "cuda": CUDA, or where there is none what acts so."""

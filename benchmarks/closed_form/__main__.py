@@ -22,10 +22,11 @@ from benchmarks.closed_form import (
     plane,
     posterior,
     steering,
+    unequal,
 )
 from benchmarks.table import Table, parsed, parser_of, publish
 
-GROUPS = ("identities", "posterior", "steering", "estimates", "finetuning", "plane")
+GROUPS = ("identities", "posterior", "steering", "estimates", "finetuning", "plane", "unequal")
 
 
 def options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -62,6 +63,9 @@ def measures(asked: argparse.Namespace) -> dict[str, Callable[[], Iterator[Table
             "estimates": estimates.Errors(states=20, repeats=2, draws=(1, 4)).tables,
             "finetuning": finetuning.FixedPoints(draws=2000).tables,
             "plane": plane.Plane(particles=64, steps=2, rows=("exact", "stein 4")).tables,
+            "unequal": unequal.Unequal(
+                particles=32, steps=(2,), dynamics=unequal.DYNAMICS[:1], states=4, draws=(2,)
+            ).tables,
         }
     return {
         "identities": identities.tables,
@@ -78,6 +82,7 @@ def measures(asked: argparse.Namespace) -> dict[str, Callable[[], Iterator[Table
             normalise=asked.normalise,
             seed=asked.seed,
         ).tables,
+        "unequal": unequal.Unequal().tables,
     }
 
 

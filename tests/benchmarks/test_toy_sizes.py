@@ -17,6 +17,7 @@ from benchmarks.estimators import PARTS as ESTIMATES
 from benchmarks.speed.__main__ import PARTS as SPEED
 from benchmarks.table import Table, publish
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"parity"}  # tests/parity runs it, where its packages are installed
 OF_RUNS = {"finetuned", "learnt_map"}  # these read the folders of runs, and have tests below

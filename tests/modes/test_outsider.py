@@ -12,6 +12,7 @@ from align.core.errors import RecipeError
 from align.models.network import load
 from align.runner.session import run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 MATCHING = '''
 """A fine-tuning objective in a distribution of its own."""
 

@@ -17,6 +17,7 @@ from align.core.network import VelocityNetwork
 from align.models.network import Network, load
 from align.training import weights
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 DOCS = Path(__file__).parents[2] / "docs" / "plugins"
 CPU = torch.device("cpu")
 PRETRAIN = """

@@ -10,6 +10,7 @@ from PIL import Image
 from align.catalog.registry import load_catalog
 from align.runner.session import run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 ROOT = Path(__file__).parents[2]
 INVERSE = sorted(path for path in ROOT.glob("recipes/inverse/*.toml") if path.stem != "known")
 PLAIN = ("compare=[]", 'mode={ kind = "best_of_n", n = 1, flow_steps = 2 }')

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from align.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 RECIPE = """\
 [run]
 samples = 1

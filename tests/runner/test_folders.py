@@ -31,6 +31,7 @@ from align.report import plots
 from align.runner import observers, record
 from align.runner.session import run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 MODEL = """
 [model]
 kind = "mixture"
@@ -96,18 +97,6 @@ def go(catalog, tmp_path):
         return run(tmp_path / "r.toml", sets=sets, progress=False, catalog=catalog).folder
 
     return gone
-
-
-@pytest.fixture
-def drawn():
-    """For tests that look at plots, which take long."""
-
-
-@pytest.fixture(autouse=True)
-def undrawn(request, monkeypatch):
-    if "drawn" not in request.fixturenames:
-        for name in ("scatter", "tradeoff", "curves"):
-            monkeypatch.setattr(report, name, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -389,11 +378,11 @@ def test_heartbeat_goes_on_while_a_run_does(monkeypatch, tmp_path):
     assert not (tmp_path / "out" / "run.lock").exists()
 
 
-def test_plot_that_fails_costs_no_result(go, monkeypatch, drawn):
+def test_plot_that_fails_costs_no_result(go, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such glyph\nat all")
 
-    monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", broken)
+    monkeypatch.setattr(plots, "save_figure", broken)
     folder = go(STEERED)
     assert {"results.json", "table.md"} <= {path.name for path in folder.iterdir()}
     about = json.loads((folder / "about.json").read_text())

@@ -31,6 +31,7 @@ from align.runner.session import device_of, run
 from align.samplers.mfm import MetaFlowMap
 from align.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 MODEL = """\
 [model]
 kind = "mixture"

@@ -13,6 +13,7 @@ from align.core.errors import AlignError, PartError
 from align.runner.session import run
 from align.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 RECIPE = """
 [run]
 samples = 2

@@ -13,6 +13,7 @@ from align.engine.offload import Offloaded
 from align.runner.record import Record
 from align.runner.session import run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 STEPS = 6
 OPTIMISATION = """
 [mode.optimisation]

@@ -23,6 +23,7 @@ from align.training import weights
 from align.training.checkpoint import PROGRESS
 from align.training.loop import Optimisation, Training, advance
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 STREAMS = Streams(0, (0,))
 
 

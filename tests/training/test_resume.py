@@ -12,6 +12,7 @@ from align.models.network import Network
 from align.runner.session import run
 from align.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 STEPS = 24
 RECIPE = f"""
 [run]

@@ -9,6 +9,7 @@ from align.catalog.registry import load_catalog
 from align.cli.main import main
 from align.runner.session import run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 MODEL = """
 [run]
 samples = 8
