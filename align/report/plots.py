@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -70,7 +70,8 @@ def curves(folder: Path) -> None:
         if _is_logarithmic(name, [y for points in series[name].values() for _, y in points]):
             axes.set_yscale("log")
             plain_ticks(axes.yaxis)
-        axes.set_xlabel("candidate, or step" if "candidates" in series else "step")
+        axes.set_xlabel("step, or candidate" if "candidates" in names else "step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(plot_text(_MEANINGS.get(name, name.replace("_", " "))))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.93", linewidth=0.8)

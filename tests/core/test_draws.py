@@ -189,18 +189,6 @@ def test_auto_is_a_fixed_number_for_each_state(estimator):
             assert torch.allclose(some, other, rtol=1e-10, atol=1e-11), name
 
 
-@pytest.mark.parametrize("estimator", EACH, ids=repr)
-def test_auto_does_not_see_other_states(estimator):
-    problem, noisy, streams = states(line(), 16)
-    found = estimator.estimate(problem, noisy, streams=streams)
-    for rows in ([3], [9, 0, 4]):
-        rows = torch.tensor(rows)
-        few = estimator.estimate(problem, noisy.rows(rows), streams=streams.rows(rows))
-        for name in FIELDS:
-            some, other = getattr(found, name)[rows], getattr(few, name)
-            assert torch.allclose(some, other, rtol=1e-10, atol=1e-11), name
-
-
 @pytest.mark.parametrize("draws", [5, "auto"])
 def test_a_point_is_drawn_once(draws):
     problem, noisy, streams = states(line(), 3, sampler=DPS())

@@ -8,7 +8,6 @@ import torch
 from align.core.model import NoisyState
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.dynamics.ddim import DDIM
 from align.dynamics.ddpm import DDPM
 from align.dynamics.ode import ODE
 from align.dynamics.renoise import Renoise
@@ -20,7 +19,6 @@ from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.rollout import grid
 from align.modes.sampling.steer import Steer
 from align.samplers.exact import ExactPosterior
-from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import masses, sliced_w2, w1
 from align.testing.worlds import line, plane, sampled
@@ -42,15 +40,6 @@ def test_clamped_guidance_of_the_ode_misses_the_tilted_law():
     target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
     mode = Steer(steps=100, dynamics=ODE(clamp=0.5, clamp_guidance=True))
     assert w1(sampled(mode, world, 4000, estimator=Exact())[:, 0], target) > 0.2
-
-
-@pytest.mark.parametrize("dynamics", [ODE(), SDE(), DDPM(), DDIM()], ids=lambda part: part.kind)
-def test_exact_value_gives_the_tilted_law_on_the_trigonometric_path(dynamics):
-    # On the linear path the conformance checks of each dynamics measure the same.
-    world = line("trigonometric")
-    target = world[0].draw_tilted(world[1], Streams(1, tuple(range(50_000))))[:, 0]
-    x1 = sampled(Steer(steps=100, dynamics=dynamics), world, 2000, estimator=Exact())[:, 0]
-    assert w1(x1, target) < 0.05  # twenty sets of exact draws: 0.008 to 0.033
 
 
 def test_unguided_samples_are_far_from_the_tilted_law():
@@ -96,22 +85,6 @@ def test_posterior_draws_give_the_tilted_law_in_the_plane(estimator, shares, dis
     assert torch.allclose(masses(x1, CENTRES), torch.tensor(shares).double(), atol=0.08)
     target = world[0].draw_tilted(world[1], Streams(1, tuple(range(4096))))
     assert abs(sliced_w2(x1, target) - distance) < 0.35
-
-
-@pytest.mark.parametrize("dynamics", [ODE(), SDE()])
-@pytest.mark.parametrize(
-    ("sampler", "estimator"),
-    [(MetaFlowMap(), Gradient(draws=3)), (Glass(steps=3), Stein(draws=3)), (None, Exact())],
-    ids=["gradient", "stein", "exact"],
-)
-def test_a_sample_is_the_same_in_any_batch(dynamics, sampler, estimator):
-    world, mode = plane(), Steer(steps=12, dynamics=dynamics)
-    parts = {"sampler": sampler, "estimator": estimator}
-    many = sampled(mode, world, 16, **parts)
-    for samples in ((0,), (0, 1, 2, 3), (3, 0)):
-        few = sampled(mode, world, samples, **parts)
-        for row, sample in enumerate(samples):
-            assert torch.allclose(few[row], many[sample], atol=1e-10, rtol=1e-10)
 
 
 def test_steering_with_one_stein_draw_or_scale_zero_is_plain_sampling():
