@@ -14,7 +14,7 @@ from align.runner.record import Record
 from align.runner.session import run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
-STEPS = 6
+STEPS = 4
 OPTIMISATION = """
 [mode.optimisation]
 batch = 8
@@ -80,7 +80,7 @@ def test_interrupted_training_on_a_device_goes_on_and_learns(
 
     def broken(self, arm, index, info):
         step(self, arm, index, info)
-        if index == 3:
+        if index == 1:
             raise KeyboardInterrupt
 
     for name, mode in (("auto", AUTOENCODER), ("flow", FLOW), ("map", MAP)):
