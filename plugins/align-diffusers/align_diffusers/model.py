@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.model import Able, Condition, Domain, FlowModel, Scheduled, ToData
+from align.core.model import (
+    Able,
+    Condition,
+    DescribesConditions,
+    Domain,
+    FlowModel,
+    Scheduled,
+    ToData,
+)
 from align.core.path import LinearPath, expand
 from align_diffusers.probe import (
     ProbeMethods,
@@ -70,7 +78,7 @@ def refuse(arguments: Collection[str]) -> None:
 
 
 @final
-class PipelineModel(FlowModel, Scheduled, ToData):
+class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
     """A pipeline's own call, asked for one network output at a time.
 
     Guidance, packing, scaling and signs are the pipeline's own, and so is the decoder. States are
@@ -142,6 +150,12 @@ class PipelineModel(FlowModel, Scheduled, ToData):
             if prompt not in self._texts:
                 self._record(prompt)
         return Condition(tuple(prompts))
+
+    def features(self, cond: Condition) -> Tensor:
+        """The texts as the pipeline's encoders embed them, averaged over their tokens; (B, F)."""
+        self.encode(cond.prompts)
+        numbers = {prompt: self._texts.numbers(prompt) for prompt in dict.fromkeys(cond.prompts)}
+        return torch.stack([numbers[prompt] for prompt in cond.prompts]).to(self.device)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), guided as the pipeline is; one call of it for rows of the same time."""

@@ -8,7 +8,7 @@ decodes. So no line of this package knows one pipeline from another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -185,6 +185,11 @@ class Texts:
         """What prompts must agree in to be rows of one call."""
         return tuple(_sizes(answer) for answer in self._answers[prompt])
 
+    def numbers(self, prompt: str) -> Tensor:
+        """What was answered for a prompt as numbers (F,): each embedding's mean over its tokens."""
+        found = [*_embeddings(self._answers[prompt])]
+        return torch.cat([part.float().flatten(0, -2).mean(0) for part in found])
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Take the place of `encode_prompt`."""
         if self._recording is not None:
@@ -208,6 +213,16 @@ class Recording:
         answers, self._texts._recording = self._texts._recording, None
         if kind is None or issubclass(kind, TimesRecorded):
             self._texts.keep(self._prompt, answers or [])
+
+
+def _embeddings(answer: Any) -> Iterator[Tensor]:
+    """The embeddings (..., D) in an answer of the encoder."""
+    if isinstance(answer, Tensor):
+        if answer.is_floating_point() and answer.dim() > 1:
+            yield answer
+    elif isinstance(answer, tuple | list):
+        for part in answer:
+            yield from _embeddings(part)
 
 
 def _sizes(answer: Any) -> Any:

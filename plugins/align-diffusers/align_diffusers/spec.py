@@ -38,7 +38,9 @@ class Diffusers(ModelSpec):
 
     kind: ClassVar[str] = "diffusers"
     domain: ClassVar[Domain] = "image"
-    weights: str = option("folder of a pipeline, or id of a repository on the hub", check=_named)
+    weights: str = option(
+        "folder of a pipeline, or id of a repository on the hub", check=_named, path=True
+    )
     prompt: str = option("text that pictures are made for", default="")
     negative_prompt: str | None = option(
         "text that guidance leads away from; the pipeline's own if left out", default=None
