@@ -9,6 +9,7 @@ arXiv:2601.14430.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -89,7 +90,8 @@ LAYOUTS: Final[Mapping[Name, Layout]] = MappingProxyType(
 )
 
 # By width and depth: attention heads, and blocks of a map that see the start time.
-_SIZES: Final = {(1152, 28): (16, 20), (1024, 24): (16, 16), (768, 12): (12, 8), (384, 12): (6, 8)}
+# Maps of the sizes L and S are not known.
+_SIZES: Final = {(1152, 28): (16, 20), (1024, 24): (16, 0), (768, 12): (12, 8), (384, 12): (6, 0)}
 # Every network of these has it once.
 _MARK: Final = "x_embedder.proj.weight"
 _AT_ONCE: Final = 24
@@ -134,7 +136,9 @@ def network(
     wanted = {key: dtype if key.startswith("blocks.") else torch.float32 for key in state}
     if any(state[key].dtype != wanted[key] for key in state):
         state.clear()
-        state = _cast(read, wanted)
+        # Old files of torch.save cannot be mapped, and are read whole each time.
+        mapped = path.suffix == ".safetensors" or zipfile.is_zipfile(path)
+        state = _cast(read, wanted, _AT_ONCE if mapped else len(wanted))
     load_strictly(net, state, path, who)
     logger.bind(notice=True).info(
         "{}: {} tensors, {:,} numbers from '{}'",
@@ -147,16 +151,16 @@ def network(
 
 
 def _cast(
-    read: Callable[[], dict[str, Tensor]], wanted: Mapping[str, torch.dtype]
+    read: Callable[[], dict[str, Tensor]], wanted: Mapping[str, torch.dtype], at_once: int
 ) -> dict[str, Tensor]:
-    """Tensors in the types that are wanted, read a few at a time.
+    """Tensors in the types that are wanted, read `at_once` at a time.
 
     Pages of a file that is mapped count as memory until the file is let go.
     """
     keys, cast = list(wanted), dict[str, Tensor]()
-    for first in range(0, len(keys), _AT_ONCE):
+    for first in range(0, len(keys), at_once):
         mapped = read()
-        for key in keys[first : first + _AT_ONCE]:
+        for key in keys[first : first + at_once]:
             cast[key] = mapped[key].to(wanted[key], copy=True)
     return cast
 

@@ -14,6 +14,7 @@ from align.core.prompts import expand_prompt
 from align.models.network_model import ClassReader, NetworkModel
 from align_imagenet.labels import index_in, numbers_of, others_in, spellings
 from align_imagenet.layouts import LAYOUTS, Name
+from align_imagenet.vae import ON_THE_HUB
 
 _FILES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 # A map with rows for guidance was trained on this one for classes, and on 1 for no class.
@@ -21,9 +22,11 @@ _TRAINED: Final = 2.5
 
 
 def _there(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
-    path = Path(value).expanduser()
-    if value and path.suffix in _FILES and not path.is_file():
-        raise ValueError(f"'{attribute.name}': no file '{value}', as seen from '{Path.cwd()}'")
+    is_file = attribute.name == "weights"
+    may_be_id = ON_THE_HUB.fullmatch(value) and not (is_file and Path(value).suffix in _FILES)
+    if value and not may_be_id and not Path(value).expanduser().exists():
+        what = "file" if is_file else "folder"
+        raise ValueError(f"'{attribute.name}': no {what} '{value}', as seen from '{Path.cwd()}'")
 
 
 def _classes(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -82,7 +85,7 @@ class ImageNetModel(ModelSpec):
         "attention heads; 0 is what the sizes XL, L, B and S have", default=0, check=at_least(0)
     )
     encoder_depth: int = option(
-        "blocks of a map that see the start time; 0 is what the sizes XL, L, B and S have",
+        "blocks of a map that see the start time; 0 is what maps of the sizes XL and B have",
         default=0,
         check=at_least(0),
     )
@@ -94,6 +97,7 @@ class ImageNetModel(ModelSpec):
         "folder of an AutoencoderKL of diffusers, or its id on the hub; '' is the one that the"
         " layout was trained with",
         default="",
+        check=_there,
     )
     vae_dtype: Literal["float32", "bfloat16"] = option(
         "precision of the autoencoder", default="float32"

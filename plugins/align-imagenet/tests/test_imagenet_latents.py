@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from align_imagenet import KL, ImageNetModel, vae
 from align_imagenet.testing import HEADS, SIDE, save_autoencoder, tensors
+from huggingface_hub import constants
 
 from align import PartError
 from align.models.network import load
@@ -96,6 +98,28 @@ def test_tiles_are_those_of_diffusers(folder, reference):
         reference.disable_tiling()
     torch.testing.assert_close(tiled, (expected + 1) / 2, rtol=0, atol=1e-6)
     assert not torch.allclose(expected, whole, atol=1e-2)
+
+
+def test_everything_is_found_in_the_cache_of_the_hub(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for repo, source in (
+        ("adh1s/mfm", {"mfm-xl2.pt": folder / "mfm.pt"}),
+        ("stabilityai/sd-vae-ft-mse", {path.name: path for path in (folder / "vae").iterdir()}),
+    ):
+        cached = tmp_path / f"models--{repo.replace('/', '--')}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        for name, path in source.items():
+            shutil.copy(path, cached / "snapshots" / ("0" * 40) / name)
+    found = ImageNetModel(layout="mfm", heads=HEADS, encoder_depth=1).build(CPU)
+    expected = part(folder).build(CPU)
+    assert torch.equal(found.decode(latents()), expected.decode(latents()))
+    weights = zip(found.posterior.parameters(), expected.posterior.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+    with pytest.raises(PartError, match=r"'dmf_xl_2_256.pt' of 'kyungmnlee/DMF' is not in"):
+        ImageNetModel(layout="dmf").build(CPU)
 
 
 def test_precisions_are_those_asked_for(folder):

@@ -11,6 +11,7 @@ from align_imagenet import ImageNetModel, layouts, vae
 from align_imagenet.labels import index_of, spellings
 from align_imagenet.testing import HEADS, WIDTH, tensors
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from align import Condition, FlowMap, NoisyState, PartError, PosteriorMap
 from align.core.network import grown
@@ -368,7 +369,7 @@ def test_an_average_alone_is_refused_where_none_is_wanted(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((1152, 28), (16, 20)), ((1024, 24), (16, 16)), ((768, 12), (12, 8)), ((384, 12), (6, 8))],
+    {(1152, 28): (16, 20), (1024, 24): (16, 0), (768, 12): (12, 8), (384, 12): (6, 0)}.items(),
 )
 def test_heads_and_early_blocks_of_the_usual_sizes_are_known(size, expected):
     width, depth = size
@@ -377,8 +378,14 @@ def test_heads_and_early_blocks_of_the_usual_sizes_are_known(size, expected):
         state = dict(DiT(config, (4, 32, 32), 1000, "flow_map").state_dict())
     architecture = layouts._architecture
     dmf_layout = layouts.LAYOUTS["dmf"]
-    config, shape = architecture(state, dmf_layout, 0, 0, "x")
-    assert (config.heads, config.encoder_depth) == expected
+    if not expected[1]:
+        with pytest.raises(PartError, match="no usual 'encoder_depth' is known"):
+            architecture(state, dmf_layout, 0, 0, "x")
+        config, shape = architecture(state, layouts.LAYOUTS["sit"], 0, 0, "x")
+        assert config.heads == expected[0]
+    else:
+        config, shape = architecture(state, dmf_layout, 0, 0, "x")
+        assert (config.heads, config.encoder_depth) == expected
     assert shape == (4, 32, 32)
     config, _ = architecture(state, dmf_layout, 8, 5, "x")
     assert (config.heads, config.encoder_depth) == (8, 5)
@@ -405,6 +412,36 @@ def test_a_map_grown_from_dmf_at_its_full_width_says_the_same(tmp_path):
         found = grown(small, "meta_flow_map")(y, s, u, t, x, label)
     expected = dmf(state, y, s, u, label, depth=2, heads=16, split=1)
     close(found, expected)
+
+
+@pytest.mark.parametrize("layout", ["sit", "repa"])
+def test_a_map_grown_from_a_flow_has_its_velocity(tmp_path, layout):
+    state = tensors(layout)
+    torch.save(state, tmp_path / "x.pt")
+    flow_map = grown(read(tmp_path / "x.pt", layout), "flow_map")
+    y, s, _, t, x, label = inputs()
+    expected = sit(state, y, s, label, data_at=0 if layout == "repa" else 1)
+    with torch.no_grad():
+        close(flow_map(y, s, s, t, x, label), expected)
+        close(grown(flow_map, "meta_flow_map")(y, s, s, t, x, label), expected)
+
+
+def test_a_model_asks_its_device_for_no_number(tmp_path):
+    # A tensor without data, as a captured graph has, refuses to be read.
+    model = built(tmp_path, "mfm", tensors("mfm", depth=1), encoder_depth=1)
+    y, s, u, t, x, label = inputs()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        y, s, u, t, x, label = (mode.from_tensor(v) for v in (y, s, u, t, x, label))
+        cond = Condition(("",) * 5, {"label": label})
+        found = [
+            model.velocity(y, s, cond),
+            model.jump(y, s, u, cond),
+            model.posterior_jump(y, s, u, NoisyState(x, t, cond)),
+            attrs.evolve(model, posterior=None, flow=model.posterior).velocity(y, s, cond),
+        ]
+        model.decode(found[0])
+        with pytest.raises(RuntimeError, match="_local_scalar_dense"):
+            float(found[0].mean())
 
 
 def test_classes_are_given_by_name_synonym_and_number(tmp_path):
@@ -462,7 +499,12 @@ def test_nothing_is_initialised_before_weights_are_read(tmp_path, monkeypatch):
     # What is not cast is not copied either, but mapped from the file.
 
 
-def test_a_file_that_is_not_there_is_a_mistake_of_the_recipe():
+def test_a_file_that_is_not_there_is_a_mistake_of_the_recipe(tmp_path):
+    for wrong in ("/no/folder", "a/b/c", "./here"):
+        for name in ("weights", "vae"):
+            with pytest.raises(ValueError, match=f"'{name}': no .* '{wrong}', as seen"):
+                ImageNetModel(layout="sit", **{name: wrong})
+    assert ImageNetModel(layout="sit", weights=str(tmp_path), vae="owner/name.v2").vae
     with pytest.raises(ValueError, match=r"'weights': no file 'runs/none.pt', as seen from '/"):
         ImageNetModel(layout="sit", weights="runs/none.pt")
 
