@@ -14,9 +14,9 @@ import pytest
 import align
 from align.catalog import hookspecs
 from align.catalog.describe import members
-from align.catalog.registry import load_catalog
+from align.catalog.registry import did_you_mean, load_catalog
 from align.core.errors import RecipeError
-from align.recipe import load
+from align.recipe import Recipe, RewardTerm, load
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "align"
@@ -215,3 +215,17 @@ def test_no_file_names_a_path_of_one_machine():
     for path in [*CORE_FILES, *PLUGIN_FILES, *DOCUMENTS, *RECIPES]:
         match = re.search(r"/(work|opt|home|root|tmp)/\w+", path.read_text())
         assert not match, f"{relative(path)}: {match and match[0]}"
+
+
+def test_misspelt_names_in_documents_are_answered_as_they_say(catalog):
+    parts = [entry.cls for named in catalog.parts.values() for entry in named.values()]
+    tables = [attrs.fields(cls) for cls in (*parts, RewardTerm, Recipe)]
+    known = {kind: [tuple(named)] for kind, named in catalog.parts.items()}
+    known["option"] = [tuple(field.alias or field.name for field in table) for table in tables]
+    known["section"] = known["option"][-1:]
+    known["hook"] = [tuple(name for name in vars(hookspecs) if name.startswith("align_"))]
+    examples = re.compile(r"no (\w+) named '(\w+)'; (did you mean '\w+'\?)")
+    found = [case for path in DOCUMENTS for case in examples.findall(path.read_text())]
+    assert len(found) >= 6
+    for sort, name, answer in found:
+        assert answer in [did_you_mean(name, names) for names in known[sort]], (name, answer)

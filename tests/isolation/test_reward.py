@@ -43,6 +43,14 @@ def convolved(own, tmp_path_factory):
     part.close()
 
 
+@pytest.fixture(scope="module")
+def linear(own):
+    """A built-in reward of vectors, isolated."""
+    part = Isolated(venv=own, timeout=100.0, reward=LINEAR)
+    yield part
+    part.close()
+
+
 def pictures(rows=6, seed=0):
     return Streams(seed, tuple(range(rows))).uniform((3, 32, 32)).float()
 
@@ -58,9 +66,8 @@ def prompts_of(data):
     return ["x" * (i + 1) for i in range(len(data))]
 
 
-def test_a_built_in_reward_has_the_same_bits(own):
-    spec = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7)
-    part = Isolated(venv=own, timeout=100.0, reward=LINEAR)
+def test_a_built_in_reward_has_the_same_bits(own, linear):
+    spec, part = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7), linear
     assert part.kind == "isolated" and part.reward == LINEAR
     for name in PROMISES:
         assert getattr(part, name) == getattr(spec, name), name
@@ -169,15 +176,13 @@ def test_reward_is_built_once_for_a_device(convolved):
     assert convolved[2]._process._process.pid == first
 
 
-def test_quadratic_form_crosses(own):
+def test_quadratic_form_crosses(linear):
     spec = Likelihood(matrix=((1.0, 2.0),), observed=(0.3,), std=0.7)
-    part = Isolated(venv=own, timeout=100.0, reward=LINEAR)
-    reward = part.build(CPU)
+    reward = linear.build(CPU)
     form = reward.capability(Quadratic)
     assert reward.capability(HasReferenceImages) is None
     for here, there in zip(spec.build(CPU).quadratic(), form.quadratic(), strict=True):
         assert torch.equal(here, there)
-    part.close()
 
 
 def test_reference_images_and_the_package_s_own_scores_cross(own, tmp_path):
@@ -201,7 +206,7 @@ def test_reference_images_and_the_package_s_own_scores_cross(own, tmp_path):
     part.close()
 
 
-def test_prompts_are_judged_as_the_inner_reward_judges_them(other):
+def test_prompts_are_judged_as_the_inner_reward_judges_them(other, linear):
     part = Isolated(venv=other, timeout=100.0, reward={"kind": "elsewhere"})
     try:
         part.check_prompt("a cat")
@@ -209,10 +214,8 @@ def test_prompts_are_judged_as_the_inner_reward_judges_them(other):
             part.check_prompt("a cat?")
         reads = part.build(CPU).capability(ReadsPrompts)
         assert [reads.left_out(prompt) for prompt in ("a cat", "a cat " * 9)] == ["", "is long"]
-        plain = Isolated(venv=other, timeout=100.0, reward=LINEAR)
-        plain.check_prompt("a cat?")
-        assert plain.build(CPU).capability(ReadsPrompts) is None
-        plain.close()
+        linear.check_prompt("a cat?")
+        assert linear.build(CPU).capability(ReadsPrompts) is None
     finally:
         part.close()
 

@@ -36,6 +36,9 @@ def small(mode):
     least = {
         k: min(most, numbers[k]) for k, most in MOST.items() if isinstance(numbers.get(k), int)
     }
+    if isinstance(mode, Study):
+        lists = ("times", "inner_steps", "outer_steps")
+        least |= {name: numbers[name][:2] for name in lists if name in numbers}
     if isinstance(mode, FineTune):
         least |= {
             "pool": 4,
