@@ -198,6 +198,14 @@ class DescribesConditions(ABC):
         """(B, F), with the same F for all conditions; row i depends on row i of `cond` alone."""
 
 
+class EncodesPictures(ABC):
+    """Capability: turns pictures into states, so that `mode.data` may be a set of pictures."""
+
+    @abstractmethod
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] as clean states x1, (B, *S), the inverse of `decode`."""
+
+
 class TrainableVelocity(FlowModel):
     """Capability: a flow whose velocity is made by one torch module, which can be trained in place.
 

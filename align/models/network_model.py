@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, final
@@ -17,6 +18,7 @@ from align.core.model import (
     Condition,
     DescribesConditions,
     Domain,
+    EncodesPictures,
     FlowMap,
     FlowModel,
     ModelSpec,
@@ -336,7 +338,7 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         return self.reader.index_in(prompt) if self.reader else match_class(prompt, self.classes)
 
 
-KEPT: Final = frozenset({Scheduled, DescribesConditions})
+KEPT: Final = frozenset({Scheduled, DescribesConditions, EncodesPictures})
 """Capabilities of a teacher that do not depend on its velocity."""
 
 
@@ -357,17 +359,27 @@ class _Told:
 
 
 def encoding_of(model: FlowModel) -> Encoding:
-    """How training data become states of a model; of one that is no NetworkModel, vectors alone."""
+    """How training data become states of any model: vectors as they are, if it encodes none."""
     networks = model.capability(NetworkModel)
     if networks is not None:
         return networks.encoding()
-    conditional = model.capability(ClassConditional)
+    conditional, own = model.capability(ClassConditional), model.capability(EncodesPictures)
     return Encoding(
-        encode=None,
+        encode=own.encode_pictures if own else None,
+        fingerprint=(lambda: _fingerprint(model, own)) if own else None,
         shape=model.shape,
         classes=conditional.classes if conditional else (),
         device=model.device,
     )
+
+
+@torch.no_grad()
+def _fingerprint(model: FlowModel, encoder: EncodesPictures) -> str:
+    """Tells an encoder from others: by the states of a picture of all colours from 0 to 1."""
+    like = model.decode(torch.zeros((1, *model.shape), dtype=model.dtype, device=model.device))
+    shades = torch.linspace(0, 1, like[0].numel(), dtype=like.dtype, device=like.device)
+    states = encoder.encode_pictures(shades.reshape(like.shape)).float().cpu()
+    return hashlib.sha256(states.numpy().tobytes()).hexdigest()
 
 
 def network_of(problem: Problem) -> NetworkModel:

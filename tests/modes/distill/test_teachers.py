@@ -1,12 +1,15 @@
 """Models of other distributions as teachers: their maps, conditions, pictures and files."""
 
+import json
 import shutil
 import sys
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from loguru import logger
+from PIL import Image
 
 from align.core.dataset import DatasetSpec
 from align.core.errors import PartError, PromptError
@@ -21,6 +24,7 @@ from align.core.model import (
 from align.core.network import NetworkSpec
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.datasets.pictures import Pictures
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network import Network
@@ -248,3 +252,26 @@ def test_data_that_do_not_say_their_prompt_are_refused(words):
     mode = attrs.evolve(QUICK, data=Points())
     with pytest.raises(PartError, match="do not say which of 2 prompts they are of; leave the"):
         mode.init(teaching(words.WordsSpec(), "left", "near"), STREAMS)
+
+
+def test_pictures_of_classes_are_data_of_a_teacher_that_encodes_them(words, tmp_path):
+    shades = {"left": 10, "right": 80, "far": 150, "near": 220}
+    for name, shade in shades.items():
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        picture = np.full((4, 4, 3), shade, np.uint8)
+        Image.fromarray(picture).save(tmp_path / "data" / "train" / name / "a.png")
+    latents = tmp_path / "latents"
+    data = Pictures(path=str(tmp_path / "data"), split="train", latents=str(latents))
+    mode = attrs.evolve(QUICK, net=UNetConfig(widths=(8,), blocks=1), data=data, dropout=0.3)
+    problem = teaching(words.NamedSpec(picture=True))
+    for _ in range(2):  # the second reads what the first wrote
+        state = trained(mode, problem)
+        x1, cond = state.coupling.clean.rows(STREAMS.numbered(0, 40))
+        assert set(cond.prompts) == {*shades, ""}
+        for row, prompt in zip(x1, cond.prompts, strict=True):
+            if prompt:
+                wanted = torch.full((1, 4, 4), 2 * shades[prompt] / 255 - 1)
+                assert torch.allclose(row, wanted, atol=1e-6)
+    assert problem.model.meter.calls["network"] > 0
+    origin = json.loads((latents / "about.json").read_text())["made_from"]["autoencoder"]
+    assert len(origin) == 64

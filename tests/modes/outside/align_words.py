@@ -18,6 +18,7 @@ from align import (
     ClassConditional,
     Condition,
     Domain,
+    EncodesPictures,
     FlowModel,
     ModelSpec,
     Path,
@@ -154,7 +155,7 @@ class CorrectedSpec(WordsSpec):
         return Corrected(self, Correction(self.width).requires_grad_(False))
 
 
-class Named(Words, ClassConditional):
+class Named(Words, ClassConditional, EncodesPictures):
     """Gaussians about the vector of a class; without one, about the mean of all."""
 
     classes = WORDS
@@ -169,6 +170,10 @@ class Named(Words, ClassConditional):
         means = torch.stack([*map(self._vector, WORDS), torch.zeros(self.shape)])
         chosen = means[cond.tensors["label"]][:, None]
         return super().velocity(x, t, Condition(cond.prompts, {"words": chosen}))
+
+    def encode_pictures(self, pictures):
+        """The first colour, from [0, 1] to [−1, 1]."""
+        return 2 * pictures[:, :1] - 1
 
 
 @attrs.frozen(kw_only=True)
