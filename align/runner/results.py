@@ -14,8 +14,10 @@ from torch import Tensor
 from align.core.attribution import attributed
 from align.core.baseline import FEW, Divergence
 from align.core.departure import Departure, Traits
+from align.core.errors import AlignError
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
+from align.core.problem import Problem
 from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
 from align.engine.loop import Outcome
@@ -76,7 +78,13 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     data = problem.model.decode(outcome.x1)
     scores = problem.reward.each(data, problem.cond.prompts)
     logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in scores.items()})
-    result = attrs.evolve(result, x1=outcome.x1, data=data, scores=scores)
+    result = attrs.evolve(
+        result,
+        x1=outcome.x1,
+        data=data,
+        scores=scores,
+        warnings=result.warnings + _dependent(problem, data, scores),
+    )
     departure = _departure(built, outcome.x1, bases)
     if departure is not None and (note := departure.note(len(outcome.x1))):
         result = attrs.evolve(result, warnings=(*result.warnings, note))
@@ -97,6 +105,31 @@ def _departure(built: Built, x1: Tensor, bases: BaseSampleSet) -> Departure | No
     if base is None or len(x1) != len(problem.cond):
         return None
     return Departure.of(Traits.of(problem.model, x1, problem.cond, built.streams), base.traits)
+
+
+def _dependent(problem: Problem, data: Tensor, scores: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Which rewards score the last sample alone otherwise than among the others.
+
+    That is by more than half a percent of the largest score and a percent of the scores' deviation,
+    far beyond rounding. It costs a row of every reward.
+    """
+    if len(data) < 2:
+        return ()
+    prompts, notes = problem.cond.prompts[-1:], list[str]()
+    for term in problem.reward.terms:
+        among = scores[term.name].double()
+        allowed = 0.005 * float(among.abs().max()) + 0.01 * float(among.std())
+        try:
+            alone = float(term.reward.score(data[-1:], prompts))
+        except AlignError as error:
+            notes.append(f"reward '{term.name}' cannot score a sample alone: {error}")
+            continue
+        if not abs(alone - float(among[-1])) <= allowed:
+            notes.append(
+                f"reward '{term.name}' scores a sample alone otherwise than among others: row i of"
+                " a score must depend on row i of the data alone, and be the same each time."
+            )
+    return tuple(notes)
 
 
 def _prompt_notes(built: Built) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from align.catalog.registry import load_catalog
+from align.catalog.registry import Entry, Origin, load_catalog
 from align.cli import verify
 from align.cli.main import main
-from align.core.errors import ContractError, PartError
+from align.core.errors import ContractError, PartError, UserInterrupt
+from align.core.interrupt import user_interrupts
 from align.core.option import option
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
 from align.rewards.compressibility import Compressibility
@@ -108,6 +109,23 @@ def test_the_package_beside(picture):
     (one,), why = verify.compared(Mean(there=False), [picture], "a cat")
     assert one.package is None
     assert why.startswith("the package cannot be asked: no package; it needs an environment")
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, UserInterrupt])
+def test_a_part_whose_post_init_would_end_the_command_is_named(kind):
+    @attrs.frozen(kw_only=True)
+    class Ends(Mean):
+        kind = "ends"
+
+        def __attrs_post_init__(self):
+            raise kind(0)
+
+    entry = Entry(Ends, Origin("ends", "align-ends", "1.0"))
+    with (
+        user_interrupts(),
+        pytest.raises(PartError, match=rf"^ends: .*Ends raised {kind.__name__}"),
+    ):
+        verify.read_part(load_catalog([]), entry, [])
 
 
 def test_a_check_that_fails_says_why(monkeypatch):

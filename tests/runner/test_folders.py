@@ -535,6 +535,41 @@ def test_large_scores_have_an_error_and_measured_overflows_are_told(go):
     assert said + "model.stds" in (folder / "study.md").read_text()
 
 
+REWARDS = """
+def score(data, prompts):
+    return data[:, 0] + 100
+
+def centred(data, prompts):
+    return data[:, 0] - data[:, 0].mean()
+
+def ranked(data, prompts):
+    return data[:, 0].argsort().argsort().float()
+
+def squeezed(data, prompts):
+    return data[:, :1].squeeze()
+"""
+
+
+def test_reward_that_scores_a_row_alone_otherwise_is_told_under_the_table(go, tmp_path):
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    names = ("score", "centred", "ranked", "squeezed")
+    terms = [
+        f'[[reward]]\nkind = "python"\nfile = "{tmp_path}/rewards.py"\nfunction = "{name}"\n'
+        f'name = "{name}"\nheld_out = true\ndifferentiable = false\n'
+        for name in names
+    ]
+    folder = go(STEERED + "".join(terms))
+    (arm,) = report.read(folder).arms
+    alone = ": row i of a score must depend on row i of the data alone, and be the same each time."
+    assert [note.replace(alone, "") for note in arm.notes[:2]] == [
+        f"reward '{name}' scores a sample alone otherwise than among others"
+        for name in ("centred", "ranked")
+    ]
+    assert arm.notes[2].startswith("reward 'squeezed' cannot score a sample alone: reward 'python'")
+    assert len(arm.notes) == 3
+    assert set(arm.cost.reward_calls) == {"likelihood"}
+
+
 def test_tilde_is_the_home_folder(go, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert go(STEERED, out="~/runs") == tmp_path / "home" / "runs"

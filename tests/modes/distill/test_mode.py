@@ -32,6 +32,7 @@ from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLPConfig
 from align.samplers.glass import glass_velocity
+from align.testing.checks import objective
 from align.testing.distances import w1
 from align.testing.worlds import line, line_part
 from align.training import weights
@@ -129,6 +130,15 @@ def test_a_small_net_learns_the_posterior_of_a_mixture(consistency, kind, tmp_pa
     assert before.mean() > 0.6
     assert after.mean() < 0.3 * before.mean()
     assert after.max() < 0.55
+
+
+@pytest.mark.parametrize("loss", [Eulerian(), Lagrangian(velocity="teacher")], ids=str)
+def test_exact_map_on_the_trigonometric_path_has_no_residual(loss, monkeypatch):
+    monkeypatch.setattr(objective, "line", lambda: line("trigonometric"))
+    monkeypatch.setattr(objective, "MANY", 3000)
+    subject = objective.subject(loss, None)
+    objective.exact_map(subject)
+    objective.wrong_map(subject)
 
 
 def test_diagonal_target_is_the_glass_velocity():
