@@ -52,6 +52,14 @@ def module_option(example: str) -> Any:
     )
 
 
+def readable_code(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Refuse what is neither a Python file nor a module that can be imported; empty is neither."""
+    if value.endswith(".py"):
+        _readable(_, attribute, value)
+    elif value:
+        _findable(_, attribute, value)
+
+
 def has_function(spec: NamesCode, attribute: attrs.Attribute[Any], value: str) -> None:
     """Refuse code that does not define the function `value`, judged without running it.
 

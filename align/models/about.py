@@ -122,26 +122,33 @@ def _named(part: object, entry: Entry | None) -> dict[str, Any]:
     return table | {"plugin": str(entry.origin)}
 
 
-def spec_in(table: Mapping[str, Any], contract: str, file: File, catalog: Catalog) -> Any:
+def spec_in(
+    table: Mapping[str, Any], contract: str, file: File, catalog: Catalog, code: str = ""
+) -> Any:
     """The part that `spec_table` or `model_table` wrote.
+
+    A part may be made by code that is in no plugin, but in a file of the user's own. The weights
+    file says which it was, and never which is run: the user does, by `code`.
 
     Args:
         table: in the header of a weights file.
         contract: "network", "autoencoder" or "model".
         file: the weights file, for messages.
         catalog: where the kind is looked up.
+        code: the Python file or module of the user's own that may be run.
 
     Raises:
         PartError: of one line; no installed plugin brings the kind, or it has other options now,
-            or a file that it names is missing.
+            or a file that it names is missing, or it needs code that nobody named.
     """
     kind = str(table.get("kind", DEFAULT_KINDS.get(contract)))
     entry = catalog.find(contract, kind)
     if entry is None:
         raise PartError(f"weights: '{file}' needs {_missing(table, contract, kind, catalog)}")
+    given = {**table, **_own_code(table, entry.cls, file, code)}
     options = {
         name: value
-        for name, value in table.items()
+        for name, value in given.items()
         if name not in RESERVED[contract] and value is not None
     }
     try:
@@ -160,8 +167,31 @@ def spec_in(table: Mapping[str, Any], contract: str, file: File, catalog: Catalo
     return part
 
 
+def _own_code(
+    options: Mapping[str, Any], part: type, file: File, code: str
+) -> Mapping[str, str | None]:
+    """The options that name code of the user's own, with what the user named in their place."""
+    names = [name for name in ("file", "module", "code") if hasattr(part, name)]
+    was = [options[name] for name in names if options.get(name)]
+    if not was:
+        return {}
+    if not code:
+        raise PartError(
+            f"weights: '{file}' was made with code of your own, '{was[0]}', which no weights file"
+            " may run; name the code in the recipe, as the model's option 'code'"
+        )
+    if "code" in names:
+        return {"code": code}
+    is_file = code.endswith(".py")
+    return {"file": code if is_file else None, "module": None if is_file else code}
+
+
 def described(
-    about: Mapping[str, Any], file: File, device: torch.device, catalog: Catalog | None = None
+    about: Mapping[str, Any],
+    file: File,
+    device: torch.device,
+    catalog: Catalog | None = None,
+    code: str = "",
 ) -> NetworkModel:
     """The model that a weights file describes, frozen, its weights still to be read.
 
@@ -170,6 +200,7 @@ def described(
         file: for messages.
         device: where its networks go.
         catalog: where kinds of networks are looked up; by default all that is installed.
+        code: see `spec_in`.
 
     Raises:
         PartError: a network cannot be made.
@@ -186,7 +217,7 @@ def described(
     model = untrained(nets, outer_spec, shape, classes, device, about.get("features", 0))
     if "model" not in about:
         return attrs.evolve(model, path=path_in(about, file))
-    part = spec_in(about["model"], "model", file, catalog)
+    part = spec_in(about["model"], "model", file, catalog, code)
     teacher = build_model(part, device)
     return attrs.evolve(
         model,

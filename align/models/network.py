@@ -23,6 +23,7 @@ from align.core.model import (
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
 from align.core.path import PATHS, PathName
+from align.io.python_code import readable_code
 from align.models.about import described, modules_of, spec_in, untrained
 from align.models.network_model import KEPT, NetworkModel, Precision
 from align.training import weights
@@ -36,6 +37,13 @@ class Network(ModelSpec):
     kind: ClassVar[str] = "network"
 
     weights: str = option("weights file of a run (model.safetensors)", default="", path=True)
+    code: str = option(
+        "Python file, or module, of your own with which the model in the weights file was made, if"
+        " any; it is run",
+        default="",
+        check=readable_code,
+        path=True,
+    )
     net: NetworkSpec | None = option(
         "network of an untrained flow, instead of weights", default=None
     )
@@ -62,6 +70,8 @@ class Network(ModelSpec):
     def __attrs_post_init__(self) -> None:
         if bool(self.weights) == (self.net is not None):
             raise ValueError("expected either 'weights' or 'net' with 'autoencoder' or 'shape'")
+        if self.code and not self.weights:
+            raise ValueError("'code' is what 'weights' need; leave it out")
         if self.weights and self.path:
             raise ValueError("'path' must be left out with 'weights': the file says which it is")
         if self.net is not None and bool(self.autoencoder) == bool(self.shape):
@@ -102,7 +112,7 @@ class Network(ModelSpec):
         own |= {FlowMap} if nets & {"flow_map", "posterior"} else set()
         own |= {PosteriorMap} if "posterior" in nets else set()
         if "model" in self._about:
-            of_part = part_in(File(self.weights)).provides
+            of_part = self._part.provides
             own |= of_part if self._has_velocity_of_part else of_part & KEPT
         return frozenset(own)
 
@@ -110,6 +120,11 @@ class Network(ModelSpec):
     def _has_velocity_of_part(self) -> bool:
         """Whether the weights file names a model of another kind and holds no flow."""
         return "model" in self._about and "flow" not in self._about.get("nets", {})
+
+    @property
+    def _part(self) -> ModelSpec:
+        """The model that the weights file names."""
+        return part_in(File(self.weights), code=self.code)
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -122,13 +137,13 @@ class Network(ModelSpec):
             if self._has_velocity_of_part and self.guidance != 1.0:
                 raise PartError(
                     f"model.guidance: the velocity of '{file}' is that of model"
-                    f" '{part_in(file).kind}', which has options of its own; leave guidance out"
+                    f" '{self._part.kind}', which has options of its own; leave guidance out"
                 )
             if "model" in self._about and "nets" not in self._about:
                 if self.precision != "float32":
                     raise PartError(f"model.precision: '{file}' holds no networks; leave it out")
-                return load_trained(file, device)
-            model = load(file, device, self.guidance)
+                return load_trained(file, device, code=self.code)
+            model = load(file, device, self.guidance, code=self.code)
             return attrs.evolve(model, precision=self.precision)
         assert self.net is not None
         nets: dict[str, tuple[NetworkSpec, Role]] = {"flow": (self.net, "flow")}
@@ -157,7 +172,12 @@ def autoencoder_in(file: File) -> tuple[AutoencoderSpec, tuple[int, ...]]:
 
 
 def load(
-    file: File, device: torch.device, guidance: float = 1.0, *, catalog: Catalog | None = None
+    file: File,
+    device: torch.device,
+    guidance: float = 1.0,
+    *,
+    catalog: Catalog | None = None,
+    code: str = "",
 ) -> NetworkModel:
     """The model of networks in a weights file, frozen.
 
@@ -166,6 +186,7 @@ def load(
         device: where the networks go.
         guidance: classifier-free guidance scale of the flow; 1 is none.
         catalog: where kinds of networks are looked up; by default all that is installed.
+        code: the user's own code that may be run; see `spec_in`.
 
     Raises:
         PartError: the file is missing, or is not what it says it is, or needs a plugin that is
@@ -175,20 +196,20 @@ def load(
     if "nets" not in about:
         what = "the module of another kind of model" if "model" in about else "an autoencoder alone"
         raise PartError(f"weights: '{file}' holds {what}, not a model of networks")
-    model = attrs.evolve(described(about, file, device, catalog), guidance=guidance)
+    model = attrs.evolve(described(about, file, device, catalog, code), guidance=guidance)
     weights.read(file, modules_of(model))
     return model
 
 
 def load_trained(
-    file: File, device: torch.device, *, catalog: Catalog | None = None
+    file: File, device: torch.device, *, catalog: Catalog | None = None, code: str = ""
 ) -> TrainableVelocity:
     """The part that a weights file names, with the module that was trained, frozen.
 
     Raises:
         PartError: as `load`.
     """
-    part = part_in(file, catalog)
+    part = part_in(file, catalog, code)
     trained = build_model(part, device).capability(TrainableVelocity)
     if trained is None:
         raise PartError(
@@ -200,9 +221,9 @@ def load_trained(
     return trained
 
 
-def part_in(file: File, catalog: Catalog | None = None) -> ModelSpec:
+def part_in(file: File, catalog: Catalog | None = None, code: str = "") -> ModelSpec:
     """The part of a model that a weights file names; raises PartError as `spec_in`."""
     part: ModelSpec = spec_in(
-        weights.about(file)["model"], "model", file, catalog or load_catalog()
+        weights.about(file)["model"], "model", file, catalog or load_catalog(), code
     )
     return part
