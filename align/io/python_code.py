@@ -85,11 +85,18 @@ def check_one_place(spec: NamesCode) -> None:
 
 
 def code_origins(spec: NamesCode) -> dict[str, str]:
-    """The file of the code by its place, with its digest, for the record of a run."""
-    path = Path(spec.file) if spec.file else find_source(spec.module or "", str(Path.cwd()))
-    if path is None or not path.is_file():
-        return {}
-    return {spec.file or spec.module or "": f"sha256 {digest(path)}"}
+    """The file of a part's code by its place, with its digest, for the record of a run."""
+    return origin_of(spec.file or spec.module or "")
+
+
+def origin_of(code: str) -> dict[str, str]:
+    """The file of code, a file or a module, by its place with its digest; none where there is none.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    path = Path(code) if code.endswith(".py") else code and find_source(code, str(Path.cwd()))
+    return {code: f"sha256 {digest(path)}"} if path and path.is_file() else {}
 
 
 @final

@@ -31,6 +31,7 @@ from align.core.model import (
 from align.core.network import NetworkSpec, Role, VelocityNetwork, make_network
 from align.core.option import ConfigErrors
 from align.core.path import PATHS, Path, path_name
+from align.core.reward import HasOrigins
 from align.core.streams import Streams
 from align.models.network_model import ROLES, NetworkModel, Teacher
 from align.networks.autoencoder import Autoencoder
@@ -171,6 +172,8 @@ def _own_code(
     options: Mapping[str, Any], part: type, file: File, code: str
 ) -> Mapping[str, str | None]:
     """The options that name code of the user's own, with what the user named in their place."""
+    if not issubclass(part, HasOrigins):
+        return {}
     names = [name for name in ("file", "module", "code") if hasattr(part, name)]
     was = [options[name] for name in names if options.get(name)]
     if not was:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any, ClassVar, final
 
@@ -23,7 +24,8 @@ from align.core.model import (
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
 from align.core.path import PATHS, PathName
-from align.io.python_code import readable_code
+from align.core.reward import HasOrigins
+from align.io.python_code import origin_of, readable_code
 from align.models.about import described, modules_of, spec_in, untrained
 from align.models.network_model import KEPT, NetworkModel, Precision
 from align.training import weights
@@ -31,7 +33,7 @@ from align.training import weights
 
 @final
 @attrs.frozen(kw_only=True)
-class Network(ModelSpec):
+class Network(ModelSpec, HasOrigins):
     """A model trained by `pretrain` or `distill`, or an untrained one for them to train."""
 
     kind: ClassVar[str] = "network"
@@ -115,6 +117,10 @@ class Network(ModelSpec):
             of_part = self._part.provides
             own |= of_part if self._has_velocity_of_part else of_part & KEPT
         return frozenset(own)
+
+    def origins(self) -> Mapping[str, str]:
+        """The user's own code, if it needs any, and its digest."""
+        return origin_of(self.code)
 
     @property
     def _has_velocity_of_part(self) -> bool:
