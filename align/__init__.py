@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         EncodesPictures,
         FlowMap,
         FlowModel,
+        Licensed,
         ModelSpec,
         NoisyState,
         NoModel,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         match_class,
         named_classes,
         others_named,
+        prompts_option,
         refuse_empty,
     )
     from align.core.reward import (
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from align.modes.finetune.objective import FinetuneObjective, regression
     from align.modes.finetune.target import TiltedTarget
     from align.runner.session import run, sample
+    from align.runner.wrap import wrap
     from align.training.loop import Optimisation, Training
     from align.training.mode import TrainingMode, TrainingState
 
@@ -130,6 +133,7 @@ _NAMES: Final = {
         "EncodesPictures",
         "FlowMap",
         "FlowModel",
+        "Licensed",
         "ModelSpec",
         "NoModel",
         "NoisyState",
@@ -156,6 +160,7 @@ _NAMES: Final = {
         "match_class",
         "named_classes",
         "others_named",
+        "prompts_option",
         "refuse_empty",
     ),
     "align.core.reward": (
@@ -178,6 +183,7 @@ _NAMES: Final = {
     "align.modes.finetune.objective": ("FinetuneObjective", "regression"),
     "align.modes.finetune.target": ("TiltedTarget",),
     "align.runner.session": ("run", "sample"),
+    "align.runner.wrap": ("wrap",),
     "align.training.loop": ("Optimisation", "Training"),
     "align.training.mode": ("TrainingMode", "TrainingState"),
 }
@@ -220,6 +226,7 @@ __all__ = [
     "HasWarnings",
     "Info",
     "InnerFlow",
+    "Licensed",
     "LinearPath",
     "Loss",
     "Metric",
@@ -277,6 +284,7 @@ __all__ = [
     "option",
     "others_named",
     "part_table",
+    "prompts_option",
     "read_part",
     "refuse_empty",
     "regression",
@@ -284,6 +292,7 @@ __all__ = [
     "run",
     "sample",
     "weighted_mean",
+    "wrap",
 ]
 
 

@@ -116,6 +116,16 @@ class FlowModel(ABC):
         return self if isinstance(self, kind) else None
 
 
+class Licensed(ABC):
+    """Capability: its weights have a licence of their own.
+
+    Attributes:
+        licence: as the card of the weights states it; "" where it states none.
+    """
+
+    licence: str
+
+
 class ClassConditional(ABC):
     """Capability: its samples may be of a class.
 
@@ -274,6 +284,24 @@ class ModelSpec(ABC):
     @abstractmethod
     def prompt(self) -> str:
         """What samples are made for: a prompt, or one that stands for several (`expand_prompt`)."""
+
+    @property
+    def prompts(self) -> str:
+        """File of prompts, of which sample i has line i, in place of `prompt`; "" for none.
+
+        A model that follows prompts has it as an option, by `prompts_option`.
+        """
+        return ""
+
+    @classmethod
+    def wrap(cls, loaded: object, **options: Any) -> ModelSpec | None:
+        """What `align.wrap` makes of a model that is loaded already; None if it is of another kind.
+
+        Args:
+            loaded: any object; what is not this kind's is looked at without importing anything.
+            options: such as a prompt.
+        """
+        return None
 
     def can(self, capability: type) -> bool:
         """Whether one of those that it provides is this capability, as a FlowMap is a ToData."""

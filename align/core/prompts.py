@@ -7,9 +7,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from align.core.errors import PromptError
+from align.core.option import option
 
 _PIECES: Final = re.compile(r"(\{\{|\}\}|\{[^{}]*\})")
 _MOST: Final = 100_000
@@ -26,6 +27,16 @@ class ReadsPrompts(ABC):
 
         The end of a sentence that begins with the prompt: "has 90 tokens, of which 75 count".
         """
+
+
+def prompts_option() -> Any:
+    """The option `prompts` of a model that follows prompts: a file in place of `prompt`."""
+    return option(
+        "file with a prompt a line (.txt), an object with a 'prompt' a line (.jsonl) or a column"
+        " 'prompt' (.csv), in place of `prompt`: sample i has line i",
+        default="",
+        path=True,
+    )
 
 
 def expand_prompt(prompt: str, classes: Sequence[str] | None = ()) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from align.core.model import (
 from align.core.network import NetworkSpec, Role
 from align.core.option import option
 from align.core.path import PATHS, PathName
+from align.core.prompts import prompts_option
 from align.core.reward import HasOrigins
 from align.io.python_code import origin_of, readable_code
 from align.models.about import described, modules_of, spec_in, untrained
@@ -64,6 +65,7 @@ class Network(ModelSpec, HasOrigins):
         default=None,
     )
     prompt: str = option("names the class of every sample; empty for no class", default="")
+    prompts: str = prompts_option()
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
     precision: Precision = option(
         "precision of the networks' products; 'bfloat16' is faster on a GPU", default="float32"

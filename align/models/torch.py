@@ -21,7 +21,7 @@ from align.core.errors import PromptError
 from align.core.model import Domain, ModelSpec, Scheduled
 from align.core.option import above, option
 from align.core.path import PATHS
-from align.core.prompts import expand_prompt, match_class
+from align.core.prompts import expand_prompt, match_class, prompts_option
 from align.core.reward import HasOrigins
 from align.io.python_code import (
     Code,
@@ -175,6 +175,7 @@ class Torch(ModelSpec, HasOrigins):
         default="",
         check=_followed,
     )
+    prompts: str = prompts_option()
 
     def __attrs_post_init__(self) -> None:
         check_one_place(self)

@@ -9,7 +9,7 @@ import attrs
 
 from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
-from align.core.errors import AlignError, PromptError
+from align.core.errors import AlignError, PartError, PromptError
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
@@ -17,6 +17,7 @@ from align.core.network import NetworkSpec
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt
 from align.core.study import Study
+from align.io.prompt_file import PromptFile
 from align.recipe.schema import Arm, Recipe
 from align.recipe.sizes import available, needs
 
@@ -240,12 +241,14 @@ def _prompts(ask: _Question) -> Iterator[ConfigError]:
     model = ask.arm.model
     if not model:
         return
-    prompt: Key = ("model", "prompt")
+    prompt: Key = ("model", "prompts" if model.prompts else "prompt")
     prompt = ("compare", ask.index, *prompt) if "model" in ask.changed else prompt
     try:
         # Which classes there are is in the weights.
         prompts = expand_prompt(model.prompt, None)
-    except PromptError as error:
+        if model.prompts:
+            prompts = _prompts_of_file(model, ask.recipe.run.samples)
+    except (PromptError, PartError) as error:
         yield ConfigError(prompt, str(error))
         return
     for index, term in enumerate(ask.recipe.reward):
@@ -261,6 +264,15 @@ def _prompts(ask: _Question) -> Iterator[ConfigError]:
             except PromptError as error:
                 yield ConfigError(prompt, f"reward '{term.name}': {error}")
                 break
+
+
+def _prompts_of_file(model: ModelSpec, samples: int) -> tuple[str, ...]:
+    """The prompts of the model's file; raises PartError if it does not do."""
+    if model.prompt:
+        raise PartError("'prompts' stands in place of 'prompt'; leave one of them out")
+    file = PromptFile.read(model.prompts)
+    file.require(samples)
+    return file.prompts
 
 
 def _dimensions(ask: _Question) -> Iterator[ConfigError]:

@@ -57,6 +57,8 @@ class ArmNumbers:
         departure: their length and velocity residual beside those of base samples.
         findings: of a study.
         notes: what must be said about this arm.
+        inputs: digests of the files that its prompts are from, by their paths.
+        licence: of the model's weights, as their card states it; "" where it states none.
         files: of its samples, by name: the first digits of their SHA-256.
     """
 
@@ -70,6 +72,8 @@ class ArmNumbers:
     departure: Departure | None = None
     findings: Findings | None = None
     notes: tuple[str, ...] = ()
+    inputs: dict[str, str] = attrs.field(factory=dict)
+    licence: str = ""
     files: dict[str, str] = attrs.field(factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import attrs
@@ -20,6 +20,7 @@ from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.loop import Observer, Outcome, execute
 from align.engine.meter import Meter
 from align.engine.offload import Offloaded, networks
+from align.io.prompt_file import PromptFile
 from align.recipe import Arm, RewardTerm, Run
 from align.training import parallel
 
@@ -92,12 +93,14 @@ class Built:
         problem: its parts, loaded and under guard.
         streams: of its samples.
         meter: what its guards count with.
+        inputs: digests of the files that its prompts are from, by their paths.
     """
 
     arm: Arm
     problem: Problem
     streams: Streams
     meter: Meter
+    inputs: Mapping[str, str] = attrs.field(factory=dict)
 
     def execute(
         self, observer: Observer, *, saved: dict[str, Any] | None = None, last: object = None
@@ -148,7 +151,10 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     model = GuardedModel(inner, arm.model.kind, meter, rows)
     conditional = inner.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
-    prompts = expand_prompt(arm.model.prompt, classes)
+    file = PromptFile.read(arm.model.prompts) if arm.model.prompts else None
+    if file:
+        file.require(run.samples)
+    prompts = file.prompts if file else expand_prompt(arm.model.prompt, classes)
     problem = Problem(model, prompts=prompts, part=arm.model)
     cond = problem.condition(range(run.samples))
     terms = tuple(
@@ -169,4 +175,5 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
         # A way back keeps everything on its way: about four times as much a row.
         chunk=run.chunk or rows // 4,
     )
-    return Built(arm, problem, streams, meter)
+    inputs = {file.path: file.digest} if file else {}
+    return Built(arm, problem, streams, meter, inputs)

@@ -17,6 +17,7 @@ from align.core.departure import Departure, Traits
 from align.core.errors import AlignError
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
+from align.core.model import Licensed
 from align.core.problem import Problem
 from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
@@ -43,6 +44,8 @@ class ArmResult:
         divergence: how far its samples are from the base model's, where that was asked.
         departure: whether its samples are such as the base model makes, where that was asked.
         findings, warnings: of a study, and of a mode that has something to say.
+        inputs: digests of the files that its prompts are from, by their paths.
+        licence: of the model's weights, as their card states it; "" where it states none.
         base_r: what the arm optimises, of the samples of its base model, (M,), if there are any.
     """
 
@@ -57,13 +60,28 @@ class ArmResult:
     findings: Findings | None = None
     warnings: tuple[str, ...] = ()
     base_r: Tensor | None = None
+    inputs: Mapping[str, str] = attrs.field(factory=dict)
+    licence: str = ""
 
 
 @torch.no_grad()
 def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     """Decode and score the samples of an arm; that is not part of its cost."""
     arm, problem = built.arm, built.problem
-    result = ArmResult(arm.name, None, None, {}, {}, outcome.cost, warnings=_prompt_notes(built))
+    result = ArmResult(
+        arm.name,
+        None,
+        None,
+        {},
+        {},
+        outcome.cost,
+        warnings=_prompt_notes(built),
+        inputs=built.inputs,
+    )
+    if licensed := problem.model.capability(Licensed):
+        stated = f"'{licensed.licence}'" if licensed.licence else "not stated"
+        note = f"the licence of the weights is {stated}, by their own card"
+        result = attrs.evolve(result, licence=licensed.licence, warnings=(*result.warnings, note))
     if isinstance(arm.mode, HasWarnings):
         said = tuple(arm.mode.warnings(outcome.state))
         result = attrs.evolve(result, warnings=said + result.warnings)
@@ -192,6 +210,8 @@ def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
         departure=result.departure,
         findings=result.findings,
         notes=result.warnings,
+        inputs=dict(result.inputs),
+        licence=result.licence,
     )
 
 

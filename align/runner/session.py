@@ -169,7 +169,7 @@ def run(
         try:
             observer.begin()
             rewards = Rewards(loaded.recipe.reward, device_of(options.device))
-            with _at(loaded, ("model", "prompt")), _naming_far_numbers(text):
+            with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
                 result = Session(loaded.recipe, record, rewards, observer).run()
         except BaseException as error:
             if is_interrupt(error):
@@ -275,6 +275,11 @@ def _is_numeric(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ArithmeticError | RuntimeError):
         error = error.__cause__
     return error is not None
+
+
+def _prompt_key(recipe: Recipe) -> Key:
+    """Where a recipe says what samples are made for."""
+    return ("model", "prompts" if recipe.model and recipe.model.prompts else "prompt")
 
 
 @contextmanager

@@ -7,17 +7,19 @@ steering     a steered sample over a bare loop of the same calls; its peak memor
 finetuning   a step of fine-tuning over one of flow matching; from when fine-tuning pays
 objectives   a step of each objective of `distill` over one of flow matching
 isolation    a reward in an interpreter of its own over the same reward here
+pipelines    sampling of pipelines of diffusers, in passes of their networks; needs the plugin
 scale        steps at the size of DiT-XL/2 with random weights, in seconds; needs a CUDA device
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 
 import attrs
 import torch
 
-from benchmarks.speed import finetuning, isolation, objectives, scale, steering
+from benchmarks.speed import finetuning, isolation, objectives, pipelines, scale, steering
 from benchmarks.speed.timing import Sizes
 from benchmarks.table import Table, parsed, parser_of, publish
 
@@ -26,8 +28,10 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "finetuning": finetuning.tables,
     "objectives": objectives.tables,
     "isolation": isolation.tables,
+    "pipelines": pipelines.tables,
     "scale": scale.tables,
 }
+HAS_PIPELINES = find_spec("align_diffusers") is not None
 TOY = Sizes(rows=2, steps=2, rounds=1, batch=2, toy=True)
 
 
@@ -49,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = Sizes(**{name: getattr(options, name) for name in names})
     module, settings = command[:3], [word for word in command[3:] if word not in PARTS]
     # Without a GPU the size of DiT-XL/2 takes hours; a toy one runs anywhere.
-    everywhere = [name for name in PARTS if name != "scale" or torch.cuda.is_available()]
+    possible = {"scale": torch.cuda.is_available(), "pipelines": HAS_PIPELINES}
+    everywhere = [name for name in PARTS if possible.get(name, True)]
     for part in options.parts or everywhere:
         publish(PARTS[part](sizes), (*module, part, *settings), options.page, part)
 

@@ -14,6 +14,7 @@ from align.recipe import load, to_toml
 from align.runner.session import run
 from benchmarks.closed_form.__main__ import GROUPS
 from benchmarks.estimators import PARTS as ESTIMATES
+from benchmarks.speed.__main__ import HAS_PIPELINES
 from benchmarks.speed.__main__ import PARTS as SPEED
 from benchmarks.table import Table, publish
 
@@ -27,7 +28,7 @@ COMMANDS = (
     ("objectives",),
     ("peers",),
     ("pocket",),
-    *(("speed", part) for part in SPEED),
+    *(("speed", part) for part in SPEED if part != "pipelines" or HAS_PIPELINES),
 )
 
 

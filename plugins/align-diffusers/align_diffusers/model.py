@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.core.errors import PartError
 from align.core.model import (
@@ -17,11 +17,14 @@ from align.core.model import (
     Condition,
     DescribesConditions,
     Domain,
-    FlowModel,
+    Licensed,
     Scheduled,
     ToData,
+    TrainableVelocity,
 )
 from align.core.path import LinearPath, expand
+from align_diffusers.lora import lora_files
+from align_diffusers.offload import Placement
 from align_diffusers.probe import (
     ProbeMethods,
     RawPictures,
@@ -51,6 +54,9 @@ BY_ALIGN: Final = frozenset(
         "timesteps",
     }
 )
+GUIDANCE: Final = frozenset({"guidance_scale", "true_cfg_scale"})
+"""Factors of guidance that asks the network twice, where they are more than 1."""
+
 BY_STEP: Final = frozenset(
     {
         "cfg_truncation",
@@ -78,7 +84,7 @@ def refuse(arguments: Collection[str]) -> None:
 
 
 @final
-class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
+class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, Licensed):
     """A pipeline's own call, asked for one network output at a time.
 
     Guidance, packing, scaling and signs are the pipeline's own, and so is the decoder. States are
@@ -91,6 +97,8 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
         arguments: further keyword arguments of its call: guidance_scale, height, width, ...
         negative_prompt: what guidance leads away from; None where the pipeline is given none.
         distilled: whether the network was distilled to jump to data in one call.
+        placement: where its components are; where they are now, if that is left out.
+        licence: of its weights, as their card states it.
 
     Raises:
         PartError: the pipeline lacks what the adapter needs, or has what it cannot follow.
@@ -103,24 +111,30 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
         negative_prompt: str | None = None,
         *,
         distilled: bool = False,
+        placement: Placement | None = None,
+        licence: str = "",
     ) -> None:
         self._who: Final = f"pipeline {type(pipe).__name__}"
-        self._arguments: Final = dict(arguments or {})
+        self._arguments = dict(arguments or {})
         self._negative: Final = negative_prompt
-        self._network_name: Final = _network_name(pipe)
-        self._network: Final = getattr(pipe, self._network_name)
+        self._network_name: Final = network_name(pipe)
+        self._network: nn.Module = getattr(pipe, self._network_name)
         call = type(pipe).__call__
         self._known: Final = frozenset(inspect.signature(call).parameters)
         self._check(pipe)
         self._call: Final = getattr(call, "__wrapped__", call)  # without its no_grad
-        self.device = torch.device(pipe.device)
+        self.device = placement.device if placement else torch.device(pipe.device)
+        self._placement: Final = placement or Placement(
+            pipe, self._network_name, self.device, offload=False
+        )
+        self.licence = licence
         self._schedule: Final = schedule_of(pipe.scheduler, self._who, self.device)
         self._scheduler: Final = pipe.scheduler
         self._begins: Final[dict[int, tuple[tuple[float, ...], float]]] = {}
         self._rows: int | None = None
         self._distilled: Final = distilled
         self._stepless = True
-        self._pipe: Final = copy.copy(pipe)
+        self._pipe = copy.copy(pipe)
         self._probe: Final = with_methods(pipe.scheduler, ProbeMethods)
         self._texts: Final = Texts(pipe.encode_prompt)
         replaced = {
@@ -136,7 +150,7 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
             object.__setattr__(self._pipe, name, value)
         self.path = LinearPath()
         self.domain: Domain = "image"
-        self._precision: Final[torch.dtype] = self._network.dtype
+        self._precision: Final[torch.dtype] = getattr(pipe, self._network_name).dtype
         self.dtype = torch.promote_types(self._precision, torch.float32)
         self.shape = self._shape()
 
@@ -164,9 +178,9 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
         for row, (time, prompt) in enumerate(zip(t.tolist(), cond.prompts, strict=True)):
             groups.setdefault((time, self._texts.sizes(prompt)), []).append(row)
         if len(groups) == 1:
-            return self._velocity(x, t, list(cond.prompts))
+            return self._guided(x, t, list(cond.prompts))
         parts = [
-            self._velocity(x[rows], t[rows], [cond.prompts[row] for row in rows])
+            self._guided(x[rows], t[rows], [cond.prompts[row] for row in rows])
             for rows in groups.values()
         ]
         order = torch.tensor([row for rows in groups.values() for row in rows], device=x.device)
@@ -186,8 +200,12 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
 
     def decode(self, x1: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1]; clamped, but with the gradient of the identity."""
-        latents = x1.to(self._precision)
-        pictures = self._ask_no_step([""] * len(x1), latents=latents, output_type="pt")
+
+        def decoded(x1: Tensor) -> Tensor:
+            latents = x1.to(self._precision)
+            return self._ask_no_step([""] * len(x1), latents=latents, output_type="pt")
+
+        pictures = self._placement.call("decoder", decoded, x1)
         if pictures.dim() != 4:
             raise PartError(f"{self._who} decodes to {pictures.dim()} dimensions, not to pictures")
         self._follows(pictures, x1)
@@ -208,7 +226,7 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
             try:
                 with torch.no_grad():
                     x = x.to(self.device, self.dtype)
-                    self._velocity(x, t.to(x), [""])
+                    self._guided(x, t.to(x), [""])
             finally:
                 hook.remove()
             self._rows = sum(seen)
@@ -241,8 +259,47 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
         except ValueError as error:
             raise PartError(f"{self._who}: {error}") from error
 
-    def _velocity(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+    @property
+    def module(self) -> nn.Module:
+        """The network; raises PartError where it may wait on the CPU."""
+        if self._placement.offloads:
+            raise PartError(
+                f"{self._who}: a network that is offloaded cannot be trained; leave 'offload' out"
+            )
+        return self._network
+
+    def with_module(self, module: nn.Module) -> PipelineModel:
+        """The pipeline with another network in its place; prompts are encoded by the same."""
+        made = copy.copy(self)
+        made._pipe, made._network = copy.copy(self._pipe), module
+        object.__setattr__(made._pipe, self._network_name, module)
+        return made
+
+    def unguided(self) -> PipelineModel:
+        """The pipeline whose network sees each row once; guidance that it is told stays.
+
+        Raises:
+            PartError: no argument of its call takes guidance off.
+        """
+        if self.rows_per_velocity == 1:
+            return self
+        for name in GUIDANCE & self._known:
+            made = copy.copy(self)
+            made._arguments, made._rows = self._arguments | {name: 1.0}, None
+            if made.rows_per_velocity == 1:
+                return made
+        raise PartError(f"{self._who}: its guidance cannot be taken off; use another objective")
+
+    def files(self, module: nn.Module) -> Mapping[str, bytes]:
+        """Adapters as `pipe.load_lora_weights` reads them, where the pipeline can."""
+        return lora_files(self._pipe, self._network_name, module)
+
+    def _guided(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
         """b_t(x) of rows that have one time, and texts of one size."""
+        return self._placement.call("network", lambda x: self._velocity(x, t, prompts), x)
+
+    def _velocity(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+        """The same, of a network that is on the device."""
         self._probe.asked, self._probe.output = self._schedule.asked(t[:1]), None
         states = self._schedule.states(x, t).to(self._precision)
         self._ask(prompts, latents=states, output_type="latent")
@@ -262,6 +319,7 @@ class PipelineModel(FlowModel, Scheduled, ToData, DescribesConditions):
 
     def _record(self, prompt: str) -> Tensor:
         """Encode a prompt and keep what came of it; returns latents that no network has seen."""
+        self._placement.use("encoders")
         with torch.no_grad(), self._texts.record(prompt):
             return self._ask_no_step([prompt], output_type="latent")
 
@@ -341,8 +399,8 @@ def _random_state_kept(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(here, device)
 
 
-def _network_name(pipe: Any) -> str:
-    """The component that predicts velocity or noise."""
+def network_name(pipe: Any) -> str:
+    """The component that predicts velocity or noise; raises PartError where there is none."""
     for name in ("transformer", "unet"):
         if getattr(pipe, name, None) is not None:
             return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
@@ -10,9 +11,11 @@ from typing import Any, ClassVar, Final, Literal, final
 import attrs
 import torch
 
-from align import ModelSpec, PartError, at_least, option
+from align import ModelSpec, PartError, at_least, option, prompts_option
 from align.core.model import Domain, Scheduled, ToData
-from align_diffusers.model import PipelineModel, refuse
+from align_diffusers.licence import licence_of
+from align_diffusers.model import PipelineModel, network_name, refuse
+from align_diffusers.offload import Placement
 
 _ON_THE_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -27,21 +30,15 @@ def _ours(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> 
     refuse(value)
 
 
-@final
 @attrs.frozen(kw_only=True)
-class Diffusers(ModelSpec):
-    """A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
-
-    Reference: Diffusers: State-of-the-art diffusion models, von Platen et al., 2022,
-    https://github.com/huggingface/diffusers.
-    """
+class _Pipeline(ModelSpec):
+    """What a pipeline is asked for, wherever it is from."""
 
     kind: ClassVar[str] = "diffusers"
     domain: ClassVar[Domain] = "image"
-    weights: str = option(
-        "folder of a pipeline, or id of a repository on the hub", check=_named, path=True
-    )
+
     prompt: str = option("text that pictures are made for", default="")
+    prompts: str = prompts_option()
     negative_prompt: str | None = option(
         "text that guidance leads away from; the pipeline's own if left out", default=None
     )
@@ -66,33 +63,38 @@ class Diffusers(ModelSpec):
         default=attrs.Factory(dict),
         check=_ours,
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = option(
-        "precision of weights and networks; states are in float32", default="float32"
-    )
     tile: bool = option(
         "whether the decoder works tile by tile: slower, less memory", default=False
+    )
+    offload: bool = option(
+        "whether encoders, network and decoder wait in the CPU's memory while they are not used:"
+        " less memory of the device, and a call more where a gradient is taken",
+        default=False,
     )
     distilled: bool = option(
         "whether the network was distilled to jump to data in one call, as those of FLUX.1-schnell,"
         " SDXL-Turbo, LCM and SANA-Sprint were; sampler 'renoise' needs that",
         default=False,
     )
-    revision: str = option("branch, tag or commit of the repository on the hub", default="main")
-    offline: bool = option("whether nothing may be downloaded", default=False)
 
     @property
     def provides(self) -> frozenset[type]:
         """A sampler of its own; jumps to data where the network was distilled to make them."""
         return frozenset({Scheduled, ToData} if self.distilled else {Scheduled})
 
-    def build(self, device: torch.device) -> PipelineModel:
-        """Load the pipeline; raises PartError when it cannot be used."""
-        pipe = _loaded(self).to(device)
+    def follow(self, pipe: Any, device: torch.device, licence: str) -> PipelineModel:
+        """The model of a pipeline, frozen and on the device, or where `offload` has it wait.
+
+        Raises:
+            PartError: the pipeline cannot be followed.
+        """
+        placement = Placement(pipe, network_name(pipe), device, self.offload)
+        pipe = pipe if placement.offloads else pipe.to(device)
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 component.requires_grad_(False).eval()
         if self.tile:
-            pipe.vae.enable_tiling()
+            _tile(pipe)
         names = {
             "guidance_scale": self.guidance,
             "true_cfg_scale": self.true_guidance,
@@ -101,8 +103,68 @@ class Diffusers(ModelSpec):
         }
         arguments = {name: value for name, value in names.items() if value is not None}
         return PipelineModel(
-            pipe, {**self.call, **arguments}, self.negative_prompt, distilled=self.distilled
+            pipe,
+            {**self.call, **arguments},
+            self.negative_prompt,
+            distilled=self.distilled,
+            placement=placement,
+            licence=licence,
         )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Diffusers(_Pipeline):
+    """A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
+
+    Reference: Diffusers: State-of-the-art diffusion models, von Platen et al., 2022,
+    https://github.com/huggingface/diffusers.
+    """
+
+    weights: str = option(
+        "folder of a pipeline, or id of a repository on the hub", check=_named, path=True
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = option(
+        "precision of weights and networks; states are in float32", default="float32"
+    )
+    revision: str = option("branch, tag or commit of the repository on the hub", default="main")
+    offline: bool = option("whether nothing may be downloaded", default=False)
+
+    @classmethod
+    def wrap(cls, loaded: object, **options: Any) -> ModelSpec | None:
+        """A pipeline that is loaded already; options are those of the kind but for its weights."""
+        library = sys.modules.get("diffusers")
+        if library is None or not isinstance(loaded, library.DiffusionPipeline):
+            return None
+        try:
+            return Loaded(pipe=loaded, **options)
+        except (TypeError, ValueError) as error:
+            raise PartError(f"model 'diffusers': {error}") from error
+
+    def build(self, device: torch.device) -> PipelineModel:
+        """Load the pipeline; raises PartError when it cannot be used."""
+        pipe = _loaded(self)
+        return self.follow(pipe, device, licence_of(self.weights, self.revision, self.offline))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Loaded(_Pipeline):
+    """A pipeline that a script has loaded; its modules are used, frozen and moved as they are."""
+
+    pipe: Any = attrs.field(eq=id, repr=False)
+
+    def build(self, device: torch.device) -> PipelineModel:
+        """Follow the pipeline; raises PartError when that cannot be done."""
+        name = str(self.pipe.config.get("_name_or_path") or "")
+        return self.follow(self.pipe, device, licence_of(name, offline=True) if name else "")
+
+
+def _tile(pipe: Any) -> None:
+    """Let the decoder work tile by tile; raises PartError where it cannot."""
+    if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
+        raise PartError(f"pipeline {type(pipe).__name__} has no decoder in tiles; leave 'tile' out")
+    pipe.vae.enable_tiling()
 
 
 def _loaded(spec: Diffusers) -> Any:

@@ -144,21 +144,26 @@ PLAIN: Final[dict[str, Any]] = {"use_quant_conv": False, "use_post_quant_conv": 
 SHIFTED: Final = PLAIN | {"shift_factor": 0.06, "scaling_factor": 1.5}
 
 
+def sd3_network(layers: int = 2, heads: int = 4, width: int = 8, side: int = 8) -> Any:
+    """The network of Stable Diffusion 3: heads of this width, latents of this side."""
+    return SD3Transformer2DModel(
+        sample_size=side,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=layers,
+        attention_head_dim=width,
+        num_attention_heads=heads,
+        caption_projection_dim=heads * width,
+        joint_attention_dim=2 * WIDTH,
+        pooled_projection_dim=2 * WIDTH,
+    )
+
+
 def sd3() -> Any:
     """Stable Diffusion 3."""
     return StableDiffusion3Pipeline(
-        transformer=SD3Transformer2DModel(
-            sample_size=8,
-            patch_size=1,
-            in_channels=4,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            caption_projection_dim=32,
-            joint_attention_dim=2 * WIDTH,
-            pooled_projection_dim=2 * WIDTH,
-        ),
+        transformer=sd3_network(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=kl(others=SHIFTED),
         **texts(

@@ -1,26 +1,33 @@
 """Pipelines of diffusers as models, beside what their own calls make."""
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
 from align_diffusers import Diffusers
+from align_diffusers.licence import licence_of
 from align_diffusers.model import PipelineModel
+from align_diffusers.offload import Placement
 from align_diffusers.testing import FAMILIES, flux, qwen, sana, sd3, sd15, sdxl, variance
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
 )
 
+import align
 from align import PartError, Problem, Streams
+from align.core.errors import RecipeError
 from align.core.model import Scheduled, ToData
 from align.core.reward import Term, WeightedReward
 from align.dynamics.ddpm import DDPM
@@ -30,6 +37,7 @@ from align.engine.meter import Meter
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
+from align.models.network import Network
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.rewards.statistic import PictureStatistic
@@ -607,3 +615,149 @@ def test_recipe_runs_with_a_tiny_pipeline_in_place_of_the_weights(name, tmp_path
     plain, steered, best = (arm.scores["statistic"] for arm in result.results)
     assert not torch.equal(steered, plain)  # two steps are too few to ask for more
     assert (best >= plain).all()
+
+
+# Around a run: prompts from a file, what is wrapped, where components wait, and the licence.
+
+
+def recipe_of(pipelines, folder, name, mode, more=""):
+    """A recipe with a tiny pipeline and prompts from a file, and its text."""
+    _, _, options = CASES[name]
+    model = SIZE | options | {"weights": str(pipelines / CASES[name][0])}
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in model.items()]
+    call = ", ".join(
+        f"{key} = {json.dumps(value)}" for key, value in MORE.get(CASES[name][0], {}).items()
+    )
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'[run]\nsamples = 3\nunsteered = 0\ndevice = "cpu"\nout = "{folder / name}"\n'
+        f'[model]\nkind = "diffusers"\nprompts = "{folder / "prompts.txt"}"\n'
+        + "\n".join(lines)
+        + f"\ncall = {{ {call} }}\n"
+        f'[[reward]]\nkind = "statistic"\nof = "brightness"\nweight = 300.0\n'
+        f"[mode]\n{mode}\n{more}"
+    )
+    return path
+
+
+def test_sample_has_its_line_of_the_file_which_is_recorded(pipelines, tmp_path):
+    recipe = recipe_of(pipelines, tmp_path, "sd15", 'kind = "best_of_n"\nflow_steps = 2')
+    (result,) = run(recipe, progress=False).results
+    wanted, _ = made(part(pipelines).build(CPU), BestOfN(flow_steps=2))
+    agrees(result.x1, wanted)
+    file = tmp_path / "prompts.txt"
+    numbers = json.loads((tmp_path / "sd15" / "results.json").read_text())["arms"][0]
+    assert numbers["inputs"] == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
+    file.write_text("a cat\na dog\n")
+    with pytest.raises(RecipeError, match=r"sd15.toml:8: model.prompts: .* has 2 prompts, and"):
+        run(recipe, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: openrail++\ntags: [a]\n---\nText\n", "openrail++"),
+        ("---\nlicense: other\nlicense_name: my-own-1.0\n---\n", "my-own-1.0"),
+        ("---\ntags: [a]\n---\n", ""),
+        ("---\nlicense: [unclosed\n---\n", ""),
+        ("no front matter", ""),
+        (None, ""),
+    ],
+)
+def test_licence_is_what_the_card_states(card, licence, tmp_path):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert licence_of(str(tmp_path)) == licence
+
+
+def test_licence_is_recorded_and_shown(pipelines, tmp_path):
+    (pipelines / "sd15" / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    recipe = recipe_of(pipelines, tmp_path, "sd15", 'kind = "best_of_n"\nflow_steps = 1')
+    (result,) = run(recipe, progress=False).results
+    (pipelines / "sd15" / "README.md").unlink()
+    assert result.licence == "openrail++"
+    folder = tmp_path / "sd15"
+    assert json.loads((folder / "results.json").read_text())["arms"][0]["licence"] == "openrail++"
+    assert "the licence of the weights is 'openrail++'" in (folder / "table.md").read_text()
+
+
+def test_wrapped_pipeline_is_sampled_as_the_recipe_would(pipelines):
+    pipe = StableDiffusionPipeline.from_pretrained(pipelines / "sd15")
+    spec = align.wrap(pipe, prompt="a cat", guidance=7.5, **SIZE)
+    rewards = [align.RewardTerm(part=PictureStatistic(of="brightness"))]
+    result = align.sample(spec, BestOfN(flow_steps=2), rewards=rewards, samples=2, device="cpu")
+    wanted, _ = made(part(pipelines).build(CPU), BestOfN(flow_steps=2), PROMPTS[:1] * 2)
+    agrees(result.x1, wanted)
+    with pytest.raises(PartError, match="unexpected keyword argument 'colour'"):
+        align.wrap(pipe, colour="red")
+    with pytest.raises(PartError, match=r"no installed model wraps a builtins\.dict"):
+        align.wrap({})
+
+
+def test_offload_moves_nothing_on_the_cpu(pipelines, monkeypatch):
+    model = part(pipelines, offload=True).build(CPU)
+    moves = list[object]()
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: moves.append(module) or module)
+    guided, _ = made(model, Steer(steps=2))
+    assert not moves
+    plain, _ = made(part(pipelines).build(CPU), Steer(steps=2))
+    assert torch.equal(guided, plain)
+
+
+class Counted(torch.nn.Linear):
+    """Counts where it is brought."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.places = []
+
+    def to(self, device):
+        self.places.append(torch.device(device).type)
+        return self
+
+
+def test_offload_brings_what_is_used_and_again_on_the_way_back():
+    text, network, vae = (Counted() for _ in range(3))
+    pipe = SimpleNamespace(
+        components={"text_encoder": text, "unet": network, "vae": vae, "tokenizer": object()}
+    )
+    place = Placement(pipe, "unet", torch.device("cuda"), offload=True)
+    place.use("encoders")
+    place.use("encoders")
+    x = torch.ones(1, 2, requires_grad=True)
+    data = place.call("decoder", vae, place.call("network", network, x))
+    data.sum().backward()
+    assert text.places == ["cuda", "cpu", "cpu", "cpu"]
+    assert network.places == ["cpu", "cuda", "cpu", "cuda"]
+    assert vae.places == ["cpu", "cpu", "cuda", "cpu"]
+    wanted = torch.ones(2) @ vae.weight @ network.weight
+    assert torch.allclose(x.grad, wanted[None])
+
+
+TUNED = (
+    'kind = "finetune"\nsteps = 2\npool = 2\nflow_steps = 2\n'
+    'objective = { kind = "draft", flow_steps = 2 }\nlora = { rank = 2, alpha = 4.0 }\n'
+    "optimisation = { batch = 2, learning_rate = 0.01 }\n"
+    "evaluation = { samples = 2, flow_steps = 2 }\n"
+)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(CASES))
+def test_tuned_adapters_are_those_that_the_pipeline_loads(name, pipelines, tmp_path):
+    family, shape, options = CASES[name]
+    recipe = recipe_of(pipelines, tmp_path, name, TUNED)
+    folder = run(recipe, progress=False).folder
+    model = Network(weights=str(folder / "model.safetensors")).build(CPU)
+    tuned, _ = made(model, Steer(steps=STEPS, scale=0.0))
+    before, _ = made(part(pipelines, name).build(CPU), Steer(steps=STEPS, scale=0.0))
+    assert float((tuned - before).abs().max()) > 1e-4 * float(before.abs().max())
+    adapters = folder / "model" / "pytorch_lora_weights.safetensors"
+    if family == "pixart":  # its class has no format of adapters
+        assert not adapters.exists()
+        return
+    pipe = DiffusionPipeline.from_pretrained(pipelines / family)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(folder / "model")
+    call = call_of(family, options) | {"latents": noise_of(shape), "output_type": "latent"}
+    agrees(tuned, pipe(**call | {"prompt": list(PROMPTS)}, return_dict=False)[0])

@@ -8,7 +8,15 @@ from typing import ClassVar, Literal, final
 import attrs
 import torch
 
-from align import Domain, FlowMap, FlowModel, ModelSpec, PosteriorMap, option
+from align import (
+    Domain,
+    FlowMap,
+    FlowModel,
+    ModelSpec,
+    PosteriorMap,
+    option,
+    prompts_option,
+)
 from align.models.network import load
 
 
@@ -29,6 +37,7 @@ class Pocket(ModelSpec):
         "pictures that the model makes", default="silhouettes"
     )
     prompt: str = option("names the animal of every sample; empty for any", default="")
+    prompts: str = prompts_option()
     guidance: float = option("classifier-free guidance scale of the flow; 1 is none", default=1.0)
 
     @property
