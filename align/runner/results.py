@@ -75,20 +75,10 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
         {},
         {},
         outcome.cost,
-        warnings=_prompt_notes(built),
+        warnings=_notes_of(built, outcome),
         inputs=built.inputs,
+        licence=_licence_of(built) or "",
     )
-    if licensed := problem.model.capability(Licensed):
-        stated = f"'{licensed.licence}'" if licensed.licence else "not stated"
-        note = f"the licence of the weights is {stated}, by their own card"
-        result = attrs.evolve(result, licence=licensed.licence, warnings=(*result.warnings, note))
-    if isinstance(arm.mode, HasWarnings):
-        said = tuple(arm.mode.warnings(outcome.state))
-        result = attrs.evolve(result, warnings=said + result.warnings)
-    if arm.sampler and arm.draws:
-        with attributed(f"sampler '{arm.sampler.kind}': notes"):
-            noted = tuple(arm.sampler.notes(problem.model))
-        result = attrs.evolve(result, warnings=result.warnings + noted)
     if isinstance(arm.mode, Study):
         result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
     if outcome.x1 is None:
@@ -115,6 +105,27 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
     logger.info("{}: {}", arm.name, shown)
     return attrs.evolve(result, divergence=divergence, base_r=stats.r if stats else None)
+
+
+def _notes_of(built: Built, outcome: Outcome) -> tuple[str, ...]:
+    """What mode, prompts, sampler and weights have to say beside the arm's numbers."""
+    mode, sampler = built.arm.mode, built.arm.sampler
+    notes = tuple(mode.warnings(outcome.state)) if isinstance(mode, HasWarnings) else ()
+    notes += _prompt_notes(built)
+    if sampler and built.arm.draws:
+        with attributed(f"sampler '{sampler.kind}': notes"):
+            notes += tuple(sampler.notes(built.problem.model))
+    licence = _licence_of(built)
+    if licence is not None:
+        stated = f"'{licence}', as their card states" if licence else "not stated by their card"
+        notes += (f"the licence of the weights is {stated}",)
+    return notes
+
+
+def _licence_of(built: Built) -> str | None:
+    """Of the model's weights; None where they have none of their own."""
+    licensed = built.problem.model.capability(Licensed)
+    return licensed.licence if licensed else None
 
 
 def _departure(built: Built, x1: Tensor, bases: BaseSampleSet) -> Departure | None:
