@@ -107,7 +107,9 @@ def model_table(part: ModelSpec | None) -> dict[str, Any]:
             f"model: no weights file can name {what}, which no installed plugin brings; see"
             " `align new model`"
         )
-    return _named(with_absolute_paths(part), entry)
+    table = _named(with_absolute_paths(part), entry)
+    table.pop("prompts", None)  # a file of what samples were made for, which is of another run
+    return table
 
 
 def spec_table(spec: NetworkSpec | AutoencoderSpec, catalog: Catalog) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.errors import PartError
+from align.core.errors import AlignError, PartError
 from align.core.model import (
     Able,
     ClassConditional,
@@ -409,14 +409,10 @@ def student_of(problem: Problem) -> NetworkModel:
         return network_of(problem)
     conditional = base.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
-    cond = base.encode(problem.prompts[:1])
-    label = cond.tensors.get("label")
-    labelled = bool(classes) and label is not None and is_label("label", label)
-    if label is not None and labelled and not 0 <= int(label[0]) <= len(classes):
-        raise PartError(
-            f"model: its condition has label {int(label[0])}, but its {len(classes)} classes are"
-            f" counted from 0, and label {len(classes)} means no class"
-        )
+    cond, null = base.encode(problem.prompts), null_of(base)
+    if classes:
+        for known in (cond, null) if null is not None else (cond,):
+            _check_labels(known, len(classes))
     features = features_of(base, cond)
     return NetworkModel(
         shape=base.shape,
@@ -427,6 +423,26 @@ def student_of(problem: Problem) -> NetworkModel:
         features=0 if features is None else features.shape[1],
         device=base.device,
     )
+
+
+def null_of(model: FlowModel) -> Condition | None:
+    """The condition of one row without a prompt; None where the model follows no empty one."""
+    try:
+        return model.encode([""])
+    except AlignError:
+        return None
+
+
+def _check_labels(cond: Condition, classes: int) -> None:
+    """Raise PartError for a label that is no number of a class, and not that of no class."""
+    label = cond.tensors.get("label")
+    if label is None or not is_label("label", label):
+        return
+    for number in label[(label < 0) | (label > classes)][:1].tolist():
+        raise PartError(
+            f"model: its condition has label {number}, but its {classes} classes are counted from"
+            f" 0, and label {classes} means no class"
+        )
 
 
 def _required(module: Made | None, name: str) -> Made:

@@ -217,7 +217,7 @@ class Training:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
         modules = (self.module, *self.averages.values())
-        lengths = [_length(module.state_dict().values()) for module in modules]
+        lengths = [_length(module.parameters()) for module in modules]
         if not all(map(math.isfinite, lengths)):
             raise PartError(
                 "run.out: its checkpoint holds weights that are not finite, so that training cannot"
@@ -371,13 +371,20 @@ def _length(weights: Iterable[Tensor]) -> float:
 
 @torch.no_grad()
 def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move the average's weights to `decay` of themselves and 1 − `decay` of the module's."""
-    weights = module.state_dict()
-    for name, tensor in average.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.lerp_(weights[name], 1 - decay)
-        else:
-            tensor.copy_(weights[name])
+    """Move the average's weights to `decay` of themselves and 1 − `decay` of the module's.
+
+    Buffers are copied: they are constants, which may be infinite, or means already.
+    """
+    weights, moved = dict(module.named_parameters(remove_duplicate=False)), set[int]()
+    for name, weight in average.named_parameters(remove_duplicate=False):
+        if id(weight) in moved:
+            continue  # one weight of two layers
+        moved.add(id(weight))
+        if weight.is_floating_point():
+            weight.lerp_(weights[name], 1 - decay)
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    for name, buffer in average.named_buffers(remove_duplicate=False):
+        buffer.copy_(buffers[name])
 
 
 def _means(losses: Sequence[Loss]) -> dict[str, float]:

@@ -40,14 +40,20 @@ def write(
         dtype: floating type of the weights in the file; None for that which they have.
 
     Raises:
-        DivergedError: a weight is not finite, at least not in `dtype`.
+        DivergedError: a weight is not finite, or not any more in `dtype`; buffers may be.
     """
     tensors: dict[str, Tensor] = {}
+    storages = set[int]()
     for name, module in modules.items():
+        buffers = dict(module.named_buffers(remove_duplicate=False))
         for key, tensor in module.state_dict().items():
             floating = dtype if tensor.is_floating_point() else None
             stored = tensor.detach().to("cpu", floating or tensor.dtype).contiguous()
-            if not stored.isfinite().all():
+            if stored.untyped_storage().data_ptr() in storages:  # safetensors takes no shared ones
+                stored = stored.clone()
+            storages.add(stored.untyped_storage().data_ptr())
+            constant = key in buffers and not bool(tensor.isfinite().all())
+            if not constant and not stored.isfinite().all():
                 kind = str(stored.dtype).removeprefix("torch.")
                 raise DivergedError(
                     f"weights: '{name}.{key}' has numbers that are not finite in {kind}, so that"

@@ -166,6 +166,35 @@ def test_a_checkpoint_of_another_network_is_refused():
         other.restore(saved)
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, and a mask whose entries are infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+
+    def forward(self, x):
+        return self.second(self.first(x)) + self.mask.exp().sum()
+
+
+def test_average_of_a_shared_weight_moves_once_and_infinite_constants_stay():
+    module = Tied()
+    options = Optimisation(warmup=1, decay="none", learning_rate=0.1, ema_decay=0.5)
+    training = Training.of(module, options)
+    before = module.first.weight.detach().clone()
+    step(training, lambda: module(torch.ones(1, 1)).square().sum(), options, 1, 10)
+    share = 2 / 11  # early on an average forgets faster than 'ema_decay' says
+    wanted = share * before + (1 - share) * module.first.weight
+    torch.testing.assert_close(training.ema.first.weight, wanted)
+    torch.testing.assert_close(training.ema.second.weight, wanted)
+    assert torch.equal(training.ema.mask, module.mask)
+    again = Training.of(Tied(), options)
+    again.restore(training.save())  # weights must be finite, and constants need not
+    assert torch.equal(again.module.second.weight, module.first.weight)
+
+
 def test_average_follows_the_weights():
     module = _Scalar()
     options = Optimisation(learning_rate=0.1, warmup=0, ema_decay=0.25)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from align.core.errors import PartError
+from align.core.errors import DivergedError, PartError
 from align.training import weights
 
 
@@ -45,6 +45,26 @@ def test_dtype_of_the_file_and_of_what_is_read(tmp_path):
     weights.read(path, after)
     assert after["flow"].weight.dtype == torch.float32
     assert torch.equal(after["flow"].weight, before["flow"].weight.half().float())
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and a mask whose entries are infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+
+
+def test_shared_weights_and_infinite_constants_are_written(tmp_path):
+    before, after = Tied(), Tied()
+    weights.write(tmp_path / "m.safetensors", {"net": before}, {})
+    weights.read(tmp_path / "m.safetensors", {"net": after})
+    assert all(torch.equal(one, after.state_dict()[k]) for k, one in before.state_dict().items())
+    before.first.bias.data[0] = torch.inf
+    with pytest.raises(DivergedError, match=r"'net\.first\.bias' has numbers"):
+        weights.write(tmp_path / "m.safetensors", {"net": before}, {})
 
 
 def test_modules_may_be_read_alone(tmp_path):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
-from align.core.errors import PartError, PromptError
+from align.core.errors import PartError
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState
 from align.core.network import Role
 from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.models.network_model import NetworkModel
+from align.models.network_model import NetworkModel, null_of
 from align.modes.distill.inner import AverageVelocity, InnerFlow
 from align.modes.distill.weighting import LogLossNet
 from align.samplers.glass import glass_velocity
@@ -77,7 +77,7 @@ class Clean:
                 " leave the data out, so that the model makes samples for each"
             )
         named = model.classes if data is not None and model.classes else problem.prompts
-        null = _null_of(problem.model)
+        null = null_of(problem.model) is not None
         prompts = (*named, "") if null else tuple(named)
         clean = cls(problem, model, problem.model.encode(prompts), null, None, dropout)
         if data is not None:
@@ -116,15 +116,6 @@ class Clean:
                 " an empty one; leave guidance out"
             )
         return self.conditions.rows(torch.full((count,), len(self.conditions) - 1))
-
-
-def _null_of(model: FlowModel) -> bool:
-    """Whether the model follows an empty prompt."""
-    try:
-        model.encode([""])
-    except PromptError:
-        return False
-    return True
 
 
 @final

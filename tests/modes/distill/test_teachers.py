@@ -238,10 +238,14 @@ def test_a_network_that_knows_labels_alone_is_refused_in_one_line(words):
     )
 
 
-def test_labels_that_are_no_numbers_of_classes_are_refused(words, monkeypatch):
-    other = Condition(("left",), {"label": torch.tensor([9])})
-    monkeypatch.setattr(words.Named, "encode", lambda self, prompts: other)
-    with pytest.raises(PartError, match="its condition has label 9, but its 4 classes are counted"):
+@pytest.mark.parametrize(("empty", "named"), [(4, 9), (-1, 0)])
+def test_labels_that_are_no_numbers_of_classes_are_refused(empty, named, words, monkeypatch):
+    def encode(self, prompts):
+        labels = [named if prompt else empty for prompt in prompts]
+        return Condition(tuple(prompts), {"label": torch.tensor(labels)})
+
+    monkeypatch.setattr(words.Named, "encode", encode)
+    with pytest.raises(PartError, match=r"has label (9|-1), but its 4 classes are counted from 0"):
         QUICK.init(teaching(words.NamedSpec(), "left"), STREAMS)
 
 
