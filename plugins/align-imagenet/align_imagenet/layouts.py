@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, final
@@ -140,14 +141,15 @@ def network(
         mapped = path.suffix == ".safetensors" or zipfile.is_zipfile(path)
         state = _cast(read, wanted, _AT_ONCE if mapped else len(wanted))
     load_strictly(net, state, path, who)
-    logger.bind(notice=True).info(
-        "{}: {} tensors, {:,} numbers from '{}'",
-        who,
-        len(state),
-        sum(tensor.numel() for tensor in state.values()),
-        path.name,
-    )
+    numbers = sum(tensor.numel() for tensor in state.values())
+    _announce(f"{who}: {len(state)} tensors, {numbers:,} numbers from '{path.name}'")
     return net.eval().requires_grad_(False)
+
+
+@cache
+def _announce(line: str) -> None:
+    """Show a line, but not again for every arm that loads the same file."""
+    logger.bind(notice=True).info("{}", line)
 
 
 def _cast(
