@@ -68,11 +68,14 @@ class Distill(TrainingMode[DistillState]):
     )
     pool: int = option(
         "number of samples of the teacher that x1 is taken from where there are no data; they are"
-        " made for model.prompt",
+        " made for model.prompt, and are no more than training sees",
         default=2048,
         check=at_least(1),
+        grows="rows",
     )
-    flow_steps: int = option("Euler steps of the samples of a pool", default=50, check=at_least(1))
+    flow_steps: int = option(
+        "Euler steps of the samples of a pool", default=50, check=at_least(1), grows="calls"
+    )
     net: NetworkSpec | None = option(
         "network of the map; without it, an exact copy of the best that the model has", default=None
     )

@@ -14,6 +14,7 @@ from align.core.streams import Streams
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network import Network
+from align.models.network_model import NetworkModel
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import SteinObjective
@@ -152,7 +153,19 @@ def test_a_model_that_no_plugin_brings_is_not_written(words):
         mode.export(attrs.evolve(problem, part=None), state)
 
 
-def test_a_network_learns_the_velocity_where_it_is_asked_for(words):
-    mode = attrs.evolve(MODE, net=MLPConfig(width=8, depth=1), steps=1, pool=64)
-    _, state, _ = trained(mode, words.CorrectedSpec(), 8)
-    assert type(state.model).__name__ == "NetworkModel"
+def test_a_network_learns_the_velocity_in_the_place_of_a_module(words, tmp_path):
+    mode = attrs.evolve(MODE, net=MLPConfig(width=8, depth=1), steps=2, pool=64)
+    problem, state, base = trained(mode, words.CorrectedSpec(), 8)
+    spec = opened(tmp_path, mode.export(problem, state))
+    again = spec.build(CPU)
+    assert isinstance(again, NetworkModel)
+    assert again.path == base.path
+    x, t = torch.ones(2, 2), torch.tensor([0.3, 0.6])
+    cond, other = (again.encode(prompts) for prompts in (["near", "left"], ["left", "near"]))
+    assert torch.equal(cond.tensors["words"], base.encode(["near", "left"]).tensors["words"])
+    assert not torch.equal(again.velocity(x, t, cond), base.velocity(x, t, cond))
+    assert not torch.equal(again.velocity(x, t, cond), again.velocity(x, t, other))
+    guided = attrs.evolve(spec, guidance=3.0).build(CPU)
+    assert guided.rows_per_velocity == 2
+    plain, null = again.velocity(x, t, cond), again.velocity(x, t, again.encode(["", ""]))
+    torch.testing.assert_close(guided.velocity(x, t, cond), null + 3 * (plain - null))
