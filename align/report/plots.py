@@ -199,9 +199,9 @@ def tradeoff(folder: Path, results: RunResults) -> None:
         _family(distance, base)
     costs = [arm.cost.nfe / max(1, arm.samples) for arm, _ in gains]
     for number, ((arm, gain), cost) in enumerate(zip(gains, costs, strict=True)):
-        colour = f"C{number % 10}"
-        _point(spent, cost, gain, colour, label=plot_text(arm.name))
-        _divergence(distance, gain, colour)
+        colour, marker = f"C{number % 10}", "os^D"[number // 10 % 4]
+        _point(spent, cost, gain, colour, marker, label=plot_text(arm.name))
+        _divergence(distance, gain, colour, marker)
     if min(costs) > 0:
         spent.set_xscale("log")
         plain_ticks(spent.xaxis)
@@ -234,6 +234,7 @@ def _point(
     place: float,
     gain: Divergence,
     colour: str,
+    marker: str,
     *,
     label: str = "",
     filled: bool = True,
@@ -243,7 +244,7 @@ def _point(
         place,
         gain.reward,
         yerr=gain.reward_error or 0.0,
-        fmt="o",
+        fmt=marker,
         color=colour,
         capsize=2,
         markersize=5,
@@ -252,10 +253,10 @@ def _point(
     )
 
 
-def _divergence(axes: Axes, gain: Divergence, colour: str) -> None:
+def _divergence(axes: Axes, gain: Divergence, colour: str, marker: str) -> None:
     """Mean r at the mode's own account of the divergence, or at the bound from below."""
     if gain.at_most is not None:
-        _point(axes, gain.at_most, gain, colour)
+        _point(axes, gain.at_most, gain, colour, marker)
     elif gain.at_least is not None:
         place = max(0.0, gain.at_least)
         axes.annotate(
@@ -265,7 +266,7 @@ def _divergence(axes: Axes, gain: Divergence, colour: str) -> None:
             textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": colour},
         )
-        _point(axes, place, gain, colour, filled=False)
+        _point(axes, place, gain, colour, marker, filled=False)
 
 
 def _family(axes: Axes, base: BaseNumbers) -> None:

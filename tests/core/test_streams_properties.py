@@ -8,7 +8,7 @@ from align.core.streams import Streams
 
 SEEDS = st.integers(0, 2**63 - 1)
 SAMPLES = st.lists(st.integers(0, 2**53), min_size=1, max_size=6, unique=True)
-PURPOSES = st.lists(st.one_of(st.text(max_size=5), st.integers(0, 2**31)), max_size=3)
+PURPOSES = st.lists(st.one_of(st.text("ab/é猫", max_size=5), st.integers(0, 2**31)), max_size=3)
 SHAPES = st.sampled_from([(), (1,), (5,), (2, 3)])
 
 

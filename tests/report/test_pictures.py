@@ -189,6 +189,14 @@ def test_tradeoff_has_a_point_an_arm_in_both_panels(folder_of, arm_of, drawn):
     assert distance.get_xlabel() == "KL(samples | base model), nats"
 
 
+def test_tradeoff_tells_more_than_ten_arms_apart(folder_of, arm_of, drawn):
+    arms = [arm_of(f"arm {n}", n, divergence=gained(1.0, at_most=1.0)) for n in range(12)]
+    tradeoff(folder_of(*arms), RunResults(arms=tuple(arms)))
+    for axes in drawn["tradeoff.png"].axes:
+        points = [bar.lines[0] for bar in axes.containers]
+        assert len({(point.get_color(), point.get_marker()) for point in points}) == 12
+
+
 def test_tradeoff_of_an_unknown_divergence_has_no_point_there(folder_of, arm_of, drawn):
     arm = arm_of("far", 0, divergence=gained(2.0))
     tradeoff(folder_of(arm), RunResults(arms=(arm,)))
