@@ -52,6 +52,17 @@ def test_grid_has_a_column_an_arm_and_a_row_a_sample(folder_of, arm_of, count):
     assert not list(folder.glob("*.part"))
 
 
+def test_a_long_name_of_one_word_is_broken_to_its_column(folder_of, arm_of):
+    arms = [arm_of("short", 0, 1), arm_of("w" * 60, 1, 1)]
+    folder = folder_of(*arms)
+    filled(folder, arms, 1)
+    long = sheet_of(folder, arms)
+    top = long.shape[0] - 96 - 12
+    assert top > 8 + 16 * 3  # several lines
+    assert long.shape[1] == 2 * (120 + 6) + 6
+    assert (long[4:top, -6:] == 255).all()  # and none of them leaves its column
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_given_pictures_come_first(folder_of, arm_of, count):
     arms = [arm_of("a", 0, count), arm_of("b", 1, count)]

@@ -16,7 +16,9 @@ from align.report.schema import (
     BaseNumbers,
     RewardRole,
     RunResults,
+    check_recipe,
     read,
+    read_metrics,
     save,
 )
 
@@ -124,3 +126,24 @@ def test_file_that_cannot_be_read_gives_one_line_with_the_cure(tmp_path, damage,
 def test_name_that_cannot_be_read_is_one_line(tmp_path, name, why):
     with pytest.raises(PartError, match=f"holds no finished run: {why}; name the folder of a run"):
         read(tmp_path / name)
+
+
+def test_a_recipe_that_is_no_toml_is_damaged(tmp_path):
+    (tmp_path / "recipe.toml").write_text("[run\n")
+    with pytest.raises(PartError, match=r"recipe.toml' is damaged: .*; put back the one that the"):
+        check_recipe(tmp_path, RunResults(recipe="0"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"arm": "a"}',
+        '{"step": 0}',
+        '{"arm": "a", "step": -1}',
+        '{"arm": "a", "step": 0, "x": "y"}',
+    ],
+)
+def test_metrics_that_are_no_steps_are_damaged(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"arm": "a", "step": 0, "loss": 1.0}}\n{line}\n')
+    with pytest.raises(PartError, match=r"metrics.jsonl:2' is damaged: expected 'arm', 'step' and"):
+        read_metrics(tmp_path)
