@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from align.core.errors import DivergedError, PartError
 from align.core.mode import Export
+from align.core.network import VelocityNetwork
 from align.core.objective import GroupedValues, Loss
 from align.core.option import above, at_least, between, option
 from align.core.streams import Streams
@@ -153,7 +154,7 @@ class Training:
     def of(cls, module: nn.Module, options: Optimisation, *, whole: bool = True) -> Training:
         """Begin to train `module`: all of its weights, or those that require gradients already.
 
-        What is trained is in float32 from then on: updates are lost in half precision.
+        Adapters and networks of align are in float32 from then on, as half precision loses updates.
 
         Raises:
             PartError: the batch cannot be shared by the processes.
@@ -168,7 +169,9 @@ class Training:
         module.train()
         if whole:
             module.requires_grad_(True)
-        in_float32(weight for weight in module.parameters() if weight.requires_grad)
+        # Modules of other packages may count on the precision that they were loaded in.
+        if not whole or isinstance(module, VelocityNetwork):
+            in_float32(weight for weight in module.parameters() if weight.requires_grad)
         decays = (options.ema_decay, *options.ema_decays)
         copies = {decay: copy.deepcopy(module) for decay in decays}
         replica = parallel.replica(module, options.parallel)

@@ -60,6 +60,28 @@ def test_they_begin_as_nothing_and_the_same_each_time(net):
     assert len(named) == 2 * sum(isinstance(part, torch.nn.Linear) for part in net.modules())
 
 
+def test_beside_weights_in_half_precision_they_are_in_float32_and_merge_so(net):
+    net.blocks.to(torch.bfloat16)
+    training = trained(net)
+    named = dict(training.module.named_parameters())
+    assert all(weight.dtype == torch.float32 for name, weight in named.items() if "lora_" in name)
+    frozen = {w.dtype for name, w in named.items() if "blocks" in name and "lora_" not in name}
+    assert frozen == {torch.bfloat16}
+    merged = LORA.merged(training.ema)
+    weight = merged.blocks[0].mlp.fc1.weight
+    assert weight.dtype == torch.float32
+    assert not torch.equal(weight, weight.bfloat16().float())
+    difference = seen(merged) - seen(training.ema)
+    assert float(difference.norm() / seen(merged).norm()) < 0.03
+
+
+def test_weights_in_half_precision_are_trained_in_float32(net):
+    net.blocks.to(torch.bfloat16)
+    training = Training.of(net, Optimisation(batch=1))
+    for module in (training.module, training.ema):
+        assert {weight.dtype for weight in module.parameters()} == {torch.float32}
+
+
 def test_they_alone_are_trained_and_merge(net):
     training = trained(net)
     kept = dict(net.named_parameters())
