@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, final
@@ -57,30 +58,21 @@ BY_ALIGN: Final = frozenset(
 GUIDANCE: Final = frozenset({"guidance_scale", "true_cfg_scale"})
 """Factors of guidance that asks the network twice, where they are more than 1."""
 
-BY_STEP: Final = frozenset(
-    {
-        "cfg_truncation",
-        "control_guidance_end",
-        "control_guidance_start",
-        "denoising_end",
-        "denoising_start",
-        "skip_guidance_layers",
-        "skip_layer_guidance_scale",
-        "skip_layer_guidance_start",
-        "skip_layer_guidance_stop",
-    }
+BY_STEP: Final = re.compile(
+    r"(?:^|_)(?:start|stop|end|interval|trunc\w*|warmup)(?:_|$)|^skip_(?:guidance|layer)"
 )
+"""Names of arguments that say at which steps of a sampler something begins or ends."""
 
 
 def refuse(arguments: Collection[str]) -> None:
     """Raise ValueError for arguments of a pipeline's call that nobody but align can give."""
     for name in sorted(arguments):
-        if name in BY_STEP:
+        if name in BY_ALIGN or name.endswith("_embeds"):
+            raise ValueError(f"'{name}' is given by align; leave it out")
+        if BY_STEP.search(name):
             raise ValueError(
                 f"'{name}' depends on the number of the step, and a velocity has none; leave it out"
             )
-        if name in BY_ALIGN or name.endswith("_embeds"):
-            raise ValueError(f"'{name}' is given by align; leave it out")
 
 
 @final

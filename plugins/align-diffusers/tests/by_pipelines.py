@@ -1,7 +1,8 @@
 """Latents and pictures by the pipelines themselves: `by_pipelines.py FOLDER`, without align.
 
-FOLDER/cases.json says for each name the folder of a pipeline, the arguments of its call, and the
-prompts; FOLDER/NAME.noise.pt holds the noise. FOLDER/NAME.wanted.pt is written.
+FOLDER/cases.json says for each name the folder of a pipeline, that of adapters if there are any,
+and the arguments of its call with the prompts; FOLDER/NAME.noise.pt holds the noise.
+FOLDER/NAME.wanted.pt is written.
 """
 
 import copy
@@ -16,6 +17,8 @@ folder = Path(sys.argv[1])
 for name, case in json.loads((folder / "cases.json").read_text()).items():
     pipe = DiffusionPipeline.from_pretrained(case["pipeline"], local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    if "adapters" in case:
+        pipe.load_lora_weights(case["adapters"])
     noise = torch.load(folder / f"{name}.noise.pt")
 
     def made(output, pipe=pipe, case=case, noise=noise):

@@ -15,10 +15,9 @@ from align_diffusers import Diffusers
 from align_diffusers.licence import licence_of
 from align_diffusers.model import PipelineModel
 from align_diffusers.offload import Placement
-from align_diffusers.testing import FAMILIES, flux, qwen, sana, sd3, sd15, sdxl, variance
+from align_diffusers.testing import FAMILIES, flux, qwen, sana, sd3, sd15, sdxl, sprint, variance
 from diffusers import (
     DDIMScheduler,
-    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     PNDMScheduler,
@@ -108,6 +107,13 @@ def call_of(family, options, steps=STEPS):
     return call | MORE.get(family, {}) | {"prompt": PROMPTS, "num_inference_steps": steps}
 
 
+def by_themselves(root, cases):
+    """Let pipelines make latents and pictures of each case, in a process without align."""
+    (root / "cases.json").write_text(json.dumps(cases))
+    script = Path(__file__).with_name("by_pipelines.py")
+    subprocess.run([sys.executable, "-W", "ignore", script, root], check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     """A folder with a tiny pipeline of each family, and what they make of each case's noise."""
@@ -125,9 +131,7 @@ def pipelines(tmp_path_factory):
         if family == "sprint":
             call |= {"intermediate_timesteps": None}  # or the pipeline refuses a single step
         cases[name] = {"pipeline": str(root / family), "call": call}
-    (root / "cases.json").write_text(json.dumps(cases))
-    script = Path(__file__).with_name("by_pipelines.py")
-    subprocess.run([sys.executable, "-W", "ignore", script, root], check=True, capture_output=True)
+    by_themselves(root, cases)
     return root
 
 
@@ -435,7 +439,14 @@ def test_pipeline_that_cannot_be_loaded_is_one_line(options, wanted, pipelines):
     ("name", "wanted"),
     [
         ("skip_guidance_layers", "'skip_guidance_layers' depends on the number of the"),
+        ("skip_layer_guidance_scale", "'skip_layer_guidance_scale' depends on the number of the"),
         ("cfg_truncation", "'cfg_truncation' depends on the number of the step"),
+        ("cfg_trunc_ratio", "'cfg_trunc_ratio' depends on the number of the step"),
+        ("guidance_interval", "'guidance_interval' depends on the number of the step"),
+        ("cfg_interval_end", "'cfg_interval_end' depends on the number of the step"),
+        ("control_guidance_start", "'control_guidance_start' depends on the number of the step"),
+        ("denoising_end", "'denoising_end' depends on the number of the step"),
+        ("sld_warmup_steps", "'sld_warmup_steps' depends on the number of the step"),
         ("latents", "'latents' is given by align"),
         ("prompt_embeds", "'prompt_embeds' is given by align"),
     ],
@@ -443,6 +454,11 @@ def test_pipeline_that_cannot_be_loaded_is_one_line(options, wanted, pipelines):
 def test_argument_that_no_velocity_has_is_refused_before_loading(name, wanted):
     with pytest.raises(ValueError, match=wanted):
         Diffusers(weights="someone/something", call={name: 1})
+
+
+@pytest.mark.parametrize("name", ["clip_skip", "max_sequence_length", "eta", "attention_kwargs"])
+def test_argument_that_is_the_same_at_every_step_is_left_to_the_pipeline(name):
+    assert Diffusers(weights="someone/something", call={name: 1}).call == {name: 1}
 
 
 def test_folder_without_a_pipeline_is_one_line(tmp_path):
@@ -563,7 +579,7 @@ def test_velocity_is_finite_from_noise_to_data(name, pipelines):
 
 RECIPES = {
     "flux_dev": flux,
-    "flux_schnell": flux,
+    "flux_schnell": lambda: flux(guided=False),
     "qwen_image": qwen,
     "sana": lambda: with_scheduler(
         sana(),
@@ -571,6 +587,7 @@ RECIPES = {
             use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
         ),
     ),
+    "sana_sprint": sprint,
     "sd15": lambda: with_scheduler(
         sd15(), variance(PNDMScheduler, skip_prk_steps=True, set_alpha_to_one=False)
     ),
@@ -743,21 +760,37 @@ TUNED = (
 )
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(CASES))
-def test_tuned_adapters_are_those_that_the_pipeline_loads(name, pipelines, tmp_path):
-    family, shape, options = CASES[name]
-    recipe = recipe_of(pipelines, tmp_path, name, TUNED)
-    folder = run(recipe, progress=False).folder
-    model = Network(weights=str(folder / "model.safetensors")).build(CPU)
-    tuned, _ = made(model, Steer(steps=STEPS, scale=0.0))
-    before, _ = made(part(pipelines, name).build(CPU), Steer(steps=STEPS, scale=0.0))
-    assert float((tuned - before).abs().max()) > 1e-4 * float(before.abs().max())
-    adapters = folder / "model" / "pytorch_lora_weights.safetensors"
-    if family == "pixart":  # its class has no format of adapters
-        assert not adapters.exists()
+FAMILY_CASES = tuple({family: name for name, (family, _, _) in reversed(CASES.items())}.values())
+
+
+@pytest.fixture(scope="module")
+def tuned(pipelines, tmp_path_factory):
+    """A folder with a run of fine-tuning a family, and what pipelines make with its adapters."""
+    root = tmp_path_factory.mktemp("tuned")
+    cases = {}
+    for name in FAMILY_CASES:
+        family, shape, options = CASES[name]
+        recipe = recipe_of(pipelines, root, name, TUNED)
+        adapters = run(recipe, progress=False).folder / "model"
+        if (adapters / "pytorch_lora_weights.safetensors").exists():
+            torch.save(noise_of(shape), root / f"{name}.noise.pt")
+            call = call_of(family, options)
+            case = {"pipeline": str(pipelines / family), "adapters": str(adapters), "call": call}
+            cases[name] = case
+    by_themselves(root, cases)
+    return root
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_tuned_adapters_are_those_that_the_pipeline_loads(name, pipelines, models, tuned):
+    model = Network(weights=str(tuned / name / "model.safetensors")).build(CPU)
+    after, before = (made(part, Steer(steps=STEPS, scale=0.0))[0] for part in (model, models[name]))
+    assert float((after - before).abs().max()) > 1e-4 * float(before.abs().max())
+    wanted = tuned / f"{name}.wanted.pt"
+    if name == "pixart":  # its class has no format of adapters
+        assert not wanted.exists()
         return
-    pipe = DiffusionPipeline.from_pretrained(pipelines / family)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.load_lora_weights(folder / "model")
-    call = call_of(family, options) | {"latents": noise_of(shape), "output_type": "latent"}
-    agrees(tuned, pipe(**call | {"prompt": list(PROMPTS)}, return_dict=False)[0])
+    agrees(after, torch.load(wanted)["latents"])
+    with torch.no_grad():
+        pictures = model.decode(after)
+    assert torch.allclose(pictures, torch.load(wanted)["pictures"], rtol=0, atol=1e-5)

@@ -1,0 +1,60 @@
+"""docs/plugins/diffusers.md: its recipes run and its Python too, with tiny pipelines."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from align_diffusers.testing import FAMILIES
+
+from align.runner.session import run
+
+TEXT = (Path(__file__).parents[3] / "docs" / "plugins" / "diffusers.md").read_text()
+RECIPES = re.findall(r"```toml\n# (\S+)\n(.*?)```", TEXT, re.S)
+SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+NAMES = {
+    "stabilityai/stable-diffusion-3.5-medium": "sd3",
+    "black-forest-labs/FLUX.1-schnell": "schnell",
+}
+SMALLER = (
+    (r"\b512\b", "16"),
+    (r"\b128\b", "12"),
+    (r"bfloat16", "float32"),
+    (r"(steps|pool|samples|draws|batch) ?= ?\d+", r"\1=2"),
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the pipelines that the page names, as small as can be, and prompts."""
+    root = tmp_path_factory.mktemp("page")
+    torch.manual_seed(0)
+    for name in NAMES.values():
+        FAMILIES[name]().save_pretrained(root / name)
+    (root / "prompts.txt").write_text("a cat\na dog\na red fox\n")
+    return root
+
+
+def smaller(text, folder):
+    """A block whose pipelines are the tiny ones, and whose numbers are small."""
+    for weights, name in NAMES.items():
+        text = text.replace(weights, str(folder / name))
+    for pattern, value in SMALLER:
+        text = re.sub(pattern, value, text)
+    return text
+
+
+def test_page_runs_from_its_first_recipe_to_its_last_line(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert [name for name, _ in RECIPES] == ["fox.toml", "jumps.toml", "tuned.toml"]
+    for name, text in RECIPES:
+        Path(name).write_text(smaller(text, folder))
+        (result,) = run(name, progress=False).results
+        assert result.data.shape == (2, 3, 16, 16)
+    known = {}
+    for script in SCRIPTS:
+        exec(smaller(script, folder), known)
+    assert known["result"].data.shape == (2, 3, 16, 16)
+    assert known["pipe"].get_active_adapters() == ["default_0"]
