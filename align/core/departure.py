@@ -19,7 +19,7 @@ from align.core.path import times_of
 from align.core.streams import Streams
 
 _RATIOS: Final = (0.25, 0.05)  # α/β of the times at which a sample is asked about
-_FEWEST: Final = 8  # base samples, fewer of which say nothing of what is usual
+_FEWEST: Final = 32  # base samples, fewer of which say nothing of what is usual
 _MANY: Final = 0.1  # share of samples that must be far off
 
 

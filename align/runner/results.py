@@ -94,7 +94,9 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
         warnings=result.warnings + _dependent(problem, data, scores),
     )
     departure = _departure(built, outcome.x1, bases)
-    if departure is not None and (note := departure.note(len(outcome.x1))):
+    is_base = isinstance(arm.mode, ReportsKL) and arm.mode.is_base
+    note = None if departure is None or is_base else departure.note(len(outcome.x1))
+    if note is not None:
         result = attrs.evolve(result, warnings=(*result.warnings, note))
     result = attrs.evolve(result, departure=departure)
     if "reward" not in arm.mode.needs or not problem.reward.optimised:

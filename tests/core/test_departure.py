@@ -102,7 +102,7 @@ def test_model_that_has_no_velocity_there_is_told_apart(base):
 
 
 def test_few_base_samples_say_nothing(base):
-    few = Traits(base.norm[:7], base.residual[:7])
+    few = Traits(base.norm[:31], base.residual[:31])
     assert Departure.of(base, few) is None
 
 

@@ -20,7 +20,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "model.md").read_text()
 BLOCKS = dict(re.findall(r"^```(?:python|toml)\n# (\w+\.\w+)\n(.*?)^```", TEXT, re.M | re.S))
 # As the page has them, but few and small.
 FEWER = {
-    "moons": ["run.samples=2", "run.unsteered=8", "mode.steps=2"],
+    "moons": ["run.samples=2", "run.unsteered=32", "mode.steps=2"],
     "moons_map": ["mode.steps=1", "mode.pool=8", "mode.flow_steps=2", "mode.optimisation.batch=4"],
     "moons_steered": ["run.samples=2", "run.unsteered=0", "mode.steps=2"],
     "moons_tuned": [
