@@ -126,7 +126,7 @@ class Session:
         for note in numbers.all_notes():
             logger.warning(note)
         self.record.results(numbers)
-        failures = report.write(self.record.folder) if parallel.first() else ()
+        failures = (report.write(self.record.folder) if parallel.first() else ()) or ()
         self.record.about(not_made=list(failures))
         return failures
 

@@ -572,9 +572,10 @@ def test_ctrl_c_leaves_a_readable_folder(struck, written, go):
     recipe = written(LONG)
     out, code, said = struck(recipe, 3, signal.SIGINT)
     assert code == 130
-    *_, word, kept = said.rstrip().splitlines()
-    assert word == "interrupted"
-    assert kept.startswith(f"'{out}' keeps what was written so far")
+    *_, stopped, kept = said.rstrip().splitlines()
+    assert stopped.endswith("interrupted")
+    again = f"`align run {out}/recipe.toml` begins anew"
+    assert kept == f"'{out}' keeps what was written so far, which holds no checkpoint; {again}"
     assert "Traceback" not in said
     assert "INFO" not in said  # the log goes to the folder, not to the terminal
     assert about(out)["status"] == "interrupted"
