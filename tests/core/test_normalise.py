@@ -128,7 +128,7 @@ def test_a_ranked_reward_is_no_longer_quadratic():
     )
     zero = torch.zeros(1, 1, dtype=torch.float64)
     noisy = NoisyState(zero, zero[:, 0], model.encode([""]))
-    with pytest.raises(PartError, match="and 'r' with its clip or normalise is not one"):
+    with pytest.raises(PartError, match="and 'r' with its clip or ranks is not one"):
         model.value(noisy, WeightedReward((ranked,)))
 
 
