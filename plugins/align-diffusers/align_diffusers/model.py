@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,6 +38,7 @@ from align_diffusers.probe import (
     first_argument,
     with_methods,
 )
+from align_diffusers.row_times import RowTimes, agree, spread_all
 from align_diffusers.schedule import schedule_of
 
 NEEDED: Final = ("latents", "output_type", "prompt")
@@ -123,7 +126,6 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         self._schedule: Final = schedule_of(pipe.scheduler, self._who, self.device)
         self._scheduler: Final = pipe.scheduler
         self._begins: Final[dict[int, tuple[tuple[float, ...], float]]] = {}
-        self._rows: int | None = None
         self._distilled: Final = distilled
         self._stepless = True
         self._pipe = copy.copy(pipe)
@@ -145,6 +147,7 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         self._precision: Final[torch.dtype] = getattr(pipe, self._network_name).dtype
         self.dtype = torch.promote_types(self._precision, torch.float32)
         self.shape = self._shape()
+        self._by_rows, self._rows = self._first_look()
 
     def capability(self, kind: type[Able]) -> Able | None:
         """Jumps to data are those of a network that was distilled to make them."""
@@ -164,10 +167,15 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         return torch.stack([numbers[prompt] for prompt in cond.prompts]).to(self.device)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """b_t(x), guided as the pipeline is; one call of it for rows of the same time."""
+        """b_t(x), guided as the pipeline is; rows whose texts have one size are one call of it.
+
+        Rows of different times are calls of their own where the pipeline does not spread a time
+        over its rows as others do.
+        """
         self.encode(cond.prompts)
+        times = itertools.repeat(0.0) if self._by_rows else t.tolist()
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for row, (time, prompt) in enumerate(zip(t.tolist(), cond.prompts, strict=True)):
+        for row, (time, prompt) in enumerate(zip(times, cond.prompts, strict=False)):
             groups.setdefault((time, self._texts.sizes(prompt)), []).append(row)
         if len(groups) == 1:
             return self._guided(x, t, list(cond.prompts))
@@ -206,22 +214,7 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
 
     @property
     def rows_per_velocity(self) -> int:
-        """What the network sees when the pipeline is asked for one row; measured once."""
-        if self._rows is None:
-            x, t = torch.zeros(1, *self.shape), torch.full((1,), 0.5)
-            seen = list[int]()
-
-            def count(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                seen.append(len(first_argument(args, kwargs)))
-
-            hook = self._network.register_forward_pre_hook(count, with_kwargs=True)
-            try:
-                with torch.no_grad():
-                    x = x.to(self.device, self.dtype)
-                    self._guided(x, t.to(x), [""])
-            finally:
-                hook.remove()
-            self._rows = sum(seen)
+        """What the network sees when the pipeline is asked for one row."""
         return self._rows
 
     def times(self, steps: int) -> tuple[float, ...]:
@@ -277,7 +270,8 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
             return self
         for name in GUIDANCE & self._known:
             made = copy.copy(self)
-            made._arguments, made._rows = self._arguments | {name: 1.0}, None
+            made._arguments = self._arguments | {name: 1.0}
+            made._by_rows, made._rows = made._first_look()
             if made.rows_per_velocity == 1:
                 return made
         raise PartError(f"{self._who}: its guidance cannot be taken off; use another objective")
@@ -292,14 +286,76 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
 
     def _velocity(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
         """The same, of a network that is on the device."""
-        self._probe.asked, self._probe.output = self._schedule.asked(t[:1]), None
-        states = self._schedule.states(x, t).to(self._precision)
-        self._ask(prompts, latents=states, output_type="latent")
+        self._probe.output = None
+        hook = self._network.register_forward_pre_hook(
+            lambda _, args, kwargs: spread_all(args, kwargs), with_kwargs=True
+        )
+        try:
+            self._ask_step(x, t, prompts)
+        finally:
+            hook.remove()
         output, self._probe.output = self._probe.output, None
         if output is None:
             raise PartError(f"{self._who} made no step of its scheduler in its call")
         self._follows(output, x)
         return self._schedule.velocity(output.to(x.dtype), x, t)
+
+    def _ask_step(self, x: Tensor, t: Tensor, prompts: list[str]) -> None:
+        """The pipeline's call for one step from these states."""
+        asked = self._schedule.asked(t if self._by_rows else t[:1])
+        rows = asked.reshape(-1, len(t)) if self._by_rows else asked[:, None]
+        self._probe.asked = RowTimes.of(rows)
+        states = self._schedule.states(x, t).to(self._precision)
+        self._ask(prompts, latents=states, output_type="latent")
+
+    def _first_look(self) -> tuple[bool, int]:
+        """Whether rows of a call may have different times, and rows that the network sees of one.
+
+        The network is not asked: what it would be given for two rows is compared with what it would
+        be given for each. A pipeline that cannot do without its network's output is asked once.
+        """
+        t = torch.tensor([0.3, 0.6], device=self.device)
+        x = torch.arange(2 * math.prod(self.shape), device=self.device).to(self.dtype).sin()
+        x = x.reshape(2, *self.shape)
+        self._by_rows = True
+        with torch.no_grad():
+            try:
+                both, one, two = (
+                    self._seen(x[rows], t[rows]) for rows in (slice(2), slice(1), slice(1, 2))
+                )
+            except Exception:
+                self._by_rows = False
+                return False, self._counted(x[:1], t[:1])
+        return agree(both, one, two), sum(len(first_argument(*call)) for call in one)
+
+    def _counted(self, x: Tensor, t: Tensor) -> int:
+        """Rows that the network sees for a step from these states."""
+        seen = list[int]()
+        hook = self._network.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(len(first_argument(args, kwargs))),
+            with_kwargs=True,
+        )
+        try:
+            self._guided(x, t, [""] * len(x))
+        finally:
+            hook.remove()
+        return sum(seen)
+
+    def _seen(self, x: Tensor, t: Tensor) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """What the network would be given for a step from these states."""
+        stand_in = Untouched(self._network)
+        with self._bypassed(stand_in):
+            self._ask_step(x, t, [""] * len(x))
+        return [spread_all(*call) for call in stand_in.calls]
+
+    @contextmanager
+    def _bypassed(self, stand_in: Untouched) -> Iterator[None]:
+        """The pipeline with something else in place of its network."""
+        object.__setattr__(self._pipe, self._network_name, stand_in)
+        try:
+            yield
+        finally:
+            object.__setattr__(self._pipe, self._network_name, self._network)
 
     def _follows(self, result: Tensor, x: Tensor) -> None:
         """Raise PartError if the way back from a result to x has been cut."""
@@ -333,12 +389,9 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
             result: Tensor = self._ask(prompts, **given)
             return result
         self._probe.asked = self._schedule.asked(torch.full((1,), 0.5, device=self.device))
-        object.__setattr__(self._pipe, self._network_name, Untouched(self._network))
-        try:
-            result = self._ask(prompts, **given)
-        finally:
-            object.__setattr__(self._pipe, self._network_name, self._network)
-        return result
+        with self._bypassed(Untouched(self._network)):
+            latents: Tensor = self._ask(prompts, **given)
+        return latents
 
     def _sampler(self, steps: int) -> tuple[tuple[float, ...], float]:
         """Times of the pipeline's own sampler, and what it scales its first noise by."""

@@ -116,13 +116,19 @@ def with_methods(scheduler: Any, methods: type) -> Any:
 
 
 class Untouched:
-    """Stands where a network is, and returns the states that it is given."""
+    """Stands where a network is, and returns the states that it is given.
+
+    Attributes:
+        calls: what it was given, positional and by name.
+    """
 
     def __init__(self, network: Any) -> None:
         self._network: Final = network
+        self.calls: Final[list[tuple[tuple[Any, ...], dict[str, Any]]]] = []
 
     def __call__(self, *states: Any, **named: Any) -> _StepResult:
         """The states, for a network's output."""
+        self.calls.append((states, named))
         return _StepResult((first_argument(states, named),))
 
     def __getattr__(self, name: str) -> Any:

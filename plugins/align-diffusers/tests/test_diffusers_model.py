@@ -18,6 +18,7 @@ from align_diffusers.offload import Placement
 from align_diffusers.testing import FAMILIES, flux, qwen, sana, sd3, sd15, sdxl, sprint, variance
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     PNDMScheduler,
@@ -313,6 +314,8 @@ def test_gradient_agrees_with_finite_differences(name):
 class Unknown(StableDiffusionPipeline):
     """Its latents are packed, and its network predicts the noise with the other sign."""
 
+    time = staticmethod(lambda t: t)
+
     def prepare_latents(self, *args, **kwargs):
         kwargs_of_others = args[:-1]
         given = args[-1] if args else kwargs["latents"]
@@ -331,7 +334,7 @@ class Unknown(StableDiffusionPipeline):
         )
         for t in self.scheduler.timesteps:
             seen = z.unflatten(2, (8, 8))
-            noise = -self.unet(-seen, t, encoder_hidden_states=embeds).sample.flatten(2)
+            noise = -self.unet(-seen, self.time(t), encoder_hidden_states=embeds).sample.flatten(2)
             z = self.scheduler.step(noise, t, z).prev_sample
         if output_type != "latent":
             z = self.vae.decode(2 * z.unflatten(2, (8, 8))).sample
@@ -361,6 +364,57 @@ def test_pipeline_class_of_ones_own_needs_no_word_of_the_adapter():
     guided, _ = made(model, Steer(steps=STEPS))
     with torch.no_grad():
         assert model.decode(guided).mean() > model.decode(x1).mean()
+
+
+class Rounding(Unknown):
+    """It makes plain numbers of its times, which then are those of all rows."""
+
+    time = staticmethod(float)
+
+
+def velocities(model, network, monkeypatch):
+    """Of rows of different times, together and one by one; and calls of the network for the first.
+
+    The numbers of the times are asked for only where rows cannot have times of their own.
+    """
+    x, t = noise_of(model.shape), torch.tensor([0.2, 0.5, 0.8])
+    cond, calls = model.encode(PROMPTS[:1] * 3), list[object]()
+    hook = network.register_forward_hook(lambda *_: calls.append(None))
+    asked, plain = list[object](), torch.Tensor.tolist
+
+    def tolist(tensor):
+        asked.extend([tensor] * (tensor is t))
+        return plain(tensor)
+
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "tolist", tolist)
+        together = model.velocity(x, t, cond)
+    hook.remove()
+    assert len(asked) == (not model._by_rows)
+    with torch.no_grad():
+        rows = [slice(row, row + 1) for row in range(3)]
+        alone = [model.velocity(x[row], t[row], cond.rows(row)) for row in rows]
+    return together, torch.cat(alone), len(calls)
+
+
+@pytest.mark.parametrize("name", [*CASES, *JUMPS])
+def test_rows_of_different_times_are_one_call(name, models, monkeypatch):
+    model = models[name]
+    together, alone, calls = velocities(model, model.module, monkeypatch)
+    agrees(together, alone)
+    assert calls == (2 if name == "qwen-true" or name == "flux-true" else 1)
+
+
+def test_pipeline_that_gives_all_rows_one_time_is_asked_time_by_time(monkeypatch):
+    known = unknown()
+    model = PipelineModel(Rounding(**known.components, requires_safety_checker=False))
+    together, alone, calls = velocities(model, known.unet, monkeypatch)
+    agrees(together, alone)
+    assert calls == 3
+    spread = PipelineModel(known)
+    by_rows, _, calls = velocities(spread, known.unet, monkeypatch)
+    agrees(by_rows, together)
+    assert calls == 1
 
 
 def test_pipeline_itself_can_be_used_as_before():
@@ -753,44 +807,39 @@ def test_offload_brings_what_is_used_and_again_on_the_way_back():
 
 
 TUNED = (
-    'kind = "finetune"\nsteps = 2\npool = 2\nflow_steps = 2\n'
-    'objective = { kind = "draft", flow_steps = 2 }\nlora = { rank = 2, alpha = 4.0 }\n'
+    'kind = "finetune"\nsteps = 1\npool = 2\nflow_steps = 1\n'
+    'objective = { kind = "draft", flow_steps = 1 }\nlora = { rank = 2, alpha = 4.0 }\n'
     "optimisation = { batch = 2, learning_rate = 0.01 }\n"
-    "evaluation = { samples = 2, flow_steps = 2 }\n"
+    "evaluation = { samples = 2, flow_steps = 1 }\n"
 )
 
 
 FAMILY_CASES = tuple({family: name for name, (family, _, _) in reversed(CASES.items())}.values())
 
 
-@pytest.fixture(scope="module")
-def tuned(pipelines, tmp_path_factory):
-    """A folder with a run of fine-tuning a family, and what pipelines make with its adapters."""
-    root = tmp_path_factory.mktemp("tuned")
-    cases = {}
-    for name in FAMILY_CASES:
-        family, shape, options = CASES[name]
-        recipe = recipe_of(pipelines, root, name, TUNED)
-        adapters = run(recipe, progress=False).folder / "model"
-        if (adapters / "pytorch_lora_weights.safetensors").exists():
-            torch.save(noise_of(shape), root / f"{name}.noise.pt")
-            call = call_of(family, options)
-            case = {"pipeline": str(pipelines / family), "adapters": str(adapters), "call": call}
-            cases[name] = case
-    by_themselves(root, cases)
-    return root
-
-
 @pytest.mark.parametrize("name", FAMILY_CASES)
-def test_tuned_adapters_are_those_that_the_pipeline_loads(name, pipelines, models, tuned):
-    model = Network(weights=str(tuned / name / "model.safetensors")).build(CPU)
-    after, before = (made(part, Steer(steps=STEPS, scale=0.0))[0] for part in (model, models[name]))
+def test_tuned_adapters_are_those_that_the_pipeline_loads(name, pipelines, models, tmp_path):
+    family, shape, options = CASES[name]
+    folder = run(recipe_of(pipelines, tmp_path, name, TUNED), progress=False).folder
+    model = Network(weights=str(folder / "model.safetensors")).build(CPU)
+    mode = Steer(steps=STEPS, scale=0.0)
+    after, before = (made(part, mode)[0] for part in (model, models[name]))
     assert float((after - before).abs().max()) > 1e-4 * float(before.abs().max())
-    wanted = tuned / f"{name}.wanted.pt"
+    adapters = folder / "model" / "pytorch_lora_weights.safetensors"
     if name == "pixart":  # its class has no format of adapters
-        assert not wanted.exists()
+        assert not adapters.exists()
         return
-    agrees(after, torch.load(wanted)["latents"])
+    pipe = DiffusionPipeline.from_pretrained(pipelines / family)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(folder / "model")
+    call = call_of(family, options) | {"prompt": list(PROMPTS), "latents": noise_of(shape)}
+    agrees(after, pipe(**call, output_type="latent", return_dict=False)[0])
+    if name != "sd3":
+        return
+    torch.save(noise_of(shape), tmp_path / "sd3.noise.pt")
+    case = {"pipeline": str(pipelines / family), "adapters": str(folder / "model")}
+    by_themselves(tmp_path, {"sd3": case | {"call": call_of(family, options)}})
+    wanted = torch.load(tmp_path / "sd3.wanted.pt")
+    agrees(after, wanted["latents"])
     with torch.no_grad():
-        pictures = model.decode(after)
-    assert torch.allclose(pictures, torch.load(wanted)["pictures"], rtol=0, atol=1e-5)
+        assert torch.allclose(model.decode(after), wanted["pictures"], rtol=0, atol=1e-5)
