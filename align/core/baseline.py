@@ -95,6 +95,7 @@ class Divergence:
         reward: mean of r over the samples, an estimate of E_q[r].
         reward_error: its standard error; None with a single sample.
         at_least: E_q[r] − V̂_0, which is KL(q | p) where q is the tilted law, and less elsewhere.
+            No divergence is below 0, so that a negative number says nothing of it.
         at_least_error: standard error of both terms together, by the delta method.
         ess: how many unsteered samples V̂_0 rests on. With fewer than `FEW` V̂_0 is too low,
             and so `at_least` too high.
@@ -107,6 +108,11 @@ class Divergence:
     at_least_error: float | None = None
     ess: float | None = None
     at_most: float | None = None
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the bound from below is below 0, where any divergence is."""
+        return self.at_least is not None and self.at_least < 0
 
     @classmethod
     def of(cls, r: Tensor, baseline: BaseRewardStats | None, at_most: float | None) -> Divergence:

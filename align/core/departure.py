@@ -69,6 +69,7 @@ class Departure:
 
     Attributes:
         norm: median of ‖x1‖, in units of the base samples' median.
+        longest: the largest ‖x1‖, in the same units.
         residual: median of the velocity residual, in units of the base samples' median.
         left: share of the samples that are so far off, in either number, as no base sample is.
     """
@@ -76,6 +77,7 @@ class Departure:
     norm: float
     residual: float
     left: float = 0.0
+    longest: float = 0.0
 
     @classmethod
     def of(cls, samples: Traits, base: Traits) -> Self | None:
@@ -97,7 +99,13 @@ class Departure:
             above = log > highest
             most = int(above.sum()) >= 2 and 2 * int(above.sum()) > len(above)
             off |= above if most else log > 2 * highest - middle
-        return cls(norm=ratios[0], residual=ratios[1], left=float(off.double().mean()))
+        longest = float(samples.norm.max() / base.norm.median().clamp(min=1e-30))
+        return cls(
+            norm=ratios[0],
+            residual=ratios[1],
+            left=float(off.double().mean()),
+            longest=min(longest, 1e30),
+        )
 
     def note(self, samples: int) -> str | None:
         """What must be said of so many samples; None where there is nothing."""
@@ -106,9 +114,9 @@ class Departure:
         return (
             f"{round(self.left * samples)} of {samples} samples leave the model: no unsteered"
             f" sample is so far off (velocity residual {_times(self.residual)}, length"
-            f" {_times(self.norm)} that of unsteered samples, in the median). Their rewards are"
-            " those of samples that the model does not make: lower the weights, take more steps, or"
-            " another sampler."
+            f" {_times(self.norm)} that of unsteered samples, in the median; length up to"
+            f" {_times(self.longest)}). Their rewards are those of samples that the model does not"
+            " make: lower the weights, take more steps, or another sampler."
         )
 
 

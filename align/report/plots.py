@@ -41,6 +41,7 @@ _MEANINGS: Final = {
 _MANY: Final = 200  # points of a line; a running mean shows more of them better
 _FEW: Final = 12  # points of a line that are marked one by one
 _PEAK: Final = 8.0  # times what is usual: a larger number makes the axis logarithmic
+_RUNAWAY: Final = 100.0  # times the usual size in another arm, with numbers of either sign
 
 
 def curves(folder: Path) -> None:
@@ -67,9 +68,7 @@ def curves(folder: Path) -> None:
         axes = figure.add_subplot(rows, columns, place + 1)
         for number, arm in enumerate(arms):
             _curve(axes, series[name].get(arm, []), plot_text(arm), number)
-        if _is_logarithmic(name, [y for points in series[name].values() for _, y in points]):
-            axes.set_yscale("log")
-            plain_ticks(axes.yaxis)
+        _scale(axes, name, [[y for _, y in points] for points in series[name].values()])
         axes.set_xlabel("step, or candidate" if "candidates" in names else "step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(plot_text(_MEANINGS.get(name, name.replace("_", " "))))
@@ -113,6 +112,22 @@ def _curve(axes: Axes, points: Points, label: str, number: int) -> None:
 def _style(number: int) -> dict[str, Any]:
     """How arm `number` is drawn, unlike any other of the first forty."""
     return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def _scale(axes: Axes, name: str, arms: Sequence[Sequence[float]]) -> None:
+    """Make a panel's axis logarithmic where parts of the arms' lines would else hide all others.
+
+    Where numbers are below zero, sizes are logarithmic from the usual one of the quietest arm on.
+    """
+    values = [y for arm in arms for y in arm]
+    if _is_logarithmic(name, values):
+        axes.set_yscale("log")
+        plain_ticks(axes.yaxis)
+        return
+    sizes = [float(np.median(np.abs(arm))) for arm in arms if len(arm) > 1]
+    usual = min((size for size in sizes if size > 0), default=math.inf)
+    if max(map(abs, values)) > _RUNAWAY * usual:
+        axes.set_yscale("symlog", linthresh=usual)
 
 
 def _is_logarithmic(name: str, values: Sequence[float]) -> bool:
@@ -188,7 +203,8 @@ def tradeoff(folder: Path, results: RunResults) -> None:
 
     A filled point stands at the mode's own account of KL(samples | base model), an open one with
     an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
-    law has a higher mean of r at the same divergence.
+    law has a higher mean of r at the same divergence. An arm with samples that left the model has
+    no point where it would make all else look alike; the legend then has its mean of r.
     """
     gains = [(arm, arm.divergence) for arm in results.arms if arm.divergence is not None]
     if not gains:
@@ -198,8 +214,13 @@ def tradeoff(folder: Path, results: RunResults) -> None:
     for base in results.unsteered:
         _family(distance, base)
     costs = [arm.cost.nfe / max(1, arm.samples) for arm, _ in gains]
+    low, high = _usual_rewards(results)
     for number, ((arm, gain), cost) in enumerate(zip(gains, costs, strict=True)):
         colour, marker = f"C{number % 10}", "os^D"[number // 10 % 4]
+        if _has_left(arm) and not low <= gain.reward <= high:
+            label = f"{plot_text(arm.name)} (outside, at {gain.reward:.3g})"
+            spent.plot([], [], marker, color=colour, markersize=5, label=label)
+            continue
         _point(spent, cost, gain, colour, marker, label=plot_text(arm.name))
         _divergence(distance, gain, colour, marker)
     if min(costs) > 0:
@@ -217,6 +238,29 @@ def tradeoff(folder: Path, results: RunResults) -> None:
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
     save_figure(figure, folder / "tradeoff.png")
+
+
+def _has_left(arm: ArmNumbers) -> bool:
+    """Whether any of an arm's samples has left the model."""
+    return arm.departure is not None and arm.departure.left > 0
+
+
+def _usual_rewards(results: RunResults) -> tuple[float, float]:
+    """Lowest and highest mean of r that is shown of an arm with samples that left the model.
+
+    Three times as far from all other arms, and from base samples, as these are apart.
+    """
+    means = [
+        arm.divergence.reward
+        for arm in results.arms
+        if arm.divergence is not None and not _has_left(arm)
+    ]
+    for base in results.unsteered:
+        means += np.quantile(base.r, (0.1, 1.0)).tolist() if base.r else []
+    if not means:
+        return -math.inf, math.inf
+    room = 3 * (max(means) - min(means)) or math.inf
+    return min(means) - room, max(means) + room
 
 
 def _root(x: np.ndarray) -> np.ndarray:
@@ -254,19 +298,22 @@ def _point(
 
 
 def _divergence(axes: Axes, gain: Divergence, colour: str, marker: str) -> None:
-    """Mean r at the mode's own account of the divergence, or at the bound from below."""
+    """Mean r at the mode's own account of the divergence, or at a bound from below that says some.
+
+    An arm of which neither is known has no point: wherever it stood it might seem better than the
+    best possible.
+    """
     if gain.at_most is not None:
         _point(axes, gain.at_most, gain, colour, marker)
-    elif gain.at_least is not None:
-        place = max(0.0, gain.at_least)
+    elif gain.at_least is not None and not gain.says_nothing:
         axes.annotate(
             "",
-            (place, gain.reward),
+            (gain.at_least, gain.reward),
             (22, 0),
             textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": colour},
         )
-        _point(axes, place, gain, colour, marker, filled=False)
+        _point(axes, gain.at_least, gain, colour, marker, filled=False)
 
 
 def _family(axes: Axes, base: BaseNumbers) -> None:

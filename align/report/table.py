@@ -117,6 +117,8 @@ def _number(gain: Divergence, column: Column) -> tuple[float | None, float | Non
         return gain.reward, gain.reward_error, False
     if column == "KL at most":
         return gain.at_most, None, False
+    if gain.says_nothing:
+        return 0.0, None, False
     return gain.at_least, gain.at_least_error, (gain.ess or FEW) < FEW
 
 

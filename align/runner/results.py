@@ -251,7 +251,13 @@ def _bases(
 def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     """What must be said about the run as a whole."""
     notes = _unmeasured(recipe.metric, results) + _not_finite(recipe, results)
-    gains = [result.divergence for result in results if result.divergence is not None]
+    known = [(x.name, x.divergence) for x in results if x.divergence is not None]
+    if silent := [name for name, gain in known if gain.says_nothing]:
+        notes += (
+            f"'KL at least' says nothing of {', '.join(silent)}, and is shown as 0: the mean of r"
+            " is so low that no divergence follows from it.",
+        )
+    gains = [gain for _, gain in known if not gain.says_nothing]
     few = min((gain.ess for gain in gains if gain.ess and gain.ess < FEW), default=None)
     if few is None:
         return notes

@@ -47,6 +47,14 @@ def test_dps_with_too_strong_a_reward_leaves_the_model(base):
     assert "lower the weights" in note
 
 
+def test_note_has_the_longest_sample_beside_the_median(base):
+    norm = base.norm.clone()
+    norm[:8] = 4000 * norm.median()
+    note = Departure.of(Traits(norm, base.residual), base).note(64)
+    assert note.startswith("8 of 64 samples leave the model: ")
+    assert "in the median; length up to 4e+03 times)" in note
+
+
 @pytest.mark.parametrize(
     "parts",
     [{"estimator": Exact()}, {"sampler": MetaFlowMap(), "estimator": Gradient(draws=4)}],

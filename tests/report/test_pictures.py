@@ -2,11 +2,13 @@
 
 import json
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image
 
 from align.core.baseline import Divergence
+from align.core.departure import Departure
 from align.engine.meter import Cost
 from align.io.images import save_picture
 from align.report import plots, write
@@ -208,8 +210,9 @@ def test_tradeoff_tells_more_than_ten_arms_apart(folder_of, arm_of, drawn):
         assert len({(point.get_color(), point.get_marker()) for point in points}) == 12
 
 
-def test_tradeoff_of_an_unknown_divergence_has_no_point_there(folder_of, arm_of, drawn):
-    arm = arm_of("far", 0, divergence=gained(2.0))
+@pytest.mark.parametrize("bound", [None, -1e-3, -7.78e4])
+def test_tradeoff_of_an_unknown_divergence_has_no_point_there(folder_of, arm_of, drawn, bound):
+    arm = arm_of("far", 0, divergence=gained(2.0, at_least=bound))
     tradeoff(folder_of(arm), RunResults(arms=(arm,)))
     spent, distance = drawn["tradeoff.png"].axes
     assert len(markers(spent)) == 1
@@ -223,6 +226,27 @@ def test_tradeoff_of_a_bound_from_below_is_an_open_point_with_an_arrow(folder_of
     assert markers(distance) == {"C0": ([[3.0, 2.0]], "white")}
     (arrow,) = distance.texts
     assert arrow.xy == (3.0, 2.0)
+
+
+def test_tradeoff_leaves_out_an_arm_that_ran_away_and_says_where_it_is(folder_of, arm_of, drawn):
+    left = Departure(norm=1.0, residual=1.0, left=0.03)
+    means = {"unsteered": (-9.6, None), "dps": (-7.8e4, left), "glass": (-2.0, left)}
+    arms = [
+        arm_of(name, n, divergence=gained(mean, at_most=1.0), departure=departure)
+        for n, (name, (mean, departure)) in enumerate(means.items())
+    ]
+    base = base_of((-20.0, -9.0, -5.0, -1.0))
+    tradeoff(folder_of(*arms), RunResults(arms=tuple(arms), unsteered=(base,)))
+    spent, distance = drawn["tradeoff.png"].axes
+    assert markers(distance).keys() == markers(spent).keys() == {"C0", "C2"}
+    assert min(spent.get_ylim()) > -20
+    labels = spent.get_legend_handles_labels()[1]
+    assert sorted(labels) == ["dps (outside, at -7.8e+04)", "glass", "unsteered"]
+    # Nor is an arm left out that is far from the others and left nothing, or that is alone.
+    kept = [attrs.evolve(arm, departure=None) for arm in arms]
+    for shown in (kept, arms[1:2]):
+        tradeoff(folder_of(), RunResults(arms=tuple(shown)))
+        assert len(markers(drawn["tradeoff.png"].axes[0])) == len(shown)
 
 
 def base_of(r):
@@ -285,12 +309,24 @@ def test_curves_have_a_panel_a_number(tmp_path, drawn):
         ([1.0, 1.0, 1.0, 7.0], "linear"),
         ([1.0, 1.0, -1.0, 9.0], "linear"),
         ([1.0, 1.0, 0.0, 9.0], "linear"),
+        ([-1.0, -1.0, -1.0, -99.0], "linear"),
+        ([-1.0, -1.0, -1.0, -101.0], "symlog"),
     ],
 )
 def test_an_axis_is_logarithmic_where_a_peak_would_hide_the_rest(tmp_path, drawn, values, scale):
     told(tmp_path, *({"arm": "a", "step": n, "ess": v} for n, v in enumerate(values)))
     curves(tmp_path)
     assert [axes.get_yscale() for axes in drawn["curves.png"].axes] == [scale]
+
+
+def test_an_arm_that_runs_away_leaves_the_others_lines_their_room(tmp_path, drawn):
+    lines = [{"arm": "a", "step": n, "reward": -9.0 + n} for n in range(5)]
+    lines += [{"arm": "b", "step": n, "reward": -(10.0 ** (2 * n))} for n in range(5)]
+    told(tmp_path, *lines)
+    curves(tmp_path)
+    (axes,) = drawn["curves.png"].axes
+    _, shown = axes.transAxes.inverted().transform(axes.transData.transform([(1, -9), (5, -5)])).T
+    assert axes.get_yscale() == "symlog" and shown[1] - shown[0] > 0.03
 
 
 def test_many_steps_are_shown_by_a_running_mean(tmp_path, drawn):

@@ -77,11 +77,13 @@ def diverged(results, *gains):
 
 def test_bounds_of_the_divergence_have_columns(tmp_path, results):
     first = Divergence(reward=1.0, at_least=1.234, at_least_error=0.123, ess=10.0, at_most=2.5)
-    second = Divergence(reward=1.0, at_least=-0.5, at_least_error=0.3, ess=9.9)
+    second = Divergence(reward=1.0, at_least=0.5, at_least_error=0.3, ess=9.9)
     heads, (one, two) = rows(tmp_path, diverged(results, first, second))
     assert heads[4:7] == ["KL at least", "KL at most", "NFE (network calls)"]
     assert one[4:6] == ["1.23 ± 0.12", "2.5"]
-    assert two[4:6] == ["-0.5 ± 0.3 *", ""]
+    assert two[4:6] == ["0.5 ± 0.3 *", ""]
+    below = attrs.evolve(second, at_least=-7.78e4)
+    assert rows(tmp_path, diverged(results, first, below))[1][1][4:6] == ["0", ""]
     base = Divergence(reward=1.0, at_least=0.0, at_least_error=0.0, at_most=0.0)
     assert rows(tmp_path, diverged(results, base, second))[1][0][4:6] == ["0", "0"]
     bound = Divergence(reward=1.0, at_least=3.0, ess=20.0)

@@ -187,6 +187,11 @@ def test_renormed_guidance_warns_and_few_base_samples_are_noted():
         assert len(kept) == notes
     assert kept[0].startswith("* 'KL at least' is too high here, as only about 3 of the 16 ")
     assert kept[0].endswith("run.unsteered = 64 or more measures it better.")
+    found = attrs.evolve(second, divergence=Divergence(reward=0.0, at_least=-7.78e4, ess=3.21))
+    (kept,) = to_record(asked, [found], bases, {"b": "samples/b"}).notes
+    assert kept.startswith(
+        "'KL at least' says nothing of b, and is shown as 0: the mean of r is so "
+    )
 
 
 @pytest.mark.parametrize("dynamics", [ODE(), SDE()])
