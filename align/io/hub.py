@@ -16,6 +16,15 @@ _REPOSITORY: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?")
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json", ".txt"})
 
 
+def is_id(text: str) -> bool:
+    """Whether a text may be an id of the hub: "owner/name", where no folder `owner` is at hand.
+
+    Beside such a folder it is a path, and where there is nothing there, a misspelt one.
+    """
+    whole = _REPOSITORY.fullmatch(text) is not None
+    return whole and not exists_as_folder(Path(text.partition("/")[0]))
+
+
 def located(
     weights: str,
     repo: str,
@@ -53,7 +62,7 @@ def located(
         if not found:
             raise PartError(f"{who}: {option}: folder '{weights}' has no {_either(files)}")
         return found[0]
-    if weights and (not _REPOSITORY.fullmatch(weights) or given.suffix in _SUFFIXES):
+    if weights and (not is_id(weights) or given.suffix in _SUFFIXES):
         raise PartError(
             f"{who}: {option}: no file '{shortened(weights, 200)}', as seen from '{Path.cwd()}'"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,8 @@ from align.io.files import digest, read_text
 
 COLUMN: Final = "prompt"
 _CURE: Final = "name a file with a prompt a line"
+# Halves of letters, which JSON can spell and nothing can write.
+_LONE: Final = re.compile("[\ud800-\udfff]")
 
 Numbered: TypeAlias = Iterator[tuple[int, str | None]]
 
@@ -51,6 +54,8 @@ class PromptFile:
         for number, prompt in reader(path, text):
             if prompt is None or not prompt.strip():
                 raise PartError(f"'{path}:{number}' holds no prompt; write one, or take it out")
+            if "\0" in prompt or _LONE.search(prompt):
+                raise PartError(f"'{path}:{number}' holds a letter that is no text; take it out")
             prompts.append(prompt)
         if not prompts:
             raise PartError(f"'{path}' holds no prompt; write one a line")
@@ -59,8 +64,9 @@ class PromptFile:
     def require(self, samples: int) -> None:
         """Raise PartError unless each of so many samples has a prompt of its own."""
         if (count := len(self.prompts)) < samples:
+            some = "1 prompt" if count == 1 else f"{count} prompts"
             raise PartError(
-                f"'{self.path}' has {count} prompts, and run.samples is {samples}: sample i has"
+                f"'{self.path}' has {some}, and run.samples is {samples}: sample i has"
                 f" line i; add lines, or set run.samples to {count}"
             )
 
@@ -73,7 +79,7 @@ def _lines(path: str, text: str) -> Numbered:
 def _objects(path: str, text: str) -> Numbered:
     for number, line in _lines(path, text):
         try:
-            value = json.loads(line or "")
+            value = json.loads(line or "", object_pairs_hook=_once)
         except ValueError as error:
             raise PartError(f"'{path}:{number}' is no JSON ({error}); {_CURE}") from error
         prompt = value.get(COLUMN) if isinstance(value, dict) else value
@@ -81,6 +87,16 @@ def _objects(path: str, text: str) -> Numbered:
             wanted = f'expected an object with a text "{COLUMN}"'
             raise PartError(f"'{path}:{number}': {wanted}; {_CURE}")
         yield number, prompt
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; raises ValueError for one that has a key twice."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"'{twice}' stands twice in it")
+    return value
 
 
 def _rows(path: str, text: str) -> Numbered:
@@ -92,7 +108,14 @@ def _rows(path: str, text: str) -> Numbered:
                 f"'{path}:1' has no column '{COLUMN}', only {known}; give the column of the prompts"
                 " that name"
             )
+        if (count := list(table.fieldnames or ()).count(COLUMN)) > 1:
+            raise PartError(f"'{path}:1' has {count} columns '{COLUMN}'; leave one of that name")
         for row in table:
+            if any(row.get(None, ())):
+                raise PartError(
+                    f"'{path}:{table.line_num}' has more cells than line 1 has names; put a text"
+                    ' with a comma in "quotes"'
+                )
             yield table.line_num, row[COLUMN]
     except csv.Error as error:
         raise PartError(f"'{path}:{table.line_num}' is no table ({error}); {_CURE}") from error

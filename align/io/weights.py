@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from argparse import Namespace
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from align.core.errors import PartError
@@ -58,6 +57,9 @@ def content(path: Path, who: str) -> object:
     Raises:
         PartError: of one line; the file is not there whole, or holds something else.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     begin = _begin(path, who)
     try:
         if path.suffix == ".safetensors":
@@ -74,12 +76,14 @@ def content(path: Path, who: str) -> object:
     except pickle.UnpicklingError as error:
         if begin[:2] not in (b"PK", b"\x80\x02"):
             raise _no_weights(path, who) from error
-        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        # What torch says beside it is advice to run whatever the file asks for.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f" (it asks for '{named[1]}')" if named else ""
         cure = (
             "if you trust it, convert it once: python -c \"import torch; s = torch.load('IN',"
             " weights_only=False); torch.save(s.get('state_dict', s), 'OUT.pt')\""
         )
-        raise PartError(f"{who}: '{path}' holds more than tensors ({reason}); {cure}") from error
+        raise PartError(f"{who}: '{path}' holds more than tensors{reason}; {cure}") from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         if begin[:2] == b"PK" or path.suffix == ".safetensors":
             size = path.stat().st_size
@@ -100,8 +104,15 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, w
     """Give a network the tensors of a file, as they are: they are not copied.
 
     Raises:
-        PartError: of one line; a name is missing or unexpected, or a shape is another.
+        PartError: of one line; a name is missing or unexpected, a shape is another, or whole
+            numbers stand where the network has others.
     """
+    require_fit(network, state, path, who)
+    network.load_state_dict(dict(state), assign=True)
+
+
+def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: Path, who: str) -> None:
+    """Raise the errors of `load_strictly`; the types of the tensors must be those of the file."""
     expected = network.state_dict()
     misfits = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -111,11 +122,15 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, w
             for name, tensor in expected.items()
             if name in state and state[name].shape != tensor.shape
         ],
+        "of another type": [
+            f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+            for name, tensor in expected.items()
+            if name in state and tensor.is_floating_point() != state[name].is_floating_point()
+        ],
     }
     if any(misfits.values()):
         text = "; ".join(f"{len(x)} {what} ({_some(x)})" for what, x in misfits.items() if x)
         raise PartError(f"{who}: '{path}' does not fit: {text}; it seems to be {seems(state)}")
-    network.load_state_dict(dict(state), assign=True)
 
 
 def seems(names: Iterable[str]) -> str:

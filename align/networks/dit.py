@@ -51,7 +51,10 @@ class DiTConfig(ConditionedNetworkSpec):
     heads: int = option("attention heads; divides the width", check=at_least(1), default=3)
     patch: int = option("side of a patch, in pixels of a latent", check=at_least(1), default=1)
     encoder_depth: int = option(
-        "blocks of a map that see the start time; the others see the end time", default=4
+        "blocks of a map that see the start time; the others see the end time",
+        check=at_least(0),
+        default=attrs.Factory(lambda spec: min(4, spec.depth), True),
+        shown="4, or all where there are fewer",
     )
     time_scale: float = option("factor on times before they are embedded", default=1.0)
     data_at: Literal[0, 1] = option(
@@ -69,6 +72,10 @@ class DiTConfig(ConditionedNetworkSpec):
     def __attrs_post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"'heads' must divide 'width', {self.width}")
+        if self.encoder_depth > self.depth:
+            raise ValueError(
+                f"'encoder_depth' must be at most the depth, {self.depth}, got {self.encoder_depth}"
+            )
 
     @property
     def weights_at_least(self) -> int:

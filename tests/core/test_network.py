@@ -27,7 +27,7 @@ def _net(kind, role, depth=2):
         elif kind == "unet":
             net = UNetConfig(widths=(8, 16), blocks=1).build((3, 4, 6), 5, role)
         else:
-            sizes = DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=depth)
+            sizes = DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=min(depth, 3))
             net = DiT(sizes, (3, 4, 6), 5, role)
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, 0, 0.3)

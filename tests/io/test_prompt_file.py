@@ -39,6 +39,18 @@ def test_prompts_are_the_lines_as_they_stand(name, tmp_path):
         ("p.jsonl", "", "p.jsonl' holds no prompt"),
         ("p.csv", "text,seed\na,1\n", "p.csv:1' has no column 'prompt', only 'text', 'seed'"),
         ("p.csv", "seed,prompt\n1,a\n2\n", "p.csv:3' holds no prompt"),
+        ("p.csv", "id,prompt\n1,a\n2,b, c\n", "p.csv:3' has more cells than line 1 has names"),
+        ("p.csv", "prompt\na cat, asleep\n", "p.csv:2' has more cells than line 1 has names"),
+        ("p.csv", "prompt,id,prompt\na,1,b\n", "p.csv:1' has 2 columns 'prompt'"),
+        ("p.csv", "id,prompt\n1,a\n2,b\0c\n", r"p.csv:\d' (is no table|holds a letter)"),
+        ("p.txt", "a\nb\0c\n", "p.txt:2' holds a letter that is no text; take it out"),
+        ("p.jsonl", '"a"\n{"prompt": "b\\u0000"}', "p.jsonl:2' holds a letter that is no text"),
+        ("p.jsonl", '"a\\ud800"', "p.jsonl:1' holds a letter that is no text"),
+        (
+            "p.jsonl",
+            '"a"\n{"prompt": "b", "prompt": "c"}',
+            "p.jsonl:2' is no JSON .'prompt' stands",
+        ),
         ("p.csv", 'prompt\n"a\n', r"p.csv:\d' is no table"),
         ("p.csv", "prompt\n", "p.csv' holds no prompt"),
         ("p.csv", "", "p.csv' holds no prompt"),
@@ -51,6 +63,14 @@ def test_file_that_does_not_do_is_one_line(name, text, wanted, tmp_path):
     with pytest.raises(PartError, match=wanted) as caught:
         PromptFile.read(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_prompt_and_empty_cells_are_told_and_read_well(tmp_path):
+    (tmp_path / "p.csv").write_text('prompt,id\n"a cat, asleep",1,,\n')
+    file = PromptFile.read(str(tmp_path / "p.csv"))
+    assert file.prompts == ("a cat, asleep",)
+    with pytest.raises(PartError, match=r"has 1 prompt, and run.samples is 2"):
+        file.require(2)
 
 
 def test_bytes_that_are_no_text_are_one_line(tmp_path):

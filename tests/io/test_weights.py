@@ -112,6 +112,14 @@ def test_a_network_takes_what_fits_and_nothing_else(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64])
+def test_whole_numbers_are_no_weights(tmp_path, dtype):
+    network = nn.ModuleDict({"a": nn.Linear(3, 2)})
+    state = STATE | {"a.weight": torch.ones(2, 3, dtype=dtype)}
+    with pytest.raises(PartError, match=r"1 of another type \(a.weight (int8|bool|int64)\)"):
+        load_strictly(network, state, tmp_path, WHO)
+
+
 def test_names_tell_what_a_file_is():
     assert seems(["blip.visual_encoder.cls_token"]) == "an ImageReward model"
     assert seems(["b", "a", "c", "d"]) == "something else, 4 tensors (a, b, c, ...)"

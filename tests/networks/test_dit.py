@@ -290,3 +290,10 @@ def test_attention_mixes_all_tokens():
     state = y.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(net(state, s, u, t, x, label)[0, 0, 0, 0], state)
     assert (gradient.abs() > 0).all()
+
+
+def test_more_early_blocks_than_there_are_are_refused():
+    assert DiTConfig(depth=3).encoder_depth == 3
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match="'encoder_depth' must be"):
+            DiTConfig(depth=3, encoder_depth=wrong)

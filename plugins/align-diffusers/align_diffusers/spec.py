@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import attrs
 import torch
 
 from align import ModelSpec, PartError, at_least, option, prompts_option
 from align.core.model import Domain, Scheduled, ToData
+from align.io.hub import is_id
 from align_diffusers.licence import licence_of
 from align_diffusers.model import PipelineModel, network_name, refuse
 from align_diffusers.offload import Placement
-
-_ON_THE_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -171,7 +169,7 @@ def _loaded(spec: Diffusers) -> Any:
     """The pipeline that a spec names, in its precision."""
     folder = Path(spec.weights).expanduser()
     where = f"model 'diffusers': weights: '{spec.weights}'"
-    if not folder.is_dir() and not _ON_THE_HUB.fullmatch(spec.weights):
+    if not folder.is_dir() and not is_id(spec.weights):
         raise PartError(f"{where}: no such folder, as seen from '{Path.cwd()}'")
     try:
         from diffusers import DiffusionPipeline

@@ -14,6 +14,7 @@ from typing import Final
 from align import PromptError, named_classes
 
 CLASSES = 1000
+_NUMBER: Final = re.compile(r"[-+]?\d+([.,]\d+)?")
 _WORDNET: Final = re.compile(r"n\d{8}")
 # The list has no name of their own for these: "cardigan" is a corgi too, "maillot" two suits.
 _ADDED: Final = MappingProxyType({474: "cardigan sweater", 638: "maillot swimsuit"})
@@ -89,8 +90,9 @@ def index_in(prompt: str) -> int:
     Raises:
         PromptError: it names none, or one whose name two classes share.
     """
+    text = prompt.strip()
     try:
-        return index_of(prompt.strip() if prompt.strip().isdigit() else _named(prompt)[0])
+        return index_of(text if _NUMBER.fullmatch(text) or text.isdigit() else _named(prompt)[0])
     except ValueError as error:
         raise PromptError(f"'{prompt}': {error}") from error
 
@@ -129,4 +131,8 @@ def others_in(prompt: str) -> str:
 def _named(prompt: str) -> list[str]:
     """The names that a prompt has in it, the longest first; PromptError if there is none."""
     known = tuple(owners())
-    return [known[number] for number in named_classes(plain(prompt), known)]
+    try:
+        return [known[number] for number in named_classes(plain(prompt), known)]
+    except PromptError as error:
+        cure = "write a name such as 'tabby cat', or an index from 0 to 999"
+        raise PromptError(f"'{prompt}' names none of the classes; {cure}") from error

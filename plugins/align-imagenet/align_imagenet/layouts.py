@@ -23,7 +23,7 @@ from torch import Tensor
 
 from align import PartError
 from align.core.network import Role
-from align.io.weights import content, load_strictly
+from align.io.weights import content, load_strictly, require_fit
 from align.networks.dit import DiT, DiTConfig
 from align_imagenet.labels import CLASSES
 
@@ -134,6 +134,7 @@ def network(
     config, shape = _architecture(state, layout, heads, encoder_depth, f"{who}: '{path}'")
     with torch.device("meta"):
         net = DiT(config, shape, CLASSES, layout.role)
+    require_fit(net, state, path, who)
     wanted = {key: dtype if key.startswith("blocks.") else torch.float32 for key in state}
     if any(state[key].dtype != wanted[key] for key in state):
         state.clear()

@@ -11,10 +11,10 @@ from loguru import logger
 
 from align import Domain, FlowMap, ModelSpec, PartError, PosteriorMap, PromptError, at_least, option
 from align.core.prompts import expand_prompt
+from align.io.hub import is_id
 from align.models.network_model import ClassReader, NetworkModel
 from align_imagenet.labels import index_in, numbers_of, others_in, spellings
 from align_imagenet.layouts import LAYOUTS, Name
-from align_imagenet.vae import ON_THE_HUB
 
 _FILES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 # A map with rows for guidance was trained on this one for classes, and on 1 for no class.
@@ -23,7 +23,7 @@ _TRAINED: Final = 2.5
 
 def _there(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
     is_file = attribute.name == "weights"
-    may_be_id = ON_THE_HUB.fullmatch(value) and not (is_file and Path(value).suffix in _FILES)
+    may_be_id = is_id(value) and not (is_file and Path(value).suffix in _FILES)
     if value and not may_be_id and not Path(value).expanduser().exists():
         what = "file" if is_file else "folder"
         raise ValueError(f"'{attribute.name}': no {what} '{value}', as seen from '{Path.cwd()}'")

@@ -7,10 +7,9 @@ arXiv:2112.10752, section 3.1.
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
 import torch
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 
 from align import PartError, at_least, option
 from align.core.autoencoder import AutoencoderSpec
+from align.io.hub import is_id
 from align.networks.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-ON_THE_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @final
@@ -142,7 +140,7 @@ def load(weights: str, like: KL, dtype: torch.dtype, *, offline: bool, who: str)
             fit.
     """
     folder, who = Path(weights).expanduser(), f"{who}: vae: '{weights}'"
-    if not folder.is_dir() and not ON_THE_HUB.fullmatch(weights):
+    if not folder.is_dir() and not is_id(weights):
         raise PartError(f"{who}: no such folder, as seen from '{Path.cwd()}'")
     diffusers = _diffusers(who)
     try:

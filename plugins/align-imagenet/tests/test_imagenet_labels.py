@@ -1,8 +1,10 @@
 """Classes by name."""
 
+import re
+
 import pytest
 from align_imagenet import ImageNet
-from align_imagenet.labels import index_of, names, numbers_of, others_in, owners, plain
+from align_imagenet.labels import index_in, index_of, names, numbers_of, others_in, owners, plain
 
 from align import PromptError
 
@@ -49,6 +51,12 @@ def test_a_misspelt_class_gets_suggestions():
 def test_unknown_class_is_refused(label):
     with pytest.raises(ValueError, match=r"no ImageNet class is named .* index from 0 to 999"):
         index_of(label)
+
+
+@pytest.mark.parametrize("prompt", ["-1", "+3", "2.5", "1000", "a Zz-Zz"])
+def test_a_refused_prompt_is_quoted_as_it_was_written(prompt):
+    with pytest.raises(PromptError, match=rf"^'{re.escape(prompt)}'.*an index from 0 to 999$"):
+        index_in(prompt)
 
 
 def test_a_name_of_two_classes_is_refused_with_both():

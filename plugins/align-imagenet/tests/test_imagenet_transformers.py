@@ -249,7 +249,7 @@ def prefixed(state, prefix):
 def read(path, layout="mfm", **options):
     kept = {
         "heads": HEADS,
-        "encoder_depth": EARLY,
+        "encoder_depth": 1,
         "averaged": True,
         "dtype": torch.float32,
     } | options
@@ -335,7 +335,14 @@ WRONG = {
         lambda _: tensors("mfm", depth=1),
         "it seems to be a meta flow map as the release of MFM saves it",
     ),
-    "code": (lambda s: s | {"x": Code()}, r"holds more than tensors .*; if you trust it, convert"),
+    "code": (
+        lambda s: s | {"x": Code()},
+        r"holds more than tensors \(it asks for 'print'\); if you trust it, convert",
+    ),
+    "whole numbers": (
+        lambda s: s | {"blocks.0.mlp.fc1.weight": torch.ones(4 * WIDTH, WIDTH, dtype=torch.int8)},
+        r"1 of another type \(blocks.0.mlp.fc1.weight int8\)",
+    ),
     "an average without names": (
         lambda s: {"ema": {"shadow_params": list(s.values()), "decay": 0.999}},
         r"holds no transformer by name .*, but keys ema; give a file with a state dict",
@@ -400,6 +407,12 @@ def test_heads_of_other_sizes_must_be_given(tmp_path):
         ImageNetModel(layout="sit", weights=path).build(CPU)
     with pytest.raises(PartError, match="'heads' must divide 'width', 24"):
         ImageNetModel(layout="sit", weights=path, heads=7).build(CPU)
+
+
+def test_more_early_blocks_than_there_are_are_refused(tmp_path):
+    saved(tmp_path, tensors("mfm", depth=1))
+    with pytest.raises(PartError, match="'encoder_depth' must be at most the depth, 1, got 9"):
+        read(tmp_path / "x.pt", "mfm", encoder_depth=9)
 
 
 def test_a_map_grown_from_dmf_at_its_full_width_says_the_same(tmp_path):
@@ -507,6 +520,14 @@ def test_a_file_that_is_not_there_is_a_mistake_of_the_recipe(tmp_path):
     assert ImageNetModel(layout="sit", weights=str(tmp_path), vae="owner/name.v2").vae
     with pytest.raises(ValueError, match=r"'weights': no file 'runs/none.pt', as seen from '/"):
         ImageNetModel(layout="sit", weights="runs/none.pt")
+
+
+def test_a_misspelt_path_is_not_taken_for_an_id_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights", "vae"):
+        with pytest.raises(ValueError, match=f"'{name}': no .* 'here/nope', as seen"):
+            ImageNetModel(layout="sit", **{name: "here/nope"})
 
 
 def test_a_compiled_network_says_the_same_in_one_graph(tmp_path, monkeypatch):
