@@ -133,21 +133,24 @@ class TableConvention(Convention):
     arXiv:2206.00364, table 1.
 
     Attributes:
-        log_sigmas: log σ of the steps, rising, (K,), float64, on the device of the states.
+        log_sigmas: log σ of the steps that hold data, rising, (K,), float64, on the device of the
+            states.
         predicts: what the network gives; no table says what a velocity is.
         linear: whether steps between two of the table are found by σ, and not by log σ.
         clock: the network's time, whose share of the way is linear in k; by default k itself.
+        count: steps of the whole table, whose last ones may hold noise alone; by default K.
     """
 
     log_sigmas: Tensor
     predicts: Prediction
     linear: bool = False
     clock: Clock | None = None
+    count: int | None = None
     path: Path = attrs.field(factory=LinearPath, init=False)
 
     def network_time(self, t: Tensor) -> Tensor:
         """The clock's time of the step of σ = (1 − t)/t."""
-        step, last = self.step(t), len(self.log_sigmas) - 1
+        step, last = self.step(t), (self.count or len(self.log_sigmas)) - 1
         return (step if self.clock is None else self.clock.time(1 - step / last)).to(t.dtype)
 
     def states(self, x: Tensor, t: Tensor) -> Tensor:
@@ -275,8 +278,23 @@ class NoiseSchedule:
         check=_falling,
     )
 
+    def __attrs_post_init__(self) -> None:
+        sigmas = self.log_sigmas(torch.device("cpu"))
+        if len(sigmas) < 2:
+            raise ValueError(
+                f"{len(sigmas)} of its {self.count} steps hold data, with a product of 1 - beta"
+                " above 1e-7; at least two must"
+            )
+        if not (sigmas.isfinite().all() and (sigmas.diff() > 0).all()):
+            raise ValueError("its steps must add noise each; some betas are too small to count")
+
+    @property
+    def count(self) -> int:
+        """Steps of the table, with those that hold noise alone."""
+        return len(self.betas or self.alphas_cumprod) or self.steps
+
     def log_sigmas(self, device: torch.device) -> Tensor:
-        """log σ = ½ log((1 − ᾱ)/ᾱ) of the steps, rising, (K,), float64."""
+        """log σ = ½ log((1 − ᾱ)/ᾱ) of the steps that hold data, rising, (K,), float64."""
         return log_sigmas(self._alphas().to(device))
 
     def _alphas(self) -> Tensor:

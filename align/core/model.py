@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import attrs
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from align.core.attribution import attributed, made
 from align.core.errors import ContractError
+from align.core.option import ConfigError
 from align.core.path import LinearPath, Path
 from align.core.streams import Streams
 
@@ -311,6 +312,17 @@ class ModelSpec(ABC):
     def state_shape(self) -> tuple[int, ...] | None:
         """S, the shape of one state, where it is known before the model is built."""
         return None
+
+    def file_problems(self) -> Iterable[ConfigError]:
+        """What is wrong with options beside the files that they name, by the option's key.
+
+        `align check` asks it, so files are read no further than to what they say of themselves.
+        """
+        return ()
+
+    def file_notes(self) -> tuple[str, ...]:
+        """What must be said beside a run's numbers about files that the options name."""
+        return ()
 
     @abstractmethod
     def build(self, device: torch.device) -> FlowModel:

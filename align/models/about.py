@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
@@ -22,6 +22,7 @@ from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
 from align.core.mode import Export
 from align.core.model import (
+    ClassConditional,
     Domain,
     FlowModel,
     ModelSpec,
@@ -33,6 +34,7 @@ from align.core.option import ConfigErrors
 from align.core.path import PATHS, Path, path_name
 from align.core.reward import HasOrigins
 from align.core.streams import Streams
+from align.io.python_code import origin_of
 from align.models.network_model import ROLES, NetworkModel, Teacher
 from align.networks.autoencoder import Autoencoder
 
@@ -59,8 +61,9 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
         },
     }
     if model.teacher is not None:
-        part = model_table(model.teacher.part)
-        return about | {"domain": model.domain, "features": model.features, "model": part}
+        return (
+            about | {"features": model.features} | _of_part(model.teacher.model, model.teacher.part)
+        )
     about["path"] = path_name(model.path)
     if model.autoencoder is not None:
         about["autoencoder"] = spec_table(model.autoencoder.config, catalog)
@@ -89,8 +92,68 @@ def exported(
     if isinstance(model, NetworkModel):
         return Export(modules_of(model), about_of(model), files=files or {})
     assert isinstance(model, TrainableVelocity)
-    about = {"shape": model.shape, "domain": model.domain, "model": model_table(part)}
-    return Export({"model": model.module}, about, files=files or {})
+    return Export({"model": model.module}, _of_part(model, part), files=files or {})
+
+
+def _of_part(model: FlowModel, part: ModelSpec | None) -> dict[str, Any]:
+    """What a weights file says of a model of another kind: what to build, and its form then."""
+    origins: dict[str, str] = dict(part.origins()) if isinstance(part, HasOrigins) else {}
+    return {"model": model_table(part), "code": origins, **_form(model)}
+
+
+def _form(model: FlowModel) -> dict[str, Any]:
+    """What weights were trained for, and would be wrong without: states, path and labels."""
+    conditional = model.capability(ClassConditional)
+    t = torch.tensor(_TIMES, device=model.device)
+    return {
+        "shape": list(model.shape),
+        "domain": model.domain,
+        "classes": list(conditional.classes if conditional else ()),
+        "path": {
+            "name": type(model.path).__name__,
+            "noise": model.path.alpha(t).tolist(),
+            "data": model.path.beta(t).tolist(),
+        },
+    }
+
+
+def check_form(about: Mapping[str, Any], model: FlowModel, part: ModelSpec, file: File) -> None:
+    """Refuse weights that were trained for other states, another path or other labels.
+
+    A model that a weights file names is built anew, and its code may have changed since.
+
+    Args:
+        about: the header of the file; what it does not say is not compared.
+        model: that was built.
+        part: what it was built from.
+        file: for the message.
+
+    Raises:
+        PartError: of one line.
+    """
+    now = _form(model)
+    for name, value in now.items():
+        was = about.get(name, value)
+        if name == "path" and isinstance(was, dict):
+            alike = _same_coefficients(was, value)
+            was, value = f"the {was['name']}", f"the {value['name']}"
+            value = f"another {type(model.path).__name__}" if was == value else value
+        else:
+            alike = was == value
+        if not alike:
+            raise PartError(
+                f"weights: '{file}' was trained with model '{part.kind}' when its {name} was {was},"
+                f" and now it is {value}; use the version that the file was made with"
+            )
+
+
+def _same_coefficients(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two paths mix noise and data alike."""
+    first, second = (torch.tensor([path["noise"], path["data"]]) for path in (one, other))
+    return torch.allclose(first, second, rtol=0, atol=1e-4)
+
+
+_TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)  # at which paths are compared
 
 
 def model_table(part: ModelSpec | None) -> dict[str, Any]:
@@ -222,8 +285,9 @@ def described(
     model = untrained(nets, outer_spec, shape, classes, device, about.get("features", 0))
     if "model" not in about:
         return attrs.evolve(model, path=path_in(about, file))
-    part = spec_in(about["model"], "model", file, catalog, code)
+    part = part_in(about, file, catalog, code)
     teacher = build_model(part, device)
+    check_form(about, teacher, part, file)
     return attrs.evolve(
         model,
         teacher=Teacher(teacher, part),
@@ -231,6 +295,42 @@ def described(
         path=teacher.path,
         domain=teacher.domain,
     )
+
+
+def part_in(
+    about: Mapping[str, Any], file: File, catalog: Catalog | None = None, code: str = ""
+) -> ModelSpec:
+    """The model of another kind that a weights file names.
+
+    Args:
+        about: the header of the file.
+        file: for messages.
+        catalog: where its kind is looked up; by default all that is installed.
+        code: see `spec_in`; other code than the file was made with is refused.
+
+    Raises:
+        PartError: of one line, as `spec_in`.
+    """
+    part: ModelSpec = spec_in(about["model"], "model", file, catalog or load_catalog(), code)
+    for was, digest in about.get("code", {}).items():
+        named = origin_of(code) or {code: ""}
+        if digest not in named.values() and _stem(was) != _stem(code):
+            raise PartError(
+                f"weights: '{file}' was made with code '{was}', and 'code' names '{code}', which is"
+                " another; name the one that it was made with"
+            )
+    return part
+
+
+def code_changed(about: Mapping[str, Any], code: str) -> bool:
+    """Whether the user's own code is not, to the byte, what a weights file was made with."""
+    was, now = about.get("code", {}), origin_of(code)
+    return bool(was) and not set(was.values()) & set(now.values())
+
+
+def _stem(code: str) -> str:
+    """What a Python file or a module is called, wherever it lies."""
+    return File(code).stem if code.endswith(".py") else code.rpartition(".")[2]
 
 
 def path_in(about: Mapping[str, Any], file: File) -> Path:

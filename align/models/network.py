@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path as File
 from typing import Any, ClassVar, final
 
@@ -22,12 +22,20 @@ from align.core.model import (
     build_model,
 )
 from align.core.network import NetworkSpec, Role
-from align.core.option import option
+from align.core.option import ConfigError, option
 from align.core.path import PATHS, PathName
 from align.core.prompts import prompts_option
 from align.core.reward import HasOrigins
 from align.io.python_code import origin_of, readable_code
-from align.models.about import described, modules_of, spec_in, untrained
+from align.models.about import (
+    check_form,
+    code_changed,
+    described,
+    modules_of,
+    part_in,
+    spec_in,
+    untrained,
+)
 from align.models.network_model import KEPT, NetworkModel, Precision
 from align.training import weights
 
@@ -132,24 +140,41 @@ class Network(ModelSpec, HasOrigins):
     @property
     def _part(self) -> ModelSpec:
         """The model that the weights file names."""
-        return part_in(File(self.weights), code=self.code)
+        return part_in(self._about, File(self.weights), code=self.code)
 
     @property
     def _about(self) -> dict[str, Any]:
         return weights.about(File(self.weights))
 
+    def file_problems(self) -> Iterator[ConfigError]:
+        """Options that the weights file leaves no use for; raises PartError as `part_in`."""
+        if not self.weights or "model" not in self._about:
+            return
+        part, file = self._part, self.weights
+        if self._has_velocity_of_part and self.guidance != 1.0:
+            yield ConfigError(
+                ("guidance",),
+                f"the velocity of '{file}' is that of model '{part.kind}', which has options of its"
+                " own; leave it out",
+            )
+        if "nets" not in self._about and self.precision != "float32":
+            yield ConfigError(("precision",), f"'{file}' holds no networks; leave it out")
+
+    def file_notes(self) -> tuple[str, ...]:
+        """That the user's own code is not quite what the weights were made with."""
+        if self.weights and code_changed(self._about, self.code):
+            return (
+                f"the code in '{self.code}' has changed since '{self.weights}' was made with it.",
+            )
+        return ()
+
     def build(self, device: torch.device) -> FlowModel:
         """Load the weights, or make the untrained flow."""
         if self.weights:
             file = File(self.weights)
-            if self._has_velocity_of_part and self.guidance != 1.0:
-                raise PartError(
-                    f"model.guidance: the velocity of '{file}' is that of model"
-                    f" '{self._part.kind}', which has options of its own; leave guidance out"
-                )
+            for problem in self.file_problems():
+                raise PartError(f"model.{problem.key[0]}: {problem.text}")
             if "model" in self._about and "nets" not in self._about:
-                if self.precision != "float32":
-                    raise PartError(f"model.precision: '{file}' holds no networks; leave it out")
                 return load_trained(file, device, code=self.code)
             model = load(file, device, self.guidance, code=self.code)
             return attrs.evolve(model, precision=self.precision)
@@ -217,8 +242,11 @@ def load_trained(
     Raises:
         PartError: as `load`.
     """
-    part = part_in(file, catalog, code)
-    trained = build_model(part, device).capability(TrainableVelocity)
+    about = weights.about(file)
+    part = part_in(about, file, catalog, code)
+    model = build_model(part, device)
+    check_form(about, model, part, file)
+    trained = model.capability(TrainableVelocity)
     if trained is None:
         raise PartError(
             f"weights: '{file}' holds a trained module of model '{part.kind}', which has none now;"
@@ -227,11 +255,3 @@ def load_trained(
     weights.read(file, {"model": trained.module})
     trained.module.eval().requires_grad_(False)
     return trained
-
-
-def part_in(file: File, catalog: Catalog | None = None, code: str = "") -> ModelSpec:
-    """The part of a model that a weights file names; raises PartError as `spec_in`."""
-    part: ModelSpec = spec_in(
-        weights.about(file)["model"], "model", file, catalog or load_catalog(), code
-    )
-    return part

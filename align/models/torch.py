@@ -210,8 +210,9 @@ class Torch(ModelSpec, HasOrigins):
         """How the network's states, times and output are those of align."""
         if self.path == "variance_preserving":
             sigmas = self.schedule.log_sigmas(device)
-            clock = Clock(self.zero or "data", self.time_end or float(len(sigmas) - 1))
-            return TableConvention(sigmas, self.predicts, clock=clock)
+            count = self.schedule.count
+            clock = Clock(self.zero or "data", self.time_end or float(count - 1))
+            return TableConvention(sigmas, self.predicts, clock=clock, count=count)
         clock = Clock(self.zero or "noise", self.time_end or 1.0)
         return PathConvention(PATHS[self.path], self.predicts, clock)
 

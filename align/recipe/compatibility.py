@@ -173,6 +173,13 @@ def _references(ask: _Question) -> Iterator[ConfigError]:
             yield ConfigError(("metric", index), text)
 
 
+def _model_files(ask: _Question) -> Iterator[ConfigError]:
+    """The files that the model's options name go with the others."""
+    for error in ask.arm.model.file_problems() if ask.arm.model else ():
+        outer: Key = ("compare", ask.index, "model") if "model" in ask.changed else ("model",)
+        yield error.under(*outer)
+
+
 def _capabilities(ask: _Question) -> Iterator[ConfigError]:
     """The model can do what the sampler and the estimator ask of it."""
     arm, estimator = ask.arm, _estimator(ask)
@@ -304,6 +311,7 @@ def _at(ask: _Question, key: Key, text: str) -> ConfigError:
 
 _CHECKS: Final = (
     _present,
+    _model_files,
     _sampling,
     _gradients,
     _quadratic,

@@ -114,6 +114,7 @@ def _notes_of(built: Built, outcome: Outcome) -> tuple[str, ...]:
     mode, sampler = built.arm.mode, built.arm.sampler
     notes = tuple(mode.warnings(outcome.state)) if isinstance(mode, HasWarnings) else ()
     notes += _prompt_notes(built)
+    notes += built.arm.model.file_notes() if built.arm.model else ()
     if sampler and built.arm.draws:
         with attributed(f"sampler '{sampler.kind}': notes"):
             notes += tuple(sampler.notes(built.problem.model))

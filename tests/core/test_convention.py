@@ -7,6 +7,7 @@ import torch
 
 from align.core.convention import Clock, NoiseSchedule, PathConvention, TableConvention
 from align.core.path import PATHS
+from align.models.torch import Torch
 
 CPU = torch.device("cpu")
 
@@ -41,6 +42,12 @@ def test_last_step_of_zero_signal_is_left_out():
         ({"alphas_cumprod": (0.5, 0.5)}, "'alphas_cumprod' must be at least two numbers that fall"),
         ({"betas": (0.1, 0.2), "alphas_cumprod": (0.9, 0.5)}, "expected either 'betas' or"),
         ({"beta_end": 1e-5}, "'beta_end' must be above 'beta_start'"),
+        ({"betas": (1.0, 1.0)}, "0 of its 2 steps hold data"),
+        ({"betas": (0.1, 1.0)}, "1 of its 2 steps hold data"),
+        ({"alphas_cumprod": (0.9, 0.0)}, "1 of its 2 steps hold data"),
+        ({"alphas_cumprod": (1e-8, 1e-9)}, "0 of its 2 steps hold data"),
+        ({"betas": (1e-300, 1e-300)}, "its steps must add noise each"),
+        ({"betas": (0.1, 1e-300, 0.1)}, "its steps must add noise each"),
     ],
 )
 def test_table_that_is_none_is_refused(options, told):
@@ -70,6 +77,25 @@ def test_clock_of_a_table_runs_between_its_ends():
     assert float(unit.network_time(first)) == pytest.approx(1)
     assert float(turned.network_time(first)) == pytest.approx(0, abs=1e-9)
     assert own.network_time(first.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("zero", "end"), [("data", 4.0), ("noise", 4.0), ("data", 1.0)])
+@pytest.mark.parametrize("dark", [1, 2])
+def test_clock_counts_the_steps_that_hold_noise_alone(dark, zero, end):
+    betas = (0.1, 0.2, 0.3, *[0.5] * (2 - dark), *[1.0] * dark)
+    made = Torch(
+        module="os",
+        shape=(1,),
+        path="variance_preserving",
+        predicts="noise",
+        schedule=NoiseSchedule(betas=betas),
+        zero=zero,
+        time_end=end,
+    ).convention(CPU)
+    times = 1 / (1 + made.sigma(torch.arange(3).double()))
+    expected = torch.arange(3) / 4 * end
+    told = made.network_time(times)
+    assert torch.allclose(told, (expected if zero == "data" else end - expected).double())
 
 
 @pytest.mark.parametrize("path", PATHS)
