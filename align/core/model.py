@@ -236,7 +236,13 @@ class TrainableVelocity(FlowModel):
     kind, options and distribution. Whoever opens the file builds that part, and reads the state
     dict into its `module`, names and shapes compared strictly. So `module` must be the same
     architecture whenever the part is built with the same options.
+
+    Attributes:
+        any_precision: whether `with_module` takes a module of any floating type. Then a module in
+            half precision is trained as a copy in float32, as updates are lost in half precision.
     """
+
+    any_precision: ClassVar[bool] = False
 
     @property
     @abstractmethod

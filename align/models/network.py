@@ -155,7 +155,7 @@ class Network(ModelSpec, HasOrigins):
             yield ConfigError(
                 ("guidance",),
                 f"the velocity of '{file}' is that of model '{part.kind}', which has options of its"
-                " own; leave it out",
+                " own; leave guidance out",
             )
         if "nets" not in self._about and self.precision != "float32":
             yield ConfigError(("precision",), f"'{file}' holds no networks; leave it out")

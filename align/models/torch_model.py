@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import attrs
 import torch
@@ -48,6 +48,8 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
         device: where the states live.
         code: the code that they are from, which may import what lies beside it.
     """
+
+    any_precision: ClassVar[bool] = True
 
     network: Callable[..., Tensor]
     convention: Convention
@@ -141,7 +143,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
 
     def with_module(self, module: nn.Module) -> TorchModel:
         """The model with another module of the same architecture."""
-        return attrs.evolve(self, network=module)
+        return attrs.evolve(self, network=module, precision=precision_of(module))
 
     def times(self, steps: int) -> tuple[float, ...]:
         """Those of the steps of DDIM through the table."""

@@ -35,8 +35,13 @@ class Lora:
         """A frozen copy of a network with adapters, which alone require gradients.
 
         Raises:
-            PartError: peft is not installed.
+            PartError: peft is not installed, or the network has no linear layers.
         """
+        if not _linear_layers(net):
+            raise PartError(
+                f"mode.lora: adapters lie beside linear layers (torch.nn.Linear), and"
+                f" {type(net).__name__} has none; leave lora out, so that all weights are trained"
+            )
         peft = _peft()
         own = copy.deepcopy(net).requires_grad_(False)
 
@@ -75,12 +80,18 @@ class Lora:
         }
 
     def _config(self, net: nn.Module) -> Any:
-        names = [
-            name.removesuffix(".base_layer")
-            for name, part in net.named_modules()
-            if isinstance(part, nn.Linear) and ".lora_" not in name
-        ]
-        return _peft().LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=names)
+        return _peft().LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, target_modules=_linear_layers(net)
+        )
+
+
+def _linear_layers(net: nn.Module) -> list[str]:
+    """The names of a network's linear layers, whether they have adapters or not."""
+    return [
+        name.removesuffix(".base_layer")
+        for name, part in net.named_modules()
+        if isinstance(part, nn.Linear) and ".lora_" not in name
+    ]
 
 
 def _peft() -> Any:

@@ -18,11 +18,11 @@ from align.io import files
 FORMAT = "align-1"
 
 
-def in_float32(parameters: Iterable[nn.Parameter]) -> None:
-    """Put those in float32 that have less precision, in place."""
-    for parameter in parameters:
-        if parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
+def in_float32(tensors: Iterable[Tensor]) -> None:
+    """Put those parameters or buffers in float32 that have less precision, in place."""
+    for tensor in tensors:
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            tensor.data = tensor.data.float()
 
 
 def write(

@@ -135,3 +135,9 @@ def test_without_peft(net, monkeypatch):
         PartError, match=r"mode.lora: peft cannot .*; pip install 'align-core\[lora"
     ):
         LORA.adapted(net, STREAMS)
+
+
+@pytest.mark.parametrize("layers", [[torch.nn.Conv2d(1, 1, 3)], [torch.nn.Embedding(2, 2)], []])
+def test_network_without_linear_layers_is_one_line(layers):
+    with pytest.raises(PartError, match=r"^mode\.lora: adapters lie beside linear layers \(torch"):
+        LORA.adapted(torch.nn.Sequential(*layers), STREAMS)

@@ -34,6 +34,7 @@ from align.modes.finetune.target import TiltedTarget
 from align.training.loop import StepResult, Training
 from align.training.lora import Lora
 from align.training.mode import TrainingMode
+from align.training.weights import in_float32
 
 
 @final
@@ -127,8 +128,10 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             PartError: the model has no flow to train.
         """
         model = model_to_train(problem, self.net, streams)
-        module = model.module
-        copied = self.lora.adapted(module, streams) if self.lora else copy.deepcopy(module)
+        copied = copy.deepcopy(model.module)
+        if model.any_precision:
+            in_float32((*copied.parameters(), *copied.buffers()))
+        copied = self.lora.adapted(copied, streams) if self.lora else copied
         model = model.with_module(copied)
         training = Training.of(model.module, self.optimisation, whole=not self.lora)
         log_normalizer = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)

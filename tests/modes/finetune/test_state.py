@@ -15,6 +15,7 @@ from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
 from align.models.network import Network
 from align.models.network_model import NetworkModel
+from align.models.torch import Torch
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import SteinObjective
@@ -34,6 +35,22 @@ MODE = FineTune(
     steps=120,
 )
 
+HALF = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.register_buffer("scale", torch.ones(2))
+
+    def forward(self, x, t):
+        return self.layer(x * self.scale)
+
+def model():
+    return Net().to(torch.{})
+"""
+
 
 def trained(mode, part, count=1500):
     """The problem, the state at the end, and the model before it."""
@@ -41,8 +58,9 @@ def trained(mode, part, count=1500):
     reward = Likelihood(matrix=((1.0, 0.0),), observed=(1.0,), std=0.6)
     terms = WeightedReward((Term(name="near", reward=reward.build(CPU)),))
     guarded = GuardedModel(model, part.kind, Meter(), 1 << 20)
-    cond = model.encode(["near"] * count)
-    problem = Problem(guarded, terms, cond=cond, prompts=("near",), part=part)
+    prompt = "" if isinstance(part, Torch) else "near"
+    cond = model.encode([prompt] * count)
+    problem = Problem(guarded, terms, cond=cond, prompts=(prompt,), part=part)
     state = mode.init(problem, streams)
     for index in range(mode.steps):
         state, _ = mode.step(problem, state, index, streams)
@@ -169,3 +187,25 @@ def test_a_network_learns_the_velocity_in_the_place_of_a_module(words, tmp_path)
     assert guided.rows_per_velocity == 2
     plain, null = again.velocity(x, t, cond), again.velocity(x, t, again.encode(["", ""]))
     torch.testing.assert_close(guided.velocity(x, t, cond), null + 3 * (plain - null))
+
+
+@pytest.mark.parametrize(
+    ("precision", "lora"),
+    [("float16", None), ("bfloat16", Lora(rank=2, alpha=2.0)), ("float64", None)],
+    ids=str,
+)
+def test_a_module_of_half_precision_is_trained_in_float32(precision, lora, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(HALF.format(precision))
+    mode = attrs.evolve(MODE, steps=2, pool=64, lora=lora)
+    mode = attrs.evolve(mode, optimisation=Optimisation(batch=16, warmup=0))
+    own = getattr(torch, precision)
+    trained_in = torch.promote_types(own, torch.float32)
+    problem, state, model = trained(mode, Torch(file="own.py", shape=(2,)), 8)
+    module = state.training.module
+    assert {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} == {trained_in}
+    assert {weight.dtype for weight in model.module.parameters()} == {own}
+    tuned = state.model.with_module(state.training.ema)
+    assert tuned.dtype == model.dtype == mode.finish(problem, state).dtype == trained_in
+    again = attrs.evolve(opened(tmp_path, mode.export(problem, state)), code="own.py").build(CPU)
+    assert {weight.dtype for weight in again.module.parameters()} == {own}
