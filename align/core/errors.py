@@ -25,6 +25,21 @@ class PartError(AlignError):
     """A part cannot be built or used: missing weights, wrong checkpoint, missing package."""
 
 
+class OptionError(PartError):
+    """An option of a recipe does not go with what a part turned out to be, once it was built.
+
+    Args:
+        message: begins with the option's name, as in "mode.net: ...".
+        key: of the option in the recipe, where it is known.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, key: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class PromptError(PartError):
     """A model cannot follow a prompt."""
 

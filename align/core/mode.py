@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar, final
 
 import attrs
 from torch import Tensor, nn
 
+from align.core.model import FlowModel, ModelSpec
+from align.core.option import ConfigError
 from align.core.problem import Problem
 from align.core.streams import Streams
 
@@ -51,6 +53,13 @@ class AlignmentMode(ABC, Generic[State]):
     @abstractmethod
     def steps(self) -> int:
         """Number of calls of `step`."""
+
+    def spec_problems(self, model: ModelSpec) -> Iterable[ConfigError]:
+        """Options that do not go with the model, known before it is built, by the option's key."""
+        return ()
+
+    def check_model(self, model: FlowModel) -> None:
+        """Raise OptionError for options that do not go with the model, before anything is run."""
 
     @abstractmethod
     def init(self, problem: Problem, streams: Streams) -> State:

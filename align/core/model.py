@@ -310,6 +310,11 @@ class ModelSpec(ABC):
         """
         return None
 
+    @property
+    def has_networks(self) -> bool | None:
+        """Whether it has networks of align, of which others grow; None where only `build` tells."""
+        return None
+
     def can(self, capability: type) -> bool:
         """Whether one of those that it provides is this capability, as a FlowMap is a ToData."""
         return any(issubclass(kind, capability) for kind in self.provides)

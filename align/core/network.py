@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Final, Literal, Self, TypeAlias
 
 import attrs
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from align.core.attribution import made
 from align.core.errors import PartError
 from align.core.model import Domain
+from align.core.option import ConfigError
 
 Role: TypeAlias = Literal["flow", "flow_map", "meta_flow_map"]
 """A flow b_s(y), a flow map with the average velocity v_{s,u}(y), or a meta flow map with that of
@@ -43,6 +44,13 @@ class NetworkSpec(ABC):
     def weights_at_least(self) -> int:
         """A lower bound of the number of weights, known from the options; 0 if nobody counted."""
         return 0
+
+    def shape_problems(self, shape: tuple[int, ...]) -> Iterable[ConfigError]:
+        """Why no network with these options takes states of this shape, by the option's key.
+
+        `align check` asks it, and `build` is not called where there is a reason.
+        """
+        return ()
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, role: Role) -> VelocityNetwork:
@@ -131,6 +139,19 @@ class VelocityNetwork(nn.Module):
         )
 
 
+def shape_problems(spec: NetworkSpec, shape: tuple[int, ...]) -> Iterator[ConfigError]:
+    """Why no network of this architecture takes states of this shape, by the option's key."""
+    dims = {"image": 3, "vector": 1, None: len(shape)}[spec.domain]
+    if len(shape) != dims:
+        yield ConfigError(
+            (),
+            f"'{spec.kind}' is a network of {spec.domain}s, but the model's states have the shape"
+            f" {shape}; use another kind of network",
+        )
+    else:
+        yield from spec.shape_problems(shape)
+
+
 def make_network(
     spec: NetworkSpec, shape: tuple[int, ...], classes: int, role: Role, features: int = 0
 ) -> VelocityNetwork:
@@ -139,12 +160,8 @@ def make_network(
     Raises:
         PartError: the network cannot take states of this shape, or no features.
     """
-    dims = {"image": 3, "vector": 1, None: len(shape)}[spec.domain]
-    if len(shape) != dims:
-        raise PartError(
-            f"net: '{spec.kind}' is a network of {spec.domain}s,"
-            f" but the model's states have the shape {shape}; use another kind of network"
-        )
+    for problem in shape_problems(spec, shape):
+        raise PartError(f"{'.'.join(('net', *map(str, problem.key)))}: {problem.text}")
     who = f"network '{spec.kind}': build"
     if not features:
         return made(who, lambda: spec.build(shape, classes, role), VelocityNetwork)

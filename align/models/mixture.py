@@ -175,6 +175,7 @@ class Mixture(ModelSpec):
     """
 
     kind: ClassVar[str] = "mixture"
+    has_networks: ClassVar[bool | None] = False
 
     weights: tuple[float, ...] = option(
         "weight of each component; they are divided by their sum", check=_all_above_zero

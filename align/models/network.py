@@ -21,7 +21,7 @@ from align.core.model import (
     TrainableVelocity,
     build_model,
 )
-from align.core.network import NetworkSpec, Role
+from align.core.network import NetworkSpec, Role, shape_problems
 from align.core.option import ConfigError, option
 from align.core.path import PATHS, PathName
 from align.core.prompts import prompts_option
@@ -133,6 +133,11 @@ class Network(ModelSpec, HasOrigins):
         return origin_of(self.code)
 
     @property
+    def has_networks(self) -> bool:
+        """Whether the weights file, or the option `net`, has any."""
+        return not self.weights or bool(self._about.get("nets"))
+
+    @property
     def _has_velocity_of_part(self) -> bool:
         """Whether the weights file names a model of another kind and holds no flow."""
         return "model" in self._about and "flow" not in self._about.get("nets", {})
@@ -148,6 +153,9 @@ class Network(ModelSpec, HasOrigins):
 
     def file_problems(self) -> Iterator[ConfigError]:
         """Options that the weights file leaves no use for; raises PartError as `part_in`."""
+        if self.net is not None and self.autoencoder:
+            shape = autoencoder_in(File(self.autoencoder))[1]
+            yield from (error.under("net") for error in shape_problems(self.net, shape))
         if not self.weights or "model" not in self._about:
             return
         part, file = self._part, self.weights

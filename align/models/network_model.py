@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.errors import AlignError, PartError
+from align.core.errors import AlignError, OptionError, PartError
 from align.core.model import (
     Able,
     ClassConditional,
@@ -218,15 +218,14 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         """The network of the highest role up to `role`, from which one of that role can grow.
 
         Raises:
-            PartError: there is none.
+            OptionError: there is none.
         """
         nets = {"flow": self.flow, "flow_map": self.flow_map, "meta_flow_map": self.posterior}
         candidates = [nets[rung] for rung in LADDER[: LADDER.index(role) + 1]]
         networks = [net for net in candidates if isinstance(net, VelocityNetwork)]
         if not networks:
-            raise PartError(
-                f"model: it has no network that a {role} can grow from; name one, mode.net"
-            )
+            text = f"mode.net: the model has {nothing_to_grow_from(role)}"
+            raise OptionError(text, ("mode", "net"))
         return networks[-1]
 
     def with_net(self, role: Role, net: nn.Module) -> NetworkModel:
@@ -443,6 +442,11 @@ def _check_labels(cond: Condition, classes: int) -> None:
             f"model: its condition has label {number}, but its {classes} classes are counted from"
             f" 0, and label {classes} means no class"
         )
+
+
+def nothing_to_grow_from(role: Role) -> str:
+    """What a model lacks where no network of such a role can begin as a copy of its own."""
+    return f"no network that a {role} can grow from; name one, net = {{ kind = ... }}"
 
 
 def _required(module: Made | None, name: str) -> Made:

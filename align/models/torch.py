@@ -106,6 +106,7 @@ class Torch(ModelSpec, HasOrigins):
     """
 
     kind: ClassVar[str] = "torch"
+    has_networks: ClassVar[bool | None] = False
 
     file: str | None = file_option()
     module: str | None = module_option("my_package.networks")

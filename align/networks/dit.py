@@ -9,6 +9,7 @@ Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 71 and 72.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, final
 
@@ -17,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.network import OBJECTS, ConditionedNetworkSpec, Role, VelocityNetwork
-from align.core.option import at_least, option
+from align.core.option import ConfigError, at_least, option
 from align.networks.layers import Attention, LabelEmbedder, TimeEmbedder
 
 
@@ -82,13 +82,16 @@ class DiTConfig(ConditionedNetworkSpec):
         """Those of the blocks: attention, two layers, modulation; and their Python objects."""
         return self.depth * (18 * self.width**2 + OBJECTS)
 
-    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> DiT:
-        """An untrained transformer; PartError where patches do not cover a state."""
+    def shape_problems(self, shape: tuple[int, ...]) -> Iterator[ConfigError]:
+        """That patches do not cover a state."""
         if any(side % self.patch for side in shape[1:]):
             sides = " x ".join(map(str, shape[1:]))
-            raise PartError(
-                f"net.patch: states of {sides} cannot be cut into squares of {self.patch}"
+            yield ConfigError(
+                ("patch",), f"states of {sides} cannot be cut into squares of {self.patch}"
             )
+
+    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> DiT:
+        """An untrained transformer."""
         return DiT(self, shape, classes, role, features)
 
 

@@ -7,6 +7,7 @@ Nichol, 2021, arXiv:2105.05233, section 3 (residual blocks that are scaled and s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from typing import ClassVar, final
 
@@ -15,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.core.errors import PartError
 from align.core.model import Domain
 from align.core.network import OBJECTS, ConditionedNetworkSpec, Role, VelocityNetwork
-from align.core.option import at_least, option
+from align.core.option import ConfigError, at_least, option
 from align.networks.layers import GROUPS, Attention, LabelEmbedder, TimeEmbedder, in_groups
 
 
@@ -59,15 +59,18 @@ class UNetConfig(ConditionedNetworkSpec):
         """Two convolutions a block, on the way down and up; and their Python objects."""
         return 2 * self.blocks * sum(18 * width**2 + OBJECTS for width in self.widths)
 
-    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> UNet:
-        """An untrained U-Net; PartError where the sides cannot be halved so often."""
+    def shape_problems(self, shape: tuple[int, ...]) -> Iterator[ConfigError]:
+        """That the sides cannot be halved so often."""
         halvings = len(self.widths) - 1
         if any(side % 2**halvings for side in shape[1:]):
             sides = " x ".join(map(str, shape[1:]))
-            raise PartError(
-                f"net.widths: states of {sides} cannot be halved {halvings} times;"
-                " name fewer widths"
+            yield ConfigError(
+                ("widths",),
+                f"states of {sides} cannot be halved {halvings} times; name fewer widths",
             )
+
+    def build(self, shape: tuple[int, ...], classes: int, role: Role, features: int = 0) -> UNet:
+        """An untrained U-Net."""
         return UNet(self, shape, classes, role, features)
 
 

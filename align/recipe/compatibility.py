@@ -13,7 +13,7 @@ from align.core.errors import AlignError, PartError, PromptError
 from align.core.estimator import ValueEstimator
 from align.core.mode import UsesRewardGradient
 from align.core.model import ModelSpec
-from align.core.network import NetworkSpec
+from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt
 from align.core.study import Study
@@ -180,6 +180,22 @@ def _model_files(ask: _Question) -> Iterator[ConfigError]:
         yield error.under(*outer)
 
 
+def _mode_and_model(ask: _Question) -> Iterator[ConfigError]:
+    """The mode's own options go with the model, and its networks with the model's states."""
+    arm = ask.arm
+    if not arm.model:
+        return
+    errors = list(arm.mode.spec_problems(arm.model))
+    for _, option, part in _trained_on(arm):
+        shape = arm.model.state_shape
+        if shape and isinstance(part, NetworkSpec) and part.domain in (None, arm.model.domain):
+            errors += (error.under(option) for error in shape_problems(part, shape))
+    changed = ask.changed & {"mode", "model"}
+    for error in errors:
+        section = "mode" if "mode" in changed else "model"
+        yield ask.error(error.text, section) if changed else error.under("mode")
+
+
 def _capabilities(ask: _Question) -> Iterator[ConfigError]:
     """The model can do what the sampler and the estimator ask of it."""
     arm, estimator = ask.arm, _estimator(ask)
@@ -312,6 +328,7 @@ def _at(ask: _Question, key: Key, text: str) -> ConfigError:
 _CHECKS: Final = (
     _present,
     _model_files,
+    _mode_and_model,
     _sampling,
     _gradients,
     _quadratic,

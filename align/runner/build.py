@@ -145,6 +145,8 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     if arm.model is None:
         return Built(arm, Problem(NoModel()), streams, meter)
     inner = build_model(arm.model, device)
+    with attributed(f"mode '{arm.mode.kind}': check_model"):
+        arm.mode.check_model(inner)
     # What fits depends on the network; this is a size at which kernels are busy and memory small.
     usual = {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     rows = run.chunk or usual

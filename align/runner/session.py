@@ -16,6 +16,7 @@ from align.core.errors import (
     DivergedError,
     FolderError,
     NotFiniteError,
+    OptionError,
     PartError,
     PromptError,
     RecipeError,
@@ -287,6 +288,8 @@ def _at(loaded: Loaded, key: Key) -> Iterator[None]:
     """Say where in the recipe the value stands that is at fault."""
     try:
         yield
+    except OptionError as error:
+        raise RecipeError(f"{loaded.source.where(error.key)}: {error}") from error
     except (PromptError, FolderError) as error:
         where, name = loaded.source.where(key), ".".join(map(str, key))
         raise RecipeError(f"{where}: {name}: {error}") from error

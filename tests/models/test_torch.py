@@ -334,3 +334,30 @@ def test_rows_of_several_times_are_asked_at_once(own):
     for row in range(3):
         one = NoisyState(x, t, cond).rows(slice(row, row + 1))
         assert torch.allclose(model.velocity(one.x, one.t, one.cond), together[row : row + 1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "told"),
+    [
+        ("[2]", "", "r.toml:5: mode.net: the model has no network that a meta_flow_map can grow"),
+        (
+            "[1, 8, 8]",
+            "net = { kind = 'unet', widths = [8, 8, 8, 8, 8] }",
+            "8 x 8 cannot be halved",
+        ),
+        ("[1, 8, 8]", "net = { kind = 'dit', patch = 3 }", "of 8 x 8 cannot be cut into squares"),
+        (
+            "[16]",
+            "net = { kind = 'unet' }",
+            "'unet' is a network of images, but the model's states",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_are_refused_before_a_run(shape, mode, told, own):
+    options = f'[model]\nkind = "torch"\nfile = "own.py"\nshape = {shape}\n'
+    options += 'domain = "image"\ndecode = "pictures"\n' if shape == "[16]" else ""
+    (own / "own.py").write_text((own / "own.py").read_text() + "\n\ndef pictures(x): ...\n")
+    (own / "r.toml").write_text(f'{options}[mode]\nkind = "distill"\n{mode}\n')
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog())
+    assert told in str(caught.value) and "\n" not in str(caught.value)

@@ -143,3 +143,13 @@ def test_check_says_what_a_file_of_a_missing_plugin_needs(go, tmp_path, monkeypa
         load(tmp_path / "study.toml", catalog=load_catalog())
     assert "needs model 'words' of align-words 1.2, which is not installed" in str(caught.value)
     assert "study.toml:" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [DISTILL, FINETUNE], ids=["distill", "finetune"])
+def test_a_model_without_a_network_is_refused_before_anything_is_sampled(mode, go, tmp_path):
+    text = mode.format(kind="words", options="", picture="false", net="{}").replace(
+        "net = {}\n", ""
+    )
+    with pytest.raises(RecipeError, match=r"r\.toml:\d+: mode\.net: the model has no (net|mod)"):
+        go("r", text)
+    assert "samples" not in "".join(log.read_text() for log in tmp_path.rglob("log.txt"))

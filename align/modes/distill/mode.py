@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal, final
 
 import attrs
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from align.core.dataset import DatasetSpec
+from align.core.errors import OptionError
 from align.core.mode import Export, Need
-from align.core.model import Condition
+from align.core.model import Condition, FlowModel, ModelSpec
 from align.core.network import NetworkSpec, grown, make_network
 from align.core.objective import Loss
-from align.core.option import at_least, between, option
+from align.core.option import ConfigError, at_least, between, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.about import exported
-from align.models.network_model import NetworkModel, student_of
+from align.models.network_model import NetworkModel, nothing_to_grow_from, student_of
 from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.coupling import Clean, Coupling, Student
 from align.modes.distill.diagonal import DiagonalTarget, TeacherTarget
@@ -98,6 +100,20 @@ class Distill(TrainingMode[DistillState]):
     sample_every: int = option(
         "steps from one set of pictures in the record to the next", default=500, check=at_least(1)
     )
+
+    def spec_problems(self, model: ModelSpec) -> Iterator[ConfigError]:
+        """That there is no network, and the model has none."""
+        if self.net is None and model.has_networks is False:
+            yield ConfigError(("net",), f"the model has {nothing_to_grow_from(self.role)}")
+
+    def check_model(self, model: FlowModel) -> None:
+        """Raise OptionError where there is no network, and the model has none."""
+        if self.net is None:
+            networks = model.capability(NetworkModel)
+            if networks is None:
+                text = f"mode.net: the model has {nothing_to_grow_from(self.role)}"
+                raise OptionError(text, ("mode", "net"))
+            networks.highest_rung(self.role)
 
     def init(self, problem: Problem, streams: Streams) -> DistillState:
         """Make the map, and read or make its clean data.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from align.core.dataset import DatasetSpec
 from align.core.errors import DivergedError, PartError
 from align.core.mode import Export, HasWarnings, Info, Need, UsesRewardGradient
+from align.core.model import FlowModel
 from align.core.network import NetworkSpec
 from align.core.objective import Loss
 from align.core.option import above, at_least, between, option
@@ -27,6 +28,7 @@ from align.modes.finetune.state import (
     FinetuneState,
     in_dtype_of,
     model_to_train,
+    own_module,
     strengthened,
     unguided,
 )
@@ -120,6 +122,11 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         if not self.objective.needs_gradient:
             return ""
         return "draws" if self.objective.needs_sampler else "reward"
+
+    def check_model(self, model: FlowModel) -> None:
+        """Raise OptionError where there is no network, and the model has no module to train."""
+        if self.net is None:
+            own_module(model)
 
     def init(self, problem: Problem, streams: Streams) -> FinetuneState:
         """Copy the flow, prepare clean data, fit the first c, and evaluate the base model.

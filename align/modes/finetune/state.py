@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.errors import PartError
+from align.core.errors import OptionError
 from align.core.mode import Info
 from align.core.model import Condition, FlowModel, TrainableVelocity
 from align.core.network import NetworkSpec, make_network
@@ -102,8 +102,8 @@ def model_to_train(
     A model without a flow has one on the diagonal of its map.
 
     Raises:
-        PartError: its velocity cannot be trained, and there is no `net`; or no weights file can
-            name its path.
+        OptionError: its velocity cannot be trained, and there is no `net`.
+        PartError: no weights file can name its path.
     """
     if net is not None:
         model = student_of(problem)
@@ -111,14 +111,21 @@ def model_to_train(
             lambda: make_network(net, model.shape, len(model.classes), "flow", model.features)
         )
         return model.with_module(flow.to(model.device))
-    own = problem.model.capability(TrainableVelocity)
-    if own is None:
-        raise PartError(
-            "model: it has no module whose training is possible; set mode.net to a network that"
-            " learns its velocity, or use kind 'network'"
-        )
+    own = own_module(problem.model)
     if isinstance(own, NetworkModel) and own.teacher is None:
         path_name(own.path)
+    return own
+
+
+def own_module(model: FlowModel) -> TrainableVelocity:
+    """A model whose own module can be trained; raises OptionError where it has none."""
+    own = model.capability(TrainableVelocity)
+    if own is None:
+        raise OptionError(
+            "mode.net: the model has no module whose training is possible; name a network that"
+            " learns its velocity, net = { kind = ... }",
+            ("mode", "net"),
+        )
     return own
 
 

@@ -34,6 +34,7 @@ class _Pipeline(ModelSpec):
 
     kind: ClassVar[str] = "diffusers"
     domain: ClassVar[Domain] = "image"
+    has_networks: ClassVar[bool | None] = False
 
     prompt: str = option("text that pictures are made for", default="")
     prompts: str = prompts_option()
