@@ -32,7 +32,7 @@ from align.modes.sampling.rollout import flow
 from align.recipe import Run
 from align.recipe import load as load_recipe
 from align.runner.build import Rewards, build
-from align.runner.record import slug
+from align.runner.folder import slug
 from benchmarks.table import Table, mean_and_error, parsed, parser_of, publish
 
 CPU = torch.device("cpu")

@@ -35,9 +35,10 @@ from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, wi
 from align.recipe.far import far_numbers
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
+from align.runner.folder import check_folder, differences
 from align.runner.observers import NullObserver, RunObserver, ends_in_order
 from align.runner.progress import Progress
-from align.runner.record import Record, check_folder, differences, origins_of
+from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.training import parallel
 

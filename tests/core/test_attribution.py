@@ -22,7 +22,7 @@ from align.core.errors import (
 )
 from align.core.interrupt import user_interrupts
 from align.recipe import load
-from align.runner.record import check_folder
+from align.runner.folder import check_folder
 
 
 class Strange(BaseException):

@@ -28,6 +28,7 @@ from align.modes.distill.mode import Distill
 from align.modes.sampling.steer import Steer
 from align.recipe.assemble import LONGEST_NAME
 from align.report import plots
+from align.runner import folder as run_folder
 from align.runner import observers, record
 from align.runner.session import run
 
@@ -502,7 +503,7 @@ def test_run_may_be_taken_up_inside_of_its_folder(go, copied, monkeypatch):
 
 
 def test_folder_that_may_not_be_written_is_refused_before_the_run(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(record.os, "access", lambda *_: False)
+    monkeypatch.setattr(run_folder.os, "access", lambda *_: False)
     with pytest.raises(RecipeError, match="you may not write into"):
         go(STEERED)
     assert not (tmp_path / "out").exists()
@@ -601,7 +602,7 @@ def test_mistake_leaves_what_was_there(go, tmp_path):
 def test_second_run_of_a_recipe_is_told_who_has_the_folder(go, tmp_path, copied):
     folder = copied(STEERED)
     text = (folder / "recipe.toml").read_text()
-    ours = record.claim(folder, text)
+    ours = run_folder.claim(folder, text)
     with pytest.raises(TakenError, match=f"in use by process {os.getpid()}"):
         go(STEERED)
     # Another recipe has a folder of its own.

@@ -14,7 +14,8 @@ from align.core.mode import Info
 from align.io.files import write
 from align.io.images import save_picture
 from align.report.schema import ArmNumbers, RunResults, read, recipe_digest
-from align.runner.record import Record, claim, slug
+from align.runner.folder import claim, slug
+from align.runner.record import Record
 from align.training import checkpoint
 
 SAVED = {"done": 1, "meter": {"calls": {"network": 3}, "backward": {}}, "flops": 1, "state": {}}
