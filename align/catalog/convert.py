@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -20,10 +20,13 @@ from align.catalog.describe import contract_of, describe_value, expected, is_uni
 from align.catalog.promises import wrong_promises
 from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
 from align.core.attribution import described, settings_kept
+from align.core.convention import ALSO_CALLED
 from align.core.errors import AlignError
 from align.core.interrupt import is_interrupt
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, finite
 from align.core.term import TERM_OPTIONS, RewardTerm
+
+_NO_PLAIN_DEFAULT: Final[tuple[type, ...]] = (type(attrs.NOTHING), type(attrs.Factory(list)))
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 Table: TypeAlias = Mapping[str, Any]
@@ -75,7 +78,8 @@ def _simple(value: Any, tp: Any) -> Any:
 def _choice(value: Any, tp: Any) -> Any:
     if any(type(value) is type(option) and value == option for option in get_args(tp)):
         return value
-    raise _wrong(value, tp)
+    meant = ALSO_CALLED.get(value.lower()) if isinstance(value, str) else None
+    raise _wrong(value, tp, f"; did you mean '{meant}'?" if meant in get_args(tp) else "")
 
 
 def _union(converter: Converter, value: Any, tp: Any) -> Any:
@@ -236,7 +240,7 @@ def _term(catalog: Catalog, converter: Converter, value: Any, _: Any) -> RewardT
                 read |= _each(converter, [(name, table[name], fields[name].type)])
             except ConfigErrors as error:
                 errors += error.errors
-    errors += _refused(RewardTerm, fields, read)
+    errors += _refused(RewardTerm, fields, table, read)
     try:
         read["part"] = _read_part(catalog, converter, rest, fields["part"].type, TERM_OPTIONS)
     except ConfigErrors as error:
@@ -279,7 +283,7 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
         elif field.default is attrs.NOTHING:
             text = f"required key is missing; expected {expected(field.type)}"
             errors.append(ConfigError((name,), text))
-    errors += _refused(cls, names, read)
+    errors += _refused(cls, names, table, read)
     # Keys that are not known hide nothing that the object itself may refuse.
     part = None
     if not errors:
@@ -295,13 +299,18 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     return part
 
 
-def _refused(cls: Any, names: Mapping[str, Any], read: Mapping[str, Any]) -> list[ConfigError]:
+def _refused(
+    cls: Any, names: Mapping[str, Any], table: Table, read: Mapping[str, Any]
+) -> list[ConfigError]:
     """What the validators say, each on its own, though other options may be wrong.
 
-    They see an object that has the options read so far; one that asks for more has its say when
-    the object is made.
+    They see an object that has the options read so far, and the plain defaults of those that the
+    table leaves out; one that asks for more has its say when the object is made.
     """
     draft, errors = cls.__new__(cls), []
+    for name, field in names.items():
+        if name not in table and not isinstance(field.default, _NO_PLAIN_DEFAULT):
+            object.__setattr__(draft, field.name, field.default)
     for name, value in read.items():
         object.__setattr__(draft, names[name].name, value)
     for name, value in read.items():

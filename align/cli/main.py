@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
 
+_NARROWEST: Final = 20  # letters of a column of sentences
 _SHOWN: Final = (
     "grid.png",
     "scatter.png",
@@ -383,12 +385,47 @@ def _show(console: Console, contract: str, entry: Entry) -> None:
     console.print(f"{contract} '{entry.kind}', of {entry.origin}\n", markup=False)
     if entry.cls.__doc__:
         console.print(inspect.cleandoc(entry.cls.__doc__), markup=False, soft_wrap=True)
-    table = Table("option", "type", "default", "what it is", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
-    for row in _options(entry.cls):
-        table.add_row(*map(Text, row))
+    options = _options(entry.cls)
     console.print()
-    console.print(table if table.row_count else "It has no options.")
+    if not options:
+        console.print("It has no options.")
+        return
+    heads = ("option", "type", "default", "what it is")
+    *widths, _ = (_width(texts) for texts in zip(heads, *options, strict=True))
+    widths[0] = max(len(name) for name, *_ in options)
+    left = console.width - sum(widths) - len(widths)
+    if left >= _NARROWEST:
+        table = Table(box=None, pad_edge=False)
+        for head, width in zip(heads, (*widths, left), strict=True):
+            table.add_column(head, max_width=width, min_width=min(width, len(head)))
+        for row in options:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    # Where columns would cut words, which somebody may want to type, options stand one by one.
+    for name, kind, default, told in options:
+        console.print(name, soft_wrap=True)
+        for text in filter(None, (kind, default and f"default: {default}", told)):
+            console.print(_indented(text, console.width), soft_wrap=True)
+
+
+def _width(texts: Sequence[str]) -> int:
+    """Letters of a column that cuts none of its words, nor breaks short texts."""
+    longest = max((len(word) for text in texts for word in text.split()), default=0)
+    return max(longest, min(16, max(map(len, texts))))
+
+
+def _indented(text: str, width: int) -> str:
+    """A text in lines of whole words, four letters from the left."""
+    indent = " " * 4
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, str, str, str]]:

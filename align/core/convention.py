@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, final
 
 import attrs
@@ -21,6 +23,20 @@ from align.core.path import LinearPath, Path, expand
 
 Prediction: TypeAlias = Literal["velocity", "noise", "x0", "score", "v"]
 """What a network gives, in the words of the field; "x0" is the clean state, align's x1."""
+
+ALSO_CALLED: Final[Mapping[str, Prediction]] = MappingProxyType(
+    {
+        "eps": "noise",
+        "epsilon": "noise",
+        "flow": "velocity",
+        "flow_prediction": "velocity",
+        "sample": "x0",
+        "x1": "x0",
+        "x_start": "x0",
+        "v_prediction": "v",
+    }
+)
+"""What others call these predictions."""
 
 End: TypeAlias = Literal["noise", "data"]
 

@@ -31,7 +31,14 @@ from align.io.python_code import (
     has_function,
     module_option,
 )
-from align.models.torch_model import WHO, TorchModel, frozen, network_in, precision_of
+from align.models.torch_model import (
+    WHO,
+    TorchModel,
+    check_arguments,
+    frozen,
+    network_in,
+    precision_of,
+)
 
 
 def _sizes(_: Any, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
@@ -40,8 +47,7 @@ def _sizes(_: Any, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> N
 
 
 def _rates(spec: Torch, attribute: attrs.Attribute[Any], value: str) -> None:
-    predicts = getattr(spec, "predicts", "velocity")  # a recipe may leave the others out
-    if value == "variance_preserving" and predicts == "velocity":
+    if value == "variance_preserving" and spec.predicts == "velocity":
         raise ValueError(
             f"'{attribute.name}' = 'variance_preserving' is a table, in which nothing has a"
             " velocity; say what the network 'predicts': 'noise', 'x0', 'score' or 'v'"
@@ -55,22 +61,22 @@ def _distinct(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -
 
 
 def _with_classes(spec: Torch, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value and not _classes(spec):
+    if value and not spec.classes:
         raise ValueError(f"'{attribute.name}' needs 'classes'")
     if isinstance(value, str) and value and not value.isidentifier():
         raise ValueError(f"'{attribute.name}' must be the name of an argument, got '{value}'")
 
 
 def _encoder(spec: Torch, attribute: attrs.Attribute[Any], value: str) -> None:
-    if value and _classes(spec):
+    if value and spec.classes:
         raise ValueError(f"'{attribute.name}' is for prompts, and with 'classes' labels are given")
     has_function(spec, attribute, value)
 
 
 def _followed(spec: Torch, _: attrs.Attribute[Any], value: str) -> None:
-    classes = _classes(spec)
-    silent = not value and (not classes or getattr(spec, "null_class", False))
-    if silent or getattr(spec, "encode", ""):
+    classes = spec.classes
+    silent = not value and (not classes or spec.null_class)
+    if silent or spec.encode:
         return
     if not classes:
         raise ValueError(
@@ -86,12 +92,6 @@ def _followed(spec: Torch, _: attrs.Attribute[Any], value: str) -> None:
             match_class(prompt, classes)
     except PromptError as error:
         raise ValueError(str(error)) from error
-
-
-def _classes(spec: Torch) -> tuple[str, ...]:
-    """The class names, which a recipe may leave out."""
-    classes: tuple[str, ...] = getattr(spec, "classes", ())
-    return classes
 
 
 @final
@@ -221,6 +221,8 @@ class Torch(ModelSpec, HasOrigins):
         """Run the file; raises PartError if that fails, or its function does."""
         code = Code.run(self, WHO)
         network = network_in(code, self.function, device)
+        labels = [self.label or "label"] if self.classes else []
+        check_arguments(network, code, labels, named=bool(self.label), others=bool(self.encode))
         decoder, encoder = (
             frozen(code.named(name, WHO), device) if name else None
             for name in (self.decode, self.encode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, final
@@ -10,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.attribution import attributed
+from align.core.attribution import attributed, described
 from align.core.convention import Convention, TableConvention
 from align.core.errors import ContractError, PartError, PromptError
 from align.core.model import (
@@ -103,8 +105,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
                 named[self.label] = label
             else:
                 given.append(label)
-        with self.code.importable():
-            output = self.network(*given, **named)
+        output = self._called(given, named)
         if not isinstance(output, Tensor) or output.shape != x.shape:
             got = tuple(output.shape) if isinstance(output, Tensor) else f"a {_named(output)}"
             raise ContractError(
@@ -165,6 +166,25 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
     def _table(self) -> TableConvention | None:
         return self.convention if isinstance(self.convention, TableConvention) else None
 
+    def _called(self, given: list[Tensor], named: Mapping[str, Tensor]) -> Tensor:
+        """What the network returns; raises PartError that says what a call that failed was like."""
+        try:
+            with self.code.importable():
+                return self.network(*given, **named)
+        except (LookupError, TypeError, ValueError, AssertionError) as error:
+            times = given[1]
+            shapes = [f"{tuple(tensor.shape)}" for tensor in given]
+            shapes += [f"{name} {tuple(tensor.shape)}" for name, tensor in named.items()]
+            first, last = (f"{float(time):g}" for time in (times.min(), times.max()))
+            labels = given[2] if len(given) > 2 else named.get(self.label)
+            told = f" and labels up to {int(labels.max())}" if labels is not None else ""
+            raise PartError(
+                f"{WHO}: the network of '{self.code.where}' raised {described(error)}, called with"
+                f" tensors {', '.join(shapes)} at its times {first} to {last}{told}; see the"
+                " options 'shape', 'time_end', 'zero' and 'classes'; --traceback shows the whole"
+                " way"
+            ) from error
+
     def _label(self, prompt: str) -> int:
         if not prompt and self.null_class:
             return len(self.classes)
@@ -207,11 +227,45 @@ def network_in(code: Code, name: str, device: torch.device) -> Callable[..., Ten
     return network
 
 
+def check_arguments(
+    network: Callable[..., Tensor], code: Code, labels: list[str], *, named: bool, others: bool
+) -> None:
+    """Raise PartError unless a network takes states, times, and labels where there are classes.
+
+    Args:
+        network: a module or a function.
+        code: that it is from, for the message.
+        labels: name of the labels' argument; empty where there are no classes.
+        named: whether they are given by that name, or else as the third argument.
+        others: whether it is given other tensors too, by names that are not known yet.
+    """
+    try:
+        signature = inspect.signature(
+            network.forward if isinstance(network, nn.Module) else network
+        )
+    except (TypeError, ValueError):
+        return  # such as a function in C
+    given = ["x", "t", *([] if named else labels)]
+    bind = signature.bind_partial if others else signature.bind
+    try:
+        bind(*given, **(dict.fromkeys(labels) if named else {}))
+    except TypeError as error:
+        cure = "give 'classes' if it is told a label, or 'encode'"
+        if labels:
+            cure = "name one of them as 'label'" if named else "leave 'classes' out"
+        call = ", ".join([*given, *(f"{name}={name}" for name in labels if named)])
+        raise PartError(
+            f"{WHO}: the network of '{code.where}' is called as f({call}), but has the arguments"
+            f" {signature}: {error}; {cure}"
+        ) from error
+
+
 def frozen(network: Any, device: torch.device) -> Any:
     """A module that is not to be trained, on the device; a function whose weights make no graph."""
     if isinstance(network, nn.Module):
         return network.to(device).eval().requires_grad_(False)
 
+    @functools.wraps(network, updated=())
     def call(x: Any, *others: Any, **named: Any) -> Any:
         followed = isinstance(x, Tensor) and x.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and followed):

@@ -35,6 +35,11 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
     recipe = _without_folders(read_text(folder / "recipe.toml", AGAIN).strip())
     model, last = weights.about(file), _last(folder, arm.name)
     nets = ", ".join(f"{name} ({net['kind']})" for name, net in model.get("nets", {}).items())
+    part = model.get("model")
+    if isinstance(part, dict):
+        nets = nets or f"that of model '{part.get('kind')}'"
+    source = isinstance(part, dict) and (part.get("file") or part.get("module"))
+    own = f'\n    code = "{_without_folders(source)}"' if isinstance(source, str) else ""
     libraries = about.get("libraries")
     if not (isinstance(libraries, dict) and isinstance(about.get("time"), str)):
         path = folder / "about.json"
@@ -50,7 +55,7 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
         *([f"* Classes: {markdown(', '.join(model['classes']))}"] if model.get("classes") else []),
         f"* Seconds of training: {arm.cost.seconds:.0f}",
         "",
-        f'    [model]\n    kind = "network"\n    weights = "{file.name}"',
+        f'    [model]\n    kind = "network"\n    weights = "{file.name}"{own}',
         "",
         *_rewards(arm, results),
         *_figures(last),

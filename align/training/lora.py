@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar, final
@@ -30,6 +31,10 @@ class Lora:
 
     rank: int = option("rank r", default=8, check=at_least(1))
     alpha: float = option("scale α; adapters count α/r", default=8.0, check=above(0))
+
+    def __attrs_post_init__(self) -> None:
+        if importlib.util.find_spec("peft") is None:
+            raise ValueError("peft is not installed; pip install 'align-core[lora]'")
 
     def adapted(self, net: Net, streams: Streams) -> Net:
         """A frozen copy of a network with adapters, which alone require gradients.

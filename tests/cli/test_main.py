@@ -98,6 +98,14 @@ def test_show():
     assert invoke("show", "mode/steer").stdout == result.stdout
 
 
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_show_cuts_no_word_that_may_be_typed(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    words = invoke("show", "torch").stdout.split()
+    assert "…" not in "".join(words)
+    assert {"'trigonometric',", "'variance_preserving'", "schedule.alphas_cumprod"} <= {*words}
+
+
 def test_show_inner_tables():
     names = [line.split(" ")[0] for line in invoke("show", "pretrain").stdout.splitlines()]
     assert "optimisation.batch" in names

@@ -90,6 +90,19 @@ def test_map_keeps_classes_path_and_pictures_of_its_teacher(inside):
     assert data.shape == (1, 3, 16, 16) and data[0, 0, 0, :4].tolist() == [0.0, 0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("run", "code", "nets"),
+    [
+        ("moons_tuned", "moons", "that of model 'torch'"),
+        ("shapes_map", "shapes", "posterior (unet)"),
+    ],
+)
+def test_card_says_how_weights_around_code_are_opened(folder, run, code, nets):
+    card = (folder / "runs" / run / "MODEL_CARD.md").read_text()
+    assert f'    weights = "model.safetensors"\n    code = "{code}.py"\n' in card
+    assert f"* Networks: {nets}\n" in card
+
+
 def test_tuned_module_is_opened_in_the_place_of_the_first(inside):
     file = "runs/moons_tuned/model.safetensors"
     model = Network(weights=file, code="moons.py").build(torch.device("cpu"))

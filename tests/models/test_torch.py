@@ -313,6 +313,86 @@ def test_mistakes_are_located_without_running_the_file(own, options, told):
     assert any(line.startswith(told) for line in str(caught.value).splitlines()), caught.value
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("eps", "noise"), ("v_prediction", "v"), ("sample", "x0"), ("flow_prediction", "velocity")],
+)
+def test_prediction_by_another_name_is_one_mistake_that_names_its_own(own, said, meant):
+    wrong = f'path = "variance_preserving"\npredicts = "{said}"'
+    (own / "r.toml").write_text(RECIPE.format(wrong))
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog())
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("r.toml:6: model.predicts: expected one of 'velocity', 'noise', 'x0', ")
+    assert line.endswith(f"got the string '{said}'; did you mean '{meant}'?")
+
+
+def test_prompt_of_classes_that_are_wrong_is_no_second_mistake(own):
+    (own / "r.toml").write_text(RECIPE.format('classes = "cat"\nprompt = "a cat"\nlabel = "y"'))
+    with pytest.raises(RecipeError) as caught:
+        load("r.toml", catalog=load_catalog())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+SHAPELY = """
+import torch
+from torch import nn
+
+class Plain(nn.Module):
+    def forward(self, x, t):
+        return x
+
+class Told(nn.Module):
+    def forward(self, x, t, y):
+        return x
+
+def told():
+    return lambda x, t, y: x
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Embedding(100, 2)
+
+    def forward(self, x, t):
+        return x + self.rows(t.round().long())
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "told"),
+    [
+        ("Told", {}, r"as f\(x, t\), .* arguments \(x, t, y\): missing .* 'y'; give 'classes' if"),
+        ("told", {}, r"as f\(x, t\), .* arguments \(x, t, y\): missing .* 'y'; give 'classes' if"),
+        ("Told", {"label": "cls"}, r"f\(x, t, cls=cls\), .*; name one of them as 'label'"),
+        (
+            "Plain",
+            {"classes": ("a",)},
+            r"f\(x, t, label\), .*\(x, t\): too .*; leave 'classes' out",
+        ),
+    ],
+)
+def test_network_of_other_arguments_is_refused_when_it_is_built(own, function, options, told):
+    (own / "shapely.py").write_text(SHAPELY)
+    if "label" in options:
+        options = {"classes": ("a",)} | options
+    made = {"prompt": "a"} | options if options else {}
+    # A class is made first, as any function is called.
+    (own / "made.py").write_text(f"import shapely\ndef model():\n    return shapely.{function}()\n")
+    with pytest.raises(PartError, match=told):
+        Torch(file="made.py", shape=(2,), **made).build(CPU)
+
+
+def test_call_that_fails_is_told_with_its_times(own):
+    (own / "made.py").write_text(SHAPELY + "\ndef model():\n    return Table()\n")
+    model = Torch(file="made.py", shape=(2,), zero="data", time_end=100).build(CPU)
+    with pytest.raises(PartError) as caught:
+        model.velocity(torch.zeros(2, 2), torch.tensor([0.0, 0.5]), model.encode(["", ""]))
+    message = str(caught.value)
+    assert "IndexError: index out of range in self (made.py, line " in message
+    assert "with tensors (2, 2), (2,) at its times 50 to 100; see the options" in message
+
+
 def test_check_reads_the_file_and_says_where_it_is_from(own):
     (own / "helper.py").write_text("raise SystemExit('run')")
     (own / "r.toml").write_text(RECIPE.format(""))

@@ -1,14 +1,18 @@
 """Adapters: nothing at the start, they alone are trained, and merged they are a plain network."""
 
 import builtins
+import importlib.util
 import json
 
 import pytest
 import torch
 from safetensors.torch import load
 
+from align.catalog.convert import read_part
+from align.catalog.registry import load_catalog
 from align.core.errors import PartError
 from align.core.objective import Loss
+from align.core.option import ConfigErrors
 from align.core.streams import Streams
 from align.networks.dit import DiT, DiTConfig
 from align.training.loop import Optimisation, Training, advance
@@ -120,6 +124,19 @@ def test_files_are_what_peft_reads(net, tmp_path):
     assert not said.unexpected_keys
     torch.testing.assert_close(seen(own), seen(training.module))
     assert json.loads(files["adapter_config.json"])["peft_type"].endswith("LORA")
+
+
+def test_recipe_that_needs_peft_is_refused_where_it_is_not_installed(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
+    )
+    table = {"kind": "finetune", "lora": {"rank": 2}}
+    with pytest.raises(ConfigErrors) as caught:
+        read_part("mode", table, load_catalog())
+    (error,) = caught.value.errors
+    assert error.key == ("lora",)
+    assert error.text == "peft is not installed; pip install 'align-core[lora]'"
 
 
 def test_without_peft(net, monkeypatch):
