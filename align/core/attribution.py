@@ -182,6 +182,22 @@ def _folder() -> str:
         return ""
 
 
+def check_followed(who: str, result: Tensor, *given: Tensor) -> None:
+    """Raise ContractError where a part's result has no way back to what it was given.
+
+    Args:
+        who: the part and its method.
+        result: what it returned.
+        given: what it made the result of; nothing is asked where none of it carries a gradient.
+    """
+    asked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    if asked and not result.requires_grad:
+        raise ContractError(
+            f"{who} cuts gradients inside its call; let it do without no_grad() and detach(), or"
+            " use an estimator that follows no gradient, like 'stein'"
+        )
+
+
 def same_values(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have the same values; those that are no numbers count as equal."""
     if torch.equal(first, second):

@@ -18,7 +18,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.option import at_least, between, option
+from align.core.option import ConfigError, ConfigErrors, between, option
 from align.core.path import LinearPath, Path, expand
 
 Prediction: TypeAlias = Literal["velocity", "noise", "x0", "score", "v"]
@@ -246,6 +246,12 @@ def predicted_ends(
     return noise, (x - a * noise) / b
 
 
+_MOST_STEPS: Final = 1_000_000
+_STEPS: Final = 1000
+_BETA_START: Final = 1e-4
+_BETA_END: Final = 0.02
+
+
 def _betas(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
     if value and (len(value) < 2 or not all(0 < beta <= 1 for beta in value)):
         raise ValueError(f"'{attribute.name}' must be at least two numbers above 0, up to 1")
@@ -261,8 +267,9 @@ def _falling(
         raise ValueError("expected either 'betas' or 'alphas_cumprod', got both")
 
 
-def _after_start(spec: NoiseSchedule, attribute: attrs.Attribute[Any], value: float) -> None:
-    if not spec.beta_start < value < 1:
+def _after_start(spec: NoiseSchedule, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    start, end = getattr(spec, "beta_start", None), _BETA_END if value is None else value
+    if not (_BETA_START if start is None else start) < end < 1:
         raise ValueError(f"'{attribute.name}' must be above 'beta_start' and below 1")
 
 
@@ -277,14 +284,23 @@ class NoiseSchedule:
     2022, arXiv:2112.10752 (scaled_linear).
     """
 
-    name: Literal["linear", "cosine", "scaled_linear"] = option(
-        "betas that rise linearly, whose square roots do, or the cosine's", default="linear"
+    name: Literal["linear", "cosine", "scaled_linear"] | None = option(
+        "betas that rise linearly, whose square roots do, or the cosine's; if left out 'linear'",
+        default=None,
     )
-    steps: int = option("steps of the named table", default=1000, check=at_least(2))
-    beta_start: float = option(
-        "first beta of a table that rises", default=1e-4, check=between(1e-9, 1)
+    steps: int | None = option(
+        "steps of the named table; if left out 1000",
+        default=None,
+        check=attrs.validators.optional(between(2, _MOST_STEPS)),
     )
-    beta_end: float = option("its last beta", default=0.02, check=_after_start)
+    beta_start: float | None = option(
+        "first beta of a table that rises; if left out 0.0001",
+        default=None,
+        check=attrs.validators.optional(between(1e-9, 1)),
+    )
+    beta_end: float | None = option(
+        "its last beta; if left out 0.02", default=None, check=_after_start
+    )
     betas: tuple[float, ...] = option(
         "the betas themselves, in place of a named table", default=(), check=_betas
     )
@@ -295,6 +311,17 @@ class NoiseSchedule:
     )
 
     def __attrs_post_init__(self) -> None:
+        given = next((name for name in ("betas", "alphas_cumprod") if getattr(self, name)), "")
+        unread = ["name", "steps"] if given else []
+        unread += ["beta_start", "beta_end"] if given or self.name == "cosine" else []
+        table = f"'{given}'" if given else f"'name' = '{self.name}'"
+        errors = [
+            ConfigError((name,), f"{table} leaves nothing to '{name}'; leave it out")
+            for name in unread
+            if getattr(self, name) is not None
+        ]
+        if errors:
+            raise ConfigErrors(errors)
         sigmas = self.log_sigmas(torch.device("cpu"))
         if len(sigmas) < 2:
             raise ValueError(
@@ -307,7 +334,7 @@ class NoiseSchedule:
     @property
     def count(self) -> int:
         """Steps of the table, with those that hold noise alone."""
-        return len(self.betas or self.alphas_cumprod) or self.steps
+        return len(self.betas or self.alphas_cumprod) or self.steps or _STEPS
 
     def log_sigmas(self, device: torch.device) -> Tensor:
         """log σ = ½ log((1 − ᾱ)/ᾱ) of the steps that hold data, rising, (K,), float64."""
@@ -321,12 +348,14 @@ class NoiseSchedule:
     def _table(self) -> Tensor:
         if self.betas:
             return torch.tensor(self.betas, dtype=torch.float64)
-        first, last = self.beta_start, self.beta_end
-        if self.name == "linear":
-            return torch.linspace(first, last, self.steps, dtype=torch.float64)
+        steps = self.steps or _STEPS
+        first = _BETA_START if self.beta_start is None else self.beta_start
+        last = _BETA_END if self.beta_end is None else self.beta_end
         if self.name == "scaled_linear":
-            return torch.linspace(first**0.5, last**0.5, self.steps, dtype=torch.float64).square()
-        share = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            return torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64).square()
+        if self.name != "cosine":
+            return torch.linspace(first, last, steps, dtype=torch.float64)
+        share = torch.arange(steps + 1, dtype=torch.float64) / steps
         alphas = ((share + 0.008) / 1.008 * torch.pi / 2).cos().square()
         return (1 - alphas[1:] / alphas[:-1]).clamp(max=0.999)
 
@@ -334,7 +363,7 @@ class NoiseSchedule:
 def log_sigmas(alphas: Tensor) -> Tensor:
     """log σ = ½ log((1 − ᾱ)/ᾱ), rising, (K,), of a table of ᾱ, as float64.
 
-    With zero terminal signal-to-noise ratio the last step holds noise alone; it is left out.
+    With zero terminal signal-to-noise ratio the last steps hold noise alone; they are left out.
     """
     alphas = alphas.double()
     alphas = alphas[alphas > 1e-7]

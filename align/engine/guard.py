@@ -17,7 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed, same_values
+from align.core.attribution import attributed, check_followed, same_values
 from align.core.errors import ContractError, DivergedError, NotFiniteError, PartError
 from align.core.estimator import RUNAWAY
 from align.core.model import (
@@ -103,6 +103,7 @@ class GuardedModel(FlowModel):
                     f"{who} returned {_described(data)},"
                     f" expected {count} rows of kind '{self.domain}'"
                 )
+            check_followed(who, data, x1[rows])
             return _finite(data.clone(), who, given=(x1[rows],))
 
         return self._chunked("decoder", call, len(x1))
@@ -281,6 +282,7 @@ def _like(who: str, result: Tensor, given: Sequence[Tensor]) -> Tensor:
         raise ContractError(
             f"{who} returned {_described(result)}, expected {_described(like)} like its state"
         )
+    check_followed(who, result, *given)
     return _finite(result.clone(), who, given=given)
 
 

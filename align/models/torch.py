@@ -54,6 +54,14 @@ def _rates(spec: Torch, attribute: attrs.Attribute[Any], value: str) -> None:
         )
 
 
+def _of_table(spec: Torch, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (path := getattr(spec, "path", "linear")) != "variance_preserving":
+        raise ValueError(
+            f"'{attribute.name}' is a table, which path '{path}' does not read; leave it out, or"
+            " set path = 'variance_preserving'"
+        )
+
+
 def _distinct(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     names = [name.strip().lower() for name in value]
     if not all(names) or len(set(names)) < len(names):
@@ -132,8 +140,10 @@ class Torch(ModelSpec, HasOrigins):
         default="linear",
         check=_rates,
     )
-    schedule: NoiseSchedule = option(
-        "table of the variance-preserving path", default=attrs.Factory(NoiseSchedule)
+    schedule: NoiseSchedule | None = option(
+        "table of the variance-preserving path; that of DDPM if left out",
+        default=None,
+        check=_of_table,
     )
     zero: End | None = option(
         "end at which the network's own time is 0; if left out 'noise', with a table 'data'",
@@ -210,8 +220,9 @@ class Torch(ModelSpec, HasOrigins):
     def convention(self, device: torch.device) -> Convention:
         """How the network's states, times and output are those of align."""
         if self.path == "variance_preserving":
-            sigmas = self.schedule.log_sigmas(device)
-            count = self.schedule.count
+            schedule = self.schedule or NoiseSchedule()
+            sigmas = schedule.log_sigmas(device)
+            count = schedule.count
             clock = Clock(self.zero or "data", self.time_end or float(count - 1))
             return TableConvention(sigmas, self.predicts, clock=clock, count=count)
         clock = Clock(self.zero or "noise", self.time_end or 1.0)

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.attribution import attributed, described
+from align.core.attribution import attributed, check_followed, described
 from align.core.convention import Convention, TableConvention
 from align.core.errors import ContractError, PartError, PromptError
 from align.core.model import (
@@ -96,7 +96,8 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """b_t(x), (B, *S), of what the network predicts there."""
-        states = self.convention.states(x, t).to(self.precision)
+        # a copy, as the network may write into it, and x is what its output is converted with
+        states = self.convention.states(x, t).to(self.precision, copy=True)
         given: list[Tensor] = [states, self.convention.network_time(t)]
         named = dict(cond.tensors)
         if self.encoder is None and "label" in named:
@@ -112,6 +113,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
                 f"{WHO}: the network of '{self.code.where}' returned {got}, expected a tensor"
                 f" {tuple(x.shape)}"
             )
+        check_followed(f"{WHO}: the network of '{self.code.where}'", output, x)
         return self.convention.velocity(output.to(x.dtype), x, t)
 
     def decode(self, x1: Tensor) -> Tensor:

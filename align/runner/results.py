@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 import attrs
 import torch
@@ -18,9 +18,11 @@ from align.core.errors import AlignError
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
 from align.core.model import Licensed
+from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.prompts import ReadsPrompts, prompt_notes
 from align.core.study import Findings, Study
+from align.engine.guard import guarded
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.recipe import Recipe, to_toml
@@ -91,7 +93,9 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
         x1=outcome.x1,
         data=data,
         scores=scores,
-        warnings=result.warnings + _dependent(problem, data, scores),
+        warnings=result.warnings
+        + _dependent_model(built, outcome.x1, data)
+        + _dependent(problem, data, scores),
     )
     departure = _departure(built, outcome.x1, bases)
     is_base = isinstance(arm.mode, ReportsKL) and arm.mode.is_base
@@ -137,6 +141,49 @@ def _departure(built: Built, x1: Tensor, bases: BaseSampleSet) -> Departure | No
     if base is None or len(x1) != len(problem.cond):
         return None
     return Departure.of(Traits.of(problem.model, x1, problem.cond, built.streams), base.traits)
+
+
+_AMONG: Final = 4  # samples that a model is asked about at once
+_ROUNDED: Final = 0.03  # of the root mean square: more than half precision rounds
+
+
+def _dependent_model(built: Built, x1: Tensor, data: Tensor) -> tuple[str, ...]:
+    """Whether the model moves or decodes the last sample alone otherwise than among others.
+
+    It costs five rows of the network and one of the decoder.
+    """
+    if len(x1) < 2:
+        return ()
+    model, cond = guarded(built.problem.model), built.problem.cond
+    t = times_of(x1, 0.5)
+    noise = built.streams.fold_in("alone").normal(model.shape).to(x1)
+    x = model.path.interpolate(noise, x1, t)
+
+    def velocity(rows: slice) -> Tensor:
+        return model.velocity(x[rows], t[rows], cond.rows(rows))
+
+    def decoded(rows: slice) -> Tensor:
+        return model.decode(x1[rows])
+
+    notes = list[str]()
+    last, among = slice(len(x1) - 1, None), slice(max(0, len(x1) - _AMONG), None)
+    for what, ask, known in (("velocity", velocity, None), ("decode", decoded, data)):
+        who = f"model '{model.name}': {what}"
+        try:
+            usual = (ask(among) if known is None else known)[-1:].double()
+        except AlignError:  # samples that no flow has any more
+            continue
+        try:
+            alone = ask(last).double()
+        except AlignError as error:
+            notes.append(f"{who} cannot be asked about a sample alone: {error}")
+            continue
+        if not float((alone - usual).norm()) <= _ROUNDED * float(usual.norm()):
+            notes.append(
+                f"{who} of a sample alone is another than among others: row i of it must depend on"
+                " row i of what it is given alone, and be the same each time."
+            )
+    return tuple(notes)
 
 
 def _dependent(problem: Problem, data: Tensor, scores: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -48,6 +48,10 @@ def test_last_step_of_zero_signal_is_left_out():
         ({"alphas_cumprod": (1e-8, 1e-9)}, "0 of its 2 steps hold data"),
         ({"betas": (1e-300, 1e-300)}, "its steps must add noise each"),
         ({"betas": (0.1, 1e-300, 0.1)}, "its steps must add noise each"),
+        ({"beta_start": 0.1}, "'beta_end' must be above 'beta_start'"),
+        ({"name": "cosine", "beta_start": 1e-3}, "beta_start: 'name' = 'cosine' leaves nothing to"),
+        ({"name": "linear", "betas": (0.1, 0.2)}, "name: 'betas' leaves nothing to 'name'"),
+        ({"steps": 2, "alphas_cumprod": (0.9, 0.5)}, "steps: 'alphas_cumprod' leaves nothing to"),
     ],
 )
 def test_table_that_is_none_is_refused(options, told):

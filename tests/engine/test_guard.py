@@ -429,6 +429,18 @@ def test_a_write_that_autograd_sees_has_its_gradient():
     assert score.tolist() == [3.0] * 4
 
 
+@pytest.mark.parametrize("what", METHODS)
+def test_a_model_that_cuts_gradients_is_named_where_one_follows(what, inputs):
+    x, *others = inputs
+    model = GuardedModel(Toy(spoil=torch.Tensor.detach), "toy", Meter(), 2)
+    told = rf"^model 'toy': {what} cuts gradients inside its call; let it do without no_grad\(\)"
+    with pytest.raises(ContractError, match=told):
+        calls(model, (x.clone().requires_grad_(), *others))[what]()
+    with torch.no_grad():
+        calls(model, (x.clone().requires_grad_(), *others))[what]()
+    calls(model, inputs)[what]()
+
+
 def test_a_differentiable_reward_without_a_graph_is_refused_where_a_gradient_follows():
     guarded = GuardedReward(Sums(torch.Tensor.detach), "toll", Meter(), 100, differentiable=True)
     data = torch.ones(4, 3, requires_grad=True)

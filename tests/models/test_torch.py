@@ -284,6 +284,9 @@ kind = "best_of_n"
 """
 
 
+TABLE = 'path = "variance_preserving"\npredicts = "noise"'
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -302,6 +305,18 @@ kind = "best_of_n"
         (
             "schedule = { betas = [0.0, 0.1] }",
             "r.toml:5: model.schedule.betas: 'betas' must be at least two numbers above 0",
+        ),
+        (
+            'schedule = { name = "linear" }',
+            "r.toml:5: model.schedule: 'schedule' is a table, which",
+        ),
+        (
+            f'{TABLE}\nschedule = {{ name = "cosine", beta_start = 0.001 }}',
+            "r.toml:7: model.schedule.beta_start: 'name' = 'cosine' leaves nothing to 'beta_start'",
+        ),
+        (
+            f"{TABLE}\nschedule = {{ betas = [1.0, 1.0] }}",
+            "r.toml:7: model.schedule: 0 of its 2 steps hold data",
         ),
     ],
 )
@@ -441,3 +456,34 @@ def test_networks_that_cannot_be_are_refused_before_a_run(shape, mode, told, own
     with pytest.raises(RecipeError) as caught:
         load("r.toml", catalog=load_catalog())
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_network_that_writes_into_its_states_is_given_a_copy(own):
+    """A "v" is converted with the states that the network was given."""
+    (own / "twice.py").write_text(
+        "def model():\n    return lambda x, t: x.mul_(0.5)\n"
+        "def other():\n    return lambda x, t: x * 0.5\n"
+    )
+    x, t = torch.randn(3, 2), torch.full((3,), 0.4)
+    written, kept = (
+        Torch(file="twice.py", shape=(2,), predicts="v", function=name).build(CPU)
+        for name in ("model", "other")
+    )
+    cond = kept.encode(["", "", ""])
+    assert torch.equal(written.velocity(x.clone(), t, cond), kept.velocity(x, t, cond))
+
+
+@pytest.mark.parametrize("predicts", ["velocity", "noise", "x0", "score", "v"])
+@pytest.mark.parametrize("how", ["detached", "no_grad"])
+def test_network_that_cuts_gradients_is_told_whatever_it_predicts(own, how, predicts):
+    """States take part in the conversion, so that the velocity has a gradient, but a wrong one."""
+    (own / "cut.py").write_text(
+        "import torch\n"
+        "def detached():\n    return lambda x, t: (-x).detach()\n"
+        "def no_grad():\n    return torch.no_grad()(lambda x, t: -x)\n"
+    )
+    model = Torch(file="cut.py", shape=(2,), predicts=predicts, function=how).build(CPU)
+    x, t, cond = torch.ones(1, 2, requires_grad=True), torch.full((1,), 0.4), model.encode([""])
+    with pytest.raises(ContractError, match=r"the network of 'cut.py' cuts gradients inside its"):
+        model.velocity(x, t, cond)
+    assert model.velocity(x.detach(), t, cond).isfinite().all()

@@ -571,6 +571,63 @@ def test_reward_that_scores_a_row_alone_otherwise_is_told_under_the_table(go, tm
     assert set(arm.cost.reward_calls) == {"likelihood"}
 
 
+ASKED = ('estimator={kind="stein", draws=2}', 'sampler={kind="gaussian"}')
+NETWORKS = """
+import torch
+from torch import nn
+
+class Unfrozen(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(True)
+
+def own():
+    return lambda x, t: -x
+
+def centred():
+    return lambda x, t: x - x.mean(0)
+
+def random():
+    return lambda x, t: torch.randn_like(x)
+
+def normalised():
+    return Both(Unfrozen(2))
+
+class Both(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x, t):
+        return self.norm(x)
+
+def mixed(x1):
+    return x1 - x1.mean(0)
+
+def drawn(x1):
+    return x1 + torch.randn_like(x1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("own", None),
+        ("centred", "velocity of a sample alone is another than among others: row i of it must"),
+        ("random", "velocity of a sample alone is another than among others: row i of it must"),
+        ("normalised", "velocity cannot be asked about a sample alone: model 'torch': velocity"),
+        ('own", decode = "mixed', "decode of a sample alone is another than among others: row i"),
+        ('own", decode = "drawn', "decode of a sample alone is another than among others: row i"),
+    ],
+)
+def test_model_that_asks_a_row_alone_otherwise_is_told_under_the_table(go, tmp_path, options, told):
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    model = f'kind = "torch", file = "{tmp_path}/nets.py", shape = [2], function = "{options}"'
+    (arm,) = report.read(go(STEERED, *ASKED, f"model={{ {model} }}")).arms
+    notes = [note for note in arm.notes if "alone" in note]
+    assert len(notes) == (told is not None)
+    assert all(note.startswith(f"model 'torch': {told}") for note in notes), notes
+
+
 def test_tilde_is_the_home_folder(go, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert go(STEERED, out="~/runs") == tmp_path / "home" / "runs"

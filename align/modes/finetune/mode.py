@@ -141,6 +141,9 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         copied = self.lora.adapted(copied, streams) if self.lora else copied
         model = model.with_module(copied)
         training = Training.of(model.module, self.optimisation, whole=not self.lora)
+        for layer in training.module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()  # by its own statistics: rows of a batch must not know each other
         log_normalizer = torch.zeros(len(problem.prompts), dtype=torch.float64, device=model.device)
         factor = self.strength / (self.stages if self.path == "tilt" else 1)
         problem = strengthened(problem, factor)

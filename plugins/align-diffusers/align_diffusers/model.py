@@ -14,6 +14,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
+from align.core.attribution import check_followed
 from align.core.errors import PartError
 from align.core.model import (
     Able,
@@ -208,7 +209,7 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         pictures = self._placement.call("decoder", decoded, x1)
         if pictures.dim() != 4:
             raise PartError(f"{self._who} decodes to {pictures.dim()} dimensions, not to pictures")
-        self._follows(pictures, x1)
+        check_followed(self._who, pictures, x1)
         pictures = pictures.to(x1.dtype) / 2 + 0.5
         return pictures + (pictures.clamp(0, 1) - pictures).detach()
 
@@ -297,7 +298,7 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         output, self._probe.output = self._probe.output, None
         if output is None:
             raise PartError(f"{self._who} made no step of its scheduler in its call")
-        self._follows(output, x)
+        check_followed(self._who, output, x)
         return self._schedule.velocity(output.to(x.dtype), x, t)
 
     def _ask_step(self, x: Tensor, t: Tensor, prompts: list[str]) -> None:
@@ -356,14 +357,6 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
             yield
         finally:
             object.__setattr__(self._pipe, self._network_name, self._network)
-
-    def _follows(self, result: Tensor, x: Tensor) -> None:
-        """Raise PartError if the way back from a result to x has been cut."""
-        if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
-            raise PartError(
-                f"{self._who} cuts gradients inside its call; let only its own __call__ be under"
-                " no_grad"
-            )
 
     def _record(self, prompt: str) -> Tensor:
         """Encode a prompt and keep what came of it; returns latents that no network has seen."""

@@ -27,7 +27,7 @@ from diffusers import (
 
 import align
 from align import PartError, Problem, Streams
-from align.core.errors import RecipeError
+from align.core.errors import ContractError, RecipeError
 from align.core.model import Scheduled, ToData
 from align.core.reward import Term, WeightedReward
 from align.dynamics.ddpm import DDPM
@@ -531,7 +531,7 @@ class Cut(Unknown):
 def test_pipeline_that_cuts_gradients_says_so():
     torch.manual_seed(0)
     model = PipelineModel(Cut(**unknown().components, requires_safety_checker=False))
-    with pytest.raises(PartError, match="cuts gradients inside its call"):
+    with pytest.raises(ContractError, match="pipeline Cut cuts gradients inside its call"):
         made(model, Steer(steps=1))
 
 

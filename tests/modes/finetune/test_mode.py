@@ -14,6 +14,7 @@ from align.engine.meter import Meter
 from align.models.mixture import Mixture
 from align.models.network import load
 from align.models.network_model import NetworkModel
+from align.models.torch import Torch
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation, detect_hacking, girsanov, samples, spread
@@ -23,6 +24,7 @@ from align.modes.finetune.stein import SteinObjective
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
 from align.networks.mlp import MLPConfig
+from align.rewards.linear import Likelihood
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
@@ -350,6 +352,41 @@ def test_strength_is_a_factor_on_the_reward():
 def test_a_model_without_networks_needs_one():
     with pytest.raises(PartError, match=r"set mode\.net to a network"):
         FineTune().init(_line(MetaFlowMap()), STREAMS)
+
+
+def test_statistics_of_batch_normalisation_stay_so_that_rows_are_alone(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear, self.norm = nn.Linear(2, 2), nn.BatchNorm1d(2)\n"
+        "    def forward(self, x, t):\n"
+        "        return self.norm(self.linear(x)) + 1\n"
+        "def model():\n"
+        "    return Net()\n"
+    )
+    part = Torch(file=str(tmp_path / "net.py"), shape=(2,))
+    model, streams = part.build(CPU), Streams(0, tuple(range(4)))
+    reward = Likelihood(matrix=((1.0, 0.0),), observed=(1.0,), std=0.5).build(CPU)
+    terms = WeightedReward((Term(name="likelihood", reward=reward),))
+    cond = model.encode([""] * 4)
+    problem = Problem(
+        GuardedModel(model, "torch", Meter(), 64), terms, Glass(steps=2), cond=cond, part=part
+    )
+    mode = FineTune(
+        pool=16,
+        flow_steps=2,
+        steps=2,
+        optimisation=attrs.evolve(FAST, batch=8),
+        evaluation=Evaluation(every=2, samples=4, flow_steps=2),
+    )
+    state, _ = _run(mode, problem, streams)
+    tuned = state.training.module
+    assert not torch.equal(tuned.norm.weight, model.module.norm.weight)
+    for name, buffer in model.module.named_buffers():
+        assert torch.equal(tuned.get_buffer(name), buffer), name
+    assert tuned.training and not tuned.norm.training
 
 
 def test_adapters_end_as_a_plain_model_and_as_files(tmp_path):
