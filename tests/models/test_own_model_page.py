@@ -43,6 +43,12 @@ FEWER = {
 }
 
 
+def weights_of(name):
+    """Where a run leaves its weights: below the arm's name where there are several arms."""
+    inside = "weights/tuned/" if name == "moons_tuned" else ""
+    return f"runs/{name}/{inside}model.safetensors"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of the page, all of its commands done in it."""
@@ -72,7 +78,7 @@ def inside(folder, monkeypatch):
 def test_every_run_of_the_page_ends_with_samples_or_weights(folder):
     for name in FEWER:
         results = json.loads((folder / "runs" / name / "results.json").read_text())
-        trained = (folder / "runs" / name / "model.safetensors").is_file()
+        trained = (folder / weights_of(name)).is_file()
         assert trained is name.endswith(("map", "tuned"))
         assert trained or all(arm["samples"] == 2 for arm in results["arms"])
     table = (folder / "runs/moons/table.md").read_text()
@@ -98,13 +104,14 @@ def test_map_keeps_classes_path_and_pictures_of_its_teacher(inside):
     ],
 )
 def test_card_says_how_weights_around_code_are_opened(folder, run, code, nets):
-    card = (folder / "runs" / run / "MODEL_CARD.md").read_text()
+    card = (folder / weights_of(run)).with_name("MODEL_CARD.md").read_text()
     assert f'    weights = "model.safetensors"\n    code = "{code}.py"\n' in card
     assert f"* Networks: {nets}\n" in card
 
 
 def test_tuned_module_is_opened_in_the_place_of_the_first(inside):
-    file = "runs/moons_tuned/model.safetensors"
+    file = weights_of("moons_tuned")
+    assert f"`{file}`" in TEXT
     model = Network(weights=file, code="moons.py").build(torch.device("cpu"))
     assert isinstance(model, TorchModel)
     first = torch.load("moons.pt", weights_only=True)
@@ -117,7 +124,7 @@ def test_tuned_module_is_opened_in_the_place_of_the_first(inside):
 @pytest.mark.parametrize("name", ["moons_tuned", "shapes_map"])
 def test_weights_file_runs_no_code_that_the_recipe_does_not_name(folder, name, tmp_path):
     """It holds the name of the file; that this lies where it says changes nothing."""
-    file = folder / "runs" / name / "model.safetensors"
+    file = folder / weights_of(name)
     named = weights.about(file)["model"]["file"]
     assert Path(named).is_file()
     for use in (
