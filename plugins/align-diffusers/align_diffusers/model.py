@@ -73,6 +73,11 @@ def refuse(arguments: Collection[str]) -> None:
     for name in sorted(arguments):
         if name in BY_ALIGN or name.endswith("_embeds"):
             raise ValueError(f"'{name}' is given by align; leave it out")
+        if name == "eta":
+            raise ValueError(
+                f"'{name}' is noise of the scheduler's own steps, which align takes in its place;"
+                " leave it out"
+            )
         if BY_STEP.search(name):
             raise ValueError(
                 f"'{name}' depends on the number of the step, and a velocity has none; leave it out"

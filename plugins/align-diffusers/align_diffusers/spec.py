@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Literal, final
 
 import attrs
 import torch
@@ -23,8 +24,21 @@ def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"'{attribute.name}' must be a folder or an id of the hub")
 
 
+_ARGUMENTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "guidance": "guidance_scale",
+        "true_guidance": "true_cfg_scale",
+        "height": "height",
+        "width": "width",
+    }
+)
+"""How the pipeline's call names what an option says."""
+
+
 def _ours(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
-    del attribute
+    for name, argument in _ARGUMENTS.items():
+        if argument in value:
+            raise ValueError(f"'{argument}' in '{attribute.name}' is option '{name}'; set that")
     refuse(value)
 
 
@@ -42,10 +56,14 @@ class _Pipeline(ModelSpec):
         "text that guidance leads away from; the pipeline's own if left out", default=None
     )
     guidance: float | None = option(
-        "the pipeline's guidance_scale; its own default if left out", default=None
+        "the pipeline's guidance_scale; its own default if left out",
+        default=None,
+        check=attrs.validators.optional(at_least(0)),
     )
     true_guidance: float | None = option(
-        "the pipeline's true_cfg_scale, where it has one; its own default if left out", default=None
+        "the pipeline's true_cfg_scale, where it has one; its own default if left out",
+        default=None,
+        check=attrs.validators.optional(at_least(0)),
     )
     height: int | None = option(
         "height of pictures in pixels; the pipeline's own if left out",
@@ -94,14 +112,9 @@ class _Pipeline(ModelSpec):
                 component.requires_grad_(False).eval()
         if self.tile:
             _tile(pipe)
-        names = {
-            "guidance_scale": self.guidance,
-            "true_cfg_scale": self.true_guidance,
-            "height": self.height,
-            "width": self.width,
-        }
-        arguments = {name: value for name, value in names.items() if value is not None}
-        return PipelineModel(
+        given = {argument: getattr(self, name) for name, argument in _ARGUMENTS.items()}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        model = PipelineModel(
             pipe,
             {**self.call, **arguments},
             self.negative_prompt,
@@ -109,6 +122,12 @@ class _Pipeline(ModelSpec):
             placement=placement,
             licence=licence,
         )
+        if self.negative_prompt and model.rows_per_velocity == 1:
+            raise PartError(
+                "model 'diffusers': 'negative_prompt' is not read, as the pipeline does not guide;"
+                " leave it out, or set a larger 'guidance' or 'true_guidance'"
+            )
+        return model
 
 
 @final

@@ -478,6 +478,7 @@ def test_decoder_in_tiles_keeps_the_gradient(pipelines):
     [
         ({"call": {"foo": 1}}, "takes no 'foo' in its call"),
         ({"true_guidance": 2.0}, "takes no 'true_cfg_scale' in its call"),
+        ({"guidance": 1.0, "negative_prompt": "x"}, "'negative_prompt' is not read, as the"),
         ({"weights": "./nowhere"}, "no such folder"),
         ({"weights": "models/of/mine"}, "no such folder"),
         ({"weights": "someone/something", "offline": True}, "'someone/something'"),
@@ -501,6 +502,10 @@ def test_pipeline_that_cannot_be_loaded_is_one_line(options, wanted, pipelines):
         ("control_guidance_start", "'control_guidance_start' depends on the number of the step"),
         ("denoising_end", "'denoising_end' depends on the number of the step"),
         ("sld_warmup_steps", "'sld_warmup_steps' depends on the number of the step"),
+        ("guidance_scale", "'guidance_scale' in 'call' is option 'guidance'; set that"),
+        ("true_cfg_scale", "'true_cfg_scale' in 'call' is option 'true_guidance'; set that"),
+        ("width", "'width' in 'call' is option 'width'; set that"),
+        ("eta", "'eta' is noise of the scheduler's own steps"),
         ("latents", "'latents' is given by align"),
         ("prompt_embeds", "'prompt_embeds' is given by align"),
     ],
@@ -510,7 +515,13 @@ def test_argument_that_no_velocity_has_is_refused_before_loading(name, wanted):
         Diffusers(weights="someone/something", call={name: 1})
 
 
-@pytest.mark.parametrize("name", ["clip_skip", "max_sequence_length", "eta", "attention_kwargs"])
+@pytest.mark.parametrize("name", ["guidance", "true_guidance"])
+def test_guidance_below_zero_is_refused(name):
+    with pytest.raises(ValueError, match=rf"'{name}' must be at least 0, got -3"):
+        Diffusers(weights="someone/something", **{name: -3.0})
+
+
+@pytest.mark.parametrize("name", ["clip_skip", "max_sequence_length", "attention_kwargs"])
 def test_argument_that_is_the_same_at_every_step_is_left_to_the_pipeline(name):
     assert Diffusers(weights="someone/something", call={name: 1}).call == {name: 1}
 
