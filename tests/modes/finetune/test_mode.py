@@ -350,7 +350,7 @@ def test_strength_is_a_factor_on_the_reward():
 
 
 def test_a_model_without_networks_needs_one():
-    with pytest.raises(PartError, match=r"set mode\.net to a network"):
+    with pytest.raises(PartError, match=r"mode\.net: the model has no module"):
         FineTune().init(_line(MetaFlowMap()), STREAMS)
 
 
