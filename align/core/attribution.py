@@ -139,9 +139,24 @@ def made(who: str, make: Callable[[], object], expected: type[Part]) -> Part:
     with attributed(who):
         part = make()
     if not isinstance(part, expected):
-        got = type(part).__name__
-        raise ContractError(f"{who} returned a {got}, expected a {expected.__name__}")
+        raise ContractError(f"{who} returned {seen(part)}, expected {one(expected.__name__)}")
     return part
+
+
+def one(name: str) -> str:
+    """A name with its article: "an int", "a tuple"."""
+    return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
+def seen(result: object) -> str:
+    """Shape and type of what a part returned, whatever it is."""
+    if isinstance(result, type):
+        return f"the class '{result.__name__}'"
+    if not isinstance(result, Tensor):
+        return one(type(result).__name__)
+    place = "" if result.device.type == "cpu" else f" on {result.device}"
+    layout = "" if result.layout == torch.strided else f" {result.layout}"
+    return f"{tuple(result.shape)} {result.dtype}{layout}{place}"
 
 
 def described(error: BaseException) -> str:

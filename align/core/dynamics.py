@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed, same_values
+from align.core.attribution import attributed, same_values, seen
 from align.core.errors import ContractError
 from align.core.path import Path, expand
 from align.core.streams import Streams
@@ -241,8 +241,7 @@ def take_step(
     with attributed(who):
         transition = dynamics.step(flow, x, t.clone(), u.clone(), streams)
         if not isinstance(transition, Transition):
-            got = type(transition).__name__
-            raise ContractError(f"{who} returned a {got}, expected a Transition")
+            raise ContractError(f"{who} returned {seen(transition)}, expected a Transition")
         after = transition.x
         if after.shape != x.shape or after.dtype != x.dtype:
             got = f"{tuple(after.shape)} {after.dtype}"

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed
+from align.core.attribution import attributed, seen
 from align.core.errors import ContractError, DivergedError, NotFiniteError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
@@ -89,7 +89,7 @@ def estimate_value(
     with attributed(who):
         estimate = estimator.estimate(problem, noisy.copy(), streams=streams)
         if not isinstance(estimate, Estimate):
-            raise ContractError(f"{who} returned a {type(estimate).__name__}, expected an Estimate")
+            raise ContractError(f"{who} returned {seen(estimate)}, expected an Estimate")
         expected = {"value": noisy.t.shape, "ess": noisy.t.shape, "shift": noisy.x.shape}
         for name, shape in expected.items():
             number = getattr(estimate, name)

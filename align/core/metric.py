@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from align.core.attribution import attributed
+from align.core.attribution import attributed, seen
 from align.core.errors import ContractError
 from align.core.model import Domain
 
@@ -56,8 +56,7 @@ def compute_metric(metric: Metric, samples: Tensor, references: Tensor | None) -
         given = references.clone() if references is not None and metric.needs_references else None
         numbers = metric.compute(samples.clone(), given)
         if not isinstance(numbers, Mapping):
-            got = type(numbers).__name__
-            raise ContractError(f"{who} returned a {got}, expected numbers by name")
+            raise ContractError(f"{who} returned {seen(numbers)}, expected numbers by name")
         for name, number in numbers.items():
             if not isinstance(name, str) or isinstance(number, str):
                 raise ContractError(f"{who} returned {name!r}: {number!r}, expected a number")

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed
+from align.core.attribution import attributed, seen
 from align.core.errors import ContractError, NotFiniteError
 from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
@@ -70,10 +70,7 @@ def draw_posterior(
         x1 = sampler.sample(model, noisy.copy(), draws=draws, streams=streams)
     shape = (draws, *noisy.x.shape)
     if not isinstance(x1, Tensor) or x1.shape != shape or x1.dtype != noisy.x.dtype:
-        got = (
-            f"{tuple(x1.shape)} {x1.dtype}" if isinstance(x1, Tensor) else f"a {type(x1).__name__}"
-        )
-        raise ContractError(f"{who} returned {got}, expected {shape} {noisy.x.dtype}")
+        raise ContractError(f"{who} returned {seen(x1)}, expected {shape} {noisy.x.dtype}")
     if bad := int((~torch.isfinite(x1.detach())).sum()):
         raise NotFiniteError(f"{who} returned {bad} numbers that are not finite")
     return x1

@@ -17,7 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed, check_followed, same_values
+from align.core.attribution import attributed, check_followed, same_values, seen
 from align.core.errors import ContractError, DivergedError, NotFiniteError, PartError
 from align.core.estimator import RUNAWAY
 from align.core.model import (
@@ -73,7 +73,7 @@ class GuardedModel(FlowModel):
         with attributed(who):
             cond = self.inner.encode(tuple(prompts))
             if not isinstance(cond, Condition):
-                raise ContractError(f"{who} returned {_described(cond)}, expected a Condition")
+                raise ContractError(f"{who} returned {seen(cond)}, expected a Condition")
             if {len(cond), *map(len, cond.tensors.values())} != {count}:
                 raise ContractError(f"{who} returned another number of rows than {count} prompts")
         return cond
@@ -98,10 +98,9 @@ class GuardedModel(FlowModel):
             with _lent(who, x1[rows]) as (own,):
                 data = self.inner.decode(own)
             shape = data.shape if isinstance(data, Tensor) else ()
-            if len(shape) != dims or shape[0] != count or not data.is_floating_point():
+            if len(shape) != dims or shape[0] != count or not _plain(data):
                 raise ContractError(
-                    f"{who} returned {_described(data)},"
-                    f" expected {count} rows of kind '{self.domain}'"
+                    f"{who} returned {seen(data)}, expected {count} rows of kind '{self.domain}'"
                 )
             check_followed(who, data, x1[rows])
             return _finite(data.clone(), who, given=(x1[rows],))
@@ -215,6 +214,7 @@ class GuardedReward(Reward):
         meter: where calls are counted.
         chunk: most rows that are scored at once.
         differentiable: whether the reward declares that its score carries a gradient.
+        dimension: numbers in the vectors that it scores, if it declares that.
     """
 
     inner: Reward
@@ -222,6 +222,7 @@ class GuardedReward(Reward):
     meter: Meter
     chunk: int
     differentiable: bool = False
+    dimension: int | None = None
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
@@ -240,6 +241,11 @@ class GuardedReward(Reward):
 
     def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         who = f"reward '{self.name}'"
+        if self.dimension is not None and data.shape[1:] != (self.dimension,):
+            raise ContractError(
+                f"{who} scores vectors of {self.dimension} numbers, but the model's decode makes"
+                f" data of shape {tuple(data.shape[1:])}"
+            )
         followed = data.requires_grad and torch.is_grad_enabled()
         if data.requires_grad:
             data = data.view_as(data)
@@ -251,7 +257,7 @@ class GuardedReward(Reward):
         if not floating or score.shape != (len(data),) or score.device != data.device:
             place = "" if data.device.type == "cpu" else f", on {data.device}"
             raise ContractError(
-                f"{who}: score returned {_described(score)},"
+                f"{who}: score returned {seen(score)},"
                 f" expected ({len(data)},) of torch.float32 or wider{place}"
             )
         if followed and self.differentiable and not score.requires_grad:
@@ -277,21 +283,19 @@ def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
 def _like(who: str, result: Tensor, given: Sequence[Tensor]) -> Tensor:
     """A copy of what a part made of `given`, if it looks like the first of them and is finite."""
     like = given[0]
-    found = (result.shape, result.dtype, result.device) if isinstance(result, Tensor) else ()
-    if found != (like.shape, like.dtype, like.device):
-        raise ContractError(
-            f"{who} returned {_described(result)}, expected {_described(like)} like its state"
-        )
+    found = _look(result) if isinstance(result, Tensor) else ()
+    if found != _look(like):
+        raise ContractError(f"{who} returned {seen(result)}, expected {seen(like)} like its state")
     check_followed(who, result, *given)
     return _finite(result.clone(), who, given=given)
 
 
-def _described(result: object) -> str:
-    """Shape and type of what a part returned, whatever it is."""
-    if isinstance(result, Tensor):
-        place = "" if result.device.type == "cpu" else f" on {result.device}"
-        return f"{tuple(result.shape)} {result.dtype}{place}"
-    return f"a {type(result).__name__}"
+def _plain(data: Tensor) -> bool:
+    return data.is_floating_point() and data.layout == torch.strided
+
+
+def _look(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device, tensor.layout
 
 
 def _finite(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from align.core.attribution import attributed
+from align.core.attribution import attributed, seen
 from align.core.errors import ContractError, DivergedError, PartError, UserInterrupt
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.problem import Problem
@@ -128,8 +128,8 @@ def _step(
         with attributed(f"mode '{mode.kind}': step"):
             state, info = mode.step(problem, state, index, streams)
             if not isinstance(info, Info):
-                got = type(info).__name__
-                raise ContractError(f"mode '{mode.kind}': step returned a {got}, expected an Info")
+                got = seen(info)
+                raise ContractError(f"mode '{mode.kind}': step returned {got}, expected an Info")
             return state, info
     except DivergedError as error:
         raise DivergedError(f"{error}; {where}{kept}") from error
@@ -141,6 +141,6 @@ def _checked(x1: Tensor | None, problem: Problem, kind: str) -> Tensor | None:
     """The samples that a mode ends in, if they are states of the model."""
     shape = problem.model.shape
     if x1 is not None and (not isinstance(x1, Tensor) or shape not in ((), x1.shape[1:])):
-        got = tuple(x1.shape) if isinstance(x1, Tensor) else f"a {type(x1).__name__}"
+        got = tuple(x1.shape) if isinstance(x1, Tensor) else seen(x1)
         raise ContractError(f"mode '{kind}': finish returned {got}, expected rows of {shape}")
     return x1

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from align.core.attribution import one
 from align.core.errors import ContractError, PartError
 from align.io.files import replacing
 
@@ -99,7 +100,7 @@ def checked(data: Tensor, who: str) -> Tensor:
         ContractError: of one line that begins with `who`, says what came instead and what to do.
     """
     if not isinstance(data, Tensor):
-        raise ContractError(f"{who}: pictures must be a tensor, got a {type(data).__name__}")
+        raise ContractError(f"{who}: pictures must be a tensor, got {one(type(data).__name__)}")
     if cure := _shape_cure(data):
         text = "pictures must be (B, 3, H, W) of a floating type in [0, 1]"
         raise ContractError(f"{who}: {text}, got {tuple(data.shape)} {data.dtype}; {cure}")

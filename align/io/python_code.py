@@ -72,7 +72,9 @@ def has_function(spec: NamesCode, attribute: attrs.Attribute[Any], value: str) -
     except (OSError, ValueError):
         return  # the check of `file` or `module` reports it
     if value and value not in names and not {"*", "__getattr__"} & set(names):
-        known = ", ".join(f"'{name}'" for name in names if not name.startswith("_"))
+        others = _imported(_parsed(path)) if path else set()
+        own = [name for name in names if not name.startswith("_") and name not in others]
+        known = ", ".join(f"'{name}'" for name in own)
         raise ValueError(f"'{file or module}' has no '{value}'; it has {known or 'nothing'}")
 
 
@@ -168,7 +170,9 @@ def _parsed(path: Path) -> ast.AST:
     try:
         return ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise ValueError(f"'{path}' is not Python: line {error.lineno}: {error.msg}") from error
+        # Bytes that no line of Python has are told without one.
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"'{path}' is not Python: {line}{error.msg}") from error
     except ValueError as error:
         raise ValueError(f"'{path}' is not Python: {error}") from error
 
@@ -184,6 +188,12 @@ def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield node.id
         else:
             yield from _names(ast.iter_child_nodes(node))
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """What a module has from elsewhere."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return set(_names(imports))
 
 
 def _run(file: str) -> ModuleType:

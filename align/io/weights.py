@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from align.core.attribution import one
 from align.core.errors import PartError
 from align.io.text import shortened
 
@@ -158,7 +159,7 @@ def _inner(loaded: object, path: Path) -> dict[str, Tensor]:
                 f"'{path}' holds no tensors by name, but keys {_some(map(str, loaded))}"
             )
         loaded = loaded[below[0]]
-    raise _NoTensorsError(f"'{path}' holds a {type(loaded).__name__}, not tensors by name")
+    raise _NoTensorsError(f"'{path}' holds {one(type(loaded).__name__)}, not tensors by name")
 
 
 def _begin(path: Path, who: str) -> bytes:

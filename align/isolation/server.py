@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from align.core.attribution import described, made
+from align.core.attribution import described, made, seen
 from align.core.errors import AlignError, ContractError
 from align.core.option import ConfigErrors
 from align.core.prompts import ReadsPrompts
@@ -203,5 +203,5 @@ class _Server:
             score = self.reward.score(data, request.payload["prompts"])
         if not isinstance(score, Tensor):
             who = f"reward '{self.loaded.spec.kind}'"
-            raise ContractError(f"{who}: score returned a {type(score).__name__}, not a tensor")
+            raise ContractError(f"{who}: score returned {seen(score)}, not a tensor")
         return data, score

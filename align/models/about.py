@@ -18,6 +18,7 @@ from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.convert import read_part
 from align.catalog.registry import RESERVED, Catalog, Entry, load_catalog
 from align.catalog.tables import missing_paths, part_table, with_absolute_paths
+from align.core.attribution import one
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
 from align.core.mode import Export
@@ -48,8 +49,9 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
     nets = {name: getattr(model, name) for name in ROLES if getattr(model, name) is not None}
     for name, net in nets.items():
         if not isinstance(net, VelocityNetwork):
+            kind = one(type(net).__name__)
             raise PartError(
-                f"model: its {name} is a {type(net).__name__}, which no weights file can describe;"
+                f"model: its {name} is {kind}, which no weights file can describe;"
                 " derive it from align.core.network.VelocityNetwork"
             )
     catalog = load_catalog()

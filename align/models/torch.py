@@ -17,7 +17,7 @@ from align.core.convention import (
     Prediction,
     TableConvention,
 )
-from align.core.errors import PromptError
+from align.core.errors import ContractError, PromptError
 from align.core.model import Domain, ModelSpec, Scheduled
 from align.core.option import above, option
 from align.core.path import PATHS
@@ -100,6 +100,17 @@ def _followed(spec: Torch, _: attrs.Attribute[Any], value: str) -> None:
             match_class(prompt, classes)
     except PromptError as error:
         raise ValueError(str(error)) from error
+
+
+def _function(code: Code, name: str) -> Any:
+    """What the code calls `name`, which is called with tensors or prompts."""
+    value = code.named(name, WHO)
+    if isinstance(value, type):
+        raise ContractError(
+            f"{WHO}: '{name}' of '{code.where}' is a class; name a function, or what the class"
+            " makes"
+        )
+    return value
 
 
 @final
@@ -235,7 +246,7 @@ class Torch(ModelSpec, HasOrigins):
         labels = [self.label or "label"] if self.classes else []
         check_arguments(network, code, labels, named=bool(self.label), others=bool(self.encode))
         decoder, encoder = (
-            frozen(code.named(name, WHO), device) if name else None
+            frozen(_function(code, name), device) if name else None
             for name in (self.decode, self.encode)
         )
         return TorchModel(

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Final, final
 
 import attrs
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
-from align.core.attribution import attributed, check_followed, described
+from align.core.attribution import attributed, check_followed, described, seen
 from align.core.convention import Convention, TableConvention
 from align.core.errors import ContractError, PartError, PromptError
 from align.core.model import (
@@ -28,6 +29,8 @@ from align.core.prompts import ReadsPrompts, match_class, others_named
 from align.io.python_code import Code
 
 WHO: Final = "model 'torch'"
+# Pictures of which a larger share is further beyond [0, 1] have another range.
+_FAR, _MUCH = 0.5, 0.5
 
 
 @final
@@ -67,6 +70,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
     code: Code
     path: Path = attrs.field(init=False)
     dtype: torch.dtype = attrs.field(init=False)
+    _decoded: list[bool] = attrs.field(factory=list, init=False)
     _grids: dict[int, tuple[float, ...]] = attrs.field(factory=dict, init=False)
 
     @path.default
@@ -107,11 +111,11 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
             else:
                 given.append(label)
         output = self._called(given, named)
-        if not isinstance(output, Tensor) or output.shape != x.shape:
-            got = tuple(output.shape) if isinstance(output, Tensor) else f"a {_named(output)}"
+        plain = isinstance(output, Tensor) and output.layout == torch.strided
+        if not plain or output.shape != x.shape or not output.is_floating_point():
             raise ContractError(
-                f"{WHO}: the network of '{self.code.where}' returned {got}, expected a tensor"
-                f" {tuple(x.shape)}"
+                f"{WHO}: the network of '{self.code.where}' returned {seen(output)}, expected a"
+                f" tensor {tuple(x.shape)} of a floating type"
             )
         check_followed(f"{WHO}: the network of '{self.code.where}'", output, x)
         return self.convention.velocity(output.to(x.dtype), x, t)
@@ -124,6 +128,9 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
                 data = self.decoder(x1)
         if self.domain == "vector" or not isinstance(data, Tensor) or data.dim() != 4:
             return data  # the guard says what is wrong
+        if not self._decoded:
+            self._decoded.append(True)
+            self._tell_if_far(data.detach())
         data = data + (data.clamp(0, 1) - data).detach()
         return data.expand(-1, 3, -1, -1) if data.shape[1] == 1 else data
 
@@ -131,7 +138,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
         """A table has times of its own, a module can be trained, and classes can be named."""
         able: Mapping[type, bool] = {
             Scheduled: self._table is not None,
-            TrainableVelocity: isinstance(self.network, nn.Module),
+            TrainableVelocity: not self._untrainable,
             ClassConditional: bool(self.classes),
             ReadsPrompts: bool(self.classes),
         }
@@ -140,9 +147,18 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
     @property
     def module(self) -> nn.Module:
         """The network; raises PartError where it is no module."""
-        if not isinstance(self.network, nn.Module):
-            raise PartError(f"{WHO}: '{self.code.where}' has a function, which cannot be trained")
+        if self._untrainable:
+            text = f"'{self.code.where}' has {self._untrainable}, which cannot be trained"
+            raise PartError(f"{WHO}: {text}; return an nn.Module")
+        assert isinstance(self.network, nn.Module)
         return self.network
+
+    @property
+    def _untrainable(self) -> str:
+        """What the network is where it cannot be trained; empty where it can."""
+        if isinstance(self.network, torch.jit.ScriptModule):
+            return "a module of TorchScript"
+        return "" if isinstance(self.network, nn.Module) else "a function"
 
     def with_module(self, module: nn.Module) -> TorchModel:
         """The model with another module of the same architecture."""
@@ -187,6 +203,18 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
                 " way"
             ) from error
 
+    def _tell_if_far(self, data: Tensor) -> None:
+        """Tell the user of pictures that are lost where they are clamped."""
+        far = ((data < -_FAR) | (data > 1 + _FAR)).double().mean()
+        if far > _MUCH:
+            logger.bind(notice=True).warning(
+                "{}: {:.0%} of the values of pictures are beyond [0, 1] by more than {}, and are"
+                " clamped; 'decode' must name a function that makes pictures in [0, 1]",
+                WHO,
+                float(far),
+                _FAR,
+            )
+
     def _label(self, prompt: str) -> int:
         if not prompt and self.null_class:
             return len(self.classes)
@@ -205,10 +233,6 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
             )
 
 
-def _named(value: object) -> str:
-    return type(value).__name__
-
-
 def network_in(code: Code, name: str, device: torch.device) -> Callable[..., Tensor]:
     """What the user's function returns, frozen and on the device where it is a module.
 
@@ -220,9 +244,9 @@ def network_in(code: Code, name: str, device: torch.device) -> Callable[..., Ten
     if not isinstance(made, nn.Module):
         with code.importable(), attributed(f"{WHO}: '{name}' of '{code.where}'"):
             made = made()
-    if not callable(made):
+    if not callable(made) or isinstance(made, type):
         raise ContractError(
-            f"{WHO}: '{name}' of '{code.where}' returned a {_named(made)}, expected a network: an"
+            f"{WHO}: '{name}' of '{code.where}' returned {seen(made)}, expected a network: an"
             " nn.Module or a function of (x, t)"
         )
     network: Callable[..., Tensor] = frozen(made, device)
@@ -265,13 +289,16 @@ def check_arguments(
 def frozen(network: Any, device: torch.device) -> Any:
     """A module that is not to be trained, on the device; a function whose weights make no graph."""
     if isinstance(network, nn.Module):
-        return network.to(device).eval().requires_grad_(False)
+        network = network.to(device).eval()
+        for parameter in network.parameters():  # TorchScript has no method for all of them
+            parameter.requires_grad_(False)
+        return network
 
     @functools.wraps(network, updated=())
-    def call(x: Any, *others: Any, **named: Any) -> Any:
-        followed = isinstance(x, Tensor) and x.requires_grad
+    def call(*given: Any, **named: Any) -> Any:
+        followed = isinstance(given[0], Tensor) and given[0].requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and followed):
-            return network(x, *others, **named)
+            return network(*given, **named)
 
     return call
 

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.attribution import seen
 from align.core.errors import ContractError
 from align.core.model import Domain
 from align.core.option import option
@@ -103,7 +104,7 @@ class _Function(Reward):
                 raise ContractError(f"{self.who} returned scores on {score.device}")
             return score if score.dtype == torch.float64 else score.float()
         kind = " of complex numbers" if plain and score.is_complex() else ""
-        got = f"{tuple(score.shape)}{kind}" if plain else f"a {type(score).__name__}"
+        got = f"{tuple(score.shape)}{kind}" if plain else seen(score)
         raise ContractError(f"{self.who} returned {got}, expected a tensor ({len(data)},)")
 
     def _try(self, data: Tensor, prompts: Sequence[str]) -> None:

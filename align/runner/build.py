@@ -162,7 +162,9 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     terms = tuple(
         Term(
             name=term.name,
-            reward=GuardedReward(reward, term.name, meter, rows, term.part.differentiable),
+            reward=GuardedReward(
+                reward, term.name, meter, rows, term.part.differentiable, term.part.dimension
+            ),
             weight=term.weight,
             held_out=term.held_out,
         )

@@ -196,6 +196,8 @@ SPOILT = {
     "rows": (lambda v: torch.cat((v, v[:1])), r"returned \(\d"),
     "dtype": (lambda v: v.long(), r"torch\.int64"),
     "type": (lambda v: v.tolist(), "a list"),
+    "number": (lambda v: 3, "an int"),
+    "sparse": (lambda v: v.to_sparse(), r"torch\.sparse_coo"),
     "nothing": (lambda v: None, "a NoneType"),
     "scalar": (lambda v: v.sum(), r"returned \(\)"),
     "nan": (lambda v: v.index_fill(0, torch.tensor([0]), math.nan), "numbers that are not finite"),
@@ -215,6 +217,13 @@ def test_a_model_that_breaks_its_contract_is_named(what, fault, chunk, inputs):
     with pytest.raises(ContractError, match=rf"^model 'toy': {what} returned .*") as caught:
         calls(model, inputs)[what]()
     assert caught.match(said)
+
+
+def test_data_of_another_dimension_than_a_reward_scores_name_the_decoder(inputs):
+    x, _, _, cond = inputs
+    reward = GuardedReward(Toll(), "toll", Meter(), 100, dimension=7)
+    with pytest.raises(ContractError, match=r"vectors of 7 numbers, but the model's decode makes"):
+        reward.score(x, cond.prompts)
 
 
 @pytest.mark.parametrize("chunk", [2, 100])

@@ -4,10 +4,17 @@ import re
 
 import pytest
 import torch
+from loguru import logger
 
 from align.catalog.registry import load_catalog
 from align.core.errors import ContractError, PartError, PromptError, RecipeError
-from align.core.model import ClassConditional, NoisyState, Scheduled, build_model
+from align.core.model import (
+    ClassConditional,
+    NoisyState,
+    Scheduled,
+    TrainableVelocity,
+    build_model,
+)
 from align.core.path import times_of
 from align.models.mixture import Mixture
 from align.models.torch import Torch
@@ -182,6 +189,19 @@ def nothing(): return None
 def broken(): raise RuntimeError("no weights")
 def model(): return lambda x, t: -x
 def pictures(x): return (x + 1) / 2
+def bytes_of(x): return 255 * pictures(x)
+def whole(): return lambda x, t: x.long()
+def complex_(): return lambda x, t: x + 0j
+def sparse(): return lambda x, t: x.to_sparse()
+def itself(): return Net
+def one_number(): return 1
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * t[:, None]
+def scripted(): return torch.jit.trace(Scripted(), (torch.zeros(3, 2), torch.zeros(3)))
 number = 3
 """  # noqa: E501
 
@@ -253,7 +273,16 @@ def test_pictures_are_decoded_clamped_and_coloured(own):
 @pytest.mark.parametrize(
     ("function", "error", "told"),
     [
-        ("flat", ContractError, r"'own.py' returned \(2,\), expected a tensor \(2, 2\)"),
+        (
+            "flat",
+            ContractError,
+            r"'own.py' returned \(2,\) torch.float32, expected a tensor \(2, 2\)",
+        ),
+        ("whole", ContractError, r"returned \(2, 2\) torch.int64, expected .* of a floating type"),
+        ("complex_", ContractError, r"returned \(2, 2\) torch.complex64, expected"),
+        ("sparse", ContractError, r"returned \(2, 2\) torch.float32 torch.sparse_coo, expected"),
+        ("itself", ContractError, "'itself' of 'own.py' returned the class 'Net', expected a netw"),
+        ("one_number", ContractError, "returned an int, expected a network"),
         ("two", ContractError, r"'own.py' returned a tuple, expected a tensor \(2, 2\)"),
         ("nothing", ContractError, "'nothing' of 'own.py' returned a NoneType, expected a network"),
         ("broken", PartError, r"'broken' of 'own.py' raised RuntimeError: no weights \(own.py"),
@@ -264,6 +293,46 @@ def test_pictures_are_decoded_clamped_and_coloured(own):
 def test_function_that_makes_no_network_is_told(own, function, error, told):
     with pytest.raises(error, match=told):
         velocity(built(function=function), ["", ""])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"encode": "Net"}, "'Net' of 'own.py' is a class; name a function"),
+        ({"decode": "Net"}, "'Net' of 'own.py' is a class; name a function"),
+    ],
+)
+def test_a_class_in_place_of_a_function_is_told(own, options, told):
+    with pytest.raises(ContractError, match=told):
+        built(**options)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_sampled_and_not_trained(own):
+    model = built(function="scripted")
+    x = torch.ones(3, 2, requires_grad=True)
+    made = model.velocity(x, torch.full((3,), 0.5), model.encode([""] * 3))
+    assert torch.autograd.grad(made.sum(), x)[0].any()
+    assert not any(weight.requires_grad for weight in model.network.parameters())
+    assert model.capability(TrainableVelocity) is None
+    with pytest.raises(
+        PartError, match=r"'own.py' has a module of TorchScript, which cannot be tr"
+    ):
+        _ = model.module
+
+
+def test_pictures_of_another_range_are_told_once(own):
+    lines = list[str]()
+    handler = logger.add(lambda line: lines.append(line.record["message"]))
+    try:
+        for decode in ("pictures", "bytes_of"):
+            model = built(shape=(3, 2, 2), decode=decode)
+            for _ in range(2):
+                model.decode(torch.linspace(-1.2, 1.2, 12).reshape(1, 3, 2, 2))
+    finally:
+        logger.remove(handler)
+    (line,) = lines
+    assert "of the values of pictures are beyond [0, 1] by more than 0.5, and are clamped" in line
 
 
 RECIPE = """\
@@ -406,6 +475,17 @@ def test_call_that_fails_is_told_with_its_times(own):
     message = str(caught.value)
     assert "IndexError: index out of range in self (made.py, line " in message
     assert "with tensors (2, 2), (2,) at its times 50 to 100; see the options" in message
+
+
+def test_a_refused_name_is_told_beside_what_the_file_defines_itself(own):
+    with pytest.raises(ValueError, match=r"has no 'modle'; it has 'Net', 'net', 'by_class'"):
+        built(function="modle")
+
+
+def test_a_file_with_a_nul_is_no_python(own):
+    (own / "own.py").write_bytes(b"x = 1\n\0")
+    with pytest.raises(ValueError, match=r"'own.py' is not Python: (?!line None)"):
+        built()
 
 
 def test_check_reads_the_file_and_says_where_it_is_from(own):

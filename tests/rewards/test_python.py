@@ -117,7 +117,7 @@ kind = "best_of_n"
         ('file = "broken.py"', "r.toml:9: reward[0].file: 'broken.py' is not Python: line 2: "),
         (
             'file = "my_reward.py"\nfunction = "scor"',
-            "r.toml:10: reward[0].function: 'my_reward.py' has no 'scor'; it has 'np', 'score'",
+            "r.toml:10: reward[0].function: 'my_reward.py' has no 'scor'; it has 'score'",
         ),
         (
             'function = "score"',
