@@ -128,4 +128,4 @@ def test_made_refuses_another_type():
     assert made("reward 'x': build", lambda: 3, int) == 3
     with pytest.raises(ContractError) as caught:
         made("reward 'x': build", lambda: None, int)
-    assert str(caught.value) == "reward 'x': build returned a NoneType, expected a int"
+    assert str(caught.value) == "reward 'x': build returned a NoneType, expected an int"

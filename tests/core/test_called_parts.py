@@ -142,7 +142,7 @@ def test_model_of_another_type_is_refused(returned):
             return returned
 
     spec = Odd(weights=(1.0,), means=((0.0,),), stds=(1.0,))
-    with pytest.raises(ContractError, match=r"^model 'mixture': build returned a "):
+    with pytest.raises(ContractError, match=r"^model 'mixture': build returned an? "):
         build_model(spec, torch.device("cpu"))
 
 
