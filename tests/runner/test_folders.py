@@ -614,7 +614,10 @@ def drawn(x1):
         ("own", None),
         ("centred", "velocity of a sample alone is another than among others: row i of it must"),
         ("random", "velocity of a sample alone is another than among others: row i of it must"),
-        ("normalised", "velocity cannot be asked about a sample alone: model 'torch': velocity"),
+        (
+            "normalised",
+            "velocity cannot be asked about a sample alone: model 'torch': the network of",
+        ),
         ('own", decode = "mixed', "decode of a sample alone is another than among others: row i"),
         ('own", decode = "drawn', "decode of a sample alone is another than among others: row i"),
     ],
