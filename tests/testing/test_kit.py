@@ -348,6 +348,11 @@ def test_reward_that_declares_needs_prompt_and_takes_an_empty_one_fails():
     assert not failed("reward", cls(fault="refuses an empty prompt"))
 
 
+def test_reward_that_declares_is_quadratic_and_is_none_fails():
+    cls = attrs.frozen(kw_only=True)(type("Bowl", (Brightness,), {"is_quadratic": True}))
+    assert failed("reward", cls()) == {"is_quadratic"}
+
+
 # Models.
 
 
@@ -790,7 +795,7 @@ def test_form():
 
 def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
-    elsewhere = {"form", "point", "path", "velocity", "resumes", "findings"}
+    elsewhere = {"form", "point", "path", "velocity", "resumes", "findings", "is_quadratic"}
     tables = (
         test_broken_samplers,
         test_broken_estimators,
