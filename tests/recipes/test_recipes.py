@@ -19,11 +19,13 @@ MOST = dict.fromkeys(
     ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
 )
 pytestmark = pytest.mark.usefixtures("unpainted")
-# What other recipes make, users have, or the hub has.
-MADE = ('weights = "runs/', 'autoencoder = "runs/', 'path = "data/', 'kind = "hpsv2"')
-
-# Models of public weights; their plugins try their recipes with tiny files.
-PUBLIC = {"diffusers", "imagenet"}
+# What other recipes make, users have, or the hub has; plugins of public weights try their recipes
+# with tiny files.
+MADE = (
+    *('weights = "runs/', 'autoencoder = "runs/', 'path = "data/'),
+    *('kind = "hpsv2"', 'kind = "image_reward"', 'kind = "pickscore"', 'kind = "diffusers"'),
+    '[model]\nkind = "imagenet"',
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +59,7 @@ def sampling():
     for path in sorted(ROOT.glob("recipes/**/*.toml")):
         if any(made in path.read_text() for made in MADE):
             continue
-        recipe = load(path, catalog=catalog).recipe
-        if recipe.model is not None and recipe.model.kind in PUBLIC:
-            continue
-        mode = recipe.mode
+        mode = load(path, catalog=catalog).recipe.mode
         if isinstance(mode, FineTune) or not isinstance(mode, Trainable):
             yield pytest.param(path, id=str(path.relative_to(ROOT / "recipes")))
 

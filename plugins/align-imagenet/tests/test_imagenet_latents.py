@@ -1,11 +1,7 @@
 """The autoencoder of diffusers around public transformers, and runs that start from them."""
 
-import atexit
-import functools
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,28 +12,20 @@ from huggingface_hub import constants
 from align import PartError
 from align.models.network import load
 from align.runner.session import run
-from align.testing import conformance
 
 diffusers = pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
 WHO = "model 'imagenet'"
-FOLDER = tempfile.TemporaryDirectory()
-atexit.register(FOLDER.cleanup)
 
 
-@functools.cache
-def files():
-    """Tiny files of all layouts, and an autoencoder; as a fixture is not at hand for the kit."""
-    folder = Path(FOLDER.name)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tiny files of all layouts, and an autoencoder."""
+    folder = tmp_path_factory.mktemp("files")
     save_autoencoder(folder / "vae")
     for layout in ("mfm", "dmf", "sit"):
         torch.save(tensors(layout, depth=2), folder / f"{layout}.pt")
     return folder
-
-
-@pytest.fixture(scope="module")
-def folder():
-    return files()
 
 
 @pytest.fixture(scope="module")
@@ -158,22 +146,6 @@ def test_an_autoencoder_that_cannot_be_used_is_one_line(folder, tmp_path, monkey
     refused(
         folder / "vae", r"diffusers cannot be imported .*; pip install 'align-imagenet\[latents\]'"
     )
-
-
-SMALL = KL(widths=(8, 8), depth=1, groups=2)
-test_kl = conformance("autoencoder", lambda: SMALL)
-
-
-UNTRAINED = dict.fromkeys(
-    ("jump_semigroup", "posterior_semigroup", "posterior_tangent"), "random weights are no map"
-)
-test_mfm = conformance("model", lambda: part(files(), "mfm", prompt="tabby"), expect_fail=UNTRAINED)
-test_dmf = conformance(
-    "model",
-    lambda: part(files(), "dmf", prompt="tabby"),
-    expect_fail={"jump_semigroup": UNTRAINED["jump_semigroup"]},
-)
-test_guided_sit = conformance("model", lambda: part(files(), "sit", prompt="tabby", guidance=2.0))
 
 
 STEERED = """
