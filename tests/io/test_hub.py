@@ -51,8 +51,8 @@ def test_a_path_is_taken_as_given(tmp_path, monkeypatch):
 def test_nothing_beside_a_folder_at_hand_is_a_misspelt_path(tmp_path, monkeypatch):
     (tmp_path / "owner").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PartError, match=r"^reward 'x': weights: no file 'owner/nmae', as seen"):
-        find("owner/nmae")
+    with pytest.raises(PartError, match=r"^reward 'x': weights: no file 'owner/other', as seen"):
+        find("owner/other")
 
 
 def test_a_folder_has_the_first_of_the_names(tmp_path):
