@@ -324,12 +324,14 @@ def test_torchscript_is_sampled_and_not_trained(own):
 def test_pictures_of_another_range_are_told_once(own):
     lines = list[str]()
     handler = logger.add(lambda line: lines.append(line.record["message"]))
+    logger.enable("align")  # as a run does
     try:
         for decode in ("pictures", "bytes_of"):
             model = built(shape=(3, 2, 2), decode=decode)
             for _ in range(2):
                 model.decode(torch.linspace(-1.2, 1.2, 12).reshape(1, 3, 2, 2))
     finally:
+        logger.disable("align")
         logger.remove(handler)
     (line,) = lines
     assert "of the values of pictures are beyond [0, 1] by more than 0.5, and are clamped" in line

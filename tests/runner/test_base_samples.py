@@ -20,6 +20,7 @@ from align.modes.distill.mode import Distill
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.modes.studies.value_correlation import ValueCorrelation
+from align.networks.mlp import MLPConfig
 from align.recipe import Arm, Recipe, RewardTerm, Run, with_unique_names
 from align.rewards.linear import Likelihood
 from align.runner.base_samples import draw, sample_bases
@@ -124,7 +125,7 @@ def test_each_model_is_sampled_once():
 
 @pytest.mark.parametrize("unsteered", [0, 16])
 def test_no_model_is_sampled_where_nothing_needs_samples(unsteered):
-    asked = recipe(arm(BestOfN(n=1)), arm(Distill(), name="b"), unsteered=unsteered)
+    asked = recipe(arm(BestOfN(n=1)), arm(Distill(net=MLPConfig()), name="b"), unsteered=unsteered)
     bases = bases_of(asked)
     assert bases.models == ()
     found = ended(asked, bases).divergence

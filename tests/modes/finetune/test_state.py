@@ -122,7 +122,7 @@ def test_adapters_of_another_model_are_merged_and_written_beside(words, tmp_path
 
 def test_a_model_without_a_module_needs_a_network(words):
     mode = attrs.evolve(MODE, steps=1, pool=64)
-    with pytest.raises(PartError, match=r"set mode\.net to a network"):
+    with pytest.raises(PartError, match=r"^mode\.net: the model has no module .*; name a network"):
         trained(mode, words.WordsSpec(), 8)
 
 
