@@ -188,6 +188,8 @@ def test_recipe_in_a_document_can_be_loaded(path, text, catalog, tmp_path, monke
     files = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", path.read_text(), re.M | re.S)
     for name, code in files:  # which a recipe of the document may name
         (tmp_path / name).write_text(code)
+    for name in re.findall(r'^prompts = "(.+)"$', text, re.M):
+        (tmp_path / name).write_text("a cat\n" * 64)
     block = tmp_path / f"{path.stem}.toml"
     block.write_text(text)
     check(block, text, catalog)
