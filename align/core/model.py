@@ -364,6 +364,15 @@ class NoModel(FlowModel):
         raise ContractError("the mode uses a model, but does not say so in its `needs`")
 
 
+def clamped(pictures: Tensor) -> Tensor:
+    """What a decoder made, as pictures (B, 3, H, W) in [0, 1] with the gradient of the identity.
+
+    One channel, (B, 1, H, W), becomes three equal ones.
+    """
+    pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
+    return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+
+
 def build_model(spec: ModelSpec, device: torch.device) -> FlowModel:
     """What `spec.build` returns; see there for what it raises.
 

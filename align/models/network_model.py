@@ -27,6 +27,7 @@ from align.core.model import (
     Scheduled,
     ToData,
     TrainableVelocity,
+    clamped,
 )
 from align.core.network import LADDER, Role, VelocityNetwork
 from align.core.path import LinearPath, Path, expand, path_name, times_of
@@ -183,9 +184,7 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
             return self.teacher.model.decode(x1.to(self.teacher.model.dtype)).to(x1.dtype)
         if self.autoencoder is None:
             return x1
-        pictures = self._called(self.autoencoder.decode, x1)
-        pictures = pictures + (pictures.clamp(0, 1) - pictures).detach()
-        return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+        return clamped(self._called(self.autoencoder.decode, x1))
 
     def require_flow(self) -> nn.Module:
         """The flow; raises PartError where there is none."""

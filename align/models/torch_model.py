@@ -23,6 +23,7 @@ from align.core.model import (
     Domain,
     Scheduled,
     TrainableVelocity,
+    clamped,
 )
 from align.core.path import Path
 from align.core.prompts import ReadsPrompts, match_class, others_named
@@ -131,8 +132,7 @@ class TorchModel(TrainableVelocity, Scheduled, ClassConditional, ReadsPrompts):
         if not self._decoded:
             self._decoded.append(True)
             self._tell_if_far(data.detach())
-        data = data + (data.clamp(0, 1) - data).detach()
-        return data.expand(-1, 3, -1, -1) if data.shape[1] == 1 else data
+        return clamped(data)
 
     def capability(self, kind: type[Able]) -> Able | None:
         """A table has times of its own, a module can be trained, and classes can be named."""

@@ -25,6 +25,7 @@ from align.core.model import (
     Scheduled,
     ToData,
     TrainableVelocity,
+    clamped,
 )
 from align.core.path import LinearPath, expand
 from align_diffusers.lora import lora_files
@@ -216,7 +217,7 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
             raise PartError(f"{self._who} decodes to {pictures.dim()} dimensions, not to pictures")
         check_followed(self._who, pictures, x1)
         pictures = pictures.to(x1.dtype) / 2 + 0.5
-        return pictures + (pictures.clamp(0, 1) - pictures).detach()
+        return clamped(pictures)
 
     @property
     def rows_per_velocity(self) -> int:
