@@ -45,6 +45,8 @@ class Condition:
 
     def tile(self, times: int) -> Condition:
         """The condition of (times · B) rows, draw-major like `draws.flatten(0, 1)`."""
+        if times == 1:
+            return self
         tensors = {k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in self.tensors.items()}
         return Condition(self.prompts * times, tensors)
 
@@ -68,6 +70,8 @@ class NoisyState:
 
     def tile(self, times: int) -> NoisyState:
         """(times · B) rows, draw-major like `draws.flatten(0, 1)`."""
+        if times == 1:
+            return self
         spread = [1] * (self.x.dim() - 1)
         return NoisyState(
             self.x.repeat(times, *spread), self.t.repeat(times), self.cond.tile(times)

@@ -38,17 +38,13 @@ class Isotropic:
     def posterior(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Isotropic:
         """Law of x1 given that β x1 + α ε is `x` (B, D); finite at α = 0 and at β = 0."""
         noised = self.noised(alpha, beta)
+        remaining = alpha[:, None] ** 2 / noised.variances
+        gain = beta[:, None] * self.variances / noised.variances
         return Isotropic(
             torch.log_softmax(noised.log_terms(x), -1),
-            self.posterior_means(x, alpha, beta, noised),
-            alpha[:, None] ** 2 / noised.variances * self.variances,
+            remaining[..., None] * self.means + gain[..., None] * x[:, None],
+            remaining * self.variances,
         )
-
-    def posterior_means(self, x: Tensor, alpha: Tensor, beta: Tensor, noised: Isotropic) -> Tensor:
-        """Means (B, M, D) of the components of `posterior`; `noised` is the law at α and β."""
-        gain = beta[:, None] * self.variances / noised.variances
-        means = (alpha[:, None] ** 2 / noised.variances)[..., None] * self.means
-        return means + gain[..., None] * x[:, None]
 
     def log_terms(self, x: Tensor) -> Tensor:
         """log w_k + log N(x; m_k, v_k I), (B, M), at `x` (B, D)."""

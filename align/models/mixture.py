@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 import attrs
 import torch
@@ -29,6 +29,12 @@ from align.core.streams import Streams
 from align.models.isotropic import Isotropic
 from align.models.triangular import transport
 
+_SHARP: Final = 1e-6
+"""Variance, in squares of the mixture's radius, below which a square multiplied out loses digits.
+
+Rounding moves log p(k | x) by 1e-16 / _SHARP, or 1e-10, at most.
+"""
+
 
 @final
 class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm):
@@ -47,6 +53,9 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         self.prior, self.path, self.axes = prior, path, axes
         self.shape = (prior.means.shape[-1],)
         self.device = prior.means.device
+        self._centre = prior.means[0].mean(0)
+        radius = (prior.means[0] - self._centre).norm(dim=1).max()
+        self._is_sharp = bool(prior.variances.min() < _SHARP * radius**2)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """A condition without tensors; PromptError for any prompt that is not empty."""
@@ -60,16 +69,10 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         return x1
 
     def velocity(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """b_t(x) = Σ_k p(k | x) (α' α (x − β m_k) + β' (α² m_k + β v_k x)) / (α² + β² v_k)."""
+        """b_t(x) = α' E[I₀ | x] + β' E[I₁ | x]."""
+        noise, clean = self._ends(x, t)
         path = self.path
-        alpha, beta = path.alpha(t), path.beta(t)
-        noised = self.prior.noised(alpha, beta)
-        shares = torch.softmax(noised.log_terms(x), -1)
-        gap = x[:, None] - noised.means
-        noise = expand(alpha, gap) / noised.variances[..., None] * gap
-        clean = self.prior.posterior_means(x, alpha, beta, noised)
-        rates = path.alpha_rate(t)[:, None, None] * noise + path.beta_rate(t)[:, None, None] * clean
-        return (shares[..., None] * rates).sum(1)
+        return expand(path.alpha_rate(t), x) * noise + expand(path.beta_rate(t), x) * clean
 
     def posterior(self, noisy: NoisyState) -> Isotropic:
         """p(x1 | x_t = x), one mixture for each of the B states."""
@@ -77,7 +80,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
 
     def denoiser(self, noisy: NoisyState) -> Tensor:
         """D_t(x), (B, D)."""
-        return self.posterior(noisy).mean()
+        return self._ends(noisy.x, noisy.t)[1]
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x), (B,)."""
@@ -115,6 +118,28 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
     def draw_tilted(self, reward: WeightedReward, streams: Streams) -> Tensor:
         """Clean data (B, D) from p*(x) ∝ p(x) e^{r(x)}, itself a mixture."""
         return self.prior.draw(streams.fold_in("tilted"), 1, self._form(reward))[0]
+
+    def _ends(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of the noise and of x1 given that x_t is `x`, (B, D) each.
+
+        w_k = p(k | x) / (α² + β² v_k),    E[I₀ | x] = α (x Σ_k w_k − β Σ_k w_k m_k),
+                                           E[I₁ | x] = α² Σ_k w_k m_k + β x Σ_k w_k v_k.
+        """
+        alpha, beta = self.path.alpha(t)[:, None], self.path.beta(t)[:, None]
+        prior, means = self.prior, self.prior.means[0]
+        spread = alpha**2 + beta**2 * prior.variances
+        if self._is_sharp:
+            squares = (x[:, None] - beta[..., None] * means).square().sum(-1)
+        else:
+            # |x − β m|² without numbers (B, M, D).
+            y, m = x - beta * self._centre, means - self._centre
+            squares = y.square().sum(1, keepdim=True) - 2 * beta * (y @ m.T)
+            squares = squares + beta**2 * m.square().sum(1)
+        logits = prior.log_weights - 0.5 * (squares / spread + x.shape[1] * torch.log(spread))
+        weights = torch.softmax(logits, -1) / spread
+        mean = weights @ means
+        noise = alpha * (x * weights.sum(1, keepdim=True) - beta * mean)
+        return noise, alpha**2 * mean + beta * x * (weights @ prior.variances[0])[:, None]
 
     def _transported(self, y: Tensor, law: Isotropic, s: Tensor, u: Tensor) -> Tensor:
         """y (B, D) at time s to time u of the flow from noise to `law`, along the axes."""

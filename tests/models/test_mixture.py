@@ -54,6 +54,40 @@ def test_velocity_at_the_ends():
     assert float(model.denoiser(noisy)) == pytest.approx(0.7)
 
 
+def _pairs(std, kind):
+    """Pairs of components that overlap, ten units from each other pair's."""
+    means = [(10.0 * i, 10.0 * j + gap * std) for i in range(2) for j in range(2) for gap in (0, 2)]
+    stds = [std * (1 + 0.1 * k) for k in range(8)]
+    return Mixture(weights=(1, 2) * 4, means=means, stds=stds, path=kind).build(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["linear", "trigonometric"])
+@pytest.mark.parametrize("std", [0.5, 0.02, 1e-4, 1e-7])
+@pytest.mark.parametrize("t", [0.0, 1e-9, 0.3, 0.9, 1 - 1e-6, 1.0])
+def test_velocity_and_denoiser_agree_with_differences_taken_one_by_one(kind, std, t):
+    model = _pairs(std, kind)
+    numbers = Streams(0, tuple(range(64)))
+    noisy = _at(model, torch.zeros(64, 2), t)
+    x = model.path.interpolate(numbers.normal((2,)), model.draw(numbers), noisy.t)
+    noisy = NoisyState(x, noisy.t, noisy.cond)
+    alpha, beta = (f(noisy.t)[:, None] for f in (model.path.alpha, model.path.beta))
+    spread = alpha**2 + beta**2 * model.prior.variances
+    gap = x[:, None] - beta[..., None] * model.prior.means
+    logits = model.prior.log_weights - 0.5 * (gap.square().sum(-1) / spread + 2 * spread.log())
+    shares = torch.softmax(logits, -1)[..., None]
+    noise = (shares * (alpha / spread)[..., None] * gap).sum(1)
+    clean = alpha**2 / spread, beta * model.prior.variances / spread
+    clean = clean[0][..., None] * model.prior.means + clean[1][..., None] * x[:, None]
+    clean = (shares * clean).sum(1)
+    rates = (f(noisy.t)[:, None] for f in (model.path.alpha_rate, model.path.beta_rate))
+    velocity = sum(rate * end for rate, end in zip(rates, (noise, clean), strict=True))
+    # Rounding of the states themselves, and a wrong share of two components that overlap.
+    bound = 1e-14 + 1e-9 * std
+    assert (model.denoiser(noisy) - clean).abs().max() < bound
+    bound *= 1 + float(alpha[0, 0] / spread.min())
+    assert (model.velocity(x, noisy.t, noisy.cond) - velocity).abs().max() < bound
+
+
 @pytest.mark.parametrize("t", [0.2, 0.6])
 def test_value_by_quadrature(t):
     model, reward = line()

@@ -43,12 +43,14 @@ class Steered:
         weights: log weights of the particles, and what they were made from.
         path_kl: Σ ½ ‖push‖²/std² of the steps so far, (M · B,): Girsanov's ½ ∫ ‖guidance‖²/σ² dt.
         winner: number of the particle that is each sample's result, (B,), after the last step.
+        times: that steps stop at, rising, up to 1.
     """
 
     x: Tensor
     weights: Weights
     path_kl: Tensor
     winner: Tensor
+    times: tuple[float, ...]
 
 
 @final
@@ -132,7 +134,9 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         if not self.times:
             x = first_states(model, x, self.steps, self.grid)
         weights = Weights.equal(self.particles, len(streams.samples), x.device)
-        return Steered(x, weights, weights.log.new_zeros(len(x)), weights.log.new_zeros(0).long())
+        none, nobody = weights.log.new_zeros(len(x)), weights.log.new_zeros(0).long()
+        times = self.times or time_grid(model, self.steps, self.grid, self.start, self.power)
+        return Steered(x, weights, none, nobody, tuple(times))
 
     @torch.no_grad()
     def step(
@@ -141,7 +145,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         """One step; costs what the dynamics evaluate: an estimate a particle, as a rule."""
         rows, path = streams.particles(self.particles), problem.model.path
         guide = Guide(problem, problem.cond.tile(self.particles), rows.fold_in("estimate", index))
-        times = (self.times or self._grid(problem))[index : index + 2]
+        times = state.times[index : index + 2]
         state, selection = self._selected(state, guide, index, times[0], streams)
         flow = GuidedFlow(path, guide, self.guidance_norm, self.scale)
         (transition,) = transitions(self.dynamics, flow, state.x, times, rows, first=index)
@@ -170,9 +174,6 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
             "guidance_norm = 'renorm' keeps the direction of the guidance alone. That climbs the "
             "reward and does not sample p e^r, so that 'KL at least' is a bound and no estimate.",
         )
-
-    def _grid(self, problem: Problem) -> list[float]:
-        return time_grid(problem.model, self.steps, self.grid, self.start, self.power)
 
     @property
     def _selection(self) -> Selection:
@@ -207,7 +208,8 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
             return attrs.evolve(state, x=transition.x)
         log_ratio = gaussian.log_ratio.unflatten(0, (self.particles, -1))
         weights = state.weights.after_move(log_ratio)
-        return Steered(gaussian.x, weights, state.path_kl + gaussian.kl, state.winner)
+        path_kl = state.path_kl + gaussian.kl
+        return attrs.evolve(state, x=gaussian.x, weights=weights, path_kl=path_kl)
 
     def _ended(self, problem: Problem, state: Steered, streams: Streams) -> Steered:
         """Choose the particle of each sample; with more than one that costs a reward each."""
