@@ -69,6 +69,7 @@ def unpainted():
     with pytest.MonkeyPatch.context() as patched:
         for module in ("plots", "study"):
             patched.setattr(f"align.report.{module}.save_figure", save_figure)
+        patched.setattr("align.report.svg.to_svg", lambda figure, name: "<svg></svg>")
         yield
 
 

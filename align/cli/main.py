@@ -40,6 +40,7 @@ Sets: TypeAlias = "tuple[str, ...]"
 
 _NARROWEST: Final = 20  # letters of a column of sentences
 _SHOWN: Final = (
+    "report.html",
     "grid.png",
     "scatter.png",
     "tradeoff.png",
@@ -180,18 +181,32 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="RUN")
+@click.argument("folders", nargs=-1, required=True, metavar="RUN...")
+@click.option("--open", "shown", is_flag=True, help="Open the page in a browser.")
 @_traceback
 @_guarded
-def report(folder: str, traceback: bool) -> None:
-    """Make the tables and pictures of a run folder anew, and print its table."""
+def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
+    """Make the report of a run folder anew, and print its table.
+
+    Of several runs, one page is made of all: report.html in the working folder.
+    """
     from pathlib import Path
 
-    from align.report import write
+    from align.report import PAGE, join, write
 
+    paths = [Path(folder).expanduser() for folder in folders]
+    failures: tuple[str, ...] = ()
     with _notices():
-        failures = write(Path(folder).expanduser())
-    _print_table(Path(folder).expanduser())
+        if len(paths) == 1:
+            page, failures = paths[0] / PAGE, write(paths[0])
+        else:
+            page = Path(PAGE)
+            join(paths, page)
+    for path in paths:
+        _print_table(path)
+    click.echo(visible(str(page)))
+    if shown:
+        click.launch(str(page))
     click.get_current_context().exit(1 if failures else 0)
 
 

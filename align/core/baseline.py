@@ -30,6 +30,14 @@ def deviation(numbers: Tensor) -> float:
     return float(numbers.std())
 
 
+def _weights_of_best(count: int, n: int) -> Tensor:
+    """The chance of each of `count` sorted samples to be the largest of n of them, (count,)."""
+    place = torch.arange(1, count + 1, dtype=torch.float64)
+    ways = torch.lgamma(place) - torch.lgamma((place - n + 1).clamp(min=1)) - math.lgamma(n)
+    all_ways = math.lgamma(count + 1) - math.lgamma(count - n + 1) - math.lgamma(n + 1)
+    return torch.where(place >= n, (ways - all_ways).exp(), 0.0)
+
+
 @final
 @attrs.frozen(eq=False)
 class BaseRewardStats:
@@ -75,6 +83,26 @@ class BaseRewardStats:
             middle = (low + high) / 2
             low, high = (middle, high) if self._ess(middle) >= least else (low, middle)
         return [(k, *self.law(k)) for k in (low * (n / (points - 1)) ** 2 for n in range(points))]
+
+    def best_of(self) -> list[tuple[int, float, float]]:
+        """The best of n samples: (n, E[max r], its standard error), for n = 1, 2, 4, ..., M/2.
+
+        The mean is over all choices of n of the M samples, which has no bias: the sorted r have
+        weights C(i − 1, n − 1) / C(M, n). The error is the jackknife's.
+        """
+        r, count = self.r.double().sort().values, len(self.r)
+        found = list[tuple[int, float, float]]()
+        n = 1
+        while 2 * n <= count:
+            whole, less = _weights_of_best(count, n), _weights_of_best(count - 1, n)
+            # Without sample j, those below it keep their place, and those above it lose one.
+            below = torch.cat((r.new_zeros(1), (less * r[:-1]).cumsum(0)))
+            above = torch.cat(((less * r[1:]).flip(0).cumsum(0).flip(0), r.new_zeros(1)))
+            without = below + above
+            error = math.sqrt((count - 1) * float((without - without.mean()).square().mean()))
+            found.append((n, float((whole * r).sum()), error))
+            n *= 2
+        return found
 
     def _ess(self, tilt: float) -> float:
         return 1 / float(torch.softmax(tilt * self.r.double(), 0).square().sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -14,6 +14,7 @@ from align.io.text import visible
 from align.report.card import cards
 from align.report.grid import grid
 from align.report.letters import fonts_for
+from align.report.page import ABOUT, CURVES, PAGE, RECIPE, SAMPLES, write_page
 from align.report.plots import curves, scatter, tradeoff
 from align.report.schema import (
     AGAIN,
@@ -27,14 +28,14 @@ from align.report.schema import (
 from align.report.study import plot, study_notes, study_rows
 from align.report.table import markdown, rows, to_markdown
 
-__all__ = ["read", "rows", "study_notes", "study_rows", "write"]
+__all__ = ["PAGE", "join", "read", "rows", "study_notes", "study_rows", "write"]
 
 
 def write(folder: Path) -> tuple[str, ...]:
     """Write the tables and pictures of a run into its folder.
 
     Of studies study.md and study.png; of others table.md, grid.png or scatter.png, tradeoff.png
-    and curves.png; and the card of each model that was trained.
+    and curves.png; the card of each model that was trained; and report.html, which has it all.
 
     Returns:
         Why some of them could not be made, one line each, which are logged too: the numbers of the
@@ -46,14 +47,29 @@ def write(folder: Path) -> tuple[str, ...]:
     results = read(folder)
     if link := first_link(folder):
         raise PartError(f"'{link}' is a link, and a report writes into its run's folder; remove it")
+    failed = dict[str, str]()
     with fonts_for(_names(results)):
-        failures = [
-            failure for name, make in _tasks(folder, results) if (failure := _tried(name, make))
-        ]
-    failures = list(dict.fromkeys(failures))
+        for name, make in _tasks(folder, results):
+            if failure := _tried(name, make):
+                failed[name] = failure
+        # The page leaves out what is said to be damaged.
+        if failure := _tried(PAGE, lambda: write_page([folder], folder / PAGE, without=failed)):
+            failed[PAGE] = failure
+    failures = list(dict.fromkeys(failed.values()))
     for failure in failures:
         logger.bind(notice=True).warning("{}", failure)
     return tuple(failures)
+
+
+def join(folders: Sequence[Path], target: Path) -> None:
+    """Write one page of several runs.
+
+    Raises:
+        PartError: a folder holds no results.
+    """
+    names = [name for folder in folders for name in _names(read(folder))]
+    with fonts_for(names):
+        write_page(folders, target)
 
 
 def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[], None]]]:
@@ -63,17 +79,17 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
         yield "study.md", lambda: _study_table(folder, studies, results.notes)
     else:
         yield "table.md", lambda: write_file(folder / "table.md", markdown(folder, results))
-    yield "recipe.toml", lambda: check_recipe(folder, results)
+    yield RECIPE, lambda: check_recipe(folder, results)
     if results.recipe:
-        yield "about.json", lambda: _look_at(folder / "about.json")
+        yield ABOUT, lambda: _look_at(folder / ABOUT)
     yield "MODEL_CARD.md", lambda: cards(folder, results)
     if studies:
         yield "study.png", lambda: plot(folder, studies)
         return  # steps of a study make no curves
     if sampled:
-        yield "grid.png or scatter.png", lambda: _samples(folder, sampled)
+        yield SAMPLES, lambda: _samples(folder, sampled)
         yield "tradeoff.png", lambda: tradeoff(folder, results)
-    yield "curves.png", lambda: _curves(folder, results)
+    yield CURVES, lambda: _curves(folder, results)
 
 
 def _tried(name: str, make: Callable[[], None]) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, final
 
+import attrs
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -19,61 +20,92 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from align.core.baseline import BaseRewardStats, Divergence
+from align.core.baseline import BaseRewardStats, Divergence, deviation
 from align.core.errors import PartError
+from align.engine.meter import Cost
 from align.io.files import replacing
 from align.report.letters import plot_text
+from align.report.meanings import meaning
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults, read_metrics
 
 Points: TypeAlias = "list[tuple[int, float]]"
+Price: TypeAlias = Literal["calls", "seconds"]
+"""What a sample costs: network calls (NFE), or seconds."""
 
 _COLUMNS: Final = 3
-_MEANINGS: Final = {
-    "reward": "r, which is optimised",
-    "candidates": "r of each candidate",
-    "value": "value V, estimated",
-    "ess": "effective number of draws",
-    "draws": "draws at a state",
-    "error": "standard error of V",
-    "guidance": "length of the guidance",
-    "norm": "norm of the gradient",
+_PRICES: Final[Mapping[Price, str]] = {
+    "calls": "NFE (network calls) a sample",
+    "seconds": "seconds a sample",
 }
+_MEAN: Final = "mean r"
 _MANY: Final = 200  # points of a line; a running mean shows more of them better
+_LONG: Final = 500.0  # times the other end: an axis that has no room for 1, 2, 5
+_POINTS: Final = 500  # in the plane; more are a picture in a plot that is otherwise drawn
 _FEW: Final = 12  # points of a line that are marked one by one
 _PEAK: Final = 8.0  # times what is usual: a larger number makes the axis logarithmic
 _RUNAWAY: Final = 100.0  # times the usual size in another arm, with numbers of either sign
 
 
-def curves(folder: Path) -> None:
-    """Write curves.png: r (or the loss) and what goes with it over the steps.
+@final
+@attrs.frozen(eq=False)
+class Panel:
+    """What became of one number over the steps of a run: a line an arm.
 
-    A panel a number that changes. An arm of a single step is a dashed level beside the others.
+    Attributes:
+        name: of the number.
+        lines: its points, step and value, by the arm's name.
     """
-    lines = read_metrics(folder)
-    series: dict[str, dict[str, Points]] = defaultdict(lambda: defaultdict(list))
-    for line in lines:
-        for name in line.keys() - {"arm", "step", "errors"}:
-            series[name][line["arm"]].append((line["step"] + 1, line[name]))
-    # The order is that in which numbers are recorded.
-    order = dict.fromkeys(name for line in lines for name in line if name in series)
-    names = [name for name in order if any(map(_changes, series[name].values()))]
-    if not names:
-        return
-    columns = min(_COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    arms = list(dict.fromkeys(line["arm"] for line in lines))
-    wide = 5.0 * columns + (2.4 if len(arms) > 1 else 0)
-    figure = Figure(figsize=(wide, 3.4 * rows), layout="constrained")
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, place + 1)
+
+    name: str
+    lines: Mapping[str, Points]
+
+    def draw(self, axes: Axes, arms: Sequence[str]) -> None:
+        """Draw the lines, each in the style that its arm's place among all arms gives it.
+
+        An arm of a single step is a dashed level beside the others.
+        """
         for number, arm in enumerate(arms):
-            _curve(axes, series[name].get(arm, []), plot_text(arm), number)
-        _scale(axes, name, [[y for _, y in points] for points in series[name].values()])
-        axes.set_xlabel("step, or candidate" if "candidates" in names else "step")
+            _curve(axes, self.lines.get(arm, []), plot_text(arm), number)
+        _scale(axes, self.name, [[y for _, y in points] for points in self.lines.values()])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(plot_text(_MEANINGS.get(name, name.replace("_", " "))))
+        axes.set_ylabel(plot_text(meaning(self.name).label))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.93", linewidth=0.8)
+
+
+def panels(lines: Sequence[Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """A panel for each number of the recorded steps that changes, in the order of the record."""
+    series: dict[str, dict[str, Points]] = {}
+    for line in lines:
+        for name in line.keys() - {"arm", "step", "errors"}:
+            points = series.setdefault(name, defaultdict(list))
+            points[line["arm"]].append((line["step"] + 1, line[name]))
+    order = dict.fromkeys(name for line in lines for name in line if name in series)
+    return tuple(
+        Panel(name, series[name]) for name in order if any(map(_changes, series[name].values()))
+    )
+
+
+def step_label(shown: Sequence[Panel]) -> str:
+    """What the axis of the steps is called."""
+    candidates = any(panel.name == "candidates" for panel in shown)
+    return "step, or candidate" if candidates else "step"
+
+
+def curves(folder: Path) -> None:
+    """Write curves.png: r (or the loss) and what goes with it over the steps."""
+    lines = read_metrics(folder)
+    shown, arms = panels(lines), list(dict.fromkeys(line["arm"] for line in lines))
+    if not shown:
+        return
+    columns = min(_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    wide = 5.0 * columns + (2.4 if len(arms) > 1 else 0)
+    figure = Figure(figsize=(wide, 3.4 * rows), layout="constrained")
+    for place, panel in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        panel.draw(axes, arms)
+        axes.set_xlabel(step_label(shown))
     if len(arms) > 1:
         entries = {
             label: handle
@@ -111,7 +143,7 @@ def _curve(axes: Axes, points: Points, label: str, number: int) -> None:
 
 def _style(number: int) -> dict[str, Any]:
     """How arm `number` is drawn, unlike any other of the first forty."""
-    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+    return {"color": _colour(number), "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
 
 
 def _scale(axes: Axes, name: str, arms: Sequence[Sequence[float]]) -> None:
@@ -146,39 +178,72 @@ def _states(path: Path) -> Tensor:
 
 
 def scatter(folder: Path, arms: Sequence[ArmNumbers]) -> None:
-    """Write scatter.png, if the samples are points in the plane: a panel an arm.
-
-    All panels show the same square. The few points of an arm that are far from all others are left
-    out, and its title says how many.
-    """
-    states = [_states(folder / arm.folder / "states.safetensors") for arm in arms]
-    if any(x1.dim() != 2 or x1.shape[1] != 2 for x1 in states):
+    """Write scatter.png, if the samples are points in the plane: a panel an arm."""
+    clouds = Cloud.of([(arm.name, folder / arm.folder) for arm in arms])
+    if not clouds:
         return
-    clouds = [x1.double().numpy() for x1 in states]
-    kept = [cloud[np.isfinite(cloud).all(1)] for cloud in clouds]
-    boxes = [_bounds(cloud) for cloud in kept if len(cloud)]
-    bounds = np.stack(boxes or [np.array([[-1.0, -1.0], [1.0, 1.0]])])
-    low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
-    middle, half = (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
-    columns = min(4, len(arms))
-    rows = -(-len(arms) // columns)
+    columns = min(4, len(clouds))
+    rows = -(-len(clouds) // columns)
     figure = Figure(figsize=(3.4 * columns, 3.6 * rows), layout="constrained")
-    first = None
-    for place, (arm, cloud) in enumerate(zip(arms, clouds, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
-        first = first or axes
+    for place, shown in enumerate(clouds):
+        shown.draw(axes := figure.add_subplot(rows, columns, place + 1))
+        axes.set_title(plot_text(shown.name) + shown.left_out, fontsize=9)
+    save_figure(figure, folder / "scatter.png")
+
+
+@final
+@attrs.frozen(eq=False)
+class Cloud:
+    """Samples of an arm that are points in the plane, with the square that all arms' share.
+
+    The few points of an arm that are far from all others are outside of it.
+
+    Attributes:
+        name: of the arm.
+        points: (n, 2).
+        middle: of the square, (2,).
+        half: half its side.
+    """
+
+    name: str
+    points: np.ndarray
+    middle: np.ndarray
+    half: float
+
+    @classmethod
+    def of(cls, arms: Sequence[tuple[str, Path]]) -> tuple[Cloud, ...]:
+        """Clouds of the arms with these names and folders; none if the samples are no points."""
+        states = [_states(folder / "states.safetensors") for _, folder in arms]
+        if any(x1.dim() != 2 or x1.shape[1] != 2 for x1 in states):
+            return ()
+        clouds = [x1.double().numpy() for x1 in states]
+        kept = [cloud[np.isfinite(cloud).all(1)] for cloud in clouds]
+        boxes = [_bounds(cloud) for cloud in kept if len(cloud)]
+        bounds = np.stack(boxes or [np.array([[-1.0, -1.0], [1.0, 1.0]])])
+        low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
+        middle, half = (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
+        return tuple(
+            cls(name, cloud, middle, half) for (name, _), cloud in zip(arms, clouds, strict=True)
+        )
+
+    @property
+    def left_out(self) -> str:
+        """How many points are outside, to stand behind the arm's name."""
+        outside = int((~(np.abs(self.points - self.middle) <= self.half).all(1)).sum())
+        return f" ({outside} outside)" if outside else ""
+
+    def draw(self, axes: Axes) -> None:
+        """Draw the points that are inside."""
         # With few points each is to be seen.
-        size = min(20.0, max(3.0, 1000.0 / max(1, len(cloud))))
-        axes.scatter(cloud[:, 0], cloud[:, 1], s=size, linewidths=0, alpha=0.6)
-        outside = int((~(np.abs(cloud - middle) <= half).all(1)).sum())
-        left_out = f" ({outside} outside)" if outside else ""
-        axes.set_title(plot_text(arm.name) + left_out, fontsize=9)
+        size = min(20.0, max(3.0, 1000.0 / max(1, len(self.points))))
+        many = len(self.points) > _POINTS
+        x, y = self.points.T
+        axes.scatter(x, y, s=size, linewidths=0, alpha=0.6, rasterized=many)
         axes.set_aspect("equal")
         axes.set_xlabel("$x_1$")
         axes.set_ylabel("$x_2$")
-    axes.set_xlim(middle[0] - half, middle[0] + half)
-    axes.set_ylim(middle[1] - half, middle[1] + half)
-    save_figure(figure, folder / "scatter.png")
+        axes.set_xlim(self.middle[0] - self.half, self.middle[0] + self.half)
+        axes.set_ylim(self.middle[1] - self.half, self.middle[1] + self.half)
 
 
 def _bounds(cloud: np.ndarray) -> np.ndarray:
@@ -199,45 +264,122 @@ def _bounds(cloud: np.ndarray) -> np.ndarray:
 
 
 def tradeoff(folder: Path, results: RunResults) -> None:
-    """Write tradeoff.png: mean r of each arm against its compute, and against its divergence.
-
-    A filled point stands at the mode's own account of KL(samples | base model), an open one with
-    an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
-    law has a higher mean of r at the same divergence. An arm with samples that left the model has
-    no point where it would make all else look alike; the legend then has its mean of r.
-    """
-    gains = [(arm, arm.divergence) for arm in results.arms if arm.divergence is not None]
-    if not gains:
+    """Write tradeoff.png: mean r of each arm against its compute, and against its divergence."""
+    if not _gains(results):
         return
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     spent, distance = figure.subplots(1, 2, sharey=True)
-    for base in results.unsteered:
-        _family(distance, base)
-    costs = [arm.cost.nfe / max(1, arm.samples) for arm, _ in gains]
-    low, high = _usual_rewards(results)
-    for number, ((arm, gain), cost) in enumerate(zip(gains, costs, strict=True)):
-        colour, marker = f"C{number % 10}", "os^D"[number // 10 % 4]
-        if _has_left(arm) and not low <= gain.reward <= high:
-            label = f"{plot_text(arm.name)} (outside, at {gain.reward:.3g})"
-            spent.plot([], [], marker, color=colour, markersize=5, label=label)
-            continue
-        _point(spent, cost, gain, colour, marker, label=plot_text(arm.name))
-        _divergence(distance, gain, colour, marker)
-    if min(costs) > 0:
-        spent.set_xscale("log")
-        plain_ticks(spent.xaxis)
-    spent.set_xlabel("NFE (network calls) a sample")
-    spent.set_ylabel("mean r")
-    distance.set_xlabel("KL(samples | base model), nats")
-    # The best possible mean of a normal reward is a straight line on this scale.
-    distance.set_xscale("function", functions=(_root, _square))
-    far = distance.get_xlim()[1]
-    distance.set_xlim(-0.002 * far, 1.2 * far)
+    reward_over(spent, results, "calls")
+    reward_over_divergence(distance, results)
+    distance.set_ylabel("")
     for axes in (spent, distance):
-        axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
     save_figure(figure, folder / "tradeoff.png")
+
+
+def reward_over(axes: Axes, results: RunResults, price: Price) -> None:
+    """Mean r of each arm against what a sample costs.
+
+    A band shows what the best of n samples of the base model has at the same price, ± its standard
+    error. An arm with samples that left the model has no point where it would make all else look
+    alike; the legend then has its mean of r.
+    """
+    gains = _gains(results)
+    low, high = _usual_rewards(results)
+    for base in results.unsteered:
+        _best_of(axes, base, price)
+    prices = [_price(arm.cost, arm.samples, price) for _, arm, _ in gains]
+    for (number, arm, gain), cost in zip(gains, prices, strict=True):
+        if _has_left(arm) and not low <= gain.reward <= high:
+            label = f"{plot_text(arm.name)} (outside, at {gain.reward:.3g})"
+            axes.plot([], [], _marker(number), color=_colour(number), markersize=5, label=label)
+        else:
+            _point(axes, cost, gain, number, label=plot_text(arm.name))
+    if min(prices) > 0:
+        axes.set_xscale("log")
+        plain_ticks(axes.xaxis)
+    axes.set_xlabel(_PRICES[price])
+    axes.set_ylabel(_MEAN)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def reward_over_divergence(axes: Axes, results: RunResults) -> None:
+    """Mean r of each arm against its divergence from the base model.
+
+    A filled point stands at the mode's own account of KL(samples | base model), an open one with
+    an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
+    law has a higher mean of r at the same divergence.
+    """
+    for base in results.unsteered:
+        _family(axes, base)
+    low, high = _usual_rewards(results)
+    for number, arm, gain in _gains(results):
+        if not _has_left(arm) or low <= gain.reward <= high:
+            _divergence(axes, gain, number)
+    axes.set_xlabel("KL(samples | base model), nats")
+    axes.set_ylabel(_MEAN)
+    # The best possible mean of a normal reward is a straight line on this scale.
+    axes.set_xscale("function", functions=(_root, _square))
+    far = axes.get_xlim()[1]
+    axes.set_xlim(-0.002 * far, 1.2 * far)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _gains(results: RunResults) -> list[tuple[int, ArmNumbers, Divergence]]:
+    """The arms whose r is known, with their places among all."""
+    return [
+        (number, arm, arm.divergence)
+        for number, arm in enumerate(results.arms)
+        if arm.divergence is not None
+    ]
+
+
+def _price(cost: Cost, samples: int, price: Price) -> float:
+    """What a sample cost."""
+    return (cost.nfe if price == "calls" else cost.seconds) / max(1, samples)
+
+
+def _best_of(axes: Axes, base: BaseNumbers, price: Price) -> None:
+    """The best of n samples of a base model."""
+    if not base.r or len(base.r) < 2:
+        return
+    r = torch.tensor(base.r, dtype=torch.float64)
+    one = _price(base.cost, len(r), price)
+    numbers, means, errors = (np.array(c) for c in zip(*BaseRewardStats(r).best_of(), strict=True))
+    if one > 0:
+        label = f"best of n, by {len(r)} unsteered samples"
+        axes.plot(numbers * one, means, color="0.6", label=label, zorder=0)
+        band = (means - errors, means + errors)
+        axes.fill_between(numbers * one, *band, color="0.6", alpha=0.25, linewidth=0, zorder=0)
+
+
+def judged(axes: Axes, results: RunResults, name: str) -> None:
+    """Mean score of each arm by a judge that was not optimised, against mean r."""
+    for base in results.unsteered:
+        if base.r and (scores := base.scores.get(name)):
+            label = f"{len(base.r)} unsteered samples"
+            axes.scatter(base.r, scores, s=9, color="0.6", linewidths=0, label=label, zorder=0)
+    for number, arm, gain in _gains(results):
+        if scores := arm.scores.get(name):
+            values = torch.tensor(scores, dtype=torch.float64)
+            error = deviation(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+            axes.errorbar(
+                gain.reward,
+                float(values.mean()),
+                xerr=gain.reward_error or 0.0,
+                yerr=error,
+                fmt=_marker(number),
+                color=_colour(number),
+                capsize=2,
+                markersize=5,
+                label=plot_text(arm.name),
+            )
+    axes.set_xlabel(_MEAN)
+    axes.set_ylabel(plot_text(name))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.93", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def _has_left(arm: ArmNumbers) -> bool:
@@ -273,22 +415,32 @@ def _square(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.sign(x) * np.square(x))
 
 
+def _colour(number: int) -> str:
+    """Of arm `number`."""
+    return f"C{number % 10}"
+
+
+def _marker(number: int) -> str:
+    """Of arm `number`: another after ten arms."""
+    return "os^D"[number // 10 % 4]
+
+
 def _point(
     axes: Axes,
     place: float,
     gain: Divergence,
-    colour: str,
-    marker: str,
+    number: int,
     *,
     label: str = "",
     filled: bool = True,
 ) -> None:
-    """Mean r ± its standard error at a place."""
+    """Mean r of arm `number` ± its standard error at a place."""
+    colour = _colour(number)
     axes.errorbar(
         place,
         gain.reward,
         yerr=gain.reward_error or 0.0,
-        fmt=marker,
+        fmt=_marker(number),
         color=colour,
         capsize=2,
         markersize=5,
@@ -297,23 +449,23 @@ def _point(
     )
 
 
-def _divergence(axes: Axes, gain: Divergence, colour: str, marker: str) -> None:
+def _divergence(axes: Axes, gain: Divergence, number: int) -> None:
     """Mean r at the mode's own account of the divergence, or at a bound from below that says some.
 
     An arm of which neither is known has no point: wherever it stood it might seem better than the
     best possible.
     """
     if gain.at_most is not None:
-        _point(axes, gain.at_most, gain, colour, marker)
+        _point(axes, gain.at_most, gain, number)
     elif gain.at_least is not None and not gain.says_nothing:
         axes.annotate(
             "",
             (gain.at_least, gain.reward),
             (22, 0),
             textcoords="offset points",
-            arrowprops={"arrowstyle": "<-", "color": colour},
+            arrowprops={"arrowstyle": "<-", "color": _colour(number)},
         )
-        _point(axes, gain.at_least, gain, colour, marker, filled=False)
+        _point(axes, gain.at_least, gain, number, filled=False)
 
 
 def _family(axes: Axes, base: BaseNumbers) -> None:
@@ -333,8 +485,9 @@ def _family(axes: Axes, base: BaseNumbers) -> None:
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Write 0.5, 1, 2, 5, 10 on a logarithmic axis, and no powers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Write 0.5, 1, 2, 5, 10 on a logarithmic axis, or 0.1, 1, 10 on a long one, and no powers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < _LONG * low else (1,)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_locator(NullLocator())
 

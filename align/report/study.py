@@ -22,7 +22,7 @@ def study_rows(arms: Sequence[ArmNumbers]) -> tuple[list[str], list[list[str]]]:
 
     The head of the first column says what was measured, if those of the panels do not.
     """
-    panels, first = _panels(arms), _findings(arms[0])
+    panels, first = panel_names(arms), _findings(arms[0])
     corner = "arm" if panels == [""] else first.value
     heads = [corner, first.calls, *(panel or first.value for panel in panels)]
     cells = []
@@ -46,21 +46,28 @@ def plot(folder: Path, arms: Sequence[ArmNumbers]) -> None:
 
     All panels have one scale.
     """
-    panels, first = _panels(arms), _findings(arms[0])
-    points = [point for arm in arms for point in _findings(arm).points]
-    figure = Figure(figsize=(2.2 + max(4.2, 2.7 * len(panels)), 3.6), layout="constrained")
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, panel in zip(row, panels, strict=True):
-        colours = (f"C{number % 10}" for number in range(len(arms)))
-        for arm in arms:
-            _line(axes, arm, panel, colours)
-        axes.set_title(plot_text(panel), fontsize=10)
-        axes.set_xlabel(plot_text(first.calls))
-        _scales(axes, points, first.ratios)
+    names, first = panel_names(arms), _findings(arms[0])
+    figure = Figure(figsize=(2.2 + max(4.2, 2.7 * len(names)), 3.6), layout="constrained")
+    row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(row, names, strict=True):
+        study_panel(axes, arms, name)
+        axes.set_title(plot_text(name), fontsize=10)
+        axes.set_ylabel("")
     row[0].set_ylabel(plot_text(first.value.replace("_", " ")))
-    handles, names = row[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
+    handles, labels = row[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     save_figure(figure, folder / "study.png")
+
+
+def study_panel(axes: Axes, arms: Sequence[ArmNumbers], name: str) -> None:
+    """Draw one panel, on the scale that all have."""
+    first = _findings(arms[0])
+    colours = (f"C{number % 10}" for number in range(len(arms)))
+    for arm in arms:
+        _line(axes, arm, name, colours)
+    axes.set_xlabel(plot_text(first.calls))
+    axes.set_ylabel(plot_text(first.value.replace("_", " ")))
+    _scales(axes, [point for arm in arms for point in _findings(arm).points], first.ratios)
 
 
 def _findings(arm: ArmNumbers) -> Findings:
@@ -69,7 +76,8 @@ def _findings(arm: ArmNumbers) -> Findings:
     return arm.findings
 
 
-def _panels(arms: Sequence[ArmNumbers]) -> list[str]:
+def panel_names(arms: Sequence[ArmNumbers]) -> list[str]:
+    """The panels of a study: its circumstances."""
     points = (point for arm in arms for point in _findings(arm).points)
     return list(dict.fromkeys(point.panel for point in points))
 

@@ -1,5 +1,6 @@
 """The yardstick, against closed forms."""
 
+import itertools
 import math
 
 import attrs
@@ -121,3 +122,20 @@ def test_deviation_of_numbers_whose_squares_no_float_holds(size):
     numbers = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
     assert deviation(size * numbers) == pytest.approx(size * math.sqrt(7 / 3), rel=1e-14)
     assert deviation(0 * numbers) == 0
+
+
+def test_the_best_of_n_is_the_mean_over_all_choices():
+    r = torch.tensor([0.3, -1.0, 2.0, 0.7, 0.1, 5.0, -2.0, 1.1, 0.9], dtype=torch.float64)
+
+    def best(values, n):
+        chosen = list(itertools.combinations(values, n))
+        return sum(map(max, chosen)) / len(chosen)
+
+    found = BaseRewardStats(r).best_of()
+    assert [n for n, *_ in found] == [1, 2, 4]
+    for n, mean, error in found:
+        assert mean == pytest.approx(best(r.tolist(), n), rel=1e-9)
+        left = [best([*r[:k].tolist(), *r[k + 1 :].tolist()], n) for k in range(len(r))]
+        spread = torch.tensor(left, dtype=torch.float64).var(correction=0)
+        assert error == pytest.approx(math.sqrt((len(r) - 1) * spread), rel=1e-9)
+    assert BaseRewardStats(r[:1]).best_of() == []

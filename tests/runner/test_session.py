@@ -176,6 +176,7 @@ def test_the_folder_of_a_run(done):
     assert names == {
         "about.json",
         "curves.png",
+        "report.html",
         "log.txt",
         "metrics.jsonl",
         "recipe.toml",

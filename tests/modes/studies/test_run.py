@@ -91,6 +91,7 @@ def test_findings_are_in_the_record(go):
     assert "align.models.mixture.Mixture" in origins
     shown = CliRunner().invoke(main, ["report", str(result.folder)])
     assert shown.exit_code == 0, shown.output
-    head, *rows = shown.output.splitlines()
+    head, *rows, page = shown.output.splitlines()
+    assert page == str(result.folder / "report.html")
     assert head.split() == ["sliced_wasserstein", "NFE", "a", "draw", "t", "=", "0.5"]
     assert [row.split()[0] for row in rows] == ["exact", "other"]
