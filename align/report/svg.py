@@ -39,8 +39,9 @@ def drawn(
         wide: of the panel, in inches; the element becomes as wide as what it stands in.
         high: of the panel, in inches.
     """
-    figure = Figure(figsize=(wide, high), layout="constrained")
-    draw(figure.subplots())
+    figure = Figure(figsize=(wide, high))
+    # Looking for the best margins takes as long as all drawing.
+    draw(figure.add_axes((0.16, 0.15, 0.82, 0.82)))
     return to_svg(figure, name)
 
 
