@@ -1,0 +1,286 @@
+"""What a call of a part costs, in bytes, seconds and operations: fixed + slope · rows.
+
+A part is called with one row and with two; with more, where that takes no time, as small batches
+say little of the seconds of large ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from align.engine.meter import Meter
+
+Call: TypeAlias = Callable[[Tensor, Meter], Tensor]
+"""A part, called with some rows; the meter counts its operations."""
+
+How: TypeAlias = Literal["measured", "derived"]
+"""Whether the call was real, or made of tensors that have a shape and no numbers."""
+
+_SLOW: Final = 1.0  # seconds; a call that takes more is not repeated to time it
+_QUICK: Final = 0.1  # seconds; a call that takes less is timed again with more rows
+_SIZES: Final = (1, 4, 16, 64)  # rows
+_SEARCHED: Final = 1 << 30
+
+
+@final
+@attrs.frozen
+class Linear:
+    """A quantity of a call with some rows: fixed + slope · rows."""
+
+    fixed: float = 0.0
+    slope: float = 0.0
+
+    @classmethod
+    def through(cls, few: tuple[int, float], many: tuple[int, float]) -> Linear:
+        """The line through two measurements (rows, quantity), neither part of it below 0."""
+        (a, x), (b, y) = few, many
+        slope = max(0.0, (y - x) / (b - a))
+        if slope * b > y:  # a first call is slow; all of it belongs to the rows
+            slope = y / b
+        return cls(max(0.0, y - slope * b), slope)
+
+    def of(self, rows: float) -> float:
+        """The quantity of a call with so many rows; nothing for none."""
+        return self.fixed + self.slope * rows if rows else 0.0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PassCost:
+    """Cost of a call, forward alone or forward and backward.
+
+    Attributes:
+        peak: bytes that are in memory at once, beyond weights, input and what was there before.
+        kept: bytes that the result keeps, with its graph where there is one.
+        seconds: duration; nothing where it is derived.
+        flops: floating-point operations, of the forward pass alone.
+    """
+
+    peak: Linear
+    kept: Linear
+    seconds: Linear = Linear()
+    flops: Linear = Linear()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PartCost:
+    """Cost of a part.
+
+    Attributes:
+        forward: of a call without a graph.
+        way_back: of a call with one and its backward pass; None where no gradient passes.
+        how: whether the part was called, or derived from shapes.
+        row_shape: shape of one row of its result.
+    """
+
+    forward: PassCost
+    way_back: PassCost | None
+    how: How
+    row_shape: tuple[int, ...] = ()
+
+    def cost(self, *, gradient: bool) -> PassCost:
+        """With a way back or without; without, where no gradient passes."""
+        return self.way_back if gradient and self.way_back else self.forward
+
+
+@final
+class LivingBytes(TorchDispatchMode):
+    """Adds up the storages that live and were made since it was entered; the same for fake tensors.
+
+    What kernels take for themselves while they compute is not seen.
+
+    Attributes:
+        now: bytes that live.
+        peak: the most that did at once.
+    """
+
+    now: int = 0
+    peak: int = 0
+
+    @functools.cached_property
+    def _known(self) -> dict[int, weakref.ref[torch.UntypedStorage]]:
+        return {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The result of an operation, whose storages are counted where they are new."""
+        named = dict(kwargs or {})
+        for tensor in _tensors((args, named)):
+            self._see(tensor, new=False)
+        result = func(*args, **named)
+        for tensor in _tensors(result):
+            self._see(tensor, new=True)
+        return result
+
+    def _see(self, tensor: Tensor, *, new: bool) -> None:
+        if tensor.layout != torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes() if new else 0
+        if key in self._known:
+            return
+
+        def gone(_: object) -> None:
+            self._known.pop(key, None)
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def _tensors(tree: object) -> Iterable[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def part_cost(
+    call: Call,
+    inputs: Callable[[int], Tensor],
+    *,
+    gradient: bool,
+    how: How = "measured",
+    most_rows: int = _SIZES[-1],
+) -> PartCost:
+    """Call a part a few times and say what it costs.
+
+    Args:
+        call: the part.
+        inputs: makes so many rows that it can be called with.
+        gradient: whether it is asked to be differentiated too.
+        how: "derived" where tensors are fake: nothing is timed then.
+        most_rows: that it is timed with.
+    """
+    forward, few = _pass_cost(call, inputs, False, how, most_rows)
+    way_back = None
+    if gradient:
+        cost, followed = _pass_cost(call, inputs, True, how, most_rows)
+        way_back = cost if followed.has_graph else None
+    return PartCost(forward=forward, way_back=way_back, how=how, row_shape=few.row_shape)
+
+
+def _pass_cost(
+    call: Call, inputs: Callable[[int], Tensor], gradient: bool, how: How, most_rows: int
+) -> tuple[PassCost, _Pass]:
+    """One pass with one row and with two, and what the latter looked like."""
+    few, many = (_Pass.watched(call, inputs(rows), gradient) for rows in (1, 2))
+    seconds = _seconds(call, inputs, gradient, many, most_rows) if how == "measured" else Linear()
+    cost = PassCost(
+        peak=Linear.through((1, few.peak), (2, many.peak)),
+        kept=Linear.through((1, few.kept), (2, many.kept)),
+        seconds=seconds,
+        flops=Linear(0.0, many.flops / 2),
+    )
+    return cost, many
+
+
+def _seconds(
+    call: Call, inputs: Callable[[int], Tensor], gradient: bool, warm: _Pass, most_rows: int
+) -> Linear:
+    """Duration by rows: what two of them took, and, where that is quick, by more calls."""
+    if warm.seconds > _SLOW:
+        return Linear(0.0, warm.seconds / 2)
+    measured = list[tuple[int, float]]()
+    for rows in _SIZES:
+        if measured and (rows > most_rows or measured[-1][1] > _QUICK):
+            break
+        took = min(_timed(call, inputs(rows), gradient) for _ in range(2))
+        measured.append((rows, took))
+    rows, took = measured[-1]
+    return Linear.through(*measured[-2:]) if len(measured) > 1 else Linear(0.0, took / rows)
+
+
+@final
+@attrs.frozen
+class _Pass:
+    """What one call took; see `PassCost`."""
+
+    peak: int
+    kept: int
+    seconds: float
+    flops: float
+    row_shape: tuple[int, ...]
+    has_graph: bool
+
+    @classmethod
+    def watched(cls, call: Call, x: Tensor, gradient: bool) -> _Pass:
+        """Of one call, whose storages and operations are counted."""
+        meter, cuda = Meter(), x.device.type == "cuda"
+        _wait_for(x.device)
+        before = torch.cuda.memory_allocated(x.device) if cuda else 0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(x.device)
+        began = time.perf_counter()
+        with LivingBytes() as living, torch.set_grad_enabled(gradient):
+            result = call(x.requires_grad_(gradient), meter)
+            kept = torch.cuda.memory_allocated(x.device) - before if cuda else living.now
+            flops, has_graph = meter.flops + meter.rewards.flops, result.requires_grad
+            _back(result, x)
+        _wait_for(x.device)
+        seconds = time.perf_counter() - began
+        peak = torch.cuda.max_memory_allocated(x.device) - before if cuda else living.peak
+        return cls(peak, kept, seconds, flops, tuple(result.shape[1:]), has_graph)
+
+
+def _timed(call: Call, x: Tensor, gradient: bool) -> float:
+    """Seconds of one call, which nobody watches."""
+    _wait_for(x.device)
+    began = time.perf_counter()
+    with torch.set_grad_enabled(gradient):
+        _back(call(x.requires_grad_(gradient), Meter()), x)
+    _wait_for(x.device)
+    return time.perf_counter() - began
+
+
+def _back(result: Tensor, x: Tensor) -> None:
+    """The way back from a result to its input, where there is one."""
+    if result.requires_grad:
+        torch.autograd.grad(result.sum(), x, allow_unused=True)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bytes_of(costs: Iterable[PartCost], rows: int, *, gradient: bool) -> float:
+    """The most bytes that rows need on their way through parts one after the other.
+
+    With a gradient all parts before the last keep their graphs while the last is differentiated.
+    """
+    kept = peak = 0.0
+    for part in costs:
+        cost = part.cost(gradient=gradient)
+        peak = max(peak, kept + cost.peak.of(rows))
+        kept += cost.kept.of(rows) if gradient else 0.0
+    return peak
+
+
+def rows_within(free: float, needed: Callable[[int], float]) -> int:
+    """The most rows, at least 1, for which no more bytes are `needed` than there are."""
+    low, high = 1, 2
+    while high < _SEARCHED and needed(high) <= free:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= free else (low, middle)
+    return low
