@@ -54,10 +54,26 @@ def with_absolute_paths(part: Any) -> Any:
 
 def missing_paths(part: Any) -> Iterator[tuple[str, str]]:
     """Names and values of absolute paths, in parts and tables inside too, that lead nowhere."""
+    for name, value in _paths(part):
+        if Path(value).is_absolute() and not Path(value).exists():
+            yield name, value
+
+
+def named_files(part: Any) -> Iterator[Path]:
+    """Files and folders that options name by a path, in parts and tables inside too."""
+    return (Path(value) for _, value in _paths(part) if Path(value).exists())
+
+
+def _paths(part: Any) -> Iterator[tuple[str, str]]:
+    """Names and values of options that are paths, in parts and tables inside too."""
     for field in attrs.fields(type(part)):
         value = getattr(part, field.name)
         if field.metadata.get("path"):
-            if value and Path(value).is_absolute() and not Path(value).exists():
+            if value:
                 yield field.name, value
         elif attrs.has(type(value)):
-            yield from missing_paths(value)
+            yield from _paths(value)
+        elif isinstance(value, tuple):
+            for item in value:
+                if attrs.has(type(item)):
+                    yield from _paths(item)

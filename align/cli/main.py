@@ -332,6 +332,28 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
     click.get_current_context().exit(1 if failed else 0)
 
 
+@main.command()
+@click.option("--clear", is_flag=True, help="Remove all that is kept.")
+@_traceback
+@_guarded
+def cache(clear: bool, traceback: bool) -> None:
+    """List the unsteered samples that are kept for later runs, or remove them with --clear."""
+    from align.cli.kept import listed
+    from align.io.cache import Cache, room
+    from align.io.cache_dir import cache_dir
+    from align.io.files import readable
+
+    try:
+        kept = Cache(cache_dir("unsteered"), room())
+    except OSError as error:
+        raise PartError(str(error)) from error
+    if clear:
+        click.echo(visible(f"{kept.folder}: {readable(kept.clear())} are free again"))
+        return
+    for line in listed(kept):
+        click.echo(visible(line))
+
+
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(tuple(CONTRACT_CLASSES)))
 @_guarded

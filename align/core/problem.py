@@ -52,8 +52,13 @@ class Problem:
         return self.model.encode([self.prompts[number % len(self.prompts)] for number in samples])
 
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
-        """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept."""
+        """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept.
+
+        Where nothing is optimised it is 0, and nothing is decoded.
+        """
         count = len(draws)
+        if not self.reward.optimised:
+            return draws.new_zeros(draws.shape[:2])
         data = self.model.decode(draws.flatten(0, 1))
         total = self.reward.total(data, cond.tile(count).prompts)
         return total.reshape(count, -1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
 import attrs
@@ -66,6 +67,23 @@ class HasOrigins(ABC):
     @abstractmethod
     def origins(self) -> Mapping[str, str]:
         """Where each piece of it is from, such as distribution and version, by its name."""
+
+
+class Repeatable:
+    """Capability of a part: what it computes in one run, it computes in another.
+
+    That depends on nothing but the part's options, the files that it reads, and what is installed.
+    Samples and scores of such parts are kept from run to run. A part that asks a service, draws
+    numbers of its own or has been trained in this process is none.
+    """
+
+    def files_read(self) -> Iterable[Path] | None:
+        """Files that decide what it computes, once it is built; a folder stands for all in it.
+
+        Those that options name as paths (`option(path=True)`), and those in the part's own package,
+        need not be among them. None where some of the options leave it open what is read.
+        """
+        return ()
 
 
 @attrs.frozen(kw_only=True)

@@ -69,6 +69,32 @@ def located(
     return _from_hub(weights or repo, files, who, option, revision, offline)
 
 
+def stored(weights: str, revision: str = "main") -> Path | None:
+    """The file or folder that an option names, or the folder in which the hub's cache has it.
+
+    None where it is not there, as before a download; nothing is downloaded.
+
+    Args:
+        weights: a file, a folder, or an id of the hub.
+        revision: branch, tag or commit of the repository.
+    """
+    given = Path(weights).expanduser()
+    if weights and (exists_as_file(given) or exists_as_folder(given)):
+        return given
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(weights, revision=revision, local_files_only=True))
+    except (ImportError, OSError, ValueError):  # the hub's own errors are among them
+        return None
+
+
+def all_stored(*places: tuple[str, str]) -> tuple[Path, ...] | None:
+    """Where each (weights, revision) is, as `stored` says; None where one is not there."""
+    found = [stored(*place) for place in places]
+    return None if None in found else tuple(path for path in found if path is not None)
+
+
 def _from_hub(
     repo: str, files: tuple[str, ...], who: str, option: str, revision: str, offline: bool
 ) -> Path:

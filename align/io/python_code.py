@@ -18,7 +18,7 @@ from align.core.attribution import attributed
 from align.core.errors import PartError
 from align.core.option import option
 from align.io.files import digest
-from align.io.python_modules import Neighbours, find_source
+from align.io.python_modules import Neighbours, find_source, own_files
 
 
 class NamesCode(Protocol):
@@ -99,6 +99,21 @@ def origin_of(code: str) -> dict[str, str]:
     """
     path = Path(code) if code.endswith(".py") else code and find_source(code, str(Path.cwd()))
     return {code: f"sha256 {digest(path)}"} if path and path.is_file() else {}
+
+
+def files_of(code: str) -> tuple[Path, ...] | None:
+    """Files of the user's own that code depends on, a file or a module, as `own_files` finds them.
+
+    None where they cannot be found: the code has no source, or is not there.
+    """
+    path = Path(code)
+    if code.endswith(".py"):
+        return own_files(path, path.resolve().parent) if path.is_file() else None
+    try:
+        source = find_source(code, str(Path.cwd()))
+    except ValueError:
+        return None
+    return own_files(source, Path.cwd()) if source else None
 
 
 @final

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import final
+from typing import Final, final
 
 import attrs
+
+from align.io.files import exists_as_file
+
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+_STANDARD: Final = Path(sysconfig.get_path("stdlib")).resolve()
+_MOST: Final = 300  # files of one's own that are followed
 
 
 @final
@@ -114,3 +122,79 @@ def find_source(module: str, folder: str) -> Path | None:
 def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
     found = (finder.find_spec(name, path) for finder in sys.meta_path)
     return next((spec for spec in found if spec is not None), None)
+
+
+def own_files(code: Path, folder: Path) -> tuple[Path, ...] | None:
+    """Files of the user's own that code depends on, as far as its text tells; nothing is run.
+
+    These are the code itself; modules that it imports, anywhere in it, or whose names stand in it
+    as texts, and theirs in turn; and other files whose names stand in it. What is installed is not
+    among them, nor is align.
+
+    Args:
+        code: the Python file.
+        folder: where modules and files are looked for first.
+
+    Returns:
+        The files, in the order of their paths; None where they are so many that there must be
+        something else among them.
+    """
+    found, queue = set[Path](), [code.resolve()]
+    while queue:
+        path = queue.pop()
+        if path in found or _INSTALLED & set(path.parts) or path.is_relative_to(_STANDARD):
+            continue
+        found.add(path)
+        if len(found) > _MOST:
+            return None
+        if path.suffix == ".py":
+            queue += [other.resolve() for other in _mentioned(path, folder)]
+    return tuple(sorted(found))
+
+
+def _mentioned(path: Path, folder: Path) -> Iterator[Path]:
+    """The files of modules that a Python file imports, and files that it names."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _sources(alias.name, folder, anywhere=True)
+        elif isinstance(node, ast.ImportFrom):
+            above = [*path.parents[: node.level]]
+            for alias in node.names:
+                name = ".".join(filter(None, (node.module, alias.name)))
+                yield from _sources(name, above[-1] if above else folder, anywhere=not above)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value:
+            places = (folder / node.value, path.parent / node.value, Path(node.value))
+            yield from (place for place in places if exists_as_file(place))
+            if all(part.isidentifier() for part in node.value.split(".")):
+                yield from _sources(node.value, folder, anywhere=False)
+
+
+def _sources(module: str, folder: Path, *, anywhere: bool) -> Iterator[Path]:
+    """The files of a module and of the packages that it is in, as far as there are such.
+
+    Args:
+        module: its name, which may end in that of something inside of it.
+        folder: where it lies.
+        anywhere: whether it may also lie where Python looks for modules.
+    """
+    top = module.partition(".")[0]
+    if anywhere and (top == "align" or top in sys.stdlib_module_names):
+        return
+    places, name = [str(folder)], ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = PathFinder.find_spec(name, places)
+        if spec is None and anywhere and name == top:
+            spec = _find(name, None)
+        if spec is None:
+            return
+        if spec.has_location and spec.origin:
+            yield Path(spec.origin)
+        if spec.submodule_search_locations is None:
+            return
+        places = list(spec.submodule_search_locations)

@@ -24,7 +24,7 @@ from align.core.model import (
 from align.core.option import option
 from align.core.path import PATHS, Path, PathName, expand
 from align.core.quadratic import Form
-from align.core.reward import WeightedReward
+from align.core.reward import Repeatable, WeightedReward
 from align.core.streams import Streams
 from align.models.isotropic import Isotropic
 from align.models.triangular import transport
@@ -192,7 +192,7 @@ def _orthonormal(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> 
 
 @final
 @attrs.frozen(kw_only=True)
-class Mixture(ModelSpec):
+class Mixture(ModelSpec, Repeatable):
     """A mixture of isotropic Gaussians, with exact velocity, maps, value and tilted law.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as File
 from typing import Any, ClassVar, final
 
@@ -10,6 +10,7 @@ import attrs
 import torch
 
 from align.catalog.registry import Catalog, load_catalog
+from align.catalog.tables import named_files
 from align.core.autoencoder import AutoencoderSpec
 from align.core.errors import PartError
 from align.core.model import (
@@ -25,8 +26,8 @@ from align.core.network import NetworkSpec, Role, shape_problems
 from align.core.option import ConfigError, option
 from align.core.path import PATHS, PathName
 from align.core.prompts import prompts_option
-from align.core.reward import HasOrigins
-from align.io.python_code import origin_of, readable_code
+from align.core.reward import HasOrigins, Repeatable
+from align.io.python_code import files_of, origin_of, readable_code
 from align.models.about import (
     check_form,
     code_changed,
@@ -42,7 +43,7 @@ from align.training import weights
 
 @final
 @attrs.frozen(kw_only=True)
-class Network(ModelSpec, HasOrigins):
+class Network(ModelSpec, HasOrigins, Repeatable):
     """A model trained by `pretrain` or `distill`, or an untrained one for them to train."""
 
     kind: ClassVar[str] = "network"
@@ -131,6 +132,15 @@ class Network(ModelSpec, HasOrigins):
     def origins(self) -> Mapping[str, str]:
         """The user's own code, if it needs any, and its digest."""
         return origin_of(self.code)
+
+    def files_read(self) -> Iterable[File] | None:
+        """The user's own code, and what a model that the weights file names reads."""
+        own = files_of(self.code) if self.code else ()
+        if own is None or not self.weights or "model" not in self._about:
+            return own
+        part = self._part
+        others = part.files_read() if isinstance(part, Repeatable) else None
+        return None if others is None else (*own, *named_files(part), *others)
 
     @property
     def has_networks(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import attrs
@@ -22,12 +23,13 @@ from align.core.model import Domain, ModelSpec, Scheduled
 from align.core.option import above, option
 from align.core.path import PATHS
 from align.core.prompts import expand_prompt, match_class, prompts_option
-from align.core.reward import HasOrigins
+from align.core.reward import HasOrigins, Repeatable
 from align.io.python_code import (
     Code,
     check_one_place,
     code_origins,
     file_option,
+    files_of,
     has_function,
     module_option,
 )
@@ -115,7 +117,7 @@ def _function(code: Code, name: str) -> Any:
 
 @final
 @attrs.frozen(kw_only=True)
-class Torch(ModelSpec, HasOrigins):
+class Torch(ModelSpec, HasOrigins, Repeatable):
     """A network of your own: what a function of a Python file returns, an nn.Module or a callable.
 
     It is called with states x (B, *shape) and times t (B,), and with labels (B,) where there are
@@ -227,6 +229,10 @@ class Torch(ModelSpec, HasOrigins):
     def origins(self) -> Mapping[str, str]:
         """The file with the function, and its digest."""
         return code_origins(self)
+
+    def files_read(self) -> Iterable[Path] | None:
+        """The user's own code, and what it imports and names, as far as its text tells."""
+        return files_of(self.file or self.module or "")
 
     def convention(self, device: torch.device) -> Convention:
         """How the network's states, times and output are those of align."""

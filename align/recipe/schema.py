@@ -37,6 +37,10 @@ class Run:
         default=64,
         check=_none_or_some,
     )
+    cache: bool = option(
+        "whether samples of the base model are kept for later runs, and kept ones are taken",
+        default=True,
+    )
     out: str = option(
         "folder of the record; 'runs/<name of the recipe>' if empty", default="", path=True
     )

@@ -234,7 +234,7 @@ def recipe_digest(recipe: str) -> str:
     table = tomllib.loads(recipe)
     run = table.get("run")
     if isinstance(run, dict):
-        options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every")}
+        options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every", "cache")}
         table = table | {"run": options}
     return digest(json.dumps(table, sort_keys=True, default=str).encode())
 

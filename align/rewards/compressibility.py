@@ -13,12 +13,12 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import between, option
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Repeatable, Reward, RewardSpec
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Compressibility(RewardSpec):
+class Compressibility(RewardSpec, Repeatable):
     """Minus the size of the picture as a JPEG file, in kilobytes (1000 bytes).
 
     Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,
@@ -41,7 +41,7 @@ class Compressibility(RewardSpec):
 
 @final
 @attrs.frozen(kw_only=True)
-class Incompressibility(RewardSpec):
+class Incompressibility(RewardSpec, Repeatable):
     """The size of the picture as a JPEG file, in kilobytes (1000 bytes).
 
     Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,

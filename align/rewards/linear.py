@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import above, option
-from align.core.reward import Quadratic, Reward, RewardSpec
+from align.core.reward import Quadratic, Repeatable, Reward, RewardSpec
 
 
 def _rows(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -27,7 +27,7 @@ def _matches(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> N
 
 @final
 @attrs.frozen(kw_only=True)
-class Likelihood(RewardSpec):
+class Likelihood(RewardSpec, Repeatable):
     """R(x) = −|A x − y|² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, appendix F.1.

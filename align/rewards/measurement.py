@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import above, option
-from align.core.reward import HasReferenceImages, Reward, RewardSpec
+from align.core.reward import HasReferenceImages, Repeatable, Reward, RewardSpec
 from align.core.streams import Streams
 from align.rewards.known import Known, known
 from align.rewards.operators import AnyOperator, Operator
@@ -20,7 +20,7 @@ from align.rewards.operators import AnyOperator, Operator
 
 @final
 @attrs.frozen(kw_only=True)
-class Measurement(RewardSpec):
+class Measurement(RewardSpec, Repeatable):
     """R(x) = −‖A x − y‖² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
 
     y = A x0 + std n with x0 the known picture and n ~ N(0, I), drawn once from `seed`. The sum is

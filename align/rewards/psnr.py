@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Repeatable, Reward, RewardSpec
 from align.rewards.known import Known, known
 
 _LIMIT: Final = 100.0  # far above what 8 bits can tell apart, and finite
@@ -19,7 +19,7 @@ _LIMIT: Final = 100.0  # far above what 8 bits can tell apart, and finite
 
 @final
 @attrs.frozen(kw_only=True)
-class PSNR(RewardSpec):
+class PSNR(RewardSpec, Repeatable):
     """Peak signal-to-noise ratio to a known picture, −10 log10 of the mean squared error, in dB.
 
     Samples are clamped to [0, 1] first; a ratio above 100 dB counts as 100.

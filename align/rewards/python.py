@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, TypeAlias, final
 
 import attrs
@@ -13,12 +14,13 @@ from align.core.attribution import seen
 from align.core.errors import ContractError
 from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import HasOrigins, Reward, RewardSpec
+from align.core.reward import HasOrigins, Repeatable, Reward, RewardSpec
 from align.io.python_code import (
     Code,
     check_one_place,
     code_origins,
     file_option,
+    files_of,
     has_function,
     module_option,
 )
@@ -28,7 +30,7 @@ Scores: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 
 @final
 @attrs.frozen(kw_only=True)
-class Python(RewardSpec, HasOrigins):
+class Python(RewardSpec, HasOrigins, Repeatable):
     """A function `score(data, prompts)` of a Python file, which returns the scores (B,).
 
     `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device; `prompts` is
@@ -59,6 +61,10 @@ class Python(RewardSpec, HasOrigins):
     def origins(self) -> Mapping[str, str]:
         """The file with the function, and its digest."""
         return code_origins(self)
+
+    def files_read(self) -> Iterable[Path] | None:
+        """The user's own code, and what it imports and names, as far as its text tells."""
+        return files_of(self.file or self.module or "")
 
     def build(self, device: torch.device) -> Reward:
         """Run the file; raises PartError if that fails."""

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from align.core.model import Domain
 from align.core.option import above, option
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Repeatable, Reward, RewardSpec
 from align.metrics.statistics import COUNTS, LARGEST, Statistic, statistic
 
 
 @final
 @attrs.frozen(kw_only=True)
-class PictureStatistic(RewardSpec):
+class PictureStatistic(RewardSpec, Repeatable):
     """R(x) = v(x), or −(v(x) − towards)² / width², for one statistic v of the picture.
 
     brightness: mean of all channels of all pixels, from 0 to 1.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeAlias, final
 
 import attrs
@@ -10,12 +14,13 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from align.core.baseline import BaseRewardStats
+from align.core.baseline import BaseRewardStats, deviation
 from align.core.departure import Traits
+from align.core.errors import AlignError
 from align.core.mode import ReportsKL
 from align.core.model import Condition, ModelSpec
 from align.core.normalise import fitted
-from align.core.reward import Transform, WeightedReward
+from align.core.reward import Term, Transform, WeightedReward
 from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.loop import execute
@@ -23,6 +28,7 @@ from align.engine.meter import Cost
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Recipe
 from align.runner.build import Built, Rewards, build
+from align.runner.kept import Drawn, Scored, Shelf, Shelves
 from align.runner.observers import NullObserver
 
 OnProgress: TypeAlias = Callable[[int, int], None]
@@ -34,14 +40,15 @@ PIECES: Final = 4  # the progress bar moves this often, if memory asks for no sm
 @final
 @attrs.frozen(eq=False)
 class BaseSamples:
-    """Samples of one base model; their scores are kept, they themselves are not.
+    """What is known of samples of one base model.
 
     Attributes:
         model: the base model.
         flow_steps: Euler steps from noise to data.
         scores: every reward's own score (M,) by name.
-        cost: of making and scoring them; no arm's cost counts it.
+        cost: of making and scoring them, whenever that was; no arm's cost counts it.
         traits: what arms' samples are compared with.
+        origin: says where they are from, if they were not drawn in this run.
     """
 
     model: ModelSpec
@@ -49,6 +56,7 @@ class BaseSamples:
     scores: Mapping[str, Tensor]
     cost: Cost
     traits: Traits
+    origin: str = ""
 
 
 @final
@@ -87,12 +95,21 @@ class BaseSampleSet:
 
 
 def sample_bases(
-    recipe: Recipe, rewards: Rewards, on_progress: OnProgress = lambda done, count: None
+    recipe: Recipe,
+    rewards: Rewards,
+    on_progress: OnProgress = lambda done, count: None,
+    shelves: Shelves | None = None,
 ) -> BaseSampleSet:
     """Sample every base model that something needs samples of, once, and fit the transforms.
 
     The model of the first optimising arm is sampled where a reward is normalised, and that of
     every arm whose divergence is estimated from them.
+
+    Args:
+        recipe: the recipe.
+        rewards: its rewards.
+        on_progress: is called as samples are made.
+        shelves: where samples are kept from run to run; None for nowhere.
 
     Raises:
         PartError: a reward is the same for all unsteered samples, or there are none.
@@ -107,7 +124,8 @@ def sample_bases(
     models = list[BaseSamples]()
     for arm in needed if recipe.run.unsteered else ():
         if arm.model is not None and not any(base.model == arm.model for base in models):
-            models.append(_sampled(arm.model, build(arm, rewards, recipe.run), recipe, on_progress))
+            built = build(arm, rewards, recipe.run)
+            models.append(_sampled(built, recipe, on_progress, shelves))
     first = next((base for base in models if base.model == optimising[0].model), None)
     scores = first.scores if first else {}
     transforms = {
@@ -121,53 +139,219 @@ def sample_bases(
 
 
 @torch.no_grad()
-def draw(built: Built, recipe: Recipe, flow_steps: int, on_progress: OnProgress) -> BaseSamples:
-    """Plain samples of an arm's model, scored by its rewards.
+def draw(
+    built: Built,
+    recipe: Recipe,
+    flow_steps: int,
+    on_progress: OnProgress,
+    shelf: Shelf | None = None,
+) -> BaseSamples:
+    """Plain samples of an arm's model, scored by its rewards; those that are kept are taken.
 
     Args:
         built: the arm; its prompts are those of the samples in turn.
         recipe: says the number of samples and the seed; no steered sample shares their noise.
         flow_steps: Euler steps from noise to data.
         on_progress: is called as samples are made.
+        shelf: where samples are kept from run to run; None for nowhere.
     """
     assert built.arm.model is not None
-    problem, meter, count = built.problem, built.meter, recipe.run.unsteered
-    plain = attrs.evolve(problem, reward=WeightedReward(()))
+    problem, count, kind = built.problem, recipe.run.unsteered, built.arm.model.kind
+    notice, origin = logger.bind(notice=True), ""
     streams = Streams(recipe.run.seed, tuple(range(count)), ("unsteered",), problem.model.device)
-    rows, mode = min(problem.chunk, -(-count // PIECES)), BestOfN(n=1, flow_steps=flow_steps)
-    pieces, states = list[dict[str, Tensor]](), list[tuple[Tensor, Condition, Streams]]()
-    meter.begin()
-    for start in range(0, count, rows):
-        on_progress(start, count)
-        piece = streams.rows(slice(start, start + rows))
-        cond = problem.condition(piece.samples)
+    drawing = _Drawing(built, streams, BestOfN(n=1, flow_steps=flow_steps))
+    states, scored = drawing.kept(shelf) if shelf else (None, {})
+    missing = [term for term in problem.reward.terms if term.name not in scored]
+    if states is None:
+        nfe = count * flow_steps * problem.model.rows_per_velocity
+        text = "{} unsteered samples of '{}' are drawn first, which takes {} network calls"
+        notice.info(text, count, kind, nfe)
+        drawn, anew = drawing.make(None, missing, on_progress)
+    else:
+        origin = f"from the cache (drawn {states.when} for {states.recipe})"
+        notice.info("{} unsteered samples of '{}' {}", count, kind, origin)
+        drawn, anew = drawing.make(states, missing, on_progress) if missing else (states, {})
+    on_progress(count, count)
+    if shelf and (anew or states is None):
+        shelf.keep(None if states else drawn, anew)
+    scored |= anew
+    return BaseSamples(
+        model=built.arm.model,
+        flow_steps=flow_steps,
+        scores={term.name: scored[term.name].scores for term in problem.reward.terms},
+        cost=_together([drawn.cost, *(one.cost for one in scored.values())]),
+        traits=drawn.traits,
+        origin=origin,
+    )
+
+
+@final
+@attrs.frozen(eq=False)
+class _Drawing:
+    """Base samples that are being drawn or looked up.
+
+    Attributes:
+        built: the arm.
+        streams: of all samples.
+        mode: makes them.
+    """
+
+    built: Built
+    streams: Streams
+    mode: BestOfN
+
+    def kept(self, shelf: Shelf) -> tuple[Drawn | None, dict[str, Scored]]:
+        """What is kept of the samples, if it is what the parts would make now."""
+        problem = self.built.problem
+        states = shelf.drawn(problem.model.device)
+        if states is None:
+            return None, {}
+        found = {t.name: shelf.scored(t.name, states.x1.device) for t in problem.reward.terms}
+        scored = {name: one for name, one in found.items() if one is not None}
+        if self._agrees(states, scored):
+            return states, scored
+        logger.info("what the cache has of the unsteered samples is not what the parts make now")
+        shelf.forget()
+        return None, {}
+
+    def make(
+        self, states: Drawn | None, terms: Sequence[Term], on_progress: OnProgress
+    ) -> tuple[Drawn, dict[str, Scored]]:
+        """Draw samples, unless there are `states`, and score them by these rewards.
+
+        Each sample is decoded once, for all of them.
+        """
+        problem, meter, count = self.built.problem, self.built.meter, len(self.streams.samples)
+        rows = min(problem.chunk, -(-count // PIECES))
+        seconds, before = _Seconds(), Counter(meter.calls)
+        made, scores = (
+            list[tuple[Tensor, Condition, Streams]](),
+            defaultdict[str, list[Tensor]](list),
+        )
+        for start in range(0, count, rows):
+            on_progress(start, count)
+            piece = self.streams.rows(slice(start, start + rows))
+            cond = problem.condition(piece.samples)
+            with seconds.of("the states"):
+                x1 = states.x1[start : start + rows] if states else self._states(cond, piece)
+                data = problem.model.decode(x1)
+            for term in terms:
+                with seconds.of(f"reward {term.name}"):
+                    scores[term.name].append(term.reward.score(data, cond.prompts))
+            made.append((x1, cond, piece))
+        memory = meter.cost(problem.model.device).memory
+        scored = {
+            name: Scored(
+                torch.cat(pieces),
+                Cost(
+                    reward_calls={name: count},
+                    flops=int(meter.rewards.row_flops[name] * count),
+                    seconds=seconds[f"reward {name}"],
+                    memory=memory,
+                ),
+            )
+            for name, pieces in scores.items()
+        }
+        if states:
+            return states, scored
+        calls = Counter(meter.calls) - before
+        cost = Cost(
+            calls=dict(calls),
+            flops=int(sum(meter.row_flops[part] * number for part, number in calls.items())),
+            seconds=seconds["the states"],
+            memory=memory,
+        )
+        traits = Traits.joined([Traits.of(problem.model, *piece) for piece in made])
+        return Drawn(torch.cat([x1 for x1, _, _ in made]), traits, cost), scored
+
+    def _states(self, cond: Condition, streams: Streams) -> Tensor:
+        """Clean states of some of the samples."""
+        problem = attrs.evolve(self.built.problem, cond=cond, reward=WeightedReward(()))
         outcome = execute(
-            mode, attrs.evolve(plain, cond=cond), piece, meter=meter, observer=NullObserver()
+            self.mode, problem, streams, meter=self.built.meter, observer=NullObserver()
         )
         assert outcome.x1 is not None
-        pieces.append(problem.reward.each(problem.model.decode(outcome.x1), cond.prompts))
-        states.append((outcome.x1, cond, piece))
-    on_progress(count, count)
-    scores = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    cost = meter.cost(problem.model.device)
-    traits = Traits.joined([Traits.of(problem.model, *state) for state in states])
-    return BaseSamples(built.arm.model, flow_steps, scores, cost, traits)
+        return outcome.x1
+
+    def _agrees(self, states: Drawn, scored: Mapping[str, Scored]) -> bool:
+        """Whether the parts make of two of the samples what is kept of them, rounding aside.
+
+        That is their velocity residual, in which the networks have their say, and their scores. It
+        shows what no digest can: a file that somebody's code reads without naming it.
+        """
+        problem, count = self.built.problem, len(self.streams.samples)
+        if states.x1.shape != (count, *problem.model.shape):
+            return False
+        rows = torch.tensor([0, count - 1])
+        streams, x1 = self.streams.rows(rows), states.x1[rows.to(states.x1.device)]
+        try:
+            cond = problem.condition(streams.samples)
+            now = {"": Traits.of(problem.model, x1, cond, streams).residual}
+            data = problem.model.decode(x1)
+            for term in problem.reward.terms:
+                if term.name in scored:
+                    now[term.name] = term.reward.score(data, cond.prompts)
+        except AlignError:
+            return False
+        kept = {"": states.traits.residual, **{name: one.scores for name, one in scored.items()}}
+        return all(_alike(value, kept[name], rows) for name, value in now.items())
+
+
+def _alike(now: Tensor, kept: Tensor, rows: Tensor) -> bool:
+    """Whether numbers of some rows are those that are kept, as far as rounding lets them be."""
+    kept, now = kept.double().cpu(), now.double().cpu()
+    allowed = 0.005 * float(kept.abs().max()) + 0.01 * deviation(kept)
+    return bool(torch.isclose(now, kept[rows], rtol=0, atol=allowed).all())
+
+
+@final
+class _Seconds(defaultdict[str, float]):
+    """How long things took, added up by their names."""
+
+    def __init__(self) -> None:
+        super().__init__(float)
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Add the time until the context is left."""
+        began = time.perf_counter()
+        yield
+        self[name] += time.perf_counter() - began
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """What several things cost together; they were not all in memory at once."""
+    calls, rewards = Counter[str](), Counter[str]()
+    for cost in costs:
+        calls.update(cost.calls)
+        rewards.update(cost.reward_calls)
+    return Cost(
+        calls=dict(calls),
+        reward_calls=dict(rewards),
+        flops=sum(cost.flops for cost in costs),
+        seconds=math.fsum(cost.seconds for cost in costs),
+        memory=max(cost.memory for cost in costs),
+    )
 
 
 def _sampled(
-    model: ModelSpec, built: Built, recipe: Recipe, on_progress: OnProgress
+    built: Built, recipe: Recipe, on_progress: OnProgress, shelves: Shelves | None
 ) -> BaseSamples:
-    """Samples of a model, in as many steps as its arms take; the log has what they cost."""
+    """Samples of an arm's model, in as many steps as its arms take; the log has what they cost."""
+    assert built.arm.model is not None
+    model, count = built.arm.model, recipe.run.unsteered
     flow_steps = _flow_steps([arm for arm in recipe.arms() if arm.model == model])
-    base = draw(built, recipe, flow_steps, on_progress)
+    shelf = shelves.of(built, recipe, {"flow_steps": flow_steps}) if shelves else None
+    base = draw(built, recipe, flow_steps, on_progress, shelf)
     means = {name: f"{float(score.mean()):.4g}" for name, score in base.scores.items()}
-    text = "{} unsteered samples of '{}' in {} steps: {:.1f} s, {}, {}, {}"
-    cost = base.cost
+    text = "{} unsteered samples of '{}' in {} steps{}: {:.1f} s, {}, {}, {}"
+    cost, whence = base.cost, f", {base.origin}" if base.origin else ""
     logger.info(
         text,
-        recipe.run.unsteered,
+        count,
         model.kind,
         flow_steps,
+        whence,
         cost.seconds,
         cost.calls,
         cost.reward_calls,

@@ -148,7 +148,7 @@ def differences(out: Path, recipe: str) -> str:
         return ""
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    keys = [key for key in keys if key not in ("run.out", "run.checkpoint_every")]
+    keys = [key for key in keys if key not in ("run.out", "run.checkpoint_every", "run.cache")]
     return ", ".join(keys[:_MANY]) + (", ..." if len(keys) > _MANY else "")
 
 

@@ -30,12 +30,14 @@ from align.core.sampler import PosteriorSampler
 from align.core.study import Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
+from align.io.cache import Cache
 from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
 from align.recipe.far import far_numbers
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.folder import check_folder, differences
+from align.runner.kept import Shelves
 from align.runner.observers import NullObserver, RunObserver, ends_in_order
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
@@ -70,17 +72,22 @@ class Session:
         record: the run folder.
         rewards: of the recipe, loaded when an arm first needs them.
         observer: watches the run.
+        shelves: where base samples are kept from run to run; None for nowhere.
     """
 
     recipe: Recipe
     record: Record
     rewards: Rewards
     observer: RunObserver
+    shelves: Shelves | None = None
 
     def run(self) -> Result:
         """All stages: base samples, the arms one by one, metrics, record and report."""
         with self.observer.watching():
-            bases = sample_bases(self.recipe, self.rewards, self.observer.base_samples)
+            watch, shelves = self.observer.base_samples, self.shelves
+            bases = sample_bases(self.recipe, self.rewards, watch, shelves)
+            if origins := [base.origin for base in bases.models if base.origin]:
+                self.record.about(unsteered=origins)
             results = self.run_arms(bases)
         results = measure(results, self.recipe.metric)
         return Result(self.record.folder, results, self.finish(results, bases))
@@ -172,7 +179,8 @@ def run(
             observer.begin()
             rewards = Rewards(loaded.recipe.reward, device_of(options.device))
             with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
-                result = Session(loaded.recipe, record, rewards, observer).run()
+                shelves = _shelves(options, recipe)
+                result = Session(loaded.recipe, record, rewards, observer, shelves).run()
         except BaseException as error:
             if is_interrupt(error):
                 error.add_note(record.kept())
@@ -183,6 +191,14 @@ def run(
         observer.end(result, None)
         observer.raise_hook_errors()
         return result
+
+
+def _shelves(options: Run, recipe: str | Path) -> Shelves | None:
+    """Where base samples are kept; several processes draw theirs anew, so that all do the same."""
+    if not options.cache or parallel.count() > 1:
+        return None
+    cache = Cache.of_user()
+    return Shelves(cache, str(Path(recipe).absolute())) if cache else None
 
 
 def _say_where(out: Path, folder: Path, text: str) -> None:

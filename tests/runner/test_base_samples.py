@@ -89,7 +89,7 @@ def test_base_samples_are_plain_samples_with_noise_of_their_own():
 def test_base_samples_have_a_cost_and_show_their_progress():
     shown = []
     base, _ = drawn(on_progress=lambda *numbers: shown.append(numbers))
-    assert base.cost.calls == {"network": 24, "decoder": 12}
+    assert base.cost.calls == {"network": 24, "decoder": 6}
     assert base.cost.reward_calls == {"near": 6}
     assert shown == [(0, 6), (2, 6), (4, 6), (6, 6)]
 

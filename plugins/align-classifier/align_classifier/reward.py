@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align import Domain, PartError, Reward, RewardSpec, option
+from align import Domain, PartError, Repeatable, Reward, RewardSpec, option
+from align.io.hub import all_stored
 from align.io.images import checked
 from align_classifier.known import WHO, Known, numbered
 
@@ -24,7 +26,7 @@ def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class Classifier(RewardSpec):
+class Classifier(RewardSpec, Repeatable):
     """R(x) = log p(label | x), log p / (1 − p), or p itself, by a classifier of your choice.
 
     Pictures are prepared as the model's own configuration says, by resizing that keeps the
@@ -60,6 +62,10 @@ class Classifier(RewardSpec):
                 return (-math.inf, math.inf)
             case "probability":
                 return (0.0, 1.0)
+
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The model's folder, or what the hub's cache has of its repository."""
+        return all_stored((self.model, self.revision))
 
     def build(self, device: torch.device) -> Reward:
         """The frozen classifier, in float32.

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align import Domain, Reward, RewardSpec, option
+from align import Domain, Repeatable, Reward, RewardSpec, option
 from align_clip.reward import Clip
 
 WHO = "reward 'aesthetic'"
@@ -25,7 +25,7 @@ def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class Aesthetic(RewardSpec):
+class Aesthetic(RewardSpec, Repeatable):
     """R(x) = a head on the unit features of a CLIP model: a mark of 1 to 10 for most pictures.
 
     Heads of LAION's layout: one linear layer ('weight', 'bias'), or five without anything between
@@ -58,12 +58,15 @@ class Aesthetic(RewardSpec):
     )
     match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)
 
-    def build(self, device: torch.device) -> Reward:
-        """The frozen model and head; raises PartError when their weights cannot be used."""
-        from align_clip.engine import ClipReward
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The head, and what the CLIP model reads."""
+        others = self._clip.files_read()
+        return None if others is None else (Path(self.head).expanduser(), *others)
 
-        head = loaded(self.head)
-        spec = Clip(
+    @property
+    def _clip(self) -> Clip:
+        """The CLIP model."""
+        return Clip(
             weights=self.weights,
             activation=self.activation,
             tokenizer=self.tokenizer,
@@ -73,7 +76,13 @@ class Aesthetic(RewardSpec):
             recompute=self.recompute,
             match_pil=self.match_pil,
         )
-        seen: ClipReward = spec.build(device)
+
+    def build(self, device: torch.device) -> Reward:
+        """The frozen model and head; raises PartError when their weights cannot be used."""
+        from align_clip.engine import ClipReward
+
+        head = loaded(self.head)
+        seen: ClipReward = self._clip.build(device)
         has = seen.network.clip.config.projection_dim
         if head[0].in_features != has:
             from align.core.errors import PartError

@@ -41,6 +41,7 @@ class Clip(ClipSpec, HasReferenceImplementation):
     """
 
     kind: ClassVar[str] = "clip"
+    released: ClassVar[str] = REPO
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     scale: Scale = option(

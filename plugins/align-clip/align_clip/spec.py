@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
-from align import Domain, PartError, RewardSpec, option
+from align import Domain, PartError, Repeatable, RewardSpec, option
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class ClipSpec(RewardSpec):
-    """A reward that compares pictures with prompts in a CLIP model."""
+class ClipSpec(RewardSpec, Repeatable):
+    """A reward that compares pictures with prompts in a CLIP model.
+
+    Attributes:
+        released: id of the hub's repository that `weights` = '' stands for.
+    """
+
+    released: ClassVar[str]
 
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
@@ -46,6 +53,13 @@ class ClipSpec(RewardSpec):
         " a third more time",
         default=False,
     )
+
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The weights, and a tokenizer that is not the package's."""
+        from align.io.hub import all_stored
+
+        weights = (self.weights or self.released, self.revision)
+        return all_stored(weights, *([(self.tokenizer, "main")] if self.tokenizer else []))
 
     @abstractmethod
     def build(self, device: torch.device) -> ClipReward:

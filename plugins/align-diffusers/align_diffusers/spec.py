@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Final, Literal, final
 import attrs
 import torch
 
-from align import ModelSpec, PartError, at_least, option, prompts_option
+from align import ModelSpec, PartError, Repeatable, at_least, option, prompts_option
 from align.core.model import Domain, Scheduled, ToData
-from align.io.hub import is_id
+from align.io.hub import all_stored, is_id
 from align_diffusers.licence import licence_of
 from align_diffusers.model import PipelineModel, network_name, refuse
 from align_diffusers.offload import Placement
@@ -132,7 +132,7 @@ class _Pipeline(ModelSpec):
 
 @final
 @attrs.frozen(kw_only=True)
-class Diffusers(_Pipeline):
+class Diffusers(_Pipeline, Repeatable):
     """A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
 
     Reference: Diffusers: State-of-the-art diffusion models, von Platen et al., 2022,
@@ -158,6 +158,10 @@ class Diffusers(_Pipeline):
             return Loaded(pipe=loaded, **options)
         except (TypeError, ValueError) as error:
             raise PartError(f"model 'diffusers': {error}") from error
+
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The pipeline's folder, or what the hub's cache has of its repository."""
+        return all_stored((self.weights, self.revision))
 
     def build(self, device: torch.device) -> PipelineModel:
         """Load the pipeline; raises PartError when it cannot be used."""

@@ -36,6 +36,7 @@ class HPSv2(ClipSpec, HasReferenceImplementation):
     """
 
     kind: ClassVar[str] = "hpsv2"
+    released: ClassVar[str] = REPO
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     version: Literal["v2.0", "v2.1"] = option(

@@ -15,6 +15,7 @@ from align import (
     Domain,
     HasReferenceImplementation,
     ReadsPrompts,
+    Repeatable,
     Reward,
     RewardSpec,
     option,
@@ -34,7 +35,7 @@ STD: Final = 1.0333394966054072
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageReward(RewardSpec, HasReferenceImplementation):
+class ImageReward(RewardSpec, HasReferenceImplementation, Repeatable):
     """ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
 
     The shortest side is resized to 224 pixels and the middle is cut out, so pixels beyond it have
@@ -93,6 +94,13 @@ class ImageReward(RewardSpec, HasReferenceImplementation):
             match_pil=self.match_pil,
             recompute=self.recompute,
         )
+
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The weights, and the tokenizer's words."""
+        from align.io.hub import all_stored
+
+        words = (self.tokenizer or "bert-base-uncased", "main")
+        return all_stored((str(self._located()), "main"), words)
 
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """Scores (B,) by the package image-reward, on the CPU.

@@ -9,9 +9,19 @@ import attrs
 import torch
 from loguru import logger
 
-from align import Domain, FlowMap, ModelSpec, PartError, PosteriorMap, PromptError, at_least, option
+from align import (
+    Domain,
+    FlowMap,
+    ModelSpec,
+    PartError,
+    PosteriorMap,
+    PromptError,
+    Repeatable,
+    at_least,
+    option,
+)
 from align.core.prompts import expand_prompt
-from align.io.hub import is_id
+from align.io.hub import all_stored, is_id
 from align.models.network_model import ClassReader, NetworkModel
 from align_imagenet.labels import index_in, numbers_of, others_in, spellings
 from align_imagenet.layouts import LAYOUTS, Name
@@ -40,7 +50,7 @@ def _classes(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageNetModel(ModelSpec):
+class ImageNetModel(ModelSpec, Repeatable):
     """A transformer of ImageNet 256 in latents: SiT, REPA, DMF or MFM, from its public file.
 
     It is a model of networks like any other: `distill` and `finetune` start from it.
@@ -130,6 +140,12 @@ class ImageNetModel(ModelSpec):
             "flow_map": frozenset({FlowMap}),
             "meta_flow_map": frozenset({FlowMap, PosteriorMap}),
         }[LAYOUTS[self.layout].role]
+
+    def files_read(self) -> tuple[Path, ...] | None:
+        """The transformer's file, and the autoencoder's folder."""
+        layout = LAYOUTS[self.layout]
+        weights = (self.weights or layout.repo, self.revision)
+        return all_stored(weights, (self.vae or layout.vae, "main"))
 
     def build(self, device: torch.device) -> NetworkModel:
         """Load the network and its autoencoder; raises PartError when they cannot be used."""

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align import Domain, ReadsPrompts, Reward, RewardSpec, option
+from align import Domain, ReadsPrompts, Repeatable, Reward, RewardSpec, option
 from align_imagenet.labels import index_in, index_of, others_in
 from align_imagenet.pictures import colour, resized
 
@@ -41,7 +41,7 @@ def _in_steps(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageNet(RewardSpec):
+class ImageNet(RewardSpec, Repeatable):
     """R(x) = log p(label | x) by an ImageNet classifier with 1000 classes.
 
     Pictures are resized to `size` × `size` (bicubic, squashed if they are not square) and never

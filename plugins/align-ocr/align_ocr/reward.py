@@ -13,7 +13,16 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from align import Domain, PartError, PromptError, Reward, RewardSpec, at_least, option
+from align import (
+    Domain,
+    PartError,
+    PromptError,
+    Repeatable,
+    Reward,
+    RewardSpec,
+    at_least,
+    option,
+)
 from align.io.images import checked
 
 if TYPE_CHECKING:
@@ -43,7 +52,7 @@ def _letters(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class Ocr(RewardSpec):
+class Ocr(RewardSpec, Repeatable):
     """R(x) = max(1 − d / n, 0), d the edit distance of what is read from a wanted text of length n.
 
     All lines that are found are read, from top to bottom. Spaces do not count, as the network

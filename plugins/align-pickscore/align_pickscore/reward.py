@@ -39,6 +39,7 @@ class PickScore(ClipSpec, HasReferenceImplementation):
     """
 
     kind: ClassVar[str] = "pickscore"
+    released: ClassVar[str] = REPO
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)

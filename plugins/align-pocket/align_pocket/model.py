@@ -14,6 +14,7 @@ from align import (
     FlowModel,
     ModelSpec,
     PosteriorMap,
+    Repeatable,
     option,
     prompts_option,
 )
@@ -22,7 +23,7 @@ from align.models.network import load
 
 @final
 @attrs.frozen(kw_only=True)
-class Pocket(ModelSpec):
+class Pocket(ModelSpec, Repeatable):
     """Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
 
     Silhouettes: 28x28, ten animals (bear, bird, cat, cow, dog, elephant, giraffe, horse, sheep,

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align import Domain, ReadsPrompts, Reward, RewardSpec, match_class, option, others_named
+from align import (
+    Domain,
+    ReadsPrompts,
+    Repeatable,
+    Reward,
+    RewardSpec,
+    match_class,
+    option,
+    others_named,
+)
 from align_pocket.judges import CLASSES, load, prepared
 
 
@@ -22,7 +31,7 @@ def _known(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
 
 @final
 @attrs.frozen(kw_only=True)
-class SilhouetteClass(RewardSpec):
+class SilhouetteClass(RewardSpec, Repeatable):
     """How sure a small classifier is that a picture shows an animal of the silhouettes, in nats.
 
     "log_odds" is log p / (1 − p), which goes on growing where "log_probability", log p, is nearly
