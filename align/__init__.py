@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from align.core.metric import Metric
     from align.core.mode import (
         AlignmentMode,
+        Continues,
         Export,
         HasWarnings,
         Info,
@@ -117,6 +118,7 @@ _NAMES: Final = {
     "align.core.metric": ("Metric",),
     "align.core.mode": (
         "AlignmentMode",
+        "Continues",
         "Export",
         "HasWarnings",
         "Info",
@@ -203,6 +205,7 @@ __all__ = [
     "ConfigError",
     "ConfigErrors",
     "ConsistencyLoss",
+    "Continues",
     "ContractError",
     "DataSampler",
     "Dataset",

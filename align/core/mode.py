@@ -104,6 +104,20 @@ class ReportsKL(ABC, Generic[State]):
         return False
 
 
+class Continues(ABC):
+    """Capability of a mode: its first steps are all steps of the same mode with fewer.
+
+    Where an earlier arm took them, a run goes on from there, and charges them all the same.
+    """
+
+    @abstractmethod
+    def steps_shared(self, other: AlignmentMode[Any]) -> int:
+        """All steps of the other mode, where these are the first of this one; 0 where not.
+
+        The state that the other ends in is then the state of this one after as many steps.
+        """
+
+
 class UsesRewardGradient(ABC):
     """Capability of a mode: its own loss may follow the reward's gradient."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, final
 
 import attrs
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from align.core.attribution import attributed, seen
 from align.core.errors import ContractError, DivergedError, PartError, UserInterrupt
-from align.core.mode import AlignmentMode, Info, Trainable
+from align.core.mode import AlignmentMode, Continues, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Study
@@ -51,6 +52,22 @@ class Outcome:
     cost: Cost
 
 
+@final
+@attrs.frozen(eq=False)
+class Earlier:
+    """Where an earlier run ended, for a later one that goes on from there.
+
+    Attributes:
+        state: its last one.
+        infos: of its steps, where these are the first ones of the later run.
+        meter: what its meter had counted, as `Meter.save` says it.
+    """
+
+    state: object
+    infos: Sequence[Info] = ()
+    meter: Mapping[str, Any] = attrs.field(factory=dict)
+
+
 def execute(
     mode: AlignmentMode[State],
     problem: Problem,
@@ -59,17 +76,20 @@ def execute(
     meter: Meter,
     observer: Observer,
     saved: dict[str, Any] | None = None,
-    last: State | None = None,
+    last: Earlier | None = None,
 ) -> Outcome:
     """Run a mode from start to end, or from where `saved` was.
 
     A mode that trains is checkpointed when the observer asks, when it is interrupted, and at its
     end; what is saved is enough to go on exactly as if nothing had happened. A study may begin
-    with the `last` state of the same study of the same model.
+    with the `last` state of the same study of the same model, and a mode that `Continues` where
+    another one ended; the steps of that one are told and charged as if they were taken again.
     """
     forget_peak(streams.device)
-    state = _begun(mode, problem, streams, last)
-    first, flops, kept = 0, None, ""
+    state, first = _begun(mode, problem, streams, last), 0
+    flops, kept = None, ""
+    if last is not None and isinstance(mode, Continues):
+        first = _told(last, mode.steps, meter, observer)
     if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])
         meter.restore(saved["meter"])
@@ -99,14 +119,25 @@ def execute(
 
 
 def _begun(
-    mode: AlignmentMode[State], problem: Problem, streams: Streams, last: State | None
+    mode: AlignmentMode[State], problem: Problem, streams: Streams, last: Earlier | None
 ) -> State:
-    """The state before the first step."""
+    """The state before the first step that is taken."""
+    state: Any = last.state if last is not None else None
     with attributed(f"mode '{mode.kind}': init"):
         if last is not None and isinstance(mode, Study):
-            state: State = mode.restart(last)
-            return state
-        return mode.init(problem, streams)
+            state = mode.restart(state)
+        elif last is None or not isinstance(mode, Continues):
+            state = mode.init(problem, streams)
+    begun: State = state
+    return begun
+
+
+def _told(last: Earlier, steps: int, meter: Meter, observer: Observer) -> int:
+    """Tell and charge the steps of an earlier run; returns how many there are."""
+    meter.restore(last.meter)
+    for index, info in enumerate(last.infos):
+        observer.step(index, steps, last.state, info)
+    return len(last.infos)
 
 
 def _kept(done: int) -> str:

@@ -17,7 +17,7 @@ from align.core.prompts import expand_prompt
 from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel, GuardedReward
-from align.engine.loop import Observer, Outcome, execute
+from align.engine.loop import Earlier, Observer, Outcome, execute
 from align.engine.meter import Meter
 from align.engine.offload import Offloaded, networks
 from align.io.prompt_file import PromptFile
@@ -103,7 +103,11 @@ class Built:
     inputs: Mapping[str, str] = attrs.field(factory=dict)
 
     def execute(
-        self, observer: Observer, *, saved: dict[str, Any] | None = None, last: object = None
+        self,
+        observer: Observer,
+        *,
+        saved: dict[str, Any] | None = None,
+        last: Earlier | None = None,
     ) -> Outcome:
         """Run the arm's mode; the clock starts here, as loading is not part of the cost."""
         self.meter.begin()

@@ -133,6 +133,36 @@ class ArmObserver(Observer):
 
 
 @final
+@attrs.frozen(eq=False)
+class Listener(Observer):
+    """Keeps what the steps of a run say, and tells another observer.
+
+    Args:
+        other: is told everything.
+    """
+
+    other: Observer
+    infos: list[Info] = attrs.field(factory=list, init=False)
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Keep what the step says."""
+        self.infos.append(info)
+        self.other.step(index, steps, state, info)
+
+    def due(self, index: int) -> bool:
+        """Whether the other wants a checkpoint."""
+        return self.other.due(index)
+
+    def stopping(self) -> bool:
+        """Whether the other was asked to stop."""
+        return self.other.stopping()
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Hand the checkpoint on."""
+        self.other.checkpoint(saved)
+
+
+@final
 @attrs.frozen
 class NullObserver(Observer):
     """Watches without a record."""

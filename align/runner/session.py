@@ -23,12 +23,12 @@ from align.core.errors import (
 )
 from align.core.estimator import ValueEstimator
 from align.core.interrupt import is_interrupt, user_interrupts
-from align.core.mode import AlignmentMode, Trainable
+from align.core.mode import AlignmentMode, Continues, Trainable
 from align.core.model import ModelSpec
 from align.core.option import Key
 from align.core.sampler import PosteriorSampler
 from align.core.study import Study
-from align.engine.loop import Outcome
+from align.engine.loop import Earlier, Observer, Outcome
 from align.engine.meter import Cost
 from align.io.cache import Cache
 from align.io.text import visible
@@ -38,7 +38,7 @@ from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.folder import check_folder, differences
 from align.runner.kept import Shelves
-from align.runner.observers import NullObserver, RunObserver, ends_in_order
+from align.runner.observers import Listener, NullObserver, RunObserver, ends_in_order
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
@@ -93,22 +93,26 @@ class Session:
         return Result(self.record.folder, results, self.finish(results, bases))
 
     def run_arms(self, bases: BaseSampleSet) -> tuple[ArmResult, ...]:
-        """Build, execute and score each arm; a study may go on from its equal before it."""
-        results, studies = list[ArmResult](), list[tuple[Arm, object]]()
+        """Build, execute and score each arm; some go on from where one before them ended."""
+        results, ended = list[ArmResult](), list[tuple[Arm, Earlier]]()
         for arm in self.recipe.arms():
             built = bases.normalised(build(arm, self.rewards, self.recipe.run))
             self.record.given(built.reference_images())
-            equals = (s for a, s in studies if (a.model, a.mode) == (arm.model, arm.mode))
-            outcome = self.execute(built, next(equals, None))
-            if isinstance(arm.mode, Study):
-                studies.append((arm, outcome.state))
+            observer, mode = self.observer.of(arm), arm.mode
+            listener = Listener(observer) if isinstance(mode, Continues) else None
+            outcome = self.execute(built, listener or observer, _earlier(arm, ended))
+            if isinstance(mode, Study):
+                ended.append((arm, Earlier(outcome.state)))
+            elif listener is not None:
+                counted = built.meter.save(self.rewards.device)
+                ended.append((arm, Earlier(outcome.state, listener.infos, counted)))
             result = score(built, outcome, bases)
             if result.x1 is not None and result.data is not None:
                 self.record.samples(arm.name, result.x1, result.data)
             results.append(result)
         return tuple(results)
 
-    def execute(self, built: Built, last: object) -> Outcome:
+    def execute(self, built: Built, observer: Observer, last: Earlier | None) -> Outcome:
         """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""
         arm, mode, record = built.arm, built.arm.mode, self.record
         saved = record.saved(arm.name) if isinstance(mode, Trainable) else None
@@ -119,7 +123,7 @@ class Session:
         parallel.check_same_step(done)
         record.forget_metrics(arm.name, done, saved["metrics"] if saved else None)
         logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
-        outcome = built.execute(self.observer.of(arm), saved=saved, last=last)
+        outcome = built.execute(observer, saved=saved, last=last)
         if isinstance(mode, Trainable):
             path = record.export(arm.name, mode.export(built.problem, outcome.state))
             logger.info("{}: weights in {}", arm.name, path)
@@ -191,6 +195,33 @@ def run(
         observer.end(result, None)
         observer.raise_hook_errors()
         return result
+
+
+def _earlier(arm: Arm, ended: Sequence[tuple[Arm, Earlier]]) -> Earlier | None:
+    """The arm that ended farthest on an arm's own way; None if there is none."""
+    steps = [_shared(arm, before) for before, _ in ended]
+    shared = max(steps, default=0)
+    if not shared:
+        return None
+    before, earlier = ended[steps.index(shared)]
+    if not isinstance(arm.mode, Study):
+        text = "{}: {} of its {} steps are those of '{}', and are charged as if taken again"
+        logger.info(text, arm.name, shared, arm.mode.steps, before.name)
+    return earlier
+
+
+def _shared(arm: Arm, before: Arm) -> int:
+    """How many steps of an arm one before it has taken; 1 for what a study prepares."""
+    mode = arm.mode
+    if arm.model != before.model:
+        return 0
+    if isinstance(mode, Study):
+        return int(mode == before.mode)
+    if "estimator" in mode.needs and arm.estimator != before.estimator:
+        return 0
+    if arm.draws and arm.sampler != before.sampler:
+        return 0
+    return mode.steps_shared(before.mode) if isinstance(mode, Continues) else 0
 
 
 def _shelves(options: Run, recipe: str | Path) -> Shelves | None:

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import time
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -643,3 +644,94 @@ def test_a_prompt_that_cannot_be_followed_is_shown_where_it_stands(tmp_path):
     with pytest.raises(RecipeError) as caught:
         run(recipe, sets=[f'run.out="{tmp_path / "out"}"'], progress=False)
     assert str(caught.value).startswith(f"{recipe}:3: model.prompt: 'a spoon' names none of")
+
+
+SEARCHES = """
+[[compare]]
+name = "unsteered"
+mode = { kind = "best_of_n", n = 1, flow_steps = 5 }
+
+[[compare]]
+name = "another flow"
+mode = { kind = "best_of_n", n = 2, flow_steps = 4 }
+
+[[compare]]
+name = "3"
+mode = { kind = "best_of_n", n = 3, flow_steps = 5 }
+
+[[compare]]
+name = "5"
+mode = { kind = "best_of_n", n = 5, flow_steps = 5 }
+"""
+
+
+def by_arm(folder, name):
+    """All that a run keeps of an arm but for time and memory."""
+    (arm,) = (arm for arm in results(folder)["arms"] if arm["name"] == name)
+    arm["cost"] |= {"seconds": None, "memory": None}
+    return arm, [line for line in metrics(folder) if line["arm"] == name]
+
+
+def test_arms_go_on_from_searches_before_them_and_are_what_they_are_alone(go, monkeypatch):
+    taken, step = [], BestOfN.step
+
+    def counted(self, problem, state, index, streams):
+        taken.append((self.n, index))
+        return step(self, problem, state, index, streams)
+
+    monkeypatch.setattr(BestOfN, "step", counted)
+    recipe = "[run]\nsamples = 4\nunsteered = 0\n" + MODEL + REWARD + PARTS
+    together = go(recipe + SEARCHES).folder
+    assert taken == [(1, 0), (2, 0), (2, 1), (3, 1), (3, 2), (5, 3), (5, 4)]
+    alone = {x["name"]: x for x in tomllib.loads(SEARCHES)["compare"]}["5"]["mode"]
+    mode = ", ".join(f"{key} = {json.dumps(value)}" for key, value in alone.items())
+    single = go(recipe + f'[[compare]]\nname = "5"\nmode = {{ {mode} }}\n').folder
+    assert taken[7:] == [(5, index) for index in range(5)]
+    assert by_arm(together, "5") == by_arm(single, "5")
+    assert torch.equal(states(together)["5"], states(single)["5"])
+    seconds = {arm["name"]: arm["cost"]["seconds"] for arm in results(together)["arms"]}
+    assert seconds["unsteered"] < seconds["3"] < seconds["5"]
+    text = "3: 1 of its 3 steps are those of 'unsteered', and are charged as if taken again"
+    assert text in (together / "log.txt").read_text()
+
+
+def numbers(folder):
+    """What results.json has, but for seconds and memory of arms, which are measured."""
+    found = results(folder)
+    del found["digest"]
+    for arm in found["arms"]:
+        arm["cost"] |= {"seconds": None, "memory": None}
+    return found
+
+
+def test_second_run_has_the_numbers_of_the_first_and_says_where_its_samples_are_from(
+    go, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path))
+    monkeypatch.setenv("ALIGN_CACHE_GB", "1")
+    recipe = "[run]\nsamples = 2\nunsteered = 8\n" + MODEL + REWARD + PARTS
+    first, second = go(recipe), go(recipe, "mode.steps=4")
+    anew = go(recipe, "run.cache=false")
+    assert numbers(first.folder) == numbers(anew.folder) | {
+        "unsteered": numbers(first.folder)["unsteered"]
+    }
+    assert numbers(second.folder)["unsteered"] == numbers(first.folder)["unsteered"]
+    (origin,) = about(second.folder)["unsteered"]
+    assert re.fullmatch(r"from the cache \(drawn 20.* UTC for /.*/r\.toml\)", origin)
+    assert f"8 unsteered samples of 'mixture' {origin}" in (second.folder / "log.txt").read_text()
+    assert "unsteered" not in about(first.folder)
+    assert "unsteered" not in about(anew.folder)
+    assert len(list((tmp_path / "unsteered").glob("*/states.safetensors"))) == 1
+
+
+def test_cache_is_no_other_recipe_for_a_folder(go, tmp_path):
+    recipe = "[run]\nsamples = 2\nunsteered = 0\n" + MODEL + REWARD + PARTS
+    first = go(recipe, out=tmp_path / "out")
+    second = go(recipe, "run.cache=false", out=tmp_path / "out")
+    assert first.folder == second.folder
+
+
+def test_room_of_the_cache_that_is_no_number_is_told(go, monkeypatch):
+    monkeypatch.setenv("ALIGN_CACHE_GB", "much")
+    with pytest.raises(PartError, match="ALIGN_CACHE_GB is 'much'; set it to the gigabytes"):
+        go("[run]\nsamples = 2\nunsteered = 8\n" + MODEL + REWARD + PARTS)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import attrs
 import torch
 from torch import Tensor
 
 from align.core.dynamics import Dynamics
-from align.core.mode import AlignmentMode, Info, Need, ReportsKL
+from align.core.mode import AlignmentMode, Continues, Info, Need, ReportsKL
 from align.core.option import above, at_least, between, option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -37,7 +37,7 @@ class Best:
 
 @final
 @attrs.frozen(kw_only=True)
-class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
+class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
     """x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
 
     With `pool = "shared"` the B samples are the B best, in order, of all N · B candidates (top-k
@@ -94,6 +94,13 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best]):
         """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
         independent = self.pool == "own" or self.n == 1
         return math.log(self.n) - (self.n - 1) / self.n if independent else None
+
+    def steps_shared(self, other: AlignmentMode[Any]) -> int:
+        """The candidates of a search among fewer; a single one has no pool to choose from."""
+        if not isinstance(other, BestOfN) or other.n > self.n:
+            return 0
+        pool = self.pool if other.n == 1 else other.pool
+        return other.n if attrs.evolve(other, n=self.n, pool=pool) == self else 0
 
     @property
     def is_base(self) -> bool:

@@ -5,9 +5,11 @@ import torch
 
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.dynamics.heun import Heun
 from align.dynamics.ode import ODE
 from align.dynamics.sde import SDE
 from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.steer import Steer
 from align.testing.distances import w1
 from align.testing.worlds import line, plane, sampled
 
@@ -73,3 +75,27 @@ def test_divergence_is_that_of_the_largest_of_n(n):
     state = mode.init(Problem(line()[0]), Streams(0, (0,)))
     assert mode.path_kl(state) == pytest.approx(exact, abs=1e-4)
     assert (BestOfN(n=n, pool="shared").path_kl(state) is None) == (n > 1)
+
+
+SEARCH = BestOfN(n=16, flow_steps=7)
+
+
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        (BestOfN(n=1, flow_steps=7), 1),
+        (BestOfN(n=1, flow_steps=7, pool="shared"), 1),
+        (BestOfN(n=4, flow_steps=7), 4),
+        (SEARCH, 16),
+        (BestOfN(n=4, flow_steps=7, pool="shared"), 0),
+        (BestOfN(n=17, flow_steps=7), 0),
+        (BestOfN(n=4, flow_steps=8), 0),
+        (BestOfN(n=4, flow_steps=7, start=0.02), 0),
+        (BestOfN(n=4, flow_steps=7, power=2.0), 0),
+        (BestOfN(n=4, flow_steps=7, grid="uniform"), 0),
+        (BestOfN(n=4, flow_steps=7, dynamics=Heun()), 0),
+        (Steer(steps=7), 0),
+    ],
+)
+def test_searches_share_the_candidates_of_the_same_flow(other, shared):
+    assert SEARCH.steps_shared(other) == shared
