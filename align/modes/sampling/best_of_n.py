@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.core.dynamics import Dynamics
 from align.core.mode import AlignmentMode, Continues, Info, Need, ReportsKL
-from align.core.option import above, at_least, between, option
+from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -19,6 +19,8 @@ from align.dynamics.ode import ODE
 from align.modes.sampling.rollout import (
     TIME_GRID_HELP,
     TimeGrid,
+    check_power,
+    check_start,
     first_states,
     rollout,
     time_grid,
@@ -60,8 +62,8 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
     )
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
     grid: TimeGrid = option(TIME_GRID_HELP, default="model")
-    start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
-    power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
+    start: float = option("time at which the noise is put", default=0.01, check=check_start)
+    power: float = option("above 1 the first steps are shorter", default=1.0, check=check_power)
 
     @property
     def steps(self) -> int:

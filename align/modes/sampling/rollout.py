@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor
 
 from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition, take_step
 from align.core.errors import DivergedError
 from align.core.model import Condition, FlowModel, Scheduled
-from align.core.path import times_of
+from align.core.option import above, between
+from align.core.path import Path, times_of
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
 
-TimeGrid: TypeAlias = Literal["model", "uniform"]
-"""Whose times steps stop at: the model's own, where it has any, or those of `grid`."""
+TimeGrid: TypeAlias = Literal["model", "uniform", "log_snr"]
+"""Times that steps stop at: the model's own, where it has any; those of `grid`; of `log_snr`."""
 
 TIME_GRID_HELP: Final = (
     "times of the steps: 'model' are those of the model's own sampler, where it has one; else, and"
-    " with 'uniform', `start` and `power` say them"
+    " with 'uniform', `start` and `power` say them; 'log_snr' are equally far apart in log(β/α),"
+    " which suits few steps with noise"
 )
+
+
+def check_start(spec: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    """Refuse a `start` outside [0, 0.99], or that `spec.grid` cannot begin at."""
+    between(0, 0.99)(spec, attribute, value)
+    if spec.grid == "log_snr" and not 0 < value < 0.5:
+        raise ValueError(
+            f"'start' must be above 0 and below 0.5 with grid 'log_snr', got {value:g}"
+        )
+
+
+def check_power(spec: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    """Refuse a `power` of 0 or less, or beside a `spec.grid` without one."""
+    above(0)(spec, attribute, value)
+    if spec.grid == "log_snr" and value != 1:
+        raise ValueError("'power' must be left out with grid 'log_snr', where steps are equal")
 
 
 def grid(steps: int, start: float, power: float) -> list[float]:
@@ -30,10 +50,34 @@ def grid(steps: int, start: float, power: float) -> list[float]:
     return [start + (1 - start) * (j / steps) ** power for j in range(steps)] + [1.0]
 
 
+def log_snr(path: Path, steps: int, start: float) -> list[float]:
+    """Times from `start` whose log(α/β) falls by equal steps to the opposite number, and 1.
+
+    There noise is to data as data were to noise at the start: on the paths of recipes the last
+    step begins at 1 − start. Each step takes away the same share of the noise, so that narrow data,
+    which are told apart late, have as many steps as wide ones.
+
+    Reference: DPM-Solver: a fast ODE solver for diffusion probabilistic model sampling in around 10
+    steps, Lu et al., 2022, arXiv:2206.00927 (its step size schedule, uniform in the log SNR).
+
+    Args:
+        path: the interpolant.
+        steps: K >= 1.
+        start: in (0, 0.5).
+    """
+    begin = torch.tensor(start, dtype=torch.float64)
+    ratio = float(path.alpha(begin) / path.beta(begin))
+    shares = torch.linspace(1, -1, steps, dtype=torch.float64)
+    later = path.time_at(torch.exp(2 * math.log(ratio) * shares))[1:]
+    return [start, *later.tolist(), 1.0]
+
+
 def time_grid(
     model: FlowModel, steps: int, kind: TimeGrid, start: float, power: float
 ) -> list[float]:
     """The times of so many steps, rising, up to 1; see `TimeGrid`."""
+    if kind == "log_snr":
+        return log_snr(model.path, steps, start)
     own = model.capability(Scheduled) if kind == "model" else None
     return grid(steps, start, power) if own is None else list(own.times(steps))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.dynamics import Dynamics, GuidanceNorm, GuidedFlow, Transition
 from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL
-from align.core.option import above, at_least, between, option, rising_to
+from align.core.option import at_least, between, option, rising_to
 from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
@@ -21,6 +21,8 @@ from align.modes.sampling.rollout import (
     TIME_GRID_HELP,
     TimeGrid,
     check_finite,
+    check_power,
+    check_start,
     first_states,
     time_grid,
     transitions,
@@ -90,8 +92,8 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
     )
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
     grid: TimeGrid = option(TIME_GRID_HELP, default="model")
-    start: float = option("time at which the noise is put", default=0.01, check=between(0, 0.99))
-    power: float = option("above 1 the first steps are shorter", default=1.0, check=above(0))
+    start: float = option("time at which the noise is put", default=0.01, check=check_start)
+    power: float = option("above 1 the first steps are shorter", default=1.0, check=check_power)
     guidance_norm: GuidanceNorm = option(
         "length of the guidance: as it is ('none'), at most that of the drift ('clip'), or always"
         " that of the drift ('renorm')",

@@ -6,6 +6,7 @@ import torch
 from align.core.dynamics import GaussianStep, Slope, normalise_guidance
 from align.core.errors import DivergedError
 from align.core.model import Scheduled
+from align.core.path import PATHS
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ddim import DDIM
@@ -20,10 +21,19 @@ from align.engine.meter import Meter
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
-from align.models.mixture import GaussianMixture
+from align.models.mixture import GaussianMixture, Mixture
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.guide import Guide
-from align.modes.sampling.rollout import check_finite, flow, grid, rollout, transitions, unguided
+from align.modes.sampling.rollout import (
+    check_finite,
+    flow,
+    grid,
+    log_snr,
+    rollout,
+    time_grid,
+    transitions,
+    unguided,
+)
 from align.modes.sampling.steer import Steer
 from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
@@ -71,6 +81,42 @@ def test_particles_of_a_seed_stay_the_same(dynamics):
 def test_grid_runs_from_start_to_one():
     assert grid(4, 0.2, 1.0) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert grid(2, 0.0, 2.0) == [0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_log_snr_takes_equal_steps_in_the_logarithm_of_signal_over_noise(path):
+    times = log_snr(path, 6, 0.02)
+    assert (times[0], times[-2], times[-1]) == (0.02, pytest.approx(0.98), 1.0)
+    inner = torch.tensor(times[:-1]).double()
+    steps = torch.log(path.beta(inner) / path.alpha(inner)).diff()
+    assert steps.tolist() == pytest.approx([float(steps[0])] * 5)
+    assert log_snr(path, 1, 0.02) == [0.02, 1.0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_log_snr_makes_narrow_data_of_their_own_width_in_few_steps(path):
+    # Two modes of deviation 0.05, 16 steps of the SDE: equal steps in t leave them twice as wide.
+    model = Mixture(weights=(1.0, 1.0), means=((-1.0,), (1.0,)), stds=(0.05, 0.05), path=path)
+    model = model.build(torch.device("cpu"))
+    rows = Streams(0, tuple(range(1000)))
+    noise, cond = rows.fold_in("start").normal((1,)), model.encode([""] * 1000)
+    width = {}
+    for kind in ("uniform", "log_snr"):
+        times = time_grid(model, 16, kind, 0.01, 1.0)
+        x1 = rollout(SDE(), unguided(model, cond), noise, times, rows)
+        width[kind] = float((x1 - x1.sign()).std())
+    assert width["log_snr"] == pytest.approx(0.05, rel=0.2)
+    assert width["uniform"] > 0.09
+
+
+@pytest.mark.parametrize("mode", [Steer, BestOfN])
+def test_log_snr_refuses_starts_and_powers_that_it_has_no_use_for(mode):
+    for start in (0.0, 0.5, 0.9):
+        with pytest.raises(ValueError, match="'start' must be above 0 and below"):
+            mode(grid="log_snr", start=start)
+    with pytest.raises(ValueError, match="'power' must be left out with grid 'log_snr'"):
+        mode(grid="log_snr", power=2.0)
+    mode(start=0.0, power=2.0)
 
 
 @by_kind
@@ -254,11 +300,13 @@ def test_steps_stop_at_the_models_own_times_unless_told_otherwise(mode):
     assert times == pytest.approx(model.times(4)[:-1])
     noise = Streams(0, (0, 1, 2)).fold_in("start").normal((1,))
     assert states[0].flatten().tolist() == pytest.approx((noise / 2).flatten().tolist())
-    model.asked = []
-    sampled(mode(grid="uniform"), (model, reward), 3, estimator=Exact())
-    times, states = zip(*model.asked, strict=True)
-    assert times == pytest.approx(grid(4, 0.01, 1.0)[:-1])
-    assert states[0].flatten().tolist() == pytest.approx(noise.flatten().tolist())
+    others = {"uniform": grid(4, 0.01, 1.0), "log_snr": log_snr(model.path, 4, 0.01)}
+    for kind, expected in others.items():
+        model.asked = []
+        sampled(mode(grid=kind), (model, reward), 3, estimator=Exact())
+        times, states = zip(*model.asked, strict=True)
+        assert times == pytest.approx(expected[:-1])
+        assert states[0].flatten().tolist() == pytest.approx(noise.flatten().tolist())
 
 
 def test_whole_flow_is_the_models_own_sampler():
