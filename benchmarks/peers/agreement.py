@@ -46,8 +46,8 @@ def recorded(case: Case) -> list[tuple[Tensor, Tensor, Tensor]]:
     def stay(weights: Tensor, count: int, *, replacement: bool) -> Tensor:
         return torch.arange(count)
 
-    problem = Measured(case.model.prior, case.matrix, case.observed, case.std)
-    peer = next(peer for peer in azula() if peer.name == "azula TDS")
+    problem = Measured(case.model, case.matrix, case.observed, case.std)
+    peer = next(peer for peer in azula(2) if peer.name == "azula TDS")
     with (
         mock.patch.object(TDSSampler, "step", step),
         mock.patch("torch.multinomial", stay),
@@ -74,9 +74,9 @@ def main() -> None:
     state = attrs.evolve(mode.init(problem, streams), x=start)
     apart, off = 0.0, 0.0
     for index, (states, weights, noise) in enumerate(tape):
-        one = attrs.evolve(mode, steps=2, times=(*signal[index : index + 2].tolist(), 1.0))
+        state = attrs.evolve(state, times=tuple(signal[index : index + 2].tolist()))
         with mock.patch.object(Streams, "normal", lambda *_, n=noise, **__: n):
-            state, _ = one.step(problem, state, 0, streams)
+            state, _ = mode.step(problem, state, 0, streams)
         log_weight = (state.weights.log_ratio - state.weights.log_potentials)[:, 0]
         apart = max(apart, float((state.x - states).abs().max()))
         off = max(off, float((log_weight - weights).abs().max()))

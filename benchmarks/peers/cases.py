@@ -31,7 +31,11 @@ SIZES = {2: (1, 1024), 64: (16, 256)}
 
 @attrs.frozen
 class Case:
-    """One mixture of 25 components in D dimensions with one measurement y = A x0 + s n."""
+    """One mixture of 25 components in D dimensions with one measurement y = A x0 + s n.
+
+    Attributes:
+        rows: samples that are wanted.
+    """
 
     model: GaussianMixture
     reward: WeightedReward
@@ -39,9 +43,10 @@ class Case:
     observed: Tensor
     std: float
     seed: int
+    rows: int
 
     @classmethod
-    def of(cls, size: int, std: float, seed: int) -> Case:
+    def of(cls, size: int, std: float, seed: int, rows: int | None = None) -> Case:
         """The problem of one seed: means on a grid in the plane, else uniform in [−1, 1]^D."""
         streams = Streams(seed, (0,)).fold_in("peers", size)
         weights = 0.2 + streams.fold_in("weights").uniform((25,))[0]
@@ -59,9 +64,14 @@ class Case:
         matrix = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
         truth = model.draw(streams.fold_in("truth"))[0]
         observed = matrix @ truth + std * streams.fold_in("noise").normal((count,))[0]
-        rows = tuple(tuple(row) for row in matrix.tolist())
-        reward = measured(rows, tuple(observed.tolist()), std)
-        return cls(model, reward, matrix, observed, std, seed)
+        lines = tuple(tuple(row) for row in matrix.tolist())
+        reward = measured(lines, tuple(observed.tolist()), std)
+        return cls(model, reward, matrix, observed, std, seed, rows or SIZES[size][1])
+
+    @property
+    def size(self) -> int:
+        """Dimensions D."""
+        return self.matrix.shape[1]
 
     def exact(self, rows: int, seed: int) -> Tensor:
         """Samples of the tilted law, (rows, D)."""
@@ -89,7 +99,6 @@ class Method:
     name: str
     run: Callable[[Case, int, int], Run]
     population: bool = False
-    peer: bool = False
 
 
 Make = Callable[[int, int], AlignmentMode[Any]]
@@ -129,11 +138,5 @@ def ours(
 
 def particles(**options: Any) -> Make:
     """As many particles as samples are wanted, of one sample."""
-    return lambda steps, rows: Steer(
-        steps=steps, particles=rows, resample="systematic", **({"dynamics": SDE()} | options)
-    )
-
-
-def flow(steps: int, _: int) -> Steer:
-    """The guided ODE."""
-    return Steer(steps=steps)
+    chosen = {"dynamics": SDE(), "grid": "log_snr", "resample": "systematic"} | options
+    return lambda steps, rows: Steer(steps=steps, particles=rows, **chosen)

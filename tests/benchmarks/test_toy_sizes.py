@@ -142,3 +142,15 @@ def test_publish_replaces_the_section_of_a_page_and_nothing_else(tmp_path, capsy
 def test_table_with_a_short_row_is_refused():
     with pytest.raises(ValueError, match="1 cells under 2 columns"):
         list(Table("", ("x", "y"), [("1",)]).lines())
+
+
+def test_peers_measure_only_what_their_file_lacks(capsys, tmp_path):
+    file = tmp_path / "peers.jsonl"
+    words = ("--results", str(file), "--only", "uniform")
+    before = printed(capsys, "peers", *words)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines)[: -len(lines[-1]) // 2])  # as if it was stopped while it wrote
+    assert printed(capsys, "peers", *words) == before
+    after = file.read_text().splitlines(keepends=True)
+    assert after[:-1] == lines[:-1]
+    assert len(after) == len(lines) == 11  # the floor; pace and four runs of each of two methods
