@@ -6,13 +6,28 @@ import datetime
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from align.catalog.registry import CONTRACTS
 from align.core.option import Key
 
 _SINGULAR = ((bool, "true or false"), (int, "an integer"), (float, "a number"), (str, "a string"))
 _PLURAL = ((bool, "booleans"), (int, "integers"), (float, "numbers"), (str, "strings"))
+
+
+_PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'
+KEY: Final = re.compile(rf"{_PART}(?:\.{_PART})*")
+"""A key as `dotted` writes it."""
+_TOKEN: Final = re.compile(r'\[(\d+)\]|"([^"]*)"|([A-Za-z0-9_-]+)')
+
+
+def parse_key(text: str) -> Key:
+    """Read `mode.steps` or `reward[0].weight`; raises ValueError for what is no key."""
+    if not KEY.fullmatch(text):
+        raise ValueError("expected a key, such as mode.steps or reward[0].weight")
+    return tuple(
+        int(index) if index else quoted or bare for index, quoted, bare in _TOKEN.findall(text)
+    )
 
 
 def dotted(key: Key) -> str:

@@ -46,16 +46,25 @@ _SHOWN: Final = (
     "tradeoff.png",
     "curves.png",
     "table.md",
+    "table.csv",
     "study.png",
     "study.md",
     "model.safetensors",
     "log.txt",
 )
+_MANY_ARMS: Final = 5  # from here on an arm is a row of the table
 _CELL: Final = 120  # letters of a name in a table
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 _sets = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value, as in mode.steps=20."
+)
+_sweeps = click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="KEY=[...]",
+    help="An arm for each of some values, as in mode.steps=[10, 20].",
 )
 _traceback = click.option("--traceback", is_flag=True, help="Show where an error was raised.")
 
@@ -156,9 +165,10 @@ def main(traceback: bool) -> None:
 @main.command()
 @click.argument("recipe")
 @_sets
+@_sweeps
 @_traceback
 @_guarded
-def run(recipe: str, sets: Sets, traceback: bool) -> None:
+def run(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
     """Run a recipe; its table is printed, and all else is in its run folder."""
     from align.engine.allocator import keep_freed
     from align.runner.session import run as run_recipe
@@ -167,7 +177,7 @@ def run(recipe: str, sets: Sets, traceback: bool) -> None:
     keep_freed()  # the process is ours
 
     with _notices(), parallel.joined():
-        result = run_recipe(recipe, sets=sets)
+        result = run_recipe(recipe, sets=sets, sweeps=sweeps)
         if parallel.first():
             _print_table(result.folder)
             names = [name for name in _SHOWN if (result.folder / name).exists()]
@@ -211,7 +221,7 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
 
 
 def _print_table(folder: Path) -> None:
-    """Print the table of a run with a column for each arm, since arms are fewer than numbers.
+    """Print the table of a run: a column for each arm, or, of many arms, a row.
 
     Studies have a row for each arm and number of calls.
     """
@@ -222,18 +232,48 @@ def _print_table(folder: Path) -> None:
     results = read(folder)
     if studies := results.studies():
         heads, cells = study_rows(studies)
-        table = Table(*(Column(_cell(head)) for head in heads), box=None, pad_edge=False)
-        for row in cells:
-            table.add_row(*map(_cell, row))
-        _print(table, [*study_notes(studies), *results.notes])
+        _print_rows(heads, cells)
+        _print_notes([*study_notes(studies), *results.notes])
         return
     heads, cells = rows(folder, results)
-    table = Table("", *(Column(_cell(row[0])) for row in cells), box=None, pad_edge=False)
-    for place, head in enumerate(heads[1:], 1):
-        values = [row[place] for row in cells]
-        if any(values):
-            table.add_row(*map(_cell, (head, *values)))
-    _print(table, results.all_notes())
+    if len(cells) >= _MANY_ARMS:
+        varied = {name for arm in results.arms for name in arm.factors}  # arms are named by it
+        kept = [
+            n for n, head in enumerate(heads) if head not in varied and any(c[n] for c in cells)
+        ]
+        _print_rows([heads[n] for n in kept], [[row[n] for n in kept] for row in cells])
+    else:
+        table = Table("", *(Column(_cell(row[0])) for row in cells), box=None, pad_edge=False)
+        for place, head in enumerate(heads[1:], 1):
+            values = [row[place] for row in cells]
+            if any(values):
+                table.add_row(*map(_cell, (head, *values)))
+        _print(table)
+    _print_notes(results.all_notes())
+
+
+def _print_rows(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column names its rows, in as many pieces as the width asks for."""
+    from rich.cells import cell_len
+    from rich.table import Column, Table
+
+    from align.io.terminal import console
+
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+    first = min(widths[0], _CELL)
+    left, pieces = 0, list[list[int]]()
+    for place in range(1, len(heads)):
+        if not pieces or widths[place] + 1 > left:
+            pieces.append([])
+            left = console().width - first
+        pieces[-1].append(place)
+        left -= widths[place] + 1
+    for piece in pieces:
+        columns = [Column(_cell(heads[place]), no_wrap=True) for place in piece]
+        table = Table(Column(_cell(heads[0]), min_width=first), *columns, box=None, pad_edge=False)
+        for row in cells:
+            table.add_row(_cell(row[0]), *(_cell(row[place]) for place in piece))
+        _print(table)
 
 
 def _cell(text: str) -> Text:
@@ -245,11 +285,16 @@ def _cell(text: str) -> Text:
     return Text(shortened(text, _CELL))
 
 
-def _print(table: Table, notes: Sequence[str]) -> None:
+def _print(table: Table) -> None:
+    from align.io.terminal import console
+
+    console().print(table)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
     from align.io.terminal import console
 
     shown = console()
-    shown.print(table)
     for note in notes:
         shown.print(visible(note))
 
@@ -257,6 +302,7 @@ def _print(table: Table, notes: Sequence[str]) -> None:
 @main.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
 @_sets
+@_sweeps
 @click.option(
     "--start-isolated",
     is_flag=True,
@@ -264,7 +310,9 @@ def _print(table: Table, notes: Sequence[str]) -> None:
 )
 @_traceback
 @_guarded
-def check(recipes: tuple[str, ...], sets: Sets, start_isolated: bool, traceback: bool) -> None:
+def check(
+    recipes: tuple[str, ...], sets: Sets, sweeps: Sets, start_isolated: bool, traceback: bool
+) -> None:
     """Say whether recipes can be run, and if not, everything that stands in the way.
 
     Nothing that a recipe names is run: no function, and no interpreter without --start-isolated.
@@ -277,7 +325,7 @@ def check(recipes: tuple[str, ...], sets: Sets, start_isolated: bool, traceback:
     for recipe in recipes:
         try:
             with nullcontext(()) if start_isolated else not_started() as unread:
-                loaded = load(recipe, sets=sets, catalog=catalog)
+                loaded = load(recipe, sets=sets, sweeps=sweeps, catalog=catalog)
         except RecipeError as error:
             wrong.append(str(error))
         else:

@@ -120,7 +120,8 @@ class Divergence:
     """What an arm gained, and how far it went for it: KL(q | p) in nats, of its samples' law q.
 
     Attributes:
-        reward: mean of r over the samples, an estimate of E_q[r].
+        reward: mean of r over the samples, an estimate of E_q[r], with the weights that all arms
+            are compared by; all other numbers are of r with the arm's own.
         reward_error: its standard error; None with a single sample.
         at_least: E_q[r] − V̂_0, which is KL(q | p) where q is the tilted law, and less elsewhere.
             No divergence is below 0, so that a negative number says nothing of it.
@@ -143,13 +144,20 @@ class Divergence:
         return self.at_least is not None and self.at_least < 0
 
     @classmethod
-    def of(cls, r: Tensor, baseline: BaseRewardStats | None, at_most: float | None) -> Divergence:
-        """The divergence of samples with these r (B,)."""
-        r = r.double()
-        mean, error = float(r.mean()), None
-        if len(r) > 1:
-            error = deviation(r) / math.sqrt(len(r))
+    def of(
+        cls,
+        r: Tensor,
+        baseline: BaseRewardStats | None,
+        at_most: float | None,
+        *,
+        compared: Tensor | None = None,
+    ) -> Divergence:
+        """The divergence of samples with these r (B,), which `compared` says in common weights."""
+        mean, error = _mean(r)
         gain = cls(reward=mean, reward_error=error, at_most=at_most)
+        if compared is not None:
+            shown, shown_error = _mean(compared)
+            gain = attrs.evolve(gain, reward=shown, reward_error=shown_error)
         if at_most == 0:
             # The base model itself: there is nothing to estimate.
             return attrs.evolve(gain, at_least=0.0, at_least_error=0.0)
@@ -159,3 +167,9 @@ class Divergence:
         return attrs.evolve(
             gain, at_least=mean - baseline.value, at_least_error=both, ess=baseline.ess
         )
+
+
+def _mean(r: Tensor) -> tuple[float, float | None]:
+    """Mean and its standard error, which a single number has none of."""
+    r = r.double()
+    return float(r.mean()), deviation(r) / math.sqrt(len(r)) if len(r) > 1 else None

@@ -183,6 +183,11 @@ class WeightedReward:
         """The terms that steer."""
         return tuple(term for term in self.terms if not term.held_out)
 
+    def weighed(self, weights: Mapping[str, float]) -> WeightedReward:
+        """The same terms with other weights, by the terms' names."""
+        terms = (attrs.evolve(t, weight=weights.get(t.name, t.weight)) for t in self.terms)
+        return WeightedReward(tuple(terms))
+
     def total(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """r (B,) of decoded samples; held-out terms are not evaluated."""
         total = data.new_zeros(len(data))

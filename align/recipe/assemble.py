@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -16,11 +17,10 @@ from align.catalog.registry import Catalog, did_you_mean
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, Key
 from align.core.term import RewardTerm
 from align.recipe.schema import Arm, Recipe
+from align.recipe.sweep import SECTION, VARIED
 
 LONGEST_NAME: Final = 200
 """Letters of an arm's name, which stands in tables and above pictures."""
-
-_VARIED: Final = ("model", "sampler", "estimator", "mode")
 
 
 def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
@@ -31,8 +31,9 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """
     converter = strict_converter(catalog)
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
+    sections = (*fields, SECTION)
     errors = [
-        ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, fields)}")
+        ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, sections)}")
         for name in islice((name for name in document if name not in fields), MOST_ERRORS)
     ]
     read: dict[str, Any] = {}
@@ -49,9 +50,25 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
         )
     errors += _repeated("reward", [term.name for term in read.get("reward", ())])
     arms, more = _read_arms(converter, document, read, errors)
+    terms = with_unique_names(read.get("reward", ()))
+    more += [error for number, arm in enumerate(arms) for error in _weights(number, arm, terms)]
     if errors + more:
         raise ConfigErrors(errors + more)
-    return Recipe(**read | {"reward": with_unique_names(read.get("reward", ())), "compare": arms})
+    return Recipe(**read | {"reward": terms, "compare": arms})
+
+
+def _weights(number: int, arm: Arm, terms: Iterable[RewardTerm]) -> Iterable[ConfigError]:
+    """What is wrong with the weights of arm `number`."""
+    held_out = {term.name: term.held_out for term in terms}
+    for name, weight in (arm.weights or {}).items():
+        key: Key = ("compare", number, "weights", name)
+        if not math.isfinite(weight):
+            yield ConfigError(key, f"a weight must be finite, got {weight:g}")
+        if name not in held_out:
+            yield ConfigError(key, f"no reward named '{name}'; {did_you_mean(name, held_out)}")
+        elif held_out[name]:
+            text = "this reward is held out, so that its weight counts nowhere; take it out"
+            yield ConfigError(key, text)
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -123,7 +140,7 @@ def _read_arms(
             if error not in base_errors or _holds(table, error.key)
         ]
         if not errors and not base_errors:
-            base: dict[str, Any] = {name: read.get(name) for name in _VARIED}
+            base: dict[str, Any] = {name: read.get(name) for name in VARIED}
             arms.append(Arm(**base | changed))
     return tuple(arms), errors
 

@@ -34,6 +34,7 @@ from align.recipe.source_map import (
     syntax_line,
     too_deep,
 )
+from align.recipe.sweep import expanded
 
 _LARGEST: Final = 1 << 25  # bytes of a recipe
 
@@ -52,12 +53,15 @@ class Loaded:
     source: Source
 
 
-def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loaded:
+def load(
+    path: str | Path, *, sets: Sequence[str] = (), sweeps: Sequence[str] = (), catalog: Catalog
+) -> Loaded:
     """Read a recipe, apply overrides, convert it, and see whether its parts go together.
 
     Args:
         path: of the TOML file.
         sets: overrides, such as 'mode.steps=20'.
+        sweeps: what is varied, such as 'mode.steps=[10, 20]'.
         catalog: the parts it may name.
 
     Raises:
@@ -65,14 +69,16 @@ def load(path: str | Path, *, sets: Sequence[str] = (), catalog: Catalog) -> Loa
     """
     text = _text(path)
     document = _parsed(path, text)
-    document, overrides, refused = _overridden(document, sets, catalog)
-    source = Source(str(path), text, overrides)
+    document, overrides, refused = _overridden(document, sets, sweeps, catalog)
+    document, sweep = expanded(document)
+    source = Source(str(path), text, overrides, sweep)
     try:
         recipe = read_recipe(document, catalog)
     except ConfigErrors as error:
-        raise RecipeError("\n".join([*source.report(error.errors), *refused])) from error
-    if refused:
-        raise RecipeError("\n".join(refused))
+        errors = [*error.errors, *sweep.errors]
+        raise RecipeError("\n".join([*source.report(errors), *refused])) from error
+    if refused or sweep.errors:
+        raise RecipeError("\n".join([*source.report(sweep.errors), *refused]))
     if errors := check_compatibility(recipe, document, catalog):
         raise RecipeError("\n".join(source.report(errors)))
     if not recipe.run.out:
@@ -155,18 +161,19 @@ def _too_deep(path: str | Path, text: str) -> str:
 
 
 def _overridden(
-    document: dict[str, Any], sets: Sequence[str], catalog: Catalog
+    document: dict[str, Any], sets: Sequence[str], sweeps: Sequence[str], catalog: Catalog
 ) -> tuple[dict[str, Any], tuple[Override, ...], list[str]]:
     """The document with the overrides that can be applied, and a line for each that cannot."""
     kinds = {kind for parts in catalog.parts.values() for kind in parts}
-    document = copy.deepcopy(document) if sets else document
+    document = copy.deepcopy(document) if sets or sweeps else document
     overrides, refused = list[Override](), list[str]()
-    for text in sets:
+    given = [(text, False) for text in sets] + [(text, True) for text in sweeps]
+    for text, swept in given:
         try:
-            override = parse_override(text)
+            override = parse_override(text, swept=swept)
             apply_override(document, override, kinds)
         except ValueError as error:
-            refused.append(one_line(f"--set {text}: {error}"))
+            refused.append(one_line(f"{'--sweep' if swept else '--set'} {text}: {error}"))
         else:
             overrides.append(override)
     return document, tuple(overrides), refused

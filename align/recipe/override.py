@@ -1,30 +1,28 @@
-"""`--set KEY=VALUE`: one value of a recipe, given on the command line."""
+"""`--set KEY=VALUE` and `--sweep KEY=[...]`: values that are given on the command line."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any
 
-from align.catalog.describe import describe_value, dotted
+from align.catalog.describe import KEY, describe_value, dotted, parse_key
 from align.core.option import Key
 from align.recipe.source_map import DEEPEST, Override, nested
 
-_PART: Final = r'(?:[A-Za-z0-9_-]+|"[^"]*")(?:\[\d+\])*'
-_KEY: Final = re.compile(rf"{_PART}(?:\.{_PART})*")
-_TOKEN: Final = re.compile(r'\[(\d+)\]|"([^"]*)"|([A-Za-z0-9_-]+)')
 
+def parse_override(text: str, *, swept: bool = False) -> Override:
+    """Read `mode.steps=20` or `reward[0].weight=2`; raises ValueError with what to do.
 
-def parse_override(text: str) -> Override:
-    """Read `mode.steps=20` or `reward[0].weight=2`; raises ValueError with what to do."""
-    match = _KEY.match(text)
+    Args:
+        text: as it was typed.
+        swept: whether the values are those of a sweep, which then has the whole key as its own.
+    """
+    match = KEY.match(text)
     if not match or not text[match.end() :].lstrip().startswith("="):
         raise ValueError("expected KEY=VALUE, such as mode.steps=20 or reward[0].weight=2")
-    key: Key = tuple(
-        int(index) if index else quoted or bare
-        for index, quoted, bare in _TOKEN.findall(match.group())
-    )
+    key = parse_key(match.group())
     value = text[match.end() :].lstrip()[1:].strip()
     try:
         read = tomllib.loads(f"value = {value}")
@@ -39,7 +37,9 @@ def parse_override(text: str) -> Override:
         raise ValueError("expected one TOML value")
     if len(key) > DEEPEST or nested(read, DEEPEST):
         raise ValueError(f"nested more than {DEEPEST} deep")
-    return Override(text, key, read["value"])
+    if swept:
+        return Override(f"--sweep {text}", ("sweep", match.group()), read["value"])
+    return Override(f"--set {text}", key, read["value"])
 
 
 def apply_override(

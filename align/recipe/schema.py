@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import attrs
@@ -58,13 +59,20 @@ class Run:
 @final
 @attrs.frozen(kw_only=True)
 class Arm:
-    """One arm of a comparison: the parts that may differ from arm to arm."""
+    """One arm of a comparison: the parts that may differ from arm to arm.
+
+    Attributes:
+        weights: of some rewards, by their names, in place of those that [[reward]] says.
+        factors: what a sweep varied, by short names, with the values that this arm has.
+    """
 
     name: str
     model: ModelSpec | None
     sampler: PosteriorSampler | None
     estimator: ValueEstimator | None
     mode: AlignmentMode[Any]
+    weights: Mapping[str, float] | None = None
+    factors: Mapping[str, Any] | None = None
 
     @property
     def draws(self) -> bool:

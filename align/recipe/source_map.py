@@ -17,6 +17,7 @@ import attrs
 
 from align.catalog.describe import dotted
 from align.core.option import ConfigError, Key
+from align.recipe.sweep import Sweep
 
 DEEPEST: Final = 64
 """Parts of the longest key: a recipe that is nested deeper is a mistake."""
@@ -64,9 +65,9 @@ BACKSLASH: Final = (
 @final
 @attrs.frozen
 class Override:
-    """One `--set`: the text as it was typed, the key it sets, and the value."""
+    """One `--set` or `--sweep`: as it was typed, the key that it sets, and the value."""
 
-    text: str
+    typed: str
     key: Key
     value: Any
 
@@ -74,27 +75,29 @@ class Override:
 @final
 @attrs.frozen
 class Source:
-    """Where a recipe's values come from: a file, and the overrides given beside it."""
+    """Where a recipe's values come from: a file, the overrides given beside it, and its sweep."""
 
     path: str
     text: str
     overrides: tuple[Override, ...] = ()
+    sweep: Sweep = Sweep()
 
     def where(self, key: Key) -> str:
         """'recipe.toml:12', or '--set mode.steps=20' for what was set there."""
+        key = self.sweep.located(ConfigError(key, "")).key
         override = self._override(key)
-        return f"--set {override.text}" if override else f"{self.path}:{line_of(self.text, key)}"
+        return override.typed if override else f"{self.path}:{line_of(self.text, key)}"
 
     def report(self, errors: Iterable[ConfigError]) -> list[str]:
         """One line for each problem, in the order of the file; overrides come last."""
-        errors, rows = tuple(errors), set()
+        errors, rows = tuple(map(self.sweep.located, errors)), set()
         lines = _lines_of(self.text, (error.key for error in errors))
         for error in errors:
             shown, override = dotted(error.key), self._override(error.key)
             if override and override.key == error.key:
                 shown = ""
             line = math.inf if override else lines[error.key]
-            place = f"--set {override.text}" if override else f"{self.path}:{line}"
+            place = override.typed if override else f"{self.path}:{line}"
             rows.add((line, shown, one_line(": ".join(filter(None, (place, shown, error.text))))))
         texts = [text for _, _, text in sorted(rows)]
         if len(texts) > _MOST_LINES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from align.report.schema import (
     read,
 )
 from align.report.study import plot, study_notes, study_rows
-from align.report.table import markdown, rows, to_markdown
+from align.report.table import long, markdown, rows, to_markdown
 
 __all__ = ["PAGE", "join", "read", "rows", "study_notes", "study_rows", "write"]
 
@@ -34,8 +36,9 @@ __all__ = ["PAGE", "join", "read", "rows", "study_notes", "study_rows", "write"]
 def write(folder: Path) -> tuple[str, ...]:
     """Write the tables and pictures of a run into its folder.
 
-    Of studies study.md and study.png; of others table.md, grid.png or scatter.png, tradeoff.png
-    and curves.png; the card of each model that was trained; and report.html, which has it all.
+    Of studies study.md and study.png; of others table.md, table.csv, grid.png or scatter.png,
+    tradeoff.png and curves.png; the card of each model that was trained; and report.html, which has
+    it all.
 
     Returns:
         Why some of them could not be made, one line each, which are logged too: the numbers of the
@@ -79,6 +82,7 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
         yield "study.md", lambda: _study_table(folder, studies, results.notes)
     else:
         yield "table.md", lambda: write_file(folder / "table.md", markdown(folder, results))
+        yield "table.csv", lambda: _csv(folder, results)
     yield RECIPE, lambda: check_recipe(folder, results)
     if results.recipe:
         yield ABOUT, lambda: _look_at(folder / ABOUT)
@@ -107,6 +111,12 @@ def _tried(name: str, make: Callable[[], None]) -> str | None:
 def _look_at(path: Path) -> None:
     """Raise PartError if a JSON file cannot be read."""
     read_table(path, AGAIN)
+
+
+def _csv(folder: Path, results: RunResults) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(long(folder, results))
+    write_file(folder / "table.csv", text.getvalue())
 
 
 def _curves(folder: Path, results: RunResults) -> None:

@@ -27,6 +27,7 @@ from align.report.letters import plot_text
 from align.report.meanings import meaning
 from align.report.plots import (
     Cloud,
+    FactorPanel,
     Panel,
     judged,
     panels,
@@ -150,6 +151,7 @@ def page(runs: Sequence[RunPage]) -> str:
         cells=cells,
         prices=list(_prices(results)),
         judges=list(_judges(results)),
+        swept=[_plot(f"{p.name} over {p.factor}", p.draw) for p in FactorPanel.of(results)],
         curves=list(_curves(runs, names)),
         studies=list(_studies(results)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, final
 
@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from align.core.baseline import BaseRewardStats, Divergence, deviation
+from align.core.baseline import BaseRewardStats, Divergence
 from align.core.errors import PartError
 from align.engine.meter import Cost
 from align.io.files import replacing
 from align.report.letters import plot_text
 from align.report.meanings import meaning
-from align.report.schema import ArmNumbers, BaseNumbers, RunResults, read_metrics
+from align.report.schema import ArmNumbers, BaseNumbers, RunResults, moments, read_metrics
 
 Points: TypeAlias = "list[tuple[int, float]]"
 Price: TypeAlias = Literal["calls", "seconds"]
@@ -38,6 +38,8 @@ _PRICES: Final[Mapping[Price, str]] = {
     "seconds": "seconds a sample",
 }
 _MEAN: Final = "mean r"
+_LEAST: Final = "KL at least"
+_WIDE: Final = 5.0  # times the smallest: numbers that are shown on a logarithmic axis
 _MANY: Final = 200  # points of a line; a running mean shows more of them better
 _LONG: Final = 500.0  # times the other end: an axis that has no room for 1, 2, 5
 _POINTS: Final = 500  # in the plane; more are a picture in a plot that is otherwise drawn
@@ -321,9 +323,18 @@ def reward_over_divergence(axes: Axes, results: RunResults) -> None:
     axes.set_ylabel(_MEAN)
     # The best possible mean of a normal reward is a straight line on this scale.
     axes.set_xscale("function", functions=(_root, _square))
-    far = axes.get_xlim()[1]
+    far = min(axes.get_xlim()[1], _farthest(results))
     axes.set_xlim(-0.002 * far, 1.2 * far)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _farthest(results: RunResults) -> float:
+    """Up to where divergences are shown: a bound from above may be useless, and hide all others."""
+    known = [gain.at_least for _, _, gain in _gains(results) if gain.at_least]
+    for base in results.unsteered:
+        laws = BaseRewardStats(torch.tensor(base.r, dtype=torch.float64)).tilted() if base.r else []
+        known += [distance for *_, distance in laws[-1:]]
+    return 5 * max(known, default=math.inf) or math.inf
 
 
 def _gains(results: RunResults) -> list[tuple[int, ArmNumbers, Divergence]]:
@@ -362,13 +373,12 @@ def judged(axes: Axes, results: RunResults, name: str) -> None:
             axes.scatter(base.r, scores, s=9, color="0.6", linewidths=0, label=label, zorder=0)
     for number, arm, gain in _gains(results):
         if scores := arm.scores.get(name):
-            values = torch.tensor(scores, dtype=torch.float64)
-            error = deviation(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+            mean, error = moments(scores)
             axes.errorbar(
                 gain.reward,
-                float(values.mean()),
+                mean,
                 xerr=gain.reward_error or 0.0,
-                yerr=error,
+                yerr=error or 0.0,
                 fmt=_marker(number),
                 color=_colour(number),
                 capsize=2,
@@ -380,6 +390,88 @@ def judged(axes: Axes, results: RunResults, name: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.93", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+@final
+@attrs.frozen(eq=False)
+class FactorPanel:
+    """A number of a sweep's arms over one factor, with a line for each choice of the others.
+
+    Attributes:
+        name: of the number.
+        factor: on the axis across.
+        lines: value and standard error over the factor's values, by the choice of the others.
+    """
+
+    name: str
+    factor: str
+    lines: Mapping[str, Mapping[float | str, tuple[float, float]]]
+
+    @classmethod
+    def of(cls, results: RunResults) -> Iterator[FactorPanel]:
+        """A panel for each reward, and one for the divergence; none where nothing was swept."""
+        arms = [arm for arm in results.arms if arm.factors and arm.scores]
+        factor = _across(arms)
+        if factor is None:
+            return
+        for name in (*results.rewards, _LEAST):
+            lines: dict[str, dict[float | str, tuple[float, float]]] = {}
+            for arm in arms:
+                if (number := _factor_number(arm, name)) is not None:
+                    others = (f"{k} {v}" for k, v in arm.varied.items() if k != factor)
+                    lines.setdefault(", ".join(others), {})[arm.factors[factor]] = number
+            if lines:
+                yield cls(name, factor, lines)
+
+    def draw(self, axes: Axes) -> None:
+        """Draw the lines; words stand at equal distances."""
+        places = dict.fromkeys(place for line in self.lines.values() for place in line)
+        numbers = [place for place in places if isinstance(place, int | float)]
+        spread = len(numbers) == len(places)
+        for number, (label, line) in enumerate(self.lines.items()):
+            across = list(line) if spread else [list(places).index(place) for place in line]
+            values, errors = zip(*line.values(), strict=True)
+            style: dict[str, Any] = {"marker": _marker(number), "markersize": 4, "capsize": 2}
+            style |= {"color": _colour(number), "label": plot_text(label) or None}
+            axes.errorbar(across, values, yerr=errors, **style)
+        if not spread:
+            axes.set_xticks(range(len(places)), [plot_text(str(place)) for place in places])
+        elif min(numbers) > 0 and max(numbers) > _WIDE * min(numbers):
+            axes.set_xscale("log")
+            plain_ticks(axes.xaxis)
+        axes.set_xlabel(plot_text(self.factor))
+        axes.set_ylabel(plot_text(self.name))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.93", linewidth=0.8)
+        if len(self.lines) > 1:
+            axes.legend(fontsize=7, frameon=False)
+
+
+def _across(arms: Sequence[ArmNumbers]) -> str | None:
+    """The factor with most values, numbers before words."""
+    values: dict[str, set[Any]] = defaultdict(set)
+    for arm in arms:
+        for name, value in arm.factors.items():
+            values[name].add(value)
+    order = {
+        name: (all(isinstance(value, int | float) for value in found), len(found))
+        for name, found in values.items()
+        if len(found) > 1
+    }
+    return max(order, key=lambda name: order[name], default=None)
+
+
+def _factor_number(arm: ArmNumbers, name: str) -> tuple[float, float] | None:
+    """A reward's mean score, or the divergence, with its standard error."""
+    if name == _LEAST:
+        gain = arm.divergence
+        if gain is None or gain.at_least is None or gain.says_nothing:
+            return None
+        return gain.at_least, gain.at_least_error or 0.0
+    if not (scores := arm.scores.get(name)):
+        return None
+    mean, error = moments(scores)
+    return mean, error or 0.0
 
 
 def _has_left(arm: ArmNumbers) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -60,6 +62,7 @@ class ArmNumbers:
         inputs: digests of the files that its prompts are from, by their paths.
         licence: of the model's weights, as their card states it; "" where it states none.
         files: of its samples, by name: the first digits of their SHA-256.
+        factors: what a sweep varied, with the values that this arm has.
     """
 
     name: str
@@ -75,6 +78,16 @@ class ArmNumbers:
     inputs: dict[str, str] = attrs.field(factory=dict)
     licence: str = ""
     files: dict[str, str] = attrs.field(factory=dict)
+    factors: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The factors as words."""
+        return {name: f"{v:g}" if _is_number(v) else str(v) for name, v in self.factors.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @final
@@ -237,6 +250,16 @@ def recipe_digest(recipe: str) -> str:
         options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every", "cache")}
         table = table | {"run": options}
     return digest(json.dumps(table, sort_keys=True, default=str).encode())
+
+
+def moments(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of some scores, and its standard error if there is more than one."""
+    count = len(scores)
+    mean = sum(scores) / count
+    if count == 1:
+        return mean, None
+    # `hypot` also where no float holds the squares.
+    return mean, math.hypot(*(s - mean for s in scores)) / math.sqrt((count - 1) * count)
 
 
 def shown_name(number: str) -> str:

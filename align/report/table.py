@@ -13,7 +13,7 @@ import attrs
 
 from align.core.baseline import FEW, Divergence
 from align.io.text import markdown as markdown_text
-from align.report.schema import ArmNumbers, RunResults, read_metrics, shown_name
+from align.report.schema import ArmNumbers, RunResults, moments, read_metrics, shown_name
 
 Column: TypeAlias = Literal[
     "r", "KL at least", "KL at most", "norm / unsteered", "residual / unsteered"
@@ -27,19 +27,60 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
     tenth of those that were recorded, and the whole cost.
 
     "NFE" counts rows through the network, forward and backward, a sample; "reward calls" likewise.
-    "r" is what the arms optimise, where it is not the score of one reward; "KL at least" and "KL at
-    most" are bounds of KL(samples | base model) in nats. "norm" and "residual" are the samples'
-    length and velocity residual, in units of those of unsteered samples; see `Departure`.
+    What a sweep varied comes first. "r" is what the arms optimise, in the weights of [[reward]],
+    where it is not the score of one reward; "KL at least" and "KL at most" are bounds of
+    KL(samples | base model) in nats. "norm" and "residual" are the samples' length and velocity
+    residual, in units of those of unsteered samples; see `Departure`.
     """
     arms = [_with_figures(folder, arm) for arm in results.arms]
     metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
     columns = [name for name in get_args(Column) if any(_gain(arm, name) for arm in arms)]
     if _is_a_score(results):
         columns = [name for name in columns if name != "r"]
-    heads = ["arm"]
+    factors = _factors(results)
+    heads = ["arm", *factors]
     heads += [f"{n} (held out)" if role.held_out else n for n, role in results.rewards.items()]
     heads += [*metrics, *columns, "NFE (network calls)", "reward calls", "GFLOP", "seconds"]
-    return heads, [_row(arm, list(results.rewards), metrics, columns) for arm in arms]
+    names = list(results.rewards)
+    varied = ([arm.varied.get(name, "") for name in factors] for arm in arms)
+    return heads, [
+        [arm.name, *values, *_numbers(arm, names, metrics, columns)]
+        for arm, values in zip(arms, varied, strict=True)
+    ]
+
+
+def long(folder: Path, results: RunResults) -> list[list[str]]:
+    """A row for each number of each arm, below heads: what a sweep varied, the number, its error.
+
+    Scores are means over the samples; costs are those of the whole arm.
+    """
+    factors = _factors(results)
+    lines = [["arm", *factors, "samples", "number", "value", "error"]]
+    for arm in (_with_figures(folder, arm) for arm in results.arms):
+        start = [arm.name, *(arm.varied.get(name, "") for name in factors), str(arm.samples)]
+        numbers = {name: moments(scores) for name, scores in arm.scores.items() if scores}
+        numbers |= {name: (value, None) for name, value in arm.metrics.items()}
+        if gain := arm.divergence:
+            numbers |= {"r": (gain.reward, gain.reward_error)}
+            for name, value, error in (
+                ("KL at least", gain.at_least, gain.at_least_error),
+                ("KL at most", gain.at_most, None),
+            ):
+                numbers |= {name: (value, error)} if value is not None else {}
+        if arm.departure:
+            numbers |= {"norm / unsteered": (arm.departure.norm, None)}
+            numbers |= {"residual / unsteered": (arm.departure.residual, None)}
+        cost = arm.cost
+        numbers |= {"network calls": (cost.nfe, None), "reward calls": (cost.rewards, None)}
+        numbers |= {"FLOP": (cost.flops, None), "seconds": (cost.seconds, None)}
+        for name, (value, error) in numbers.items():
+            lines.append([*start, name, f"{value:.8g}", "" if error is None else f"{error:.4g}"])
+    return lines
+
+
+def _factors(results: RunResults) -> list[str]:
+    """What a sweep varied."""
+    return list(dict.fromkeys(name for arm in results.arms for name in arm.factors))
 
 
 def markdown(folder: Path, results: RunResults) -> str:
@@ -83,7 +124,7 @@ def _is_a_score(results: RunResults) -> bool:
     )
 
 
-def _row(
+def _numbers(
     arm: ArmNumbers, rewards: Sequence[str], metrics: Sequence[str], columns: Sequence[Column]
 ) -> list[str]:
     cost, count = arm.cost, max(1, arm.samples)
@@ -92,7 +133,7 @@ def _row(
     gains = [_gain(arm, name) for name in columns]
     costs = [f"{cost.nfe / count:g}", f"{cost.rewards / count:g}"]
     costs += [f"{cost.flops / count / 1e9:.3g}", f"{cost.seconds:.1f}"]
-    return [arm.name, *scores, *numbers, *gains, *costs]
+    return [*scores, *numbers, *gains, *costs]
 
 
 def _gain(arm: ArmNumbers, column: Column) -> str:
@@ -126,10 +167,5 @@ def _mean(scores: Sequence[float]) -> str:
     """Mean ± standard error."""
     if not scores:
         return ""
-    count = len(scores)
-    mean = sum(scores) / count
-    if count == 1:
-        return f"{mean:.3g}"
-    # `hypot` also where no float holds the squares.
-    error = math.hypot(*(s - mean for s in scores)) / math.sqrt((count - 1) * count)
-    return f"{mean:.3g} ± {error:.2g}"
+    mean, error = moments(scores)
+    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.2g}"

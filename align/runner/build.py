@@ -94,6 +94,7 @@ class Built:
         streams: of its samples.
         meter: what its guards count with.
         inputs: digests of the files that its prompts are from, by their paths.
+        weights: of the rewards as [[reward]] says them, which all arms are compared by.
     """
 
     arm: Arm
@@ -101,6 +102,7 @@ class Built:
     streams: Streams
     meter: Meter
     inputs: Mapping[str, str] = attrs.field(factory=dict)
+    weights: Mapping[str, float] = attrs.field(factory=dict)
 
     def execute(
         self,
@@ -176,7 +178,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     )
     problem = attrs.evolve(
         problem,
-        reward=WeightedReward(terms),
+        reward=WeightedReward(terms).weighed(arm.weights or {}),
         sampler=arm.sampler,
         estimator=arm.estimator,
         cond=cond,
@@ -184,4 +186,5 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
         chunk=run.chunk or rows // 4,
     )
     inputs = {file.path: file.digest} if file else {}
-    return Built(arm, problem, streams, meter, inputs)
+    weights = {term.name: term.weight for term in rewards.terms}
+    return Built(arm, problem, streams, meter, inputs, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, final
+from typing import Any, Final, final
 
 import attrs
 import torch
@@ -48,7 +48,9 @@ class ArmResult:
         findings, warnings: of a study, and of a mode that has something to say.
         inputs: digests of the files that its prompts are from, by their paths.
         licence: of the model's weights, as their card states it; "" where it states none.
-        base_r: what the arm optimises, of the samples of its base model, (M,), if there are any.
+        base_r: r of the samples of its base model, (M,), by the weights that all arms are compared
+            by, if there are any.
+        factors: what a sweep varied, with the values of this arm.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ArmResult:
     base_r: Tensor | None = None
     inputs: Mapping[str, str] = attrs.field(factory=dict)
     licence: str = ""
+    factors: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @torch.no_grad()
@@ -80,6 +83,7 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
         warnings=_notes_of(built, outcome),
         inputs=built.inputs,
         licence=_licence_of(built) or "",
+        factors=arm.factors or {},
     )
     if isinstance(arm.mode, Study):
         result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
@@ -106,11 +110,16 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     if "reward" not in arm.mode.needs or not problem.reward.optimised:
         return result
     at_most = arm.mode.path_kl(outcome.state) if isinstance(arm.mode, ReportsKL) else None
-    stats = bases.stats(built)
-    divergence = Divergence.of(problem.reward.of(scores), stats, at_most)
+    base, stats = bases.of(built), bases.stats(built)
+    common = problem.reward.weighed(built.weights)
+    divergence = Divergence.of(
+        problem.reward.of(scores), stats, at_most, compared=common.of(scores)
+    )
     shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
     logger.info("{}: {}", arm.name, shown)
-    return attrs.evolve(result, divergence=divergence, base_r=stats.r if stats else None)
+    return attrs.evolve(
+        result, divergence=divergence, base_r=common.of(base.scores) if base else None
+    )
 
 
 def _notes_of(built: Built, outcome: Outcome) -> tuple[str, ...]:
@@ -273,6 +282,7 @@ def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
         notes=result.warnings,
         inputs=dict(result.inputs),
         licence=result.licence,
+        factors=dict(result.factors),
     )
 
 

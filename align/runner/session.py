@@ -148,6 +148,7 @@ def run(
     recipe: str | Path,
     *,
     sets: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
     progress: bool = True,
     catalog: Catalog | None = None,
 ) -> Result:
@@ -156,6 +157,7 @@ def run(
     Args:
         recipe: the TOML file.
         sets: overrides as on the command line, "mode.steps=20".
+        sweeps: what is varied, as on the command line, "mode.steps=[10, 20]".
         progress: whether to show a progress bar on the terminal.
         catalog: the installed parts, if they are already loaded.
 
@@ -169,7 +171,7 @@ def run(
     """
     with user_interrupts(), ends_in_order(), parallel.joined():
         catalog = catalog or load_catalog()
-        loaded = load(recipe, sets=sets, catalog=catalog)
+        loaded = load(recipe, sets=sets, sweeps=sweeps, catalog=catalog)
         _check_processes(loaded)
         options, text = loaded.recipe.run, _written(loaded)
         with _at(loaded, ("run", "out")):

@@ -8,13 +8,16 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 from click.testing import CliRunner
 from rich.cells import cell_len
+from safetensors.torch import save_file
 
 import align
 from align.cli.main import main
 from align.core.errors import ContractError, UserInterrupt
 from align.engine import allocator
+from align.report.schema import ArmNumbers, RewardRole, RunResults, save
 
 
 def invoke(*arguments, **options):
@@ -176,18 +179,18 @@ def run_with(monkeypatch):
 def test_run_hands_on_what_it_is_given(run_with, monkeypatch):
     calls = []
 
-    def run(recipe, *, sets):
-        calls.append((recipe, sets))
+    def run(recipe, *, sets, sweeps):
+        calls.append((recipe, sets, sweeps))
         raise ContractError("enough")
 
     run_with(run)
     monkeypatch.setattr(allocator, "keep_freed", lambda: calls.append("keeps memory"))
-    assert invoke("run", "x.toml", "--set", "a.b=1", "--set", "c=2").stderr == "enough\n"
-    assert calls == ["keeps memory", ("x.toml", ("a.b=1", "c=2"))]
+    assert invoke("run", "x.toml", "--set", "a.b=1", "--sweep", "c=[2]").stderr == "enough\n"
+    assert calls == ["keeps memory", ("x.toml", ("a.b=1",), ("c=[2]",))]
 
 
 def fails(error):
-    def run(recipe, *, sets):
+    def run(recipe, *, sets, sweeps):
         raise error
 
     return run
@@ -225,10 +228,33 @@ def test_run_that_something_else_would_end_quietly_fails(run_with, kind):
 
 
 def test_ctrl_c_of_the_user_ends_a_command_with_130(run_with):
-    def run(recipe, *, sets):
+    def run(recipe, *, sets, sweeps):
         signal.raise_signal(signal.SIGINT)
 
     run_with(run)
     result = invoke("run", "x.toml")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_many_arms_are_rows_and_no_cell_is_cut_at_80_columns(tmp_path):
+    scores = {f"a reward with a name {n}": (1.25, 2.5) for n in range(5)}
+    arms = tuple(
+        ArmNumbers(
+            name=f"weight {n}, dynamics sde", folder=f"samples/{n}", samples=2, scores=scores
+        )
+        for n in range(12)
+    )
+    rewards = {name: RewardRole(weight=1.0, held_out=True) for name in scores}
+    save(tmp_path, RunResults(rewards=rewards, arms=arms))
+    for arm in arms:
+        states = {"x1": torch.zeros(2, 3)}
+        (tmp_path / arm.folder).mkdir(parents=True)
+        save_file(states, tmp_path / arm.folder / "states.safetensors")
+    shown = invoke("report", str(tmp_path), env={"COLUMNS": "80"}).stdout
+    assert max(map(cell_len, shown.splitlines()[:-1])) <= 80
+    assert "…" not in shown
+    for n in range(12):
+        assert shown.count(f"weight {n}, dynamics sde") == shown.count("weight 0, dynamics sde") > 1
+    for name in scores:
+        assert f"{name} (held out)" in shown

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 
+import attrs
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from align.engine.meter import Cost
 from align.io.images import save_picture
 from align.report import join, write
 from align.report.page import PAGE, RunPage, page
+from align.report.plots import FactorPanel
 from align.report.schema import BaseNumbers, RewardRole, RunResults
 
 COST = Cost(calls={"network": 100}, reward_calls={"cat": 2}, seconds=3.0)
@@ -209,3 +211,33 @@ def test_the_slider_and_the_table_work_in_a_browser(run_of, tmp_path):
     assert "CONSOLE" not in done.stderr
     found = json.loads(re.search("<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
     assert found == ["plain, sample 1", "steered, sample 1", "20%", "steered"]
+
+
+def test_a_sweep_has_a_plot_for_each_reward_with_a_line_for_each_other_choice(folder_of, arm_of):
+    arms = [
+        arm_of(
+            f"{weight} {way}",
+            2 * number + place,
+            2,
+            scores={"cat": [weight, weight + 1.0], "dog": [0.0, 1.0]},
+            factors={"weight": weight, "dynamics": way},
+        )
+        for number, weight in enumerate((1.0, 2.0, 4.0))
+        for place, way in enumerate(("ode", "sde"))
+    ]
+    results = RunResults(rewards=ROLES, arms=tuple(arms))
+    cat, dog = FactorPanel.of(results)
+    assert (cat.name, cat.factor, list(cat.lines)) == (
+        "cat",
+        "weight",
+        ["dynamics ode", "dynamics sde"],
+    )
+    assert cat.lines["dynamics sde"] == {w: (w + 0.5, pytest.approx(0.5)) for w in (1.0, 2.0, 4.0)}
+    assert dog.name == "dog"
+    words = [attrs.evolve(arm, factors={"dynamics": arm.factors["dynamics"]}) for arm in arms[:2]]
+    (cat, _) = FactorPanel.of(attrs.evolve(results, arms=tuple(words)))
+    assert list(cat.lines[""]) == ["ode", "sde"]
+    folder = folder_of(*arms, states=[np.zeros((2, 3), np.float32)] * len(arms))
+    text = page([RunPage(folder, results, [], {}, "")])
+    assert text.count(" over weight</h3><svg") == 2
+    assert not list(FactorPanel.of(RunResults(rewards=ROLES, arms=(arm_of("a", 0),))))

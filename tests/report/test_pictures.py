@@ -416,7 +416,7 @@ def test_write_makes_all_of_it(folder_of, arm_of):
     told(folder, *({"arm": "a", "step": n, "reward": n} for n in range(2)))
     write(folder)
     made = {path.name for path in folder.iterdir() if path.is_file()}
-    wanted = {"table.md", "scatter.png", "curves.png", "report.html"}
+    wanted = {"table.md", "table.csv", "scatter.png", "curves.png", "report.html"}
     assert made == wanted | {"results.json", "metrics.jsonl"}
     for name in ("scatter.png", "curves.png"):
         with Image.open(folder / name) as picture:

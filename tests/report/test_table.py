@@ -10,7 +10,7 @@ from align.core.baseline import Divergence
 from align.engine.meter import Cost
 from align.report import rows, write
 from align.report.schema import RewardRole, RunResults
-from align.report.table import markdown
+from align.report.table import long, markdown
 
 COST = Cost(
     calls={"network": 300, "decoder": 5},
@@ -139,3 +139,37 @@ def test_an_arm_that_trains_beside_one_that_samples(folder_of, arm_of):
     write(folder)
     assert (folder / "scatter.png").is_file()
     assert len((folder / "table.md").read_text().splitlines()) == 4
+
+
+def test_what_a_sweep_varied_has_columns(tmp_path, arm_of, results):
+    swept = [
+        arm_of(f"draws {n}", n, 2, scores={"cat": [1.0, 3.0]}, factors={"draws": n, "how": "ode"})
+        for n in (1, 16)
+    ]
+    results = attrs.evolve(results, arms=(*results.arms, *swept))
+    heads, cells = rows(tmp_path, results)
+    assert heads[:4] == ["arm", "draws", "how", "cat"]
+    assert [row[:4] for row in cells[1:]] == [
+        ["steered", "", "", "1.25"],
+        ["draws 1", "1", "ode", "2 ± 1"],
+        ["draws 16", "16", "ode", "2 ± 1"],
+    ]
+
+
+def test_the_long_table_has_a_row_a_number(tmp_path, arm_of):
+    gain = Divergence(reward=2.0, reward_error=0.5, at_least=1.5, at_least_error=0.25)
+    arm = arm_of(
+        "a", 0, 2, scores={"cat": [1.0, 3.0]}, factors={"draws": 4}, cost=COST, divergence=gain
+    )
+    heads, *lines = long(tmp_path, RunResults(rewards=REWARDS, arms=(arm,)))
+    assert heads == ["arm", "draws", "samples", "number", "value", "error"]
+    assert {tuple(line[:3]) for line in lines} == {("a", "4", "2")}
+    assert {line[3]: (line[4], line[5]) for line in lines} == {
+        "cat": ("2", "1"),
+        "r": ("2", "0.5"),
+        "KL at least": ("1.5", "0.25"),
+        "network calls": ("400", ""),
+        "reward calls": ("100", ""),
+        "FLOP": ("8e+09", ""),
+        "seconds": ("12.34", ""),
+    }

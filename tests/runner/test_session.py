@@ -184,6 +184,7 @@ def test_the_folder_of_a_run(done):
         "results.json",
         "samples",
         "scatter.png",
+        "table.csv",
         "table.md",
         "tradeoff.png",
     }
