@@ -1,6 +1,6 @@
 """Posterior draws with their rewards: made once, in chunks, for every estimator.
 
-`Problem.chunk` bounds the rows that are in memory at once. It changes results by float rounding
+`Problem.chunks` bound the rows that are in memory at once. They change results by float rounding
 alone: draw n of sample i is the same in any chunk.
 """
 
@@ -195,37 +195,54 @@ def _fixed(
     if sampler is None:
         raise PartError("an estimator that draws needs a sampler")
     draws = 1 if sampler.point else draws
-    # Without a backward pass a row holds only its result.
-    limit = problem.chunk if gradient else 4 * problem.chunk
-    draws_at_once, rows = max(1, limit // max(1, states)), min(states, limit)
-    stacks = []
-    for start in range(0, draws, draws_at_once):
-        count = min(draws_at_once, draws - start)
-        later = streams.after(start) if start else streams
-        cuts = [slice(place, place + rows) for place in range(0, states, max(1, rows))]
-        parts = [_piece(problem, noisy.rows(cut), count, gradient, later.rows(cut)) for cut in cuts]
-        stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-    x1, rewards, *reward_grads = (torch.cat(part) for part in zip(*stacks, strict=True))
+    make = _differentiated if gradient else _plain
+    x1, rewards, *reward_grads = make(problem, noisy, draws, streams)
     counts = torch.full((states,), draws, device=x1.device)
     return Draws(x1, rewards, reward_grads[0] if reward_grads else None, counts, sampler.point)
 
 
-def _piece(
-    problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
+@torch.no_grad()
+def _plain(problem: Problem, noisy: NoisyState, draws: int, streams: Streams) -> tuple[Tensor, ...]:
+    """Draws (N, B, *S) and their rewards (N, B)."""
+    assert problem.sampler is not None
+    states, cap, stacks = len(noisy.x), problem.chunks.cap, list[tuple[Tensor, ...]]()
+    draws_at_once, rows = max(1, cap // max(1, states)), max(1, min(states, cap))
+    for start in range(0, draws, draws_at_once):
+        count, parts = min(draws_at_once, draws - start), list[tuple[Tensor, Tensor]]()
+        later = streams.after(start) if start else streams
+        for cut in [slice(place, place + rows) for place in range(0, states, rows)]:
+            some = noisy.rows(cut)
+            x1 = draw_posterior(
+                problem.sampler, problem.model, some, draws=count, streams=later.rows(cut)
+            )
+            parts.append((x1, problem.reward_of(x1, some.cond)))
+        stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    return tuple(torch.cat(part) for part in zip(*stacks, strict=True))
+
+
+def _differentiated(
+    problem: Problem, noisy: NoisyState, draws: int, streams: Streams
 ) -> tuple[Tensor, ...]:
-    """Draws (n, b, *S), rewards (n, b) and, with `gradient`, reward gradients (n, b, *S)."""
-    sampler, model = problem.sampler, problem.model
-    assert sampler is not None
-    if not gradient:
-        with torch.no_grad():
-            x1 = draw_posterior(sampler, model, noisy, draws=draws, streams=streams)
-            return x1, problem.reward_of(x1, noisy.cond)
-    with torch.enable_grad():
-        # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
-        tiled = NoisyState(noisy.x.detach(), noisy.t, noisy.cond).tile(draws)
-        x = tiled.x.requires_grad_()
-        x1 = draw_posterior(sampler, model, tiled, draws=1, streams=streams.spread(draws))
-        rewards = problem.reward_of(x1, tiled.cond)
-        (reward_grads,) = torch.autograd.grad(rewards.sum(), x)
-    parts = (x1[0].detach(), rewards[0].detach(), reward_grads)
+    """Draws (N, B, *S), their rewards (N, B) and the gradients of these (N, B, *S)."""
+    # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
+    tiled, spread = noisy.tile(draws), streams.spread(draws)
+
+    def piece(rows: slice) -> tuple[Tensor, ...]:
+        assert problem.sampler is not None
+        some = tiled.rows(rows)
+        x = some.x.detach().requires_grad_()
+        with torch.enable_grad():
+            x1 = draw_posterior(
+                problem.sampler,
+                problem.model,
+                NoisyState(x, some.t, some.cond),
+                draws=1,
+                streams=spread.rows(rows),
+            )
+            rewards = problem.reward_of(x1, some.cond)
+            (reward_grads,) = torch.autograd.grad(rewards.sum(), x)
+        return x1[0].detach(), rewards[0].detach(), reward_grads
+
+    pieces = problem.chunks.cut("gradient of the reward", len(tiled.x), piece)
+    parts = (torch.cat(part) for part in zip(*pieces, strict=True))
     return tuple(part.unflatten(0, (draws, len(noisy.x))) for part in parts)

@@ -25,6 +25,10 @@ class PartError(AlignError):
     """A part cannot be built or used: missing weights, wrong checkpoint, missing package."""
 
 
+class OutOfMemoryError(PartError):
+    """A part needs more memory than there is; fewer rows at once may do."""
+
+
 class OptionError(PartError):
     """An option of a recipe does not go with what a part turned out to be, once it was built.
 

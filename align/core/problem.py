@@ -8,6 +8,7 @@ from typing import Protocol, final
 import attrs
 from torch import Tensor
 
+from align.core.chunks import Chunks
 from align.core.estimate import Estimate
 from align.core.model import Condition, FlowModel, ModelSpec, NoisyState
 from align.core.reward import WeightedReward
@@ -32,10 +33,10 @@ class Problem:
     """A model, what its samples should score high on, and how that is found out.
 
     A mode may rely on the parts that its `needs` name; the others may be None. Row b of `cond` is
-    what the sample in row b of the streams is conditioned on. At most `chunk` rows are in memory
-    at once with what a gradient needs. `prompts` are all that `cond` may have, in turn: sample i
-    has number i modulo their count. `part` is what the model was built from, which a weights file
-    names; None for a model that was built by hand.
+    what the sample in row b of the streams is conditioned on. `chunks` cut what follows a gradient,
+    and `chunks.cap` is the most rows that go through a loop together. `prompts` are all that `cond`
+    may have, in turn: sample i has number i modulo their count. `part` is what the model was built
+    from, which a weights file names; None for a model that was built by hand.
     """
 
     model: FlowModel
@@ -43,7 +44,7 @@ class Problem:
     sampler: PosteriorSampler | None = None
     estimator: Estimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
-    chunk: int = 1 << 20
+    chunks: Chunks = attrs.field(factory=Chunks, converter=Chunks.of)
     prompts: tuple[str, ...] = ("",)
     part: ModelSpec | None = None
 

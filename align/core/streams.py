@@ -30,10 +30,13 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> list[Words]:
+def philox(
+    counter: tuple[Words, Words, Words, Words], key: tuple[int | Words, int | Words]
+) -> list[Words]:
     """Philox4x32-10 on int64 arrays that hold 32-bit words; returns four words a counter.
 
-    The counter's words may have any shapes that broadcast: the first rounds then stay small.
+    The counter's words and the key's may have any shapes that broadcast: the first rounds then stay
+    small.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -57,6 +60,7 @@ class Streams:
         purpose: what the numbers are for; `fold_in` extends it.
         device: where the numbers are made.
         first: the number of each row's first draw; () is 0 for all.
+        branches: what each row's numbers are for, before `purpose`; () is nothing for all.
     """
 
     seed: int
@@ -64,19 +68,23 @@ class Streams:
     purpose: tuple[str | int, ...] = ()
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
     first: tuple[int, ...] = ()
+    branches: tuple[tuple[str | int, ...], ...] = ()
 
     def fold_in(self, *purpose: str | int) -> Streams:
         """The streams for a narrower purpose, independent of all others."""
         # Many times a step, and attrs.evolve takes three times as long.
-        return Streams(self.seed, self.samples, self.purpose + purpose, self.device, self.first)
+        purpose = self.purpose + purpose
+        return Streams(self.seed, self.samples, purpose, self.device, self.first, self.branches)
 
     def rows(self, rows: slice | Tensor) -> Streams:
         """The streams of some of the rows, given as a slice or as their numbers."""
-        if isinstance(rows, slice):
-            return attrs.evolve(self, samples=self.samples[rows], first=self.first[rows])
-        chosen = rows.tolist()
-        first = tuple(self.first[row] for row in chosen) if self.first else ()
-        return attrs.evolve(self, samples=tuple(self.samples[row] for row in chosen), first=first)
+        chosen = rows if isinstance(rows, slice) else rows.tolist()
+        return attrs.evolve(
+            self,
+            samples=_of_rows(self.samples, chosen),
+            first=_of_rows(self.first, chosen),
+            branches=_of_rows(self.branches, chosen),
+        )
 
     def after(self, draws: int) -> Streams:
         """The streams whose draw 0 is draw number `draws` of these."""
@@ -89,7 +97,16 @@ class Streams:
             return self
         base = self.first or (0,) * len(self.samples)
         first = tuple(chain.from_iterable(map(n.__add__, base) for n in range(draws)))
-        return attrs.evolve(self, samples=self.samples * draws, first=first)
+        branches = self.branches * draws
+        return attrs.evolve(self, samples=self.samples * draws, first=first, branches=branches)
+
+    def branched(self, *purposes: tuple[str | int, ...]) -> Streams:
+        """(K · B) rows for K purposes: row (k, b) is row b of `fold_in(*purposes[k])`."""
+        before = self.branches or ((),) * len(self.samples)
+        branches = tuple(row + self.purpose + last for last in purposes for row in before)
+        count = len(purposes)
+        samples, first = self.samples * count, self.first * count
+        return Streams(self.seed, samples, (), self.device, first, branches)
 
     def particles(self, count: int) -> Streams:
         """(count · B) rows, particle-major like `NoisyState.tile`: particle 0 is the row's own.
@@ -101,11 +118,12 @@ class Streams:
         # Thousands of numbers at every step: put together by iterators, not in a Python loop.
         spans = (range(sample, sample + (count << 32), 1 << 32) for sample in self.samples)
         samples = tuple(chain.from_iterable(zip(*spans, strict=True)))
-        return attrs.evolve(self, samples=samples, first=self.first * count)
+        first, branches = self.first * count, self.branches * count
+        return attrs.evolve(self, samples=samples, first=first, branches=branches)
 
     def numbered(self, first: int, count: int) -> Streams:
         """The streams of the samples `first`, `first` + 1, ...: `count` of them."""
-        return attrs.evolve(self, samples=tuple(range(first, first + count)), first=())
+        return attrs.evolve(self, samples=tuple(range(first, first + count)), first=(), branches=())
 
     def initialise(self, make: Callable[[], Result]) -> Result:
         """Run `make` with torch's global generator seeded from these streams, then put it back.
@@ -136,24 +154,32 @@ class Streams:
 
     def _words(self, count: int, draws: int) -> Tensor:
         """32-bit words as int64, (draws, B, count rounded up to an even number)."""
-        text = repr((self.seed, *self.purpose)).encode()
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
         draw = torch.arange(draws, device=self.device)[:, None, None]
         if self.first:
             draw = draw + _column(self.first, self.device)
         sample = _column(self.samples, self.device)
         block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
         low, high = sample & _MASK, (sample >> 32) & _MASK
+        key = self._key()
         if self.device.type == "cpu":
             # There numpy takes half the time of torch, or a third where numbers are few.
             counter = block.numpy(), draw.numpy(), low.numpy(), high.numpy()
-            words = list(map(torch.from_numpy, philox(counter, key)))
+            words = list(
+                map(torch.from_numpy, philox(counter, (_in_numpy(key[0]), _in_numpy(key[1]))))
+            )
         else:
             words = philox((block, draw, low, high), key)
         # Pairs beyond `count` are not stacked.
         pairs = torch.stack(words[: 2 if count <= 2 else 4], -1).flatten(-2)
         return pairs[..., : count + count % 2]
+
+    def _key(self) -> tuple[int | Tensor, int | Tensor]:
+        """Of all rows, or of each in tensors (1, B, 1)."""
+        if not self.branches:
+            return _key_of((self.seed, *self.purpose))
+        keys = {row: _key_of((self.seed, *row, *self.purpose)) for row in set(self.branches)}
+        first, second = zip(*(keys[row] for row in self.branches), strict=True)
+        return _column(first, self.device), _column(second, self.device)
 
     def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
         numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)
@@ -166,3 +192,20 @@ def _column(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return column.to(device)
     return column.pin_memory().to(device, non_blocking=True)  # so that nothing waits for the GPU
+
+
+def _in_numpy(word: int | Tensor) -> int | NDArray[np.int64]:
+    return word if isinstance(word, int) else word.numpy()
+
+
+def _key_of(purpose: tuple[str | int, ...]) -> tuple[int, int]:
+    """The generator's key for a seed and what its numbers are for."""
+    digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def _of_rows(values: tuple[Result, ...], rows: slice | list[int]) -> tuple[Result, ...]:
+    """The values of some of the rows; () where no row has one of its own."""
+    if isinstance(rows, slice):
+        return values[rows]
+    return tuple(values[row] for row in rows) if values else ()

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, check_followed, same_values, seen
-from align.core.errors import ContractError, DivergedError, NotFiniteError, PartError
+from align.core.chunks import Chunks, is_out_of_memory, too_small
+from align.core.errors import ContractError, DivergedError, NotFiniteError, OutOfMemoryError
 from align.core.estimator import RUNAWAY
 from align.core.model import (
     Able,
@@ -32,7 +33,7 @@ from align.core.model import (
 )
 from align.core.path import Path
 from align.core.reward import Reward
-from align.engine.meter import Meter
+from align.engine.meter import Meter, Tally
 
 # How far from [0, 1] pictures may be before they, and not the reward, are to blame.
 _FAR: Final = 1.0
@@ -53,13 +54,13 @@ class GuardedModel(FlowModel):
         inner: the model.
         name: its kind, for messages.
         meter: where calls are counted.
-        chunk: most rows that go through a network at once.
+        chunks: most rows that go through a network at once; a number is the cap.
     """
 
     inner: FlowModel
     name: str
     meter: Meter
-    chunk: int
+    chunks: Chunks = attrs.field(converter=Chunks.of)
 
     path: Path = _of_inner("path")
     shape: tuple[int, ...] = _of_inner("shape")
@@ -105,7 +106,7 @@ class GuardedModel(FlowModel):
             check_followed(who, data, x1[rows])
             return _finite(data.clone(), who, given=(x1[rows],))
 
-        return self._chunked("decoder", call, len(x1))
+        return self._chunked("decoder", "decode", call, len(x1))
 
     def capability(self, kind: type[Able]) -> Able | None:
         """What the inner model can do; maps, which call a network, come back under this guard."""
@@ -145,17 +146,12 @@ class GuardedModel(FlowModel):
                 result = method(*copies, cond.rows(rows).copy())
             return _like(who, result, given)
 
-        return self._chunked("network", call, len(states[0]), per_row)
+        return self._chunked("network", what, call, len(states[0]), per_row)
 
     def _chunked(
-        self, part: str, call: Callable[[slice], Tensor], rows: int, per_row: int = 1
+        self, part: str, what: str, call: Callable[[slice], Tensor], rows: int, per_row: int = 1
     ) -> Tensor:
-        starts, pieces = range(0, rows, self.chunk), list[Tensor]()
-        for cut in [slice(start, min(start + self.chunk, rows)) for start in starts]:
-            measured = functools.partial(call, cut)
-            pieces.append(self.meter.measured(part, per_row * (cut.stop - cut.start), measured))
-        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return self.meter.count(part, result, per_row)
+        return _metered(self.meter, part, self.chunks, what, call, rows, per_row)
 
 
 @final
@@ -212,7 +208,7 @@ class GuardedReward(Reward):
         inner: the reward.
         name: its name in the run, for messages and the meter.
         meter: where calls are counted.
-        chunk: most rows that are scored at once.
+        chunks: most rows that are scored at once; a number is the cap.
         differentiable: whether the reward declares that its score carries a gradient.
         dimension: numbers in the vectors that it scores, if it declares that.
     """
@@ -220,18 +216,18 @@ class GuardedReward(Reward):
     inner: Reward
     name: str
     meter: Meter
-    chunk: int
+    chunks: Chunks = attrs.field(converter=Chunks.of)
     differentiable: bool = False
     dimension: int | None = None
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
-        tally, pieces = self.meter.rewards, []
-        for start in range(0, len(data), self.chunk):
-            rows = slice(start, start + self.chunk)
-            call = functools.partial(self._checked, data[rows], tuple(prompts[rows]))
-            pieces.append(tally.measured(self.name, len(data[rows]), call))
-        return tally.count(self.name, torch.cat(pieces))
+
+        def call(rows: slice) -> Tensor:
+            return self._checked(data[rows], tuple(prompts[rows]))
+
+        what, tally = f"reward '{self.name}'", self.meter.rewards
+        return _metered(tally, self.name, self.chunks, what, call, len(data))
 
     def capability(self, kind: type[Able]) -> Able | None:
         """What the inner reward can do; none of it costs a call."""
@@ -250,7 +246,7 @@ class GuardedReward(Reward):
         if data.requires_grad:
             data = data.view_as(data)
             data.register_hook(functools.partial(_finite_slope, who))
-        with _lent(f"{who}: score", data, cure="or offload = true") as (own,):
+        with _lent(f"{who}: score", data, cure="offload = true") as (own,):
             score = self.inner.score(own, prompts)
         strided = isinstance(score, Tensor) and score.layout == torch.strided
         floating = strided and score.dtype in (torch.float32, torch.float64)
@@ -272,12 +268,36 @@ def guarded(model: FlowModel) -> GuardedModel:
     """The model under a guard: its own, or else a new one, which counts for nobody."""
     if isinstance(model, GuardedModel):
         return model
-    return GuardedModel(model, "model", Meter(), 1 << 20)
+    return GuardedModel(model, "model", Meter(), Chunks())
 
 
 def replaced(guarded: FlowModel, model: FlowModel) -> FlowModel:
     """Another model under the guard of `guarded`; the model itself where that has none."""
     return attrs.evolve(guarded, inner=model) if isinstance(guarded, GuardedModel) else model
+
+
+def _metered(
+    tally: Tally,
+    part: str,
+    chunks: Chunks,
+    what: str,
+    call: Callable[[slice], Tensor],
+    rows: int,
+    per_row: int = 1,
+) -> Tensor:
+    """What a part makes of so many rows, in chunks and counted.
+
+    A graph is kept until all chunks are done, so that smaller ones take no less memory then.
+    """
+
+    def counted(cut: slice) -> Tensor:
+        if chunks.measuring:
+            return call(cut)
+        return tally.measured(part, per_row * (cut.stop - cut.start), lambda: call(cut))
+
+    pieces = chunks.cut(what, rows, counted, kept=torch.is_grad_enabled())
+    result = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return result if chunks.measuring else tally.count(part, result, per_row)
 
 
 def _like(who: str, result: Tensor, given: Sequence[Tensor]) -> Tensor:
@@ -352,10 +372,11 @@ def _lent(who: str, *tensors: Tensor, cure: str = "") -> Iterator[list[Tensor]]:
     Args:
         who: the part and its method.
         tensors: the first has a row for each row of the call.
-        cure: what else than a smaller chunk helps where memory is short.
+        cure: what else than fewer rows helps where memory is short.
 
     Raises:
-        PartError: the part raised something, or the device has too little memory.
+        PartError: the part raised something.
+        OutOfMemoryError: memory is too small.
         ContractError: the part wrote into a copy behind the back of autograd, so that a gradient
             that follows would be wrong. What autograd sees moves the copy to another node.
     """
@@ -364,11 +385,10 @@ def _lent(who: str, *tensors: Tensor, cure: str = "") -> Iterator[list[Tensor]]:
     with attributed(who):
         try:
             yield copies
-        except torch.OutOfMemoryError as error:
-            rows = len(tensors[0])
-            text = f"{who}: the device's memory is too small for {rows} rows at once"
-            fewer = f"set run.chunk to {max(1, rows // 4)} {cure}".rstrip()
-            raise PartError(f"{text}; {fewer}") from error
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(too_small(who, len(tensors[0]), cure)) from error
     for tensor, copy, node in zip(tensors, copies, nodes, strict=True):
         if node is not None and copy.grad_fn is node and not same_values(copy, tensor):
             raise ContractError(

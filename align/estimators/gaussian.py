@@ -59,8 +59,11 @@ class GaussianValue(ValueEstimator):
         form = Form.of(problem.reward, noisy.x)
         if not form.bounded(noisy.x.new_tensor(self.data_std**2)):
             raise PartError("the reward outgrows the Gaussian: e^r has no mean; lower 'data_std'")
-        cuts = [slice(k, k + problem.chunk) for k in range(0, len(noisy.x), problem.chunk)]
-        parts = [self._piece(problem, noisy.rows(cut), form) for cut in cuts]
+
+        def piece(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+            return self._piece(problem, noisy.rows(rows), form)
+
+        parts = problem.chunks.cut("gradient of the value", len(noisy.x), piece)
         value, shift, denoiser = (torch.cat(part) for part in zip(*parts, strict=True))
         with torch.no_grad():
             reward = problem.reward_of(denoiser[None], noisy.cond)[0]

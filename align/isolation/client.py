@@ -20,7 +20,7 @@ import attrs
 from loguru import logger
 
 from align.core import errors
-from align.core.errors import AlignError, PartError
+from align.core.errors import AlignError, OutOfMemoryError, PartError
 from align.core.option import ConfigError, ConfigErrors
 from align.isolation.protocol import VERSION, Message, packed, receive
 
@@ -190,6 +190,8 @@ class RewardProcess:
         kind, text = reply.payload["kind"], reply.payload["text"]
         if kind == ConfigErrors.__name__:
             return ConfigErrors(ConfigError(tuple(k), t) for k, t in reply.payload["errors"])
+        if kind == OutOfMemoryError.__name__:
+            return OutOfMemoryError(f"{self.who} raised {text}")
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, AlignError):
             return known(text)

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from align.core.attribution import described, made, seen
-from align.core.errors import AlignError, ContractError
+from align.core.chunks import is_out_of_memory, release
+from align.core.errors import AlignError, ContractError, OutOfMemoryError
 from align.core.option import ConfigErrors
 from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
@@ -95,7 +96,10 @@ def _error(error: BaseException) -> Message:
         "text": described(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    if isinstance(error, AlignError | ConfigErrors):
+    if is_out_of_memory(error):
+        payload["kind"] = OutOfMemoryError.__name__
+        release()
+    elif isinstance(error, AlignError | ConfigErrors):
         payload |= {"kind": type(error).__name__, "text": str(error)}
     if isinstance(error, ConfigErrors):
         payload["errors"] = [(mistake.key, mistake.text) for mistake in error.errors]

@@ -43,7 +43,7 @@ def pool_of(
     """So many samples of a model for P conditions in turn, labelled by the conditions' numbers."""
     streams = Streams(seed, tuple(range(count)), ("pool",), model.device)
     turns = in_turn(conditions, range(count))
-    states = own_samples(model, conditions.rows(turns), streams, steps, problem.chunk)
+    states = own_samples(model, conditions.rows(turns), streams, steps, problem.chunks.cap)
     return Examples(states[None], turns.to(model.device), len(conditions))
 
 

@@ -17,9 +17,10 @@ from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt
 from align.core.study import Study
+from align.engine.memory import available
 from align.io.prompt_file import PromptFile
 from align.recipe.schema import Arm, Recipe
-from align.recipe.sizes import available, needs
+from align.recipe.sizes import needs
 
 _MANY: Final = 4  # more names than this are no advice
 

@@ -7,10 +7,7 @@ loop takes; networks and what they keep on their way back come on top.
 from __future__ import annotations
 
 import math
-import os
-import resource
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, final
 
 import attrs
@@ -31,7 +28,6 @@ _COPIES: Final = 5  # of a weight in training: itself, gradient, two means of th
 _CALL: Final = 1e-4  # seconds; no step of a mode and no call of a model is faster
 _DAY: Final = 24 * 3600.0
 _LONGEST: Final = 7 * _DAY
-_UNLIMITED: Final = 1 << 50
 
 _SAMPLES: Final[Key] = ("run", "samples")
 _PARTICLES: Final[Key] = ("mode", "particles")
@@ -207,20 +203,6 @@ def _uses(recipe: Recipe, arm: Arm) -> Iterator[_Use]:
         yield _Use(("reward", index), term.part)
     for index, metric in enumerate(recipe.metric):
         yield _Use(("metric", index), metric)
-
-
-def available() -> float:
-    """Bytes of memory that this process may have."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        limit = resource.getrlimit(kind)[0]
-        limits += [float(limit)] if limit not in (resource.RLIM_INFINITY, -1) else []
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(float(Path(file).read_text()))
-        except (OSError, ValueError):
-            continue
-    return min(limit for limit in limits if limit < _UNLIMITED)
 
 
 def _readable(count: float) -> str:

@@ -222,7 +222,7 @@ class _Drawing:
         Each sample is decoded once, for all of them.
         """
         problem, meter, count = self.built.problem, self.built.meter, len(self.streams.samples)
-        rows = min(problem.chunk, -(-count // PIECES))
+        rows = min(problem.chunks.cap, -(-count // PIECES))
         seconds, before = _Seconds(), Counter(meter.calls)
         made, scores = (
             list[tuple[Tensor, Condition, Streams]](),

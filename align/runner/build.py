@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, made
+from align.core.chunks import Chunks
 from align.core.errors import PartError
 from align.core.model import ClassConditional, NoModel, build_model
 from align.core.problem import Problem
@@ -18,6 +19,7 @@ from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.loop import Earlier, Observer, Outcome, execute
+from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
 from align.engine.offload import Offloaded, networks
 from align.io.prompt_file import PromptFile
@@ -140,7 +142,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     Args:
         arm: of the recipe.
         rewards: of the recipe; their device is the model's too.
-        run: says the seed, the number of samples and the rows that are in memory at once.
+        run: says the seed, the number of samples and the most rows that are in memory at once.
 
     Raises:
         PartError: a part cannot be loaded.
@@ -153,10 +155,10 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     inner = build_model(arm.model, device)
     with attributed(f"mode '{arm.mode.kind}': check_model"):
         arm.mode.check_model(inner)
-    # What fits depends on the network; this is a size at which kernels are busy and memory small.
+    # Kernels are busy with so many rows; where they do not fit into memory, fewer are taken.
     usual = {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
-    rows = run.chunk or usual
-    model = GuardedModel(inner, arm.model.kind, meter, rows)
+    chunks = Chunks(run.chunk or usual, DeviceMemory(device))
+    model = GuardedModel(inner, arm.model.kind, meter, chunks)
     conditional = inner.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
     file = PromptFile.read(arm.model.prompts) if arm.model.prompts else None
@@ -169,7 +171,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
         Term(
             name=term.name,
             reward=GuardedReward(
-                reward, term.name, meter, rows, term.part.differentiable, term.part.dimension
+                reward, term.name, meter, chunks, term.part.differentiable, term.part.dimension
             ),
             weight=term.weight,
             held_out=term.held_out,
@@ -182,8 +184,7 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
         sampler=arm.sampler,
         estimator=arm.estimator,
         cond=cond,
-        # A way back keeps everything on its way: about four times as much a row.
-        chunk=run.chunk or rows // 4,
+        chunks=chunks,
     )
     inputs = {file.path: file.digest} if file else {}
     weights = {term.name: term.weight for term in rewards.terms}

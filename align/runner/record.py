@@ -37,6 +37,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from align.catalog.registry import Catalog
+from align.core.chunks import Chunks
 from align.core.errors import PartError
 from align.core.mode import Export, Info
 from align.core.reward import HasOrigins
@@ -179,6 +180,23 @@ class Record:
                 }
             )
             self._write_about()
+
+    @_once
+    def follow(self, arm: str, chunks: Chunks) -> None:
+        """Keep in about.json how many rows go through the parts of an arm at once.
+
+        A run that goes on, or that is repeated in its folder, takes no more than before: then its
+        numbers have the same bits.
+        """
+        known = _table(self._facts.get("chunks"))
+        rows = _table(known.get(arm))
+        chunks.before = {part: n for part, n in rows.items() if isinstance(n, int) and n > 0}
+
+        def changed() -> None:
+            with self._pulse.writing:  # the next sign of life takes it along
+                self._facts["chunks"] = {**known, arm: dict(chunks.rows)}
+
+        chunks.changed = changed
 
     def _write_about(self) -> None:
         text = json.dumps(self._facts, indent=1, ensure_ascii=False) + "\n"
@@ -348,6 +366,11 @@ class Record:
     def _home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""
         return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
+
+
+def _table(value: object) -> dict[str, Any]:
+    """A table that was read; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _metrics_line(numbers: Mapping[str, Any]) -> str:

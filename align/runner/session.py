@@ -98,6 +98,7 @@ class Session:
         for arm in self.recipe.arms():
             built = bases.normalised(build(arm, self.rewards, self.recipe.run))
             self.record.given(built.reference_images())
+            self.record.follow(arm.name, built.problem.chunks)
             observer, mode = self.observer.of(arm), arm.mode
             listener = Listener(observer) if isinstance(mode, Continues) else None
             outcome = self.execute(built, listener or observer, _earlier(arm, ended))

@@ -109,7 +109,7 @@ class World:
     def shift(self, estimator: ValueEstimator, sampler: PosteriorSampler) -> Tensor:
         """Shifts (repeats, states), every row with draws of its own."""
         (model, reward), noisy = line(), self.noisy
-        problem = Problem(model, reward, sampler, estimator, noisy.cond, chunk=PIECE)
+        problem = Problem(model, reward, sampler, estimator, noisy.cond, chunks=PIECE)
         rows = Streams(1, tuple(range(len(noisy.x)))).fold_in("V5", str(self.t))
         shift = estimator.estimate(problem, noisy, streams=rows).shift
         return shift.reshape(self.repeats, self.states)

@@ -74,7 +74,7 @@ class FixedPoints:
         streams = Streams(0, (0,)).fold_in("V7", str(t))
 
         def draws(sampler: MetaFlowMap | ExactPosterior, purpose: str, gradient: bool) -> Draws:
-            problem = Problem(model, reward, sampler, None, noisy.cond, chunk=PIECE)
+            problem = Problem(model, reward, sampler, None, noisy.cond, chunks=PIECE)
             own = streams.fold_in(purpose)
             return make_draws(
                 problem, noisy, draws=self.draws, budget=4, gradient=gradient, streams=own

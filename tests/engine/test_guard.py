@@ -519,7 +519,7 @@ def test_replaced_model_keeps_the_guard_of_the_other():
     meter, first, second = Meter(), Toy(), Plain()
     model = replaced(GuardedModel(first, "toy", meter, 3), second)
     assert isinstance(model, GuardedModel)
-    assert (model.inner, model.name, model.meter, model.chunk) == (second, "toy", meter, 3)
+    assert (model.inner, model.name, model.meter, model.chunks.cap) == (second, "toy", meter, 3)
     assert replaced(first, second) is second
 
 

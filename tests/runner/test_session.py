@@ -366,7 +366,7 @@ class Odd(RewardSpec):
     differentiable: ClassVar[bool] = False
     domain: ClassVar[str | None] = None
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    bad: int = attrs.field(default=3, metadata={"help": "which call"})
+    bad: int = attrs.field(default=4, metadata={"help": "which call; one measures a row's memory"})
 
     def build(self, device):
         return _Odd([], self.bad)

@@ -155,7 +155,8 @@ class Estimator(ValueEstimator):
         if self.fault == "fewer draws" and draws > 1:
             draws -= 1
         if self.fault == "chunked":
-            noisy = NoisyState(noisy.x * (1 + 1e-3 * (problem.chunk < 10)), noisy.t, noisy.cond)
+            factor = 1 + 1e-3 * (problem.chunks.cap < 10)
+            noisy = NoisyState(noisy.x * factor, noisy.t, noisy.cond)
         inner = Gradient(draws=draws) if self.fault == "gradient" else Stein(draws=draws)
         if self.fault == "forgetful of sampler" and problem.sampler is None:
             problem = attrs.evolve(problem, sampler=ExactPosterior())
@@ -697,7 +698,7 @@ class Looks(AlignmentMode, Study):
 
     def step(self, problem, state, index, streams):
         value = float(streams.normal(()).mean())
-        added = problem.chunk if self.fault == "chunk" else 0.0
+        added = problem.chunks.cap if self.fault == "chunk" else 0.0
         added = math.nan if self.fault == "no number" else added
         told = Info({"value": value})
         return state if self.fault == "nothing" else (*state, value + added), told

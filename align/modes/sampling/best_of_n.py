@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Final, Literal, final
 
 import attrs
 import torch
@@ -27,14 +27,22 @@ from align.modes.sampling.rollout import (
     unguided,
 )
 
+_FULL: Final = 4096
+"""Rows beyond which a batch is not faster, however small its states."""
+
 
 @final
 @attrs.frozen(eq=False)
 class Best:
-    """The best candidates so far: clean states x1 (B, *S) and their rewards (B,)."""
+    """The best candidates so far: clean states x1 (B, *S) and their rewards (B,).
+
+    Attributes:
+        ahead: candidates that were made with others and are not looked at yet, in their order.
+    """
 
     x1: Tensor
     reward: Tensor
+    ahead: tuple[Best, ...] = ()
 
 
 @final
@@ -67,7 +75,7 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
 
     @property
     def steps(self) -> int:
-        """One step makes one candidate of every sample."""
+        """One step looks at one candidate of every sample."""
         return self.n
 
     def init(self, problem: Problem, streams: Streams) -> Best:
@@ -80,13 +88,14 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
     def step(
         self, problem: Problem, state: Best, index: int, streams: Streams
     ) -> tuple[Best, Info]:
-        """Candidate number `index`; costs `flow_steps` steps and a reward a sample."""
-        numbers = streams if index == 0 else streams.fold_in("candidate", index)
-        x1 = self._sample(problem, numbers)
-        reward = problem.reward_of(x1[None], problem.cond)[0]
-        best = self._better(state, Best(x1, reward)) if index else Best(x1, reward)
-        means = {"reward": float(best.reward.mean()), "candidates": float(reward.mean())}
-        return best, Info(means)
+        """Candidate number `index`; costs `flow_steps` steps and a reward a sample.
+
+        Candidates are made as many at a time as fill a batch.
+        """
+        new, *ahead = state.ahead or self._made(problem, index, streams)
+        best = self._better(state, new) if index else new
+        means = {"reward": float(best.reward.mean()), "candidates": float(new.reward.mean())}
+        return attrs.evolve(best, ahead=tuple(ahead)), Info(means)
 
     def finish(self, problem: Problem, state: Best) -> Tensor:
         """The best candidate of each sample, (B, *S)."""
@@ -118,6 +127,15 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
         better = new.reward > old.reward
         x1 = torch.where(expand(better, new.x1), new.x1, old.x1)
         return Best(x1, torch.where(better, new.reward, old.reward))
+
+    def _made(self, problem: Problem, first: int, streams: Streams) -> list[Best]:
+        """Candidates from number `first` on: all that are left, or as many as fill a batch."""
+        rows = len(streams.samples)
+        count = max(1, min(self.n - first, min(problem.chunks.cap, _FULL) // max(1, rows)))
+        purposes = [("candidate", k) if k else () for k in range(first, first + count)]
+        tiled = attrs.evolve(problem, cond=problem.cond.tile(count))
+        x1 = self._sample(tiled, streams.branched(*purposes)).unflatten(0, (count, rows))
+        return [Best(*each) for each in zip(x1, problem.reward_of(x1, problem.cond), strict=True)]
 
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model

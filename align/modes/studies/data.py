@@ -57,7 +57,7 @@ def clean(
         return sampler.draw(drawn).to(model.dtype), problem.cond
     if data_model is not None:
         raise PartError("mode.data_model: the model cannot draw data; name another, or pictures")
-    return own_samples(model, problem.cond, drawn, STEPS, problem.chunk), problem.cond
+    return own_samples(model, problem.cond, drawn, STEPS, problem.chunks.cap), problem.cond
 
 
 def measured(metric: Metric, problem: Problem, x1: Tensor, references: Tensor) -> tuple[str, float]:

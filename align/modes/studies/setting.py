@@ -60,5 +60,5 @@ def counted(model: GuardedModel, make: Callable[[], Result]) -> tuple[Result, in
 
 def cuts(problem: Problem, rows: int) -> Iterator[slice]:
     """Slices that cover all rows, each as large as memory allows without a backward pass."""
-    limit = 4 * problem.chunk
+    limit = problem.chunks.cap
     return (slice(first, min(first + limit, rows)) for first in range(0, rows, limit))

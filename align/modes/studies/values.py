@@ -70,7 +70,7 @@ def advanced(
 
 def scored(problem: Problem, ends: Tensor) -> Tensor:
     """r (M, B) of clean states (M, B, *S), in pieces that fit into memory."""
-    size = max(1, 4 * problem.chunk // ends.shape[1])
+    size = max(1, problem.chunks.cap // ends.shape[1])
     return torch.cat([problem.reward_of(piece, problem.cond) for piece in ends.split(size)])
 
 

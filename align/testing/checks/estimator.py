@@ -139,11 +139,12 @@ def rows_are_independent(estimating: Estimating) -> None:
 
 
 def chunks_change_nothing(estimating: Estimating) -> None:
-    """The estimate is the same whatever `Problem.chunk`."""
+    """The estimate is the same whatever `Problem.chunks`."""
     noisy = estimating.noisy()
     whole = estimating.estimate(noisy)
     for chunk in (1, 5):
-        cut = estimating.on(attrs.evolve(estimating.problem, chunk=chunk)).estimate(noisy)
+        problem = attrs.evolve(estimating.problem, chunks=chunk)
+        cut = estimating.on(problem).estimate(noisy)
         for name in FIELDS:
             close(getattr(cut, name), getattr(whole, name), f"{name} in chunks of {chunk} rows")
 

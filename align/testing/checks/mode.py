@@ -206,7 +206,7 @@ def findings(running: Running) -> None:
     for point in found.points:
         number = math.isfinite(point.value) and math.isfinite(point.calls) and point.calls >= 0
         assert number, f"found {point}, which has no finite number"
-    chunked = running.on(lambda problem: attrs.evolve(problem, chunk=1))
+    chunked = running.on(lambda problem: attrs.evolve(problem, chunks=1))
     others = {"in chunks": chunked.run(), "restarted": running.run(first=mode.restart(ran.state))}
     for said, other in others.items():
         again = mode.findings(other.state).points

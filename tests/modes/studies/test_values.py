@@ -38,7 +38,7 @@ def test_rewards_are_the_same_in_pieces():
     ends = Streams(0, (0, 1, 2)).normal((1,), draws=7)
     whole = problem.reward_of(ends, problem.cond)
     assert torch.allclose(scored(problem, ends), whole)
-    assert torch.allclose(scored(attrs.evolve(problem, chunk=1), ends), whole)
+    assert torch.allclose(scored(attrs.evolve(problem, chunks=1), ends), whole)
     assert whole.std() > 0.1
 
 
