@@ -61,11 +61,6 @@ class Chunks:
     rows: dict[str, int] = attrs.field(factory=dict, init=False)
     measuring: bool = attrs.field(default=False, init=False)
 
-    @classmethod
-    def of(cls, cap: int | Chunks) -> Chunks:
-        """Chunks with a cap, of which nothing is measured; chunks as they are."""
-        return cls(cap) if isinstance(cap, int) else cap
-
     def cut(
         self, part: str, count: int, call: Callable[[slice], Result], *, kept: bool = False
     ) -> list[Result]:
@@ -144,6 +139,11 @@ def _generators_kept() -> AbstractContextManager[None]:
     """A context at whose end torch's global generators are where they were."""
     used = torch.cuda.is_initialized()
     return torch.random.fork_rng(range(torch.cuda.device_count()) if used else ())
+
+
+def chunks_of(cap: int | Chunks) -> Chunks:
+    """Chunks with a cap, of which nothing is measured; chunks as they are."""
+    return Chunks(cap) if isinstance(cap, int) else cap
 
 
 def fitting(cap: int, fixed: float, row: float, room: float) -> int:

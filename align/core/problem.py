@@ -8,7 +8,7 @@ from typing import Protocol, final
 import attrs
 from torch import Tensor
 
-from align.core.chunks import Chunks
+from align.core.chunks import Chunks, chunks_of
 from align.core.estimate import Estimate
 from align.core.model import Condition, FlowModel, ModelSpec, NoisyState
 from align.core.reward import WeightedReward
@@ -44,7 +44,7 @@ class Problem:
     sampler: PosteriorSampler | None = None
     estimator: Estimator | None = None
     cond: Condition = attrs.field(factory=lambda: Condition(()))
-    chunks: Chunks = attrs.field(factory=Chunks, converter=Chunks.of)
+    chunks: Chunks = attrs.field(factory=Chunks, converter=chunks_of)
     prompts: tuple[str, ...] = ("",)
     part: ModelSpec | None = None
 

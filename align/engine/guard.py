@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, check_followed, same_values, seen
-from align.core.chunks import Chunks, is_out_of_memory, too_small
+from align.core.chunks import Chunks, chunks_of, is_out_of_memory, too_small
 from align.core.errors import ContractError, DivergedError, NotFiniteError, OutOfMemoryError
 from align.core.estimator import RUNAWAY
 from align.core.model import (
@@ -60,7 +60,7 @@ class GuardedModel(FlowModel):
     inner: FlowModel
     name: str
     meter: Meter
-    chunks: Chunks = attrs.field(converter=Chunks.of)
+    chunks: Chunks = attrs.field(converter=chunks_of)
 
     path: Path = _of_inner("path")
     shape: tuple[int, ...] = _of_inner("shape")
@@ -216,7 +216,7 @@ class GuardedReward(Reward):
     inner: Reward
     name: str
     meter: Meter
-    chunks: Chunks = attrs.field(converter=Chunks.of)
+    chunks: Chunks = attrs.field(converter=chunks_of)
     differentiable: bool = False
     dimension: int | None = None
 

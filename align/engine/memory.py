@@ -17,6 +17,8 @@ from align.engine.cost import LivingBytes
 
 _UNLIMITED: Final = 1 << 50
 _GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
+_MACHINE: Final = Path("/proc/meminfo")
 _V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2: Final = ("memory.max", "memory.current", "inactive_file")
 
@@ -52,7 +54,7 @@ def available() -> float:
 def free() -> float:
     """Bytes of memory that this process may still have."""
     return_freed()
-    machine = _of_file(Path("/proc/meminfo"), "MemAvailable:")
+    machine = _of_file(_MACHINE, "MemAvailable:")
     rests = [available() if machine is None else 1024 * machine]
     rests += [limit - used for limit, used in (*_own_limits(), *_group_limits())]
     return max(0.0, min(rests))
@@ -60,17 +62,16 @@ def free() -> float:
 
 def _own_limits() -> Iterator[tuple[float, float]]:
     """Bytes that the process may ask the system for, and that it has asked for."""
-    status = Path("/proc/self/status")
     for kind, name in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
         limit = resource.getrlimit(kind)[0]
         if limit not in (resource.RLIM_INFINITY, -1) and limit < _UNLIMITED:
-            yield float(limit), 1024 * (_of_file(status, name) or 0.0)
+            yield float(limit), 1024 * (_of_file(Path("/proc/self/status"), name) or 0.0)
 
 
 def _group_limits() -> Iterator[tuple[float, float]]:
     """Bytes that each control group around the process may have, and that it has."""
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue

@@ -4,6 +4,7 @@ import attrs
 import pytest
 import torch
 
+from align.core.chunks import Chunks
 from align.core.draws import Draws, make_draws, variance, weighted_mean
 from align.core.errors import PartError
 from align.core.model import NoisyState
@@ -11,6 +12,9 @@ from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
+from align.engine.guard import GuardedModel, GuardedReward
+from align.engine.memory import DeviceMemory
+from align.engine.meter import Meter
 from align.estimators.blend import Blend
 from align.estimators.gradient import Gradient, gradient_of
 from align.estimators.search import Search
@@ -112,6 +116,108 @@ def test_a_gradient_s_graph_holds_at_most_a_chunk(chunk):
         assert sum(seen) == 30
         assert max(seen) <= chunk
         assert max(seen) > chunk // 3  # and is not needlessly small
+
+
+class Backward(torch.autograd.Function):
+    """The identity, for whose way back memory is short of more than `most` rows."""
+
+    @staticmethod
+    def forward(ctx, x, most):
+        ctx.most = most
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if len(grad) > ctx.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return grad, None
+
+
+@attrs.frozen
+class Short(Reward):
+    """A reward for which memory is short: of its own, or of its way back."""
+
+    inner: Reward
+    most: int
+    back: bool
+    seen: list = attrs.field(factory=list)
+
+    def score(self, data, prompts):
+        self.seen.append(len(data))
+        if self.back:
+            data = Backward.apply(data, self.most)
+        elif len(data) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner.score(data, prompts)
+
+
+@attrs.frozen(kw_only=True)
+class ShortSampler(PosteriorSampler):
+    """The exact map, whose own arithmetic needs too much memory for more than three rows."""
+
+    kind = "short"
+    differentiable = True
+    exact_for = "mixtures"
+    needs = None
+
+    def sample(self, model, noisy, *, draws, streams):
+        if draws * len(noisy.x) > 3:
+            raise RuntimeError("CUDA error: out of memory")
+        return MetaFlowMap().sample(model, noisy, draws=draws, streams=streams)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("draws", [5, "auto"])
+def test_a_graph_that_memory_is_too_small_for_is_made_of_fewer_rows(draws, back):
+    model, reward = line()
+    whole = make(*states((model, reward), 6), draws=draws)
+    inner = Short(reward.terms[0].reward, 4, back)
+    short = WeightedReward((Term(name="one", reward=GuardedReward(inner, "one", Meter(), 99)),))
+    problem, noisy, streams = states((model, short), 6, chunk=16)
+    same(make(problem, noisy, streams, draws=draws), whole)
+    assert problem.chunks.rows == {"gradient of the reward": 4}
+    assert inner.seen[:3] == [16, 8, 4]
+
+
+def test_a_sampler_that_memory_is_too_small_for_has_fewer_rows():
+    problem, noisy, streams = states(line(), 6, sampler=ShortSampler(), chunk=8)
+    same(make(problem, noisy, streams), make(*states(line(), 6)))
+    assert problem.chunks.rows == {"gradient of the reward": 2}
+
+
+def test_one_row_of_a_graph_that_is_too_much_says_what_to_change():
+    model, reward = line()
+    inner = Short(reward.terms[0].reward, 0, back=True)
+    short = WeightedReward((Term(name="one", reward=inner),))
+    with pytest.raises(PartError, match="^gradient of the reward: the device's memory is too smal"):
+        make(*states((model, short), 2))
+
+
+def test_rows_of_a_graph_are_those_that_fit_with_all_that_it_keeps():
+    taken = []
+
+    class Room:
+        def free(self):
+            return 4 * taken[0] / 0.75
+
+        def taken(self, call):
+            taken.append(DeviceMemory(torch.device("cpu")).taken(call))
+            return taken[-1]
+
+    model, reward = line()
+    sampler, meter = Recording(), Meter()
+    problem, noisy, streams = states((model, reward), 5, sampler=sampler)
+    guarded = GuardedModel(model, "line", meter, Chunks(64, Room()))
+    problem = attrs.evolve(problem, model=guarded, chunks=guarded.chunks)
+    same(make(problem, noisy, streams, draws=6), make(*states((model, reward), 5), draws=6))
+    assert taken[0] > 0
+    assert sampler.seen[:2] == [1, 2]
+    assert {*sampler.seen[2:]} == {problem.chunks.rows["gradient of the reward"]} | {
+        30 % problem.chunks.rows["gradient of the reward"] or 4
+    }
+    assert 4 <= problem.chunks.rows["gradient of the reward"] < 64
+    assert meter.calls == {"network": 30, "decoder": 30}
+    assert meter.backward == {"network": 30, "decoder": 30}
 
 
 def test_draws_are_the_sampler_s():

@@ -7,7 +7,8 @@ import attrs
 import pytest
 import torch
 
-from align.core.errors import ContractError, DivergedError, PartError
+from align.core.chunks import Chunks
+from align.core.errors import ContractError, DivergedError, OutOfMemoryError, PartError
 from align.core.estimator import ClosedForm
 from align.core.model import (
     Condition,
@@ -21,6 +22,7 @@ from align.core.model import (
 from align.core.path import LinearPath
 from align.core.reward import HasReferenceImages, Quadratic, Reward
 from align.engine.guard import GuardedModel, GuardedReward, guarded, replaced
+from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
 from align.models.mixture import GaussianMixture
 from align.testing.worlds import line
@@ -310,6 +312,64 @@ def test_out_of_memory_error_names_the_chunk(inputs, chunk):
     with pytest.raises(PartError) as caught:
         calls(GuardedModel(Toy(spoil=short), "toy", Meter(), chunk), inputs)["velocity"]()
     assert str(caught.value) == f"model 'toy': velocity: {cure}"
+
+
+def above(most):
+    """Whatever is returned, unless it has more rows: then memory is short."""
+
+    def spoil(value):
+        if len(value) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried")
+        return value
+
+    return spoil
+
+
+@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize(("cap", "most", "rows"), [(100, 4, 3), (4, 1, 1), (6, 5, 3)])
+def test_rows_that_memory_is_too_small_for_are_halved(what, cap, most, rows, inputs):
+    whole, meter, chunks = calls(Toy(), inputs)[what](), Meter(), Chunks(cap)
+    with torch.no_grad():
+        found = calls(GuardedModel(Toy(spoil=above(most)), "toy", meter, chunks), inputs)[what]()
+    assert torch.equal(found, whole)
+    assert chunks.rows == {what: rows}
+    assert meter.calls == {"decoder" if what == "decode" else "network": ROWS}
+
+
+def test_scores_that_memory_is_too_small_for_are_halved(inputs):
+    x, _, _, cond = inputs
+    meter, chunks = Meter(), Chunks(100)
+    with torch.no_grad():
+        score = GuardedReward(Toll(spoil=above(2)), "toll", meter, chunks).score(x, cond.prompts)
+    assert torch.equal(score, Toll().score(x, cond.prompts))
+    assert chunks.rows == {"reward 'toll'": 1}
+    assert meter.rewards.calls == {"toll": ROWS}
+
+
+def test_one_row_that_memory_is_too_small_for_says_what_to_change(inputs):
+    x, _, _, cond = inputs
+    too_small = "the device's memory is too small for a single row; take a smaller model, reward or"
+    too_small += " picture, weights of half their precision"
+    short = raising(torch.OutOfMemoryError("CUDA out of memory. Tried"))
+    with torch.no_grad(), pytest.raises(OutOfMemoryError) as caught:
+        GuardedReward(Toll(spoil=short), "toll", Meter(), 2).score(x, cond.prompts)
+    assert str(caught.value) == f"reward 'toll': score: {too_small} or offload = true"
+    with torch.no_grad(), pytest.raises(OutOfMemoryError) as caught:
+        calls(GuardedModel(Toy(spoil=short), "toy", Meter(), 2), inputs)["decode"]()
+    assert str(caught.value) == f"model 'toy': decode: {too_small}"
+
+
+def test_rows_that_are_measured_are_no_calls(inputs):
+    x, _, _, cond = inputs
+    meter, chunks = Meter(), Chunks(100, DeviceMemory(torch.device("cpu")))
+    model = GuardedModel(Toy(), "toy", meter, chunks)
+    with torch.no_grad():
+        for call in calls(model, inputs).values():
+            call()
+        GuardedReward(Toll(), "toll", meter, chunks).score(x, cond.prompts)
+    assert meter.calls == {"network": 3 * ROWS, "decoder": ROWS}
+    assert meter.rewards.calls == {"toll": ROWS}
+    assert chunks.rows == dict.fromkeys((*METHODS, "reward 'toll'"), 100)
 
 
 class Strange(BaseException):
