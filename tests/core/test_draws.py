@@ -189,7 +189,10 @@ def test_one_row_of_a_graph_that_is_too_much_says_what_to_change():
     model, reward = line()
     inner = Short(reward.terms[0].reward, 0, back=True)
     short = WeightedReward((Term(name="one", reward=inner),))
-    with pytest.raises(PartError, match="^gradient of the reward: the device's memory is too smal"):
+    with pytest.raises(
+        PartError,
+        match=r"^gradient of the reward: the device's memory is too small for a single row; ",
+    ):
         make(*states((model, short), 2))
 
 
@@ -198,7 +201,7 @@ def test_rows_of_a_graph_are_those_that_fit_with_all_that_it_keeps():
 
     class Room:
         def free(self):
-            return 4 * taken[0] / 0.75
+            return 5 * taken[0] / 0.75
 
         def taken(self, call):
             taken.append(DeviceMemory(torch.device("cpu")).taken(call))
@@ -210,12 +213,8 @@ def test_rows_of_a_graph_are_those_that_fit_with_all_that_it_keeps():
     guarded = GuardedModel(model, "line", meter, Chunks(64, Room()))
     problem = attrs.evolve(problem, model=guarded, chunks=guarded.chunks)
     same(make(problem, noisy, streams, draws=6), make(*states((model, reward), 5), draws=6))
-    assert taken[0] > 0
     assert sampler.seen[:2] == [1, 2]
-    assert {*sampler.seen[2:]} == {problem.chunks.rows["gradient of the reward"]} | {
-        30 % problem.chunks.rows["gradient of the reward"] or 4
-    }
-    assert 4 <= problem.chunks.rows["gradient of the reward"] < 64
+    assert max(sampler.seen) == problem.chunks.rows["gradient of the reward"] == 4
     assert meter.calls == {"network": 30, "decoder": 30}
     assert meter.backward == {"network": 30, "decoder": 30}
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from align.engine import memory
-from align.engine.memory import DeviceMemory, LivingBytes, available, free
+from align.engine.memory import DeviceMemory, available, free
 
 CPU = torch.device("cpu")
 KB = torch.zeros(256)  # float32
@@ -51,17 +51,6 @@ def test_a_way_back_keeps_what_it_needs():
 
     assert taken(forward) == 2 * rows
     assert layers * rows <= taken(back) <= (layers + 3) * rows
-
-
-def test_what_is_freed_is_not_counted_any_more():
-    with LivingBytes() as living:
-        a = KB + 1
-        b = a[2:]
-        del a
-        assert living.now == 1024
-        del b
-        assert living.now == 0
-    assert living.peak == 1024
 
 
 def test_there_is_less_free_than_available():
