@@ -10,7 +10,7 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
 import attrs
 import torch
@@ -107,6 +107,10 @@ class LivingBytes(TorchDispatchMode):
 
     now: int = 0
     peak: int = 0
+
+    if TYPE_CHECKING:  # torch says no types of it
+
+        def __init__(self) -> None: ...
 
     @functools.cached_property
     def _known(self) -> dict[int, weakref.ref[torch.UntypedStorage]]:
