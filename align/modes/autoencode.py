@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from align.catalog.registry import load_catalog
 from align.core.autoencoder import AutoencoderSpec
+from align.core.chunks import Chunks
 from align.core.dataset import DatasetSpec
 from align.core.errors import PartError
 from align.core.mode import Export, Need
@@ -19,10 +20,13 @@ from align.core.objective import Loss
 from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.engine.memory import DeviceMemory
 from align.models.about import spec_table
 from align.models.network import autoencoder_in
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.training import weights
+from align.training.data import AT_ONCE
+from align.training.latents import of_pictures
 from align.training.loop import Training, pieces
 from align.training.mode import TrainingMode, TrainingState
 from align.training.perceptual import Features, Perceptual, perceptual_distance
@@ -153,10 +157,12 @@ def _autoencoder(module: nn.Module) -> Autoencoder:
 
 def _set_scale(net: Autoencoder, reader: Reader) -> tuple[int, ...]:
     """Scale the latents of all pictures to mean 0 and deviation 1; returns their shape."""
+    device = net.mean.device
     net.mean.zero_(), net.std.fill_(1)
+    chunks = Chunks(AT_ONCE, DeviceMemory(device))
     sums, count = torch.zeros(2, *net.mean.shape, dtype=torch.float64), 0
-    for chunk in reader.chunks():
-        latents = net.encode(chunk.to(net.mean.device) / 255.0)
+    for pictures in reader.chunks():
+        latents = of_pictures(pictures.to(device), net.encode, chunks)
         x64 = latents.double().cpu()
         powers = torch.stack((x64, x64.square()))
         sums, count = sums + powers.sum((1, 3, 4), keepdim=True), count + x64[:, 0].numel()

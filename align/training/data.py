@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import attrs
 import torch
@@ -16,6 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 from align.core.dataset import Dataset, DatasetSpec, opened, plain_name
 from align.core.errors import PartError
 from align.core.streams import Streams
+
+AT_ONCE: Final = 256
+"""Rows that are read at a time."""
 
 NumbersOf: TypeAlias = Callable[[Sequence[str]], Sequence[int]]
 """Numbers of a model's classes that names of a data set's classes mean."""
@@ -113,7 +116,7 @@ def loaded(dataset: Dataset, workers: int) -> Tensor:
     return rows
 
 
-def chunks(dataset: Dataset, workers: int, size: int = 256) -> Iterator[tuple[int, Tensor]]:
+def chunks(dataset: Dataset, workers: int, size: int = AT_ONCE) -> Iterator[tuple[int, Tensor]]:
     """All rows, `size` at a time, and the number of the first of them."""
     firsts = range(0, len(dataset), size)
     numbers = (list(range(first, min(first + size, len(dataset)))) for first in firsts)

@@ -17,11 +17,13 @@ import torch
 from loguru import logger
 from torch import Tensor, distributed, nn
 
+from align.core.chunks import Chunks
 from align.core.dataset import Dataset, DatasetSpec, opened
 from align.core.errors import PartError
 from align.core.streams import Streams
+from align.engine.memory import DeviceMemory
 from align.io.files import filling, write
-from align.training.data import NumbersOf, chunks, labels_of, order, renumbered
+from align.training.data import AT_ONCE, NumbersOf, chunks, labels_of, order, renumbered
 
 
 @final
@@ -134,12 +136,12 @@ def _examples(states: Tensor, labels: Tensor, encoding: Encoding) -> Examples:
 @torch.no_grad()
 def _encode(dataset: Dataset, workers: int, encoding: Encoding, states: Tensor) -> None:
     """Fill `states` (V, R, *S), wherever they are."""
-    tenths = 0
+    tenths, pieces = 0, Chunks(AT_ONCE, DeviceMemory(encoding.device))
     for first, chunk in chunks(dataset, workers):
         last = first + len(chunk)
         for view in range(len(states)):
             rows = (chunk.flip(-1) if view else chunk).to(encoding.device)
-            latents = encoding.encode(rows / 255.0) if encoding.encode else rows
+            latents = of_pictures(rows, encoding.encode, pieces) if encoding.encode else rows
             if latents.shape[1:] != encoding.shape:
                 raise PartError(_other_shape(chunk, latents, encoding))
             states[view, first:last] = latents
@@ -147,6 +149,11 @@ def _encode(dataset: Dataset, workers: int, encoding: Encoding, states: Tensor) 
             tenths = 10 * last // len(dataset)
             noun = "pictures encoded" if encoding.encode else "rows read"
             logger.info("{} of {} {}", last, len(dataset), noun)
+
+
+def of_pictures(rows: Tensor, encode: Callable[[Tensor], Tensor], pieces: Chunks) -> Tensor:
+    """States of pictures from 0 to 255, as many at a time as memory has room for."""
+    return torch.cat(pieces.cut("encode", len(rows), lambda cut: encode(rows[cut] / 255.0)))
 
 
 def _other_shape(rows: Tensor, states: Tensor, encoding: Encoding) -> str:

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
@@ -13,7 +14,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from align.core.errors import DivergedError, PartError
+from align.core.chunks import is_out_of_memory, too_small
+from align.core.errors import DivergedError, OutOfMemoryError, PartError
 from align.core.mode import Export
 from align.core.network import VelocityNetwork
 from align.core.objective import GroupedValues, Loss
@@ -307,6 +309,7 @@ def advance(
         DivergedError: the loss, the gradient's norm or a weight is not finite any more; in all
             processes at once. Weights and averages are those before the step, unless it was the
             step that spoilt the weights.
+        OutOfMemoryError: memory is too small for a piece of the batch.
     """
     learning_rate = learning_rate_at(options, index, steps)
     for group in training.optimiser.param_groups:
@@ -317,7 +320,8 @@ def advance(
         reduced = torch.autocast(
             rows.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"
         )
-        with parallel.no_sync(training.replica, last=number == options.grad_accumulation):
+        last = number == options.grad_accumulation
+        with _fitting(options, len(rows.samples)), parallel.no_sync(training.replica, last=last):
             with reduced:
                 values, loss = training.replica(loss_of, rows)
             # Gradients are means over the processes, and the batch is that of all of them.
@@ -345,6 +349,27 @@ def advance(
         # Early on a running average forgets faster, so that it does not remember the start.
         _update_average(average, training.module, min(decay, (1 + index) / (10 + index)))
     return StepResult(metrics, _group_means([loss.weights for loss in losses]))
+
+
+@contextmanager
+def _fitting(options: Optimisation, rows: int) -> Iterator[None]:
+    """Where memory is too small for so many rows of a batch, say into how many pieces to cut it.
+
+    Raises:
+        OutOfMemoryError: it is too small.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if rows == 1:
+            raise OutOfMemoryError(too_small("a step of training", rows)) from error
+        share = options.batch // parallel.count()
+        more = next(k for k in range(2 * share // rows, share + 1) if share % k == 0)
+        text = f"the device's memory is too small for {rows} rows of a batch at once"
+        cure = f"set mode.optimisation.grad_accumulation to {more}"
+        raise OutOfMemoryError(f"{text}; {cure}") from error
 
 
 def _cure(what: str, options: Optimisation, learning_rate: float) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from align.core.dataset import Dataset, DatasetSpec, opened
 from align.core.errors import PartError
 from align.core.streams import Streams
-from align.training.data import batches, chunks, loaded, order
+from align.training.data import AT_ONCE, batches, chunks, loaded, order
 
 IN_MEMORY: Final = 1 << 30
 """Bytes of pictures up to which all of them are kept in memory."""
@@ -73,7 +73,7 @@ class Reader:
             samples, pictures = next(self._ahead, ((), None))
         return self.read(rows) if pictures is None else pictures
 
-    def chunks(self, size: int = 256) -> Iterator[Tensor]:
+    def chunks(self, size: int = AT_ONCE) -> Iterator[Tensor]:
         """All pictures, `size` at a time."""
         if self.in_memory is not None:
             return iter(self.in_memory.split(size))

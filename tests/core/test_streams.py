@@ -90,3 +90,30 @@ def test_global_generator_is_left_alone():
     Streams(0, (0, 1)).normal((3,), draws=2)
     Streams(0, (0, 1)).uniform((3,))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_branches_are_the_streams_of_their_purposes():
+    streams = Streams(3, (0, 5, 7)).fold_in("a").after(2)
+    purposes = [(), ("candidate", 1), ("candidate", 4)]
+    branched = streams.branched(*purposes)
+    each = [streams.fold_in(*purpose) for purpose in purposes]
+
+    def both(change, draws=None):
+        rows = [change(one).normal((3, 2), draws=draws) for one in each]
+        return change(branched).normal((3, 2), draws=draws), torch.cat(
+            rows, 0 if draws is None else 1
+        )
+
+    assert torch.equal(*both(lambda one: one))
+    assert torch.equal(*both(lambda one: one.fold_in("step", 2), draws=4))
+    assert torch.equal(*both(lambda one: one.after(3).fold_in("b")))
+    whole = both(lambda one: one.fold_in("b"))[1]
+    for rows in (slice(2, 6), torch.tensor([8, 0, 4])):
+        assert torch.equal(branched.fold_in("b").rows(rows).normal((3, 2)), whole[rows])
+    twice = branched.fold_in("b").branched((), (1,)).fold_in("c").normal(())
+    deeper = [one.fold_in("b", *more, "c").normal(()) for more in ((), (1,)) for one in each]
+    assert torch.equal(twice, torch.cat(deeper))
+    for spread in (Streams.spread, Streams.particles):
+        many = spread(branched, 2).normal(()).unflatten(0, (2, 9))
+        alone = [spread(one, 2).normal(()).unflatten(0, (2, 3)) for one in each]
+        assert torch.equal(many, torch.cat(alone, 1))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from align.core.errors import PartError
+from align.core.errors import OutOfMemoryError, PartError
 from align.core.mode import Export
 from align.core.model import NoModel
 from align.core.objective import GroupedValues, Loss
@@ -418,3 +418,30 @@ def test_group_means_are_those_of_the_rows_of_each_group():
     even, odd, empty = advance(training, loss, options, Streams(0, (0,)), 0, 1).group_means
     assert (even, odd) == (2.0, 3.0)
     assert math.isnan(empty)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        (1, "12 rows of a batch at once; set mode.optimisation.grad_accumulation to 2"),
+        (2, "6 rows of a batch at once; set mode.optimisation.grad_accumulation to 4"),
+        (4, "3 rows of a batch at once; set mode.optimisation.grad_accumulation to 12"),
+        (12, "a single row; take a smaller model, reward or picture, weights of half their"),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_batch_that_memory_is_too_small_for_says_how_to_cut_it(pieces, said, back):
+    def fail(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    def loss(rows):
+        if not back:
+            fail()
+        values = scalar.w.sum().expand(len(rows.samples)).clone()
+        values.register_hook(fail)
+        return Loss(values)
+
+    scalar, options = _Scalar(), Optimisation(batch=12, grad_accumulation=pieces)
+    training = Training.of(scalar, options)
+    with pytest.raises(OutOfMemoryError, match=f"memory is too small for {said}"):
+        advance(training, loss, options, Streams(0, (0,)), 0, 10)

@@ -1,8 +1,10 @@
 """Best of N: nested candidates, the best of which is kept."""
 
+import attrs
 import pytest
 import torch
 
+from align.core.model import Condition, FlowModel
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.heun import Heun
@@ -99,3 +101,58 @@ SEARCH = BestOfN(n=16, flow_steps=7)
 )
 def test_searches_share_the_candidates_of_the_same_flow(other, shared):
     assert SEARCH.steps_shared(other) == shared
+
+
+@attrs.frozen(eq=False)
+class Watched(FlowModel):
+    """A model that writes down how many rows each call has."""
+
+    inner: FlowModel
+    seen: list
+    path: object = attrs.field(default=attrs.Factory(lambda self: self.inner.path, True))
+    shape: tuple = attrs.field(default=attrs.Factory(lambda self: self.inner.shape, True))
+    domain: str = "vector"
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+
+    def encode(self, prompts):
+        return Condition(tuple(prompts), {"number": torch.tensor([float(p) for p in prompts])})
+
+    def velocity(self, x, t, cond):
+        self.seen.append(len(x))
+        return self.inner.velocity(x, t, cond) + cond.tensors["number"][:, None]
+
+    def decode(self, x1):
+        return self.inner.decode(x1)
+
+
+@pytest.mark.parametrize("dynamics", [ODE(), SDE()])
+@pytest.mark.parametrize("pool", ["own", "shared"])
+@pytest.mark.parametrize(
+    ("samples", "cap", "batches"),
+    [(1, 1 << 20, [7]), (1, 3, [3, 3, 1]), (2, 7, [6, 6, 2]), (3, 2, [3] * 7)],
+)
+def test_candidates_fill_batches_and_are_the_same_as_one_by_one(
+    dynamics, pool, samples, cap, batches
+):
+    model, reward = plane()
+    mode = BestOfN(n=7, flow_steps=2, dynamics=dynamics, pool=pool)
+    streams, runs = Streams(0, tuple(range(4, 4 + samples))), []
+    for most in (cap, 1):
+        watched = Watched(model, [])
+        problem = Problem(
+            watched, reward, cond=watched.encode(["0.0", "0.1", "0.2"][:samples]), chunks=most
+        )
+        state, infos = mode.init(problem, streams), []
+        for index in range(mode.steps):
+            state, info = mode.step(problem, state, index, streams)
+            infos.append(info.numbers)
+        assert not state.ahead
+        runs.append((mode.finish(problem, state), state.reward, infos, watched.seen))
+    (x1, r, infos, seen), (same_x1, same_r, same_infos, single) = runs
+    assert seen[:: mode.flow_steps] == batches
+    assert single == [samples] * 7 * mode.flow_steps
+    assert torch.allclose(x1, same_x1, atol=1e-12)
+    assert torch.allclose(r, same_r, atol=1e-12)
+    for numbers, others in zip(infos, same_infos, strict=True):
+        assert numbers == pytest.approx(others, abs=1e-12)
