@@ -9,7 +9,6 @@ from typing import Any, TypeVar, final
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from align.core.attribution import attributed, seen
 from align.core.errors import ContractError, DivergedError, PartError, UserInterrupt
@@ -17,6 +16,7 @@ from align.core.mode import AlignmentMode, Continues, Info, Trainable
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.core.study import Study
+from align.engine.flops import counted
 from align.engine.meter import Cost, Meter, forget_peak
 
 State = TypeVar("State")
@@ -98,9 +98,9 @@ def execute(
     for index in range(first, mode.steps):
         if flops is None and isinstance(mode, Trainable):
             # Counting can change the last bits of a gradient: a resumed run does not count again.
-            with FlopCounterMode(display=False) as counter:
+            with counted() as counter:
                 state, info = _step(mode, problem, state, index, streams, kept)
-            flops = counter.get_total_flops()
+            flops = counter.total
         else:
             state, info = _step(mode, problem, state, index, streams, kept)
         observer.step(index, mode.steps, state, info)

@@ -14,9 +14,9 @@ from typing import Any, final
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from align.engine.allocator import return_freed
+from align.engine.flops import counted
 
 
 @final
@@ -79,9 +79,9 @@ class Tally:
         """The result of `call`, whose operations are counted if it is the part's first."""
         if part in self.row_flops:
             return call()
-        with FlopCounterMode(display=False) as counter:
+        with counted() as counter:
             result = call()
-        self.row_flops[part] = counter.get_total_flops() / max(1, rows)
+        self.row_flops[part] = counter.total / max(1, rows)
         return result
 
     @property
