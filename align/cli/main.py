@@ -202,7 +202,8 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
     """
     from pathlib import Path
 
-    from align.report import PAGE, join, write
+    from align.report.page import PAGE
+    from align.report.writer import join, write
 
     paths = [Path(folder).expanduser() for folder in folders]
     failures: tuple[str, ...] = ()
@@ -227,7 +228,9 @@ def _print_table(folder: Path) -> None:
     """
     from rich.table import Column, Table
 
-    from align.report import read, rows, study_notes, study_rows
+    from align.report.schema import read
+    from align.report.study import study_notes, study_rows
+    from align.report.table import rows
 
     results = read(folder)
     if studies := results.studies():

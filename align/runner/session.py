@@ -10,7 +10,6 @@ from typing import Any, final
 import attrs
 from loguru import logger
 
-from align import report
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import (
     DivergedError,
@@ -140,9 +139,16 @@ class Session:
         for note in numbers.all_notes():
             logger.warning(note)
         self.record.results(numbers)
-        failures = (report.write(self.record.folder) if parallel.first() else ()) or ()
+        failures = _reported(self.record.folder) if parallel.first() else ()
         self.record.about(not_made=list(failures))
         return failures
+
+
+def _reported(folder: Path) -> tuple[str, ...]:
+    """Make the report of a run folder; what could not be made of it."""
+    from align.report.writer import write  # needs matplotlib, as nothing before it does
+
+    return write(folder)
 
 
 def run(

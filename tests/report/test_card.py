@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 from align.catalog.registry import load_catalog
-from align.report import read, write
 from align.report.card import _without_folders
-from align.report.schema import save
+from align.report.schema import read, save
+from align.report.writer import write
 from align.runner.session import run
 
 RECIPE = """

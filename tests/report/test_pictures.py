@@ -11,10 +11,11 @@ from align.core.baseline import Divergence
 from align.core.departure import Departure
 from align.engine.meter import Cost
 from align.io.images import save_picture
-from align.report import plots, write
+from align.report import plots
 from align.report.grid import MOST_ROWS, grid
 from align.report.plots import curves, scatter, tradeoff
 from align.report.schema import BaseNumbers, RunResults
+from align.report.writer import write
 
 
 def filled(folder, arms, count, size=(4, 5)):

@@ -9,7 +9,6 @@ from align.core.baseline import Divergence
 from align.core.errors import PartError
 from align.core.study import Findings, Point
 from align.engine.meter import Cost
-from align.report import write
 from align.report.schema import (
     VERSION,
     ArmNumbers,
@@ -21,6 +20,7 @@ from align.report.schema import (
     read_metrics,
     save,
 )
+from align.report.writer import write
 
 COST = Cost(
     calls={"network": 4}, backward={"network": 2}, reward_calls={"a": 3}, flops=10, seconds=1.5

@@ -11,7 +11,8 @@ from PIL import Image
 
 from align.core.study import Findings, Point
 from align.report import study as report
-from align.report import study_rows, write
+from align.report.study import study_rows
+from align.report.writer import write
 
 
 def finding(*points, notes=(), ratios=True):

@@ -8,9 +8,9 @@ import pytest
 
 from align.core.baseline import Divergence
 from align.engine.meter import Cost
-from align.report import rows, write
 from align.report.schema import RewardRole, RunResults
-from align.report.table import long, markdown
+from align.report.table import long, markdown, rows
+from align.report.writer import write
 
 COST = Cost(
     calls={"network": 300, "decoder": 5},

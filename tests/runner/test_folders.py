@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from align import report
 from align.catalog.registry import load_catalog
 from align.core.errors import (
     ContractError,
@@ -27,7 +26,8 @@ from align.io import files, lock
 from align.modes.distill.mode import Distill
 from align.modes.sampling.steer import Steer
 from align.recipe.assemble import LONGEST_NAME
-from align.report import plots
+from align.report import plots, schema
+from align.report import writer as report
 from align.runner import folder as run_folder
 from align.runner import observers, record
 from align.runner.session import run
@@ -334,7 +334,7 @@ def test_results_whose_numbers_were_changed_are_refused(copied):
 def test_results_lead_nowhere_else(copied):
     folder = copied(STEERED)
     with pytest.raises(ValueError, match="must match regex"):
-        report.schema.ArmNumbers(name="a", folder="samples/../../etc", samples=0)
+        schema.ArmNumbers(name="a", folder="samples/../../etc", samples=0)
     (folder / "looks").symlink_to(folder.parent)
     with pytest.raises(PartError, match="looks' is a link"):
         report.write(folder)

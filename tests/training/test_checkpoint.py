@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from align import report
 from align.catalog.registry import load_catalog
 from align.core.errors import AlignError, PartError
+from align.report import writer as report
 from align.runner.session import run
 from align.training import checkpoint
 
