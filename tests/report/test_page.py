@@ -13,10 +13,10 @@ from align.core.baseline import Divergence
 from align.core.errors import PartError
 from align.engine.meter import Cost
 from align.io.images import save_picture
-from align.report import join, write
 from align.report.page import PAGE, RunPage, page
 from align.report.plots import FactorPanel
 from align.report.schema import BaseNumbers, RewardRole, RunResults
+from align.report.writer import join, write
 
 COST = Cost(calls={"network": 100}, reward_calls={"cat": 2}, seconds=3.0)
 ROLES = {
