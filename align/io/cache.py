@@ -18,6 +18,7 @@ from typing import Any, Final, final
 from uuid import uuid4
 
 import attrs
+from loguru import logger
 
 from align.core.errors import PartError
 from align.io import files
@@ -31,6 +32,7 @@ _DIGESTS: Final = "digests.json"
 _SUFFIX: Final = ".safetensors"
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _BIG: Final = 1 << 22  # bytes; the digest of a smaller file is not worth remembering
+_LONG: Final = 2_000_000_000  # bytes, whose reading somebody waits for
 _REMEMBERED: Final = 1000  # digests
 _SETTLED: Final = 2.0  # seconds since a file changed, after which its times tell a later change
 _ABANDONED: Final = 3600.0  # seconds, after which nobody writes an unfinished file any more
@@ -188,6 +190,9 @@ class Cache:
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         if isinstance(found := known.get(place), list) and found[:4] == state and len(found) == 5:
             return str(found[4])
+        if status.st_size > _LONG:
+            text = "'{}', {}, is read once, to know samples that were made with it"
+            logger.bind(notice=True).info(text, path, files.readable(status.st_size))
         digest = files.digest(path)
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED:
             known.pop(place, None)

@@ -25,6 +25,7 @@ from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.loop import execute
 from align.engine.meter import Cost
+from align.io.text import visible
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Recipe
 from align.runner.build import Built, Rewards, build
@@ -168,7 +169,7 @@ def draw(
         notice.info(text, count, kind, nfe)
         drawn, anew = drawing.make(None, missing, on_progress)
     else:
-        origin = f"from the cache (drawn {states.when} for {states.recipe})"
+        origin = f"from the cache (drawn {states.when} for {visible(states.recipe)})"
         notice.info("{} unsteered samples of '{}' {}", count, kind, origin)
         drawn, anew = drawing.make(states, missing, on_progress) if missing else (states, {})
     on_progress(count, count)

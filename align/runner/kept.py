@@ -124,7 +124,9 @@ class Shelf:
                     self._write(f"{self.rewards[name]}.safetensors", tensors, about, one.cost)
             self.cache.make_room(self.key)
         except (OSError, PartError) as error:
-            text = "the unsteered samples are not kept for later runs: {}"
+            text = (
+                "unsteered samples are not kept for later runs: {}; run.cache = false does not try"
+            )
             logger.bind(notice=True).warning(text, error)
 
     def forget(self) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from loguru import logger
 
 from align.core.errors import PartError
-from align.io.hub import located
+from align.io.hub import all_stored, located, stored
 
 REPO, SHA = "owner/name", "0123456789012345678901234567890123456789"
 
@@ -210,3 +210,20 @@ def test_without_the_hub_s_package_a_path_still_works(tmp_path, monkeypatch):
     assert find(str(tmp_path)).is_file()
     with pytest.raises(PartError, match="pip install huggingface_hub"):
         find()
+
+
+def test_what_is_stored_is_a_path_or_all_that_the_cache_has_of_a_repository(cache, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"1")
+    assert stored(str(tmp_path / "net.pt")) == tmp_path / "net.pt"
+    assert stored(str(tmp_path)) == tmp_path
+    assert stored(REPO) is None
+    path = seed(cache, "a.pt")
+    assert stored(REPO) == stored(REPO, SHA) == path.parent
+    assert stored(REPO, "other") is None
+    assert all_stored((REPO, "main"), (str(tmp_path), "main")) == (path.parent, tmp_path)
+    assert all_stored((REPO, "main"), ("owner/other", "main")) is None
+
+
+@pytest.mark.parametrize("name", ["", "no such/path/at all", "a\0b", "x" * 5000])
+def test_what_is_no_place_is_not_stored(cache, name):
+    assert stored(name) is None

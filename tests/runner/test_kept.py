@@ -444,7 +444,7 @@ def test_run_does_not_fail_where_nothing_can_be_kept(tmp_path, log):
     assert was_drawn
     assert len(base.scores["likelihood"]) == 6
     (line,) = (text for text in log if "not kept for later runs" in text)
-    assert line.endswith("cannot be written: a file is where a folder should be; move it away")
+    assert "cannot be written: a file is where a folder should be; move it away; run.cac" in line
 
 
 def test_samples_that_have_no_room_are_told_and_not_kept(tmp_path, log):
