@@ -34,7 +34,7 @@ from align.core.model import (
 from align.core.option import option
 from align.core.path import LinearPath
 from align.core.problem import Problem
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Repeatable, Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
 from align.core.study import Findings, Study
 from align.core.study import Point as Found
@@ -794,11 +794,41 @@ def test_form():
         assert failed("metric", cls()) == {"form"}, cls
 
 
+@attrs.frozen(kw_only=True)
+class Kept(RewardSpec, Repeatable):
+    """Scores nothing, and names files that it reads."""
+
+    kind: ClassVar[str] = "kept"
+    differentiable: ClassVar[bool] = False
+    domain: ClassVar[None] = None
+    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    reads: tuple[object, ...] | None = option("files", default=())
+
+    def files_read(self):
+        return self.reads
+
+    def build(self, device):
+        return Zero()
+
+
+class Zero(Reward):
+    def score(self, data, prompts):
+        return torch.zeros(len(data))
+
+
+def test_files_read(tmp_path):
+    for reads in ((), None, (tmp_path,)):
+        assert "files_read" not in failed("reward", Kept(reads=reads))
+    for reads in ((tmp_path / "missing",), (str(tmp_path),)):
+        assert failed("reward", Kept(reads=reads)) == {"files_read"}
+
+
 def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
     elsewhere = {
         *("form", "point", "path", "velocity", "resumes", "findings"),
-        *("is_quadratic", "trainable_velocity", "describes_conditions"),
+        *("is_quadratic", "trainable_velocity", "describes_conditions", "files_read"),
     }
     tables = (
         test_broken_samplers,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Protocol
+from unittest import SkipTest
 
 import attrs
+
+from align.core.reward import Repeatable
 
 
 class Subject(Protocol):
@@ -27,3 +31,12 @@ def form(subject: Subject) -> None:
             continue
         assert field.kw_only, f"option '{field.name}' is not keyword-only"
         assert field.metadata.get("help"), f"option '{field.name}' has no help; use option()"
+
+
+def files_read(subject: Subject) -> None:
+    """A part whose results are kept names files that are there once it is built, or none."""
+    if not isinstance(subject.part, Repeatable):
+        raise SkipTest("it is not Repeatable, so that nothing it computes is kept")
+    for path in subject.part.files_read() or ():
+        assert isinstance(path, Path), f"{path!r} is no pathlib.Path"
+        assert path.exists(), f"there is no '{path}'"

@@ -23,7 +23,7 @@ from align.testing.checks.capabilities import (
     scheduled,
     trainable_velocity,
 )
-from align.testing.checks.form import form
+from align.testing.checks.form import files_read, form
 from align.testing.probes import close, denoiser_of, finite
 from align.testing.probes import untouched as unmoved
 
@@ -173,6 +173,7 @@ def _rows_agree(cond: Condition, rows: int) -> None:
 
 CHECKS: Final = (
     form,
+    files_read,
     described,
     provides,
     path,

@@ -15,7 +15,7 @@ from align.core.errors import PromptError
 from align.core.model import Domain
 from align.core.reward import Quadratic, Reward, RewardSpec
 from align.core.streams import Streams
-from align.testing.checks.form import form
+from align.testing.checks.form import files_read, form
 from align.testing.probes import close, finite, size
 from align.testing.probes import untouched as unmoved
 
@@ -195,6 +195,7 @@ def slopes(scoring: Scoring, unit: Tensor) -> list[Tensor]:
 
 CHECKS: Final = (
     form,
+    files_read,
     shape,
     rows_are_independent,
     repeatable,
