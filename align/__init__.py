@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from align.catalog.convert import read_part
     from align.catalog.hookspecs import hookimpl
-    from align.catalog.registry import Catalog, did_you_mean, load_catalog
+    from align.catalog.names import did_you_mean
+    from align.catalog.registry import Catalog, load_catalog
     from align.catalog.tables import part_table
     from align.core.autoencoder import AutoencoderSpec
     from align.core.dataset import Dataset, DatasetSpec
@@ -101,7 +102,8 @@ if TYPE_CHECKING:
 _NAMES: Final = {
     "align.catalog.convert": ("read_part",),
     "align.catalog.hookspecs": ("hookimpl",),
-    "align.catalog.registry": ("Catalog", "did_you_mean", "load_catalog"),
+    "align.catalog.names": ("did_you_mean",),
+    "align.catalog.registry": ("Catalog", "load_catalog"),
     "align.catalog.tables": ("part_table",),
     "align.core.autoencoder": ("AutoencoderSpec",),
     "align.core.dataset": ("Dataset", "DatasetSpec"),

@@ -14,7 +14,8 @@ import pytest
 import align
 from align.catalog import hookspecs
 from align.catalog.describe import members
-from align.catalog.registry import did_you_mean, load_catalog
+from align.catalog.names import did_you_mean
+from align.catalog.registry import load_catalog
 from align.core.errors import RecipeError
 from align.recipe import Recipe, RewardTerm, load
 

@@ -17,8 +17,9 @@ from cattrs import Converter
 
 from align.catalog.contracts import DEFAULT_KINDS
 from align.catalog.describe import contract_of, describe_value, expected, is_union, members, tag_of
+from align.catalog.names import did_you_mean
 from align.catalog.promises import wrong_promises
-from align.catalog.registry import CONTRACTS, Catalog, did_you_mean
+from align.catalog.registry import CONTRACTS, Catalog
 from align.core.attribution import described, settings_kept
 from align.core.convention import ALSO_CALLED
 from align.core.errors import AlignError

@@ -6,7 +6,6 @@ exception; it takes its own names away and nothing else.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -22,6 +21,7 @@ import pluggy
 
 from align.catalog import hookspecs
 from align.catalog.contracts import CONTRACT_CLASSES, WINGS_WITH_PARTS, hook_of, plural
+from align.catalog.names import did_you_mean
 from align.catalog.promises import wrong_promises
 from align.catalog.time_limit import TimeLimitError, time_limit
 from align.core.attribution import attributed, error_text, settings_kept
@@ -64,18 +64,6 @@ _BUILT_IN: Final = tuple(
 
 
 _KIND: Final = re.compile(r"\w[\w-]*", re.ASCII)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The one known name that is clearly closest to `name`, else all that are known."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.7)
-    likeness = [difflib.SequenceMatcher(None, name, other).ratio() for other in close]
-    if len(close) == 1 or (close and likeness[0] - likeness[1] > 0.1):
-        return f"did you mean '{close[0]}'?"
-    if not names:
-        return "there are none"
-    return "known are " + ", ".join(f"'{known}'" for known in names)
 
 
 @final

@@ -6,7 +6,6 @@ Nothing but click is imported before a command needs it: `align --help` answers 
 from __future__ import annotations
 
 import functools
-import inspect
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from align.catalog.registry import Catalog, Entry
+    from align.cli.listing import Part
 
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
@@ -67,6 +66,13 @@ _sweeps = click.option(
     help="An arm for each of some values, as in mode.steps=[10, 20].",
 )
 _traceback = click.option("--traceback", is_flag=True, help="Show where an error was raised.")
+
+
+def _kinds_from(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The kinds that begin so, for shells that complete words."""
+    from align.cli.listing import read_listing
+
+    return sorted({part.kind for part in read_listing().parts if part.kind.startswith(begun)})
 
 
 def _guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -137,6 +143,20 @@ def _notices() -> Iterator[None]:
         logger.disable("align")
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without the collector of garbage, which finds none and takes a seventh of the time."""
+    import gc
+
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class _Command(click.Group):
     """The command, whose output may go anywhere."""
 
@@ -170,9 +190,10 @@ def main(traceback: bool) -> None:
 @_guarded
 def run(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
     """Run a recipe; its table is printed, and all else is in its run folder."""
-    from align.engine.allocator import keep_freed
-    from align.runner.session import run as run_recipe
-    from align.training import parallel
+    with _uncollected():
+        from align.engine.allocator import keep_freed
+        from align.runner.session import run as run_recipe
+        from align.training import parallel
 
     keep_freed()  # the process is ours
 
@@ -320,11 +341,12 @@ def check(
 
     Nothing that a recipe names is run: no function, and no interpreter without --start-isolated.
     """
-    from align.catalog.registry import load_catalog
-    from align.isolation.reward import not_started
-    from align.recipe import load
+    with _uncollected():
+        from align.catalog.registry import load_catalog
+        from align.isolation.reward import not_started
+        from align.recipe import load
 
-    catalog, wrong = load_catalog(), list[str]()
+        catalog, wrong = load_catalog(), list[str]()
     for recipe in recipes:
         try:
             with nullcontext(()) if start_isolated else not_started() as unread:
@@ -360,7 +382,7 @@ def new(kind: str, name: str, into: str, traceback: bool) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=_kinds_from)
 @click.argument("pictures", nargs=-1, metavar="PICTURE...")
 @click.option("--prompt", default="a tabby cat", help="What pictures are scored for.")
 @_sets
@@ -372,12 +394,14 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
     Of a reward, scores of pictures are shown beside those of the package it stands in for.
     """
     from align.catalog.registry import load_catalog
+    from align.cli.listing import places
     from align.cli.verify import lines, read_part
 
     catalog, failed = load_catalog(), False
     with _notices():
-        for contract, entry in _named(catalog, name):
-            for text, bad in lines(contract, read_part(catalog, entry, sets), pictures, prompt):
+        for contract, kind in places(name, catalog.parts, catalog.broken):
+            part = read_part(catalog, catalog.parts[contract][kind], sets)
+            for text, bad in lines(contract, part, pictures, prompt):
                 click.echo(text)
                 failed |= bad
     click.get_current_context().exit(1 if failed else 0)
@@ -414,66 +438,52 @@ def list_parts(kind: str | None) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from align.catalog.registry import load_catalog
+    from align.cli.listing import read_listing
     from align.io.terminal import console as console_for
 
-    catalog, console = load_catalog(), console_for()
-    shown = {name: catalog.parts[name] for name in ([kind] if kind else CONTRACT_CLASSES)}
-    widest = max((len(name) for parts in shown.values() for name in parts), default=0)
+    listing, console = read_listing(), console_for()
+    shown = {
+        contract: [part for part in listing.parts if part.contract == contract]
+        for contract in ([kind] if kind else CONTRACT_CLASSES)
+    }
+    widest = max((len(part.kind) for parts in shown.values() for part in parts), default=0)
     for contract, parts in shown.items():
         table = Table.grid(Column(no_wrap=True, min_width=widest), "", padding=(0, 2))
-        for name, entry in sorted(parts.items()):
-            origin = "" if entry.origin.built_in else f" ({entry.origin})"
-            table.add_row(Text(name), Text(entry.summary + origin))
+        for part in parts:
+            origin = "" if part.built_in else f" ({part.origin})"
+            table.add_row(Text(part.kind), Text(part.summary + origin))
         console.print(f"{contract}:" if parts else f"{contract}: none")
         console.print(Padding(table, (0, 0, 0, 2)))
-    for broken in catalog.broken:
+    for broken in listing.broken:
         console.print(f"\n{broken}; its parts are missing above", markup=False, soft_wrap=True)
 
 
 @main.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=_kinds_from)
 @_guarded
 def show(name: str) -> None:
     """Show a part: what it is, its options, its reference and its origin.
 
     NAME is that of the part, or contract/name where two contracts have one, as in mode/steer.
     """
-    from align.catalog.registry import load_catalog
+    from align.cli.listing import read_listing
     from align.io.terminal import console as console_for
 
-    catalog, console = load_catalog(), console_for()
-    for number, (contract, entry) in enumerate(_named(catalog, name)):
+    listing, console = read_listing(), console_for()
+    for number, part in enumerate(listing.named(name)):
         if number:
             console.print()
-        _show(console, contract, entry)
+        _show(console, part)
 
 
-def _named(catalog: Catalog, name: str) -> list[tuple[str, Entry]]:
-    """The parts of that name, with their contracts."""
-    from align.catalog.registry import did_you_mean
-    from align.core.errors import PluginError
-
-    contract, _, kind = name.rpartition("/")
-    within = [contract] if contract in CONTRACT_CLASSES else CONTRACT_CLASSES
-    entries = [(place, entry) for place in within if (entry := catalog.find(place, kind))]
-    if not entries:
-        for broken in catalog.broken:
-            if broken.may_bring(kind):
-                raise PluginError(str(broken))
-        known = [known for place in within for known in catalog.parts[place]]
-        raise PluginError(f"no part named '{name}'; {did_you_mean(kind, known)}")
-    return entries
-
-
-def _show(console: Console, contract: str, entry: Entry) -> None:
+def _show(console: Console, part: Part) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(f"{contract} '{entry.kind}', of {entry.origin}\n", markup=False)
-    if entry.cls.__doc__:
-        console.print(inspect.cleandoc(entry.cls.__doc__), markup=False, soft_wrap=True)
-    options = _options(entry.cls)
+    console.print(f"{part.contract} '{part.kind}', of {part.origin}\n", markup=False)
+    if part.doc:
+        console.print(part.doc, markup=False, soft_wrap=True)
+    options = part.options
     console.print()
     if not options:
         console.print("It has no options.")
@@ -514,27 +524,3 @@ def _indented(text: str, width: int) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _options(cls: type[Any], within: str = "", of: str = "") -> list[tuple[str, str, str, str]]:
-    """Name, type, default and help of each option; those of inner tables follow theirs."""
-    import attrs
-
-    from align.catalog.describe import contract_of, expected, members, tag_of
-    from align.recipe.write import default_text
-
-    rows = []
-    for field in attrs.fields(attrs.resolve_types(cls)):
-        if not field.init:
-            continue
-        types = members(field.type) or [field.type]
-        name = within + (field.alias or field.name)
-        contract = next(filter(None, map(contract_of, types)), None)
-        inner = [tp for tp in types if attrs.has(tp)]
-        kinds = [f"'{tag_of(tp)}'" for tp in inner if tag_of(tp) and not contract_of(tp)]
-        shown = expected(field.type) + (f" of kind {' or '.join(kinds)}" if kinds else "")
-        shown = f"{contract}: a kind, or a table" if contract else shown
-        rows.append((name + of, shown, default_text(field), field.metadata.get("help", "")))
-        for tp in [] if contract else inner:
-            rows += _options(tp, f"{name}.", f" ({tag_of(tp)})" if len(inner) > 1 else "")
-    return rows

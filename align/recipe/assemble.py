@@ -13,7 +13,8 @@ from cattrs import Converter
 
 from align.catalog.convert import strict_converter
 from align.catalog.describe import describe_value
-from align.catalog.registry import Catalog, did_you_mean
+from align.catalog.names import did_you_mean
+from align.catalog.registry import Catalog
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, Key
 from align.core.term import RewardTerm
 from align.recipe.schema import Arm, Recipe

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 import attrs
 
 from align.catalog.describe import describe_value, dotted, parse_key
-from align.catalog.registry import did_you_mean
+from align.catalog.names import did_you_mean
 from align.core.option import ConfigError, Key
 from align.recipe.write import inline
 

@@ -108,6 +108,6 @@ def _refuse_unknown(
 
 
 def _suggestion(name: str, known: Any) -> str:
-    from align.catalog.registry import did_you_mean
+    from align.catalog.names import did_you_mean
 
     return did_you_mean(name, known)

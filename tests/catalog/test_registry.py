@@ -15,7 +15,8 @@ import torch
 
 from align.catalog import registry
 from align.catalog.hookspecs import hookimpl
-from align.catalog.registry import CONTRACTS, did_you_mean, load_catalog
+from align.catalog.names import did_you_mean
+from align.catalog.registry import CONTRACTS, load_catalog
 from align.core.errors import UserInterrupt
 from align.core.interrupt import user_interrupts
 from align.core.metric import Metric
