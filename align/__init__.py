@@ -87,13 +87,54 @@ if TYPE_CHECKING:
     from align.core.streams import Streams
     from align.core.study import Findings, Point, Study
     from align.core.term import RewardTerm
+    from align.dynamics.ddim import DDIM
+    from align.dynamics.ddpm import DDPM
+    from align.dynamics.glass import GlassTransition
+    from align.dynamics.heun import Heun
+    from align.dynamics.ode import ODE
+    from align.dynamics.sde import SDE
+    from align.estimators.blend import Blend
+    from align.estimators.exact import Exact
+    from align.estimators.gaussian import GaussianValue
+    from align.estimators.gradient import Gradient
+    from align.estimators.search import Search
+    from align.estimators.stein import Stein
+    from align.metrics.frechet import FrechetThumbnails
+    from align.metrics.sliced_wasserstein import SlicedWasserstein
+    from align.metrics.statistics import ImageStatistics
+    from align.models.mixture import Mixture
+    from align.models.network import Network
+    from align.models.torch import Torch
+    from align.modes.autoencode import Autoencode
     from align.modes.distill.consistency import ConsistencyLoss
     from align.modes.distill.diagonal import DiagonalTarget
     from align.modes.distill.inner import InnerFlow
+    from align.modes.distill.mode import Distill
+    from align.modes.finetune.mode import FineTune
     from align.modes.finetune.objective import FinetuneObjective, regression
     from align.modes.finetune.target import TiltedTarget
-    from align.runner.session import run, sample
+    from align.modes.pretrain import Pretrain
+    from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.steer import Steer
+    from align.modes.studies.fidelity import Fidelity
+    from align.modes.studies.posterior_recovery import PosteriorRecovery
+    from align.modes.studies.value_correlation import ValueCorrelation
+    from align.rewards.compressibility import Compressibility, Incompressibility
+    from align.rewards.linear import Likelihood
+    from align.rewards.measurement import Measurement
+    from align.rewards.psnr import PSNR
+    from align.rewards.python import Python
+    from align.rewards.statistic import PictureStatistic
+    from align.runner.direct import sample
+    from align.runner.results import ArmResult, Step
+    from align.runner.session import run
     from align.runner.wrap import wrap
+    from align.samplers.dps import DPS
+    from align.samplers.exact import ExactPosterior
+    from align.samplers.gaussian import GaussianPosterior
+    from align.samplers.glass import Glass
+    from align.samplers.mfm import MetaFlowMap
+    from align.samplers.renoise import Renoise
     from align.training.loop import Optimisation, Training
     from align.training.mode import TrainingMode, TrainingState
 
@@ -188,7 +229,54 @@ _NAMES: Final = {
     "align.modes.distill.inner": ("InnerFlow",),
     "align.modes.finetune.objective": ("FinetuneObjective", "regression"),
     "align.modes.finetune.target": ("TiltedTarget",),
-    "align.runner.session": ("run", "sample"),
+    "align.dynamics.ddim": ("DDIM",),
+    "align.dynamics.ddpm": ("DDPM",),
+    "align.dynamics.glass": ("GlassTransition",),
+    "align.dynamics.heun": ("Heun",),
+    "align.dynamics.ode": ("ODE",),
+    "align.dynamics.sde": ("SDE",),
+    "align.estimators.blend": ("Blend",),
+    "align.estimators.exact": ("Exact",),
+    "align.estimators.gaussian": ("GaussianValue",),
+    "align.estimators.gradient": ("Gradient",),
+    "align.estimators.search": ("Search",),
+    "align.estimators.stein": ("Stein",),
+    "align.metrics.frechet": ("FrechetThumbnails",),
+    "align.metrics.sliced_wasserstein": ("SlicedWasserstein",),
+    "align.metrics.statistics": ("ImageStatistics",),
+    "align.models.mixture": ("Mixture",),
+    "align.models.network": ("Network",),
+    "align.models.torch": ("Torch",),
+    "align.modes.autoencode": ("Autoencode",),
+    "align.modes.distill.mode": ("Distill",),
+    "align.modes.finetune.mode": ("FineTune",),
+    "align.modes.pretrain": ("Pretrain",),
+    "align.modes.sampling.best_of_n": ("BestOfN",),
+    "align.modes.sampling.steer": ("Steer",),
+    "align.modes.studies.fidelity": ("Fidelity",),
+    "align.modes.studies.posterior_recovery": ("PosteriorRecovery",),
+    "align.modes.studies.value_correlation": ("ValueCorrelation",),
+    "align.rewards.compressibility": (
+        "Compressibility",
+        "Incompressibility",
+    ),
+    "align.rewards.linear": ("Likelihood",),
+    "align.rewards.measurement": ("Measurement",),
+    "align.rewards.psnr": ("PSNR",),
+    "align.rewards.python": ("Python",),
+    "align.rewards.statistic": ("PictureStatistic",),
+    "align.samplers.dps": ("DPS",),
+    "align.samplers.exact": ("ExactPosterior",),
+    "align.samplers.gaussian": ("GaussianPosterior",),
+    "align.samplers.glass": ("Glass",),
+    "align.samplers.mfm": ("MetaFlowMap",),
+    "align.samplers.renoise": ("Renoise",),
+    "align.runner.results": (
+        "ArmResult",
+        "Step",
+    ),
+    "align.runner.direct": ("sample",),
+    "align.runner.session": ("run",),
     "align.runner.wrap": ("wrap",),
     "align.training.loop": ("Optimisation", "Training"),
     "align.training.mode": ("TrainingMode", "TrainingState"),
@@ -197,12 +285,23 @@ _NAMES: Final = {
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "DDIM",
+    "DDPM",
+    "DPS",
+    "ODE",
+    "PSNR",
+    "SDE",
     "AlignError",
     "AlignmentMode",
+    "ArmResult",
+    "Autoencode",
     "AutoencoderSpec",
+    "BestOfN",
+    "Blend",
     "Catalog",
     "ClassConditional",
     "ClosedForm",
+    "Compressibility",
     "Condition",
     "ConfigError",
     "ConfigErrors",
@@ -214,31 +313,50 @@ __all__ = [
     "DatasetSpec",
     "DescribesConditions",
     "DiagonalTarget",
+    "Distill",
     "Domain",
     "Draws",
     "Dynamics",
     "EncodesPictures",
     "Estimate",
+    "Exact",
+    "ExactPosterior",
     "Export",
+    "Fidelity",
     "Findings",
+    "FineTune",
     "FinetuneObjective",
     "FlowEvaluation",
     "FlowMap",
     "FlowModel",
+    "FrechetThumbnails",
+    "GaussianPosterior",
     "GaussianStep",
+    "GaussianValue",
+    "Glass",
+    "GlassTransition",
+    "Gradient",
     "GroupedValues",
     "GuidedFlow",
     "HasReferenceImages",
     "HasReferenceImplementation",
     "HasWarnings",
+    "Heun",
+    "ImageStatistics",
+    "Incompressibility",
     "Info",
     "InnerFlow",
     "Licensed",
+    "Likelihood",
     "LinearPath",
     "Loss",
+    "Measurement",
+    "MetaFlowMap",
     "Metric",
+    "Mixture",
     "ModelSpec",
     "Need",
+    "Network",
     "NetworkSpec",
     "NoModel",
     "NoisyState",
@@ -246,13 +364,18 @@ __all__ = [
     "Optimisation",
     "PartError",
     "Path",
+    "PictureStatistic",
     "Point",
     "PosteriorMap",
+    "PosteriorRecovery",
     "PosteriorSampler",
+    "Pretrain",
     "Problem",
     "PromptError",
+    "Python",
     "Quadratic",
     "ReadsPrompts",
+    "Renoise",
     "Repeatable",
     "ReportsKL",
     "Reward",
@@ -260,11 +383,17 @@ __all__ = [
     "RewardTerm",
     "Role",
     "Scheduled",
+    "Search",
+    "SlicedWasserstein",
+    "Steer",
+    "Stein",
+    "Step",
     "Streams",
     "Study",
     "Term",
     "TiltedTarget",
     "ToData",
+    "Torch",
     "Trainable",
     "TrainableVelocity",
     "Training",
@@ -273,6 +402,7 @@ __all__ = [
     "Transition",
     "TrigonometricPath",
     "UsesRewardGradient",
+    "ValueCorrelation",
     "ValueEstimator",
     "VelocityNetwork",
     "WeightedReward",

@@ -265,6 +265,11 @@ def read_part(contract: str, table: Table, catalog: Catalog) -> Any:
     return _read_part(catalog, strict_converter(catalog), table, CONTRACTS[contract], ())
 
 
+def read_term(table: Table, catalog: Catalog) -> RewardTerm:
+    """The reward that a [[reward]] table describes, with its weight; errors as in `read_part`."""
+    return _term(catalog, strict_converter(catalog), table, RewardTerm)
+
+
 def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str] = ()) -> Any:
     """An object of an attrs class; `also` are keys that belong to the table but not to it."""
     fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.init]

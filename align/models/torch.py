@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Literal, final
 
 import attrs
@@ -18,9 +19,9 @@ from align.core.convention import (
     Prediction,
     TableConvention,
 )
-from align.core.errors import ContractError, PromptError
+from align.core.errors import ContractError, PartError, PromptError
 from align.core.model import Domain, ModelSpec, Scheduled
-from align.core.option import above, option
+from align.core.option import ConfigErrors, above, option
 from align.core.path import PATHS
 from align.core.prompts import expand_prompt, match_class, prompts_option
 from align.core.reward import HasOrigins, Repeatable
@@ -33,6 +34,7 @@ from align.io.python_code import (
     has_function,
     module_option,
 )
+from align.io.python_modules import Neighbours
 from align.models.torch_model import (
     WHO,
     TorchModel,
@@ -115,7 +117,6 @@ def _function(code: Code, name: str) -> Any:
     return value
 
 
-@final
 @attrs.frozen(kw_only=True)
 class Torch(ModelSpec, HasOrigins, Repeatable):
     """A network of your own: what a function of a Python file returns, an nn.Module or a callable.
@@ -202,7 +203,7 @@ class Torch(ModelSpec, HasOrigins, Repeatable):
     prompts: str = prompts_option()
 
     def __attrs_post_init__(self) -> None:
-        check_one_place(self)
+        self._check_place()
         if self.decode:
             return
         if self.domain == "vector" and len(self.shape) != 1:
@@ -215,6 +216,30 @@ class Torch(ModelSpec, HasOrigins, Repeatable):
                 f"states of shape {list(self.shape)} are no pictures [1 or 3, height, width]; name"
                 " the function that makes them, 'decode'"
             )
+
+    def _check_place(self) -> None:
+        check_one_place(self)
+
+    def _code(self) -> Code:
+        return Code.run(self, WHO)
+
+    @classmethod
+    def wrap(cls, loaded: object, **options: Any) -> ModelSpec | None:
+        """A network, an nn.Module or a function of states and times; options are those of the kind.
+
+        `decode` and `encode` are functions here, not names of them.
+        """
+        if not callable(loaded) or isinstance(loaded, type):
+            return None
+        code = ModuleType("given")
+        code.model = lambda: loaded  # type: ignore[attr-defined]
+        names = {name: name for name in ("decode", "encode") if callable(options.get(name))}
+        for name in names:
+            setattr(code, name, options[name])
+        try:
+            return _Given(given=code, **options | names)
+        except (TypeError, ValueError) as error:
+            raise PartError(f"{WHO}: {_told(error)}") from error
 
     @property
     def provides(self) -> frozenset[type]:
@@ -247,7 +272,7 @@ class Torch(ModelSpec, HasOrigins, Repeatable):
 
     def build(self, device: torch.device) -> TorchModel:
         """Run the file; raises PartError if that fails, or its function does."""
-        code = Code.run(self, WHO)
+        code = self._code()
         network = network_in(code, self.function, device)
         labels = [self.label or "label"] if self.classes else []
         check_arguments(network, code, labels, named=bool(self.label), others=bool(self.encode))
@@ -269,3 +294,28 @@ class Torch(ModelSpec, HasOrigins, Repeatable):
             device=device,
             code=code,
         )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Given(Torch):
+    """A network that a script has, with the functions that belong to it."""
+
+    given: ModuleType = attrs.field(eq=id, repr=False)
+
+    def _check_place(self) -> None:
+        return
+
+    def _code(self) -> Code:
+        return Code("align.wrap", self.given, Neighbours(str(Path.cwd())))
+
+    def files_read(self) -> Iterable[Path] | None:
+        """None: nobody knows what a network in memory was made of."""
+        return None
+
+
+def _told(error: Exception) -> str:
+    """What options are wrong, in one line."""
+    if isinstance(error, ConfigErrors):
+        return "; ".join(wrong.text for wrong in error.errors)
+    return str(error).replace("_Given.__init__()", "wrap()")

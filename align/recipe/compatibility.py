@@ -11,7 +11,7 @@ from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
 from align.core.errors import AlignError, PartError, PromptError
 from align.core.estimator import ValueEstimator
-from align.core.mode import UsesRewardGradient
+from align.core.mode import ReportsKL, UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
@@ -90,7 +90,9 @@ def _present(ask: _Question) -> Iterator[ConfigError]:
             article = "an" if name == "estimator" else "a"
             text = f"'{arm.mode.kind}' needs {article} {name}, but the recipe has none"
             yield ask.error(f"{text}; add [{name}]", "mode")
-    if "reward" in arm.mode.needs and all(term.held_out for term in ask.recipe.reward):
+    plain = isinstance(arm.mode, ReportsKL) and arm.mode.is_base
+    optimises = "reward" in arm.mode.needs and not plain
+    if optimises and all(term.held_out for term in ask.recipe.reward):
         text = f"'{arm.mode.kind}' needs a reward to optimise, but the recipe has none; "
         if ask.recipe.reward:
             text = f"'{arm.mode.kind}' needs a reward to optimise, but every reward is held out; "

@@ -7,7 +7,7 @@ import copy
 import errno
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -15,8 +15,10 @@ import attrs
 
 from align.catalog.describe import dotted
 from align.catalog.registry import Catalog
+from align.catalog.tables import plain
+from align.core.attribution import seen
 from align.core.errors import RecipeError
-from align.core.option import ConfigErrors
+from align.core.option import ConfigError, ConfigErrors, Key
 from align.io.files import readable
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
@@ -54,12 +56,16 @@ class Loaded:
 
 
 def load(
-    path: str | Path, *, sets: Sequence[str] = (), sweeps: Sequence[str] = (), catalog: Catalog
+    path: str | Path | Mapping[str, Any],
+    *,
+    sets: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    catalog: Catalog,
 ) -> Loaded:
     """Read a recipe, apply overrides, convert it, and see whether its parts go together.
 
     Args:
-        path: of the TOML file.
+        path: of the TOML file; or the recipe itself, as tables, in which parts may be objects.
         sets: overrides, such as 'mode.steps=20'.
         sweeps: what is varied, such as 'mode.steps=[10, 20]'.
         catalog: the parts it may name.
@@ -67,8 +73,12 @@ def load(
     Raises:
         RecipeError: with one line for every problem of the first stage that found any.
     """
-    text = _text(path)
-    document = _parsed(path, text)
+    text = None
+    if isinstance(path, Mapping):
+        document, path = _given(path), "recipe"
+    else:
+        text = _text(path)
+        document = _parsed(path, text)
     document, overrides, refused = _overridden(document, sets, sweeps, catalog)
     document, sweep = expanded(document)
     source = Source(str(path), text, overrides, sweep)
@@ -85,6 +95,33 @@ def load(
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")
         recipe = attrs.evolve(recipe, run=run)
     return Loaded(recipe, source)
+
+
+def _given(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of Python as TOML has them; raises RecipeError for what TOML has no word for."""
+    errors = list[ConfigError]()
+
+    def plain_at(key: Key, value: Any) -> Any:
+        if attrs.has(type(value)):
+            value = plain(value)
+        if isinstance(value, Mapping):
+            return {
+                str(name): plain_at((*key, str(name)), item)
+                for name, item in value.items()
+                if item is not None
+            }
+        if isinstance(value, list | tuple):
+            return [plain_at((*key, place), item) for place, item in enumerate(value)]
+        if isinstance(value, Path):
+            return str(value)
+        if not isinstance(value, bool | int | float | str):
+            errors.append(ConfigError(key, f"expected a value of TOML, got {seen(value)}"))
+        return value
+
+    tables: dict[str, Any] = plain_at((), document)
+    if errors:
+        raise RecipeError("\n".join(Source("recipe", None).report(errors)))
+    return tables
 
 
 def _text(path: str | Path) -> str:

@@ -75,10 +75,13 @@ class Override:
 @final
 @attrs.frozen
 class Source:
-    """Where a recipe's values come from: a file, the overrides given beside it, and its sweep."""
+    """Where a recipe's values come from: a file, the overrides given beside it, and its sweep.
+
+    A recipe that is no file has no text, and so no lines.
+    """
 
     path: str
-    text: str
+    text: str | None
     overrides: tuple[Override, ...] = ()
     sweep: Sweep = Sweep()
 
@@ -86,24 +89,28 @@ class Source:
         """'recipe.toml:12', or '--set mode.steps=20' for what was set there."""
         key = self.sweep.located(ConfigError(key, "")).key
         override = self._override(key)
-        return override.typed if override else f"{self.path}:{line_of(self.text, key)}"
+        return override.typed if override else self._line(line_of(self.text or "", key))
 
     def report(self, errors: Iterable[ConfigError]) -> list[str]:
         """One line for each problem, in the order of the file; overrides come last."""
         errors, rows = tuple(map(self.sweep.located, errors)), set()
-        lines = _lines_of(self.text, (error.key for error in errors))
+        lines = _lines_of(self.text or "", (error.key for error in errors))
         for error in errors:
             shown, override = dotted(error.key), self._override(error.key)
             if override and override.key == error.key:
                 shown = ""
             line = math.inf if override else lines[error.key]
-            place = override.typed if override else f"{self.path}:{line}"
+            place = override.typed if override else self._line(lines[error.key])
             rows.add((line, shown, one_line(": ".join(filter(None, (place, shown, error.text))))))
         texts = [text for _, _, text in sorted(rows)]
         if len(texts) > _MOST_LINES:
             more = len(texts) - _MOST_LINES
             return [*texts[:_MOST_LINES], f"{self.path}: and {more} more; mend these first"]
         return texts
+
+    def _line(self, line: int) -> str:
+        """A line of the file; a recipe that is no file has none."""
+        return self.path if self.text is None else f"{self.path}:{line}"
 
     def _override(self, key: Key) -> Override | None:
         """The last override that set `key`, or a table around it."""

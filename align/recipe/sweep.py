@@ -57,23 +57,21 @@ class Sweep:
 
     Attributes:
         first: place of the first of them among all tables of [[compare]].
-        tables: of the arms, as [[compare]] has them.
         chosen: of each arm, the factors with the place of its value.
         errors: what is wrong with the section itself.
     """
 
     first: int = 0
-    tables: tuple[Mapping[str, Any], ...] = ()
     chosen: tuple[tuple[tuple[_Factor, int], ...], ...] = ()
     errors: tuple[ConfigError, ...] = ()
 
     def located(self, error: ConfigError) -> ConfigError:
         """An error about an arm that the sweep made, at the value that made it wrong."""
-        key = error.key
-        if key[:1] != ("compare",) or len(key) < 2 or int(key[1]) < self.first:
+        arm = error.key[1] if error.key[:1] == ("compare",) and len(error.key) > 1 else None
+        if not isinstance(arm, int) or not self.first <= arm < self.first + len(self.chosen):
             return error
-        inner = key[2:]
-        for factor, place in self.chosen[int(key[1]) - self.first]:
+        inner = error.key[2:]
+        for factor, place in self.chosen[arm - self.first]:
             if factor.key[: len(inner)] == inner or inner[: len(factor.key)] == factor.key:
                 return ConfigError((*factor.place, place), error.text)
         return ConfigError((SECTION,), error.text)
@@ -89,8 +87,8 @@ def expanded(document: Mapping[str, Any]) -> tuple[dict[str, Any], Sweep]:
     if errors:
         return rest, Sweep(errors=tuple(errors))
     choices = _choices(factors, document[SECTION].get("how", "grid"))
-    arms = tuple(_table(choice) for choice in choices)
-    return {**rest, "compare": [*tables, *arms]}, Sweep(len(tables), arms, choices)
+    arms = map(_table, choices)
+    return {**rest, "compare": [*tables, *arms]}, Sweep(len(tables), choices)
 
 
 def _factors(document: Mapping[str, Any]) -> tuple[list[_Factor], list[ConfigError]]:

@@ -9,12 +9,13 @@ from typing import Any, Final, final
 import attrs
 import torch
 from loguru import logger
+from PIL import Image
 from torch import Tensor
 
 from align.core.attribution import attributed
 from align.core.baseline import FEW, Divergence
 from align.core.departure import Departure, Traits
-from align.core.errors import AlignError
+from align.core.errors import AlignError, PartError
 from align.core.metric import Metric, compute_metric
 from align.core.mode import HasWarnings, ReportsKL
 from align.core.model import Licensed
@@ -25,15 +26,36 @@ from align.core.study import Findings, Study
 from align.engine.guard import guarded
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
+from align.io.images import to_bytes
+from align.io.text import visible
 from align.recipe import Recipe, to_toml
 from align.recipe.far import far_numbers
 from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
 from align.runner.base_samples import BaseSampleSet
 from align.runner.build import Built
+from align.runner.notebook import as_html
 
 
 @final
 @attrs.frozen(eq=False)
+class Step:
+    """One step of a run.
+
+    Attributes:
+        index: of the step, counted from 0.
+        steps: how many there are.
+        numbers: such as "reward", by name; docs/recipes.md has what they are.
+        x: states after it, (B, *S), or (M · B, *S) of M particles; None from a mode without any.
+    """
+
+    index: int
+    steps: int
+    numbers: Mapping[str, float]
+    x: Tensor | None = attrs.field(default=None, repr=False)
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
 class ArmResult:
     """How one arm of a run ended.
 
@@ -51,6 +73,7 @@ class ArmResult:
         base_r: r of the samples of its base model, (M,), by the weights that all arms are compared
             by, if there are any.
         factors: what a sweep varied, with the values of this arm.
+        trajectory: its steps, where that was asked.
     """
 
     name: str
@@ -67,6 +90,41 @@ class ArmResult:
     inputs: Mapping[str, str] = attrs.field(factory=dict)
     licence: str = ""
     factors: Mapping[str, Any] = attrs.field(factory=dict)
+    trajectory: tuple[Step, ...] = ()
+
+    @classmethod
+    def stopped(cls, name: str, steps: Sequence[Step], built: Built) -> ArmResult:
+        """Of an arm that a callback ended: it has no samples."""
+        cost = built.meter.cost(built.problem.model.device)
+        return cls(name, None, None, {}, {}, cost, trajectory=tuple(steps))
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The samples as pictures; raises PartError where they are none."""
+        if self.data is None or self.data.dim() != 4:
+            what = "it made no samples" if self.data is None else "its samples are vectors"
+            raise PartError(f"'{self.name}' has no pictures: {what}")
+        return [Image.fromarray(picture) for picture in to_bytes(self.data)]
+
+    def table(self) -> list[dict[str, float]]:
+        """A row a sample: its number, and its score by each reward."""
+        count = 0 if self.x1 is None else len(self.x1)
+        scores = {name: values.tolist() for name, values in self.scores.items()}
+        return [
+            {"sample": number, **{name: values[number] for name, values in scores.items()}}
+            for number in range(count)
+        ]
+
+    def __repr__(self) -> str:
+        count = 0 if self.x1 is None else len(self.x1)
+        means = [f"{name} {float(values.mean()):.3g}" for name, values in self.scores.items()]
+        per_sample = f"{self.cost.nfe / max(1, count):g} network calls a sample"
+        return f"<{visible(self.name)}: {', '.join([f'{count} samples', *means, per_sample])}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        pictures = self.images if self.data is not None and self.data.dim() == 4 else ()
+        return as_html(repr(self), self.table(), pictures)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -20,24 +20,21 @@ from align.core.errors import (
     PromptError,
     RecipeError,
 )
-from align.core.estimator import ValueEstimator
 from align.core.interrupt import is_interrupt, user_interrupts
-from align.core.mode import AlignmentMode, Continues, Trainable
-from align.core.model import ModelSpec
+from align.core.mode import Continues, Trainable
 from align.core.option import Key
-from align.core.sampler import PosteriorSampler
 from align.core.study import Study
 from align.engine.loop import Earlier, Observer, Outcome
 from align.engine.meter import Cost
 from align.io.cache import Cache
 from align.io.text import visible
-from align.recipe import Arm, Loaded, Recipe, RewardTerm, Run, load, to_toml, with_unique_names
+from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.folder import check_folder, differences
 from align.runner.kept import Shelves
-from align.runner.observers import Listener, NullObserver, RunObserver, ends_in_order
+from align.runner.observers import Listener, RunObserver, ends_in_order
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
@@ -152,7 +149,7 @@ def _reported(folder: Path) -> tuple[str, ...]:
 
 
 def run(
-    recipe: str | Path,
+    recipe: str | Path | Mapping[str, Any],
     *,
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
@@ -162,7 +159,7 @@ def run(
     """Run a recipe.
 
     Args:
-        recipe: the TOML file.
+        recipe: the TOML file; or the recipe as tables, in which parts may be objects.
         sets: overrides as on the command line, "mode.steps=20".
         sweeps: what is varied, as on the command line, "mode.steps=[10, 20]".
         progress: whether to show a progress bar on the terminal.
@@ -192,7 +189,7 @@ def run(
             observer.begin()
             rewards = Rewards(loaded.recipe.reward, device_of(options.device))
             with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
-                shelves = _shelves(options, recipe)
+                shelves = _shelves(options, loaded.source.path)
                 result = Session(loaded.recipe, record, rewards, observer, shelves).run()
         except BaseException as error:
             if is_interrupt(error):
@@ -233,7 +230,7 @@ def _shared(arm: Arm, before: Arm) -> int:
     return mode.steps_shared(before.mode) if isinstance(mode, Continues) else 0
 
 
-def _shelves(options: Run, recipe: str | Path) -> Shelves | None:
+def _shelves(options: Run, recipe: str) -> Shelves | None:
     """Where base samples are kept; several processes draw theirs anew, so that all do the same."""
     if not options.cache or parallel.count() > 1:
         return None
@@ -248,47 +245,6 @@ def _say_where(out: Path, folder: Path, text: str) -> None:
         notice = "'{}' holds a run of another recipe{}; this one begins anew, from step 0, in '{}'"
         apart = f" (it differs in {keys})" if keys else ""
         logger.bind(notice=True).info(notice, out, apart, folder)
-
-
-def sample(
-    model: ModelSpec,
-    mode: AlignmentMode[Any],
-    *,
-    rewards: Sequence[RewardTerm] = (),
-    sampler: PosteriorSampler | None = None,
-    estimator: ValueEstimator | None = None,
-    samples: int = 8,
-    unsteered: int = 0,
-    seed: int = 0,
-    device: str = "auto",
-) -> ArmResult:
-    """Run parts directly, without a recipe and without a record; for notebooks.
-
-    Args:
-        model: the base model.
-        mode: what is done.
-        rewards: what samples should score high on, and what is measured.
-        sampler: if the mode or the estimator needs one.
-        estimator: if the mode needs one.
-        samples: how many are made.
-        unsteered: how many samples of the base model are made beside them, for the divergence and
-            for rewards that are normalised; 0 for none.
-        seed: every random number is derived from it.
-        device: "auto", "cpu" or "cuda".
-    """
-    recipe = Recipe(
-        run=Run(seed=seed, samples=samples, unsteered=unsteered),
-        model=model,
-        sampler=sampler,
-        estimator=estimator,
-        reward=with_unique_names(rewards),
-        mode=mode,
-    )
-    loaded = Rewards(recipe.reward, device_of(device))
-    bases = sample_bases(recipe, loaded)
-    (arm,) = recipe.arms()
-    built = bases.normalised(build(arm, loaded, recipe.run))
-    return score(built, built.execute(NullObserver()), bases)
 
 
 def _check_processes(loaded: Loaded) -> None:

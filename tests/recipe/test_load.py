@@ -172,6 +172,7 @@ def test_every_value_is_written(read):
         "samples": 8,
         "unsteered": 64,
         "out": "runs/r",
+        "cache": True,
         "device": "auto",
         "chunk": 0,
         "checkpoint_every": 200,

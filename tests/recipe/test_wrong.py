@@ -33,7 +33,7 @@ WRONG = {
     "section": (
         STEER + "[modle]\n",
         "r.toml:11: modle: no section named 'modle'; known are 'compare', 'estimator', 'metric', "
-        "'mode', 'model', 'reward', 'run', 'sampler'",
+        "'mode', 'model', 'reward', 'run', 'sampler', 'sweep'",
     ),
     "no mode": (
         MODEL,
