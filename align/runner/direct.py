@@ -154,8 +154,8 @@ class _Reader:
         try:
             if not isinstance(value, ModelSpec):
                 return wrap(value, catalog=self.catalog, **({"prompt": prompt} if prompt else {}))
-            part: Any = value
-            return part if prompt is None else attrs.evolve(part, prompt=prompt)
+            own: Any = {} if prompt is None else {"prompt": prompt}
+            return attrs.evolve(value, **own)
         except PartError as error:
             self.errors.append(str(error))
         except (TypeError, ValueError) as error:
