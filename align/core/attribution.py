@@ -211,10 +211,3 @@ def check_followed(who: str, result: Tensor, *given: Tensor) -> None:
             f"{who} cuts gradients inside its call; let it do without no_grad() and detach(), or"
             " use an estimator that follows no gradient, like 'stein'"
         )
-
-
-def same_values(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same values; those that are no numbers count as equal."""
-    if torch.equal(first, second):
-        return True
-    return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, TypeAlias, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed, same_values, seen
-from align.core.errors import ContractError
+from align.core.attribution import attributed, seen
+from align.core.checks import checks, count_changed
+from align.core.errors import AlignError, ContractError
 from align.core.path import Path, expand
 from align.core.streams import Streams
 
@@ -178,16 +179,14 @@ class Transition:
 
 
 def step_noise(std: Tensor, x: Tensor, streams: Streams) -> Tensor:
-    """Standard normal numbers like `x` (B, *S), one row a row of `streams`; 0 if no std is above 0.
+    """Standard normal numbers like `x` (B, *S), one row a row of `streams`; 0 where std is 0.
 
     Args:
         std: deviations (B,) that the numbers are to be multiplied by.
         x: gives shape, type and device.
         streams: of the step.
     """
-    if not bool((std > 0).any()):
-        return torch.zeros_like(x)
-    return streams.normal(tuple(x.shape[1:])).to(x)
+    return torch.where(expand(std > 0, x), streams.normal(tuple(x.shape[1:])).to(x), 0)
 
 
 @attrs.frozen(kw_only=True)
@@ -237,16 +236,20 @@ def take_step(
         ContractError: the result is no transition of these states, or the states were changed.
         PartError: the dynamics raised something else than a message to the user.
     """
-    who, before = f"dynamics '{dynamics.kind}'", x.clone()
+    who, before, then = f"dynamics '{dynamics.kind}'", x.clone(), t.clone()
     with attributed(who):
-        transition = dynamics.step(flow, x, t.clone(), u.clone(), streams)
+        # The states themselves, no copy: what is known of them is remembered by their identity.
+        transition = dynamics.step(flow, x, t, u.clone(), streams)
         if not isinstance(transition, Transition):
             raise ContractError(f"{who} returned {seen(transition)}, expected a Transition")
         after = transition.x
         if after.shape != x.shape or after.dtype != x.dtype:
             got = f"{tuple(after.shape)} {after.dtype}"
             raise ContractError(f"{who} returned {got}, expected {tuple(x.shape)} {x.dtype}")
-    # The states themselves, no copy: what is known of them is remembered by their identity.
-    if not same_values(x, before):
-        raise ContractError(f"{who} writes into its states; it must work on a clone()")
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        text = f"{who} writes into its states; it must work on a clone()"
+        return ContractError(text) if any(numbers) else None
+
+    checks().add(error, count_changed(x, before), count_changed(t, then))
     return transition

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import attrs
+import torch
 from torch import Tensor
 
 
@@ -45,9 +47,16 @@ class Estimate:
             denoiser=denoiser,
         )
 
-    def numbers(self) -> dict[str, float]:
-        """Means over the states, for the record; without the error where it is not known."""
-        means = {"reward": self.reward, "value": self.value, "ess": self.ess, "draws": self.draws}
-        if bool(self.error.isfinite().all()):
-            means["error"] = self.error
-        return {name: float(number.double().mean()) for name, number in means.items()}
+    def means(self) -> dict[str, Tensor]:
+        """Means over the states, () each; that of the error is not finite where one is not known.
+
+        See `known`.
+        """
+        names = ("reward", "value", "ess", "draws", "error")
+        columns = torch.stack([getattr(self, name).double() for name in names])
+        return dict(zip(names, columns.mean(1).unbind(), strict=True))
+
+
+def known(numbers: dict[str, float]) -> dict[str, float]:
+    """Numbers for the record without the mean of errors, where one of these is not known."""
+    return {k: v for k, v in numbers.items() if k != "error" or math.isfinite(v)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 import attrs
-import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, seen
-from align.core.errors import ContractError, DivergedError, NotFiniteError
+from align.core.checks import checks, count_not_finite, extent
+from align.core.errors import AlignError, ContractError, DivergedError, NotFiniteError
 from align.core.estimate import Estimate
 from align.core.model import NoisyState
 from align.core.problem import Estimator, Problem
@@ -97,11 +98,19 @@ def estimate_value(
                 raise ContractError(
                     f"{who}: its {name} is {tuple(number.shape)}, expected {tuple(shape)}"
                 )
-            if not bool(torch.isfinite(number).all()):
-                if (size := float(noisy.x.abs().max())) > RUNAWAY:
-                    raise DivergedError(
-                        f"guidance drove states to {size:.2g}, too far for {who}; use more steps,"
-                        " guidance_norm = 'clip', or a lower weight"
-                    )
-                raise NotFiniteError(f"{who}: its {name} has numbers that are not finite")
+    checked = [count_not_finite(getattr(estimate, name)) for name in expected]
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        low, high, *bad = numbers
+        names = [name for name, count in zip(expected, bad, strict=True) if count]
+        if names and max(-low, high) > RUNAWAY:
+            return DivergedError(
+                f"guidance drove states to {max(-low, high):.2g}, too far for {who}; use more"
+                " steps, guidance_norm = 'clip', or a lower weight"
+            )
+        if names:
+            return NotFiniteError(f"{who}: its {names[0]} has numbers that are not finite")
+        return None
+
+    checks().add(error, *extent(noisy.x), *checked)
     return estimate

@@ -66,7 +66,7 @@ class Ranked(Transform):
         left = right - 1
         slope = (shares[right] - shares[left]) / (scores[right] - scores[left])
         share = shares[left] + slope * (score.double() - scores[left])
-        return share.clamp(float(shares[0]), float(shares[-1])).to(score)
+        return share.clamp(shares[0], shares[-1]).to(score)
 
 
 @final

@@ -44,7 +44,8 @@ def times_of(x: Tensor, time: float | Tensor) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     if isinstance(time, Tensor):
-        return time.to(x.device, dtype).expand(len(x))
+        time = time.to(x.device, dtype)
+        return time if time.shape == (len(x),) else time.expand(len(x))
     return torch.full((len(x),), time, dtype=dtype, device=x.device)
 
 

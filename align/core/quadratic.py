@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, TypeAlias, final
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from align.core.errors import NotFiniteError, PartError
 from align.core.reward import Quadratic, Term, WeightedReward
+
+_Key: TypeAlias = tuple[int, torch.dtype, torch.device]
 
 
 @final
@@ -22,21 +25,32 @@ class Form:
         quadratic: eigenvalues of P, (D,).
         linear: h in these axes, (D,).
         constant: c, ().
+        lowest: the least eigenvalue of P.
     """
 
     axes: Tensor
     quadratic: Tensor
     linear: Tensor
     constant: Tensor
+    lowest: float
 
     @classmethod
     def of(cls, reward: WeightedReward, like: Tensor) -> Form:
         """r = Σ λ f(R) of vectors that have the length, dtype and device of `like` (..., D).
 
+        It is worked out once for a reward, and then remembered.
+
         Raises:
             PartError: a reward is not quadratic.
             NotFiniteError: its numbers are not finite.
         """
+        forms, key = _FORMS.setdefault(reward, {}), (like.shape[-1], like.dtype, like.device)
+        if key not in forms:
+            forms[key] = cls._worked_out(reward, like)
+        return forms[key]
+
+    @classmethod
+    def _worked_out(cls, reward: WeightedReward, like: Tensor) -> Form:
         size = like.shape[-1]
         quadratic, linear, constant = (
             like.new_zeros(size, size),
@@ -51,11 +65,11 @@ class Form:
         if not all(part.isfinite().all() for part in (quadratic, linear, constant)):
             raise NotFiniteError("r as a quadratic form has numbers that are not finite")
         values, axes = torch.linalg.eigh(quadratic)
-        return cls(axes, values, linear @ axes, constant)
+        return cls(axes, values, linear @ axes, constant, float(values.min()))
 
-    def bounded(self, variance: Tensor) -> bool:
-        """Whether e^r has a finite mean over N(m, v I) for all v up to `variance` ()."""
-        return bool((1 + variance * self.quadratic).min() > 0)
+    def bounded(self, variance: float) -> bool:
+        """Whether e^r has a finite mean over N(m, v I) for all v up to `variance`."""
+        return 1 + variance * self.lowest > 0
 
     def log_means(self, means: Tensor, variances: Tensor) -> Tensor:
         """log E[e^{r(x)}], (...), for x ~ N(m, v I) with means (..., D) and variances (...).
@@ -68,6 +82,9 @@ class Form:
         terms = self.linear * centre - 0.5 * self.quadratic * centre.square()
         at_mean = terms.sum(-1) + self.constant
         return at_mean + 0.5 * (v * gradient.square() / growth - growth.log()).sum(-1)
+
+
+_FORMS: Final = WeakKeyDictionary[WeightedReward, dict[_Key, Form]]()
 
 
 def _parts(term: Term) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
-import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, seen
-from align.core.errors import ContractError, NotFiniteError
+from align.core.checks import checks, count_not_finite
+from align.core.errors import AlignError, ContractError, NotFiniteError
 from align.core.model import FlowModel, NoisyState
 from align.core.streams import Streams
 
@@ -71,6 +72,10 @@ def draw_posterior(
     shape = (draws, *noisy.x.shape)
     if not isinstance(x1, Tensor) or x1.shape != shape or x1.dtype != noisy.x.dtype:
         raise ContractError(f"{who} returned {seen(x1)}, expected {shape} {noisy.x.dtype}")
-    if bad := int((~torch.isfinite(x1.detach())).sum()):
-        raise NotFiniteError(f"{who} returned {bad} numbers that are not finite")
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        text = f"{who} returned {int(numbers[0])} numbers that are not finite"
+        return NotFiniteError(text) if numbers[0] else None
+
+    checks().add(error, count_not_finite(x1))
     return x1

@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from align.core.transfer import on_device
+
 Result = TypeVar("Result")
 Words = TypeVar("Words", Tensor, NDArray[np.int64])
 
@@ -156,8 +158,8 @@ class Streams:
         """32-bit words as int64, (draws, B, count rounded up to an even number)."""
         draw = torch.arange(draws, device=self.device)[:, None, None]
         if self.first:
-            draw = draw + _column(self.first, self.device)
-        sample = _column(self.samples, self.device)
+            draw = draw + on_device(self.first, self.device)[:, None]
+        sample = on_device(self.samples, self.device)[None, :, None]
         block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
         low, high = sample & _MASK, (sample >> 32) & _MASK
         key = self._key()
@@ -179,19 +181,12 @@ class Streams:
             return _key_of((self.seed, *self.purpose))
         keys = {row: _key_of((self.seed, *row, *self.purpose)) for row in set(self.branches)}
         first, second = zip(*(keys[row] for row in self.branches), strict=True)
-        return _column(first, self.device), _column(second, self.device)
+        columns = (on_device(words, self.device)[None, :, None] for words in (first, second))
+        return next(columns), next(columns)
 
     def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
         numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)
         return numbers[0] if draws is None else numbers
-
-
-def _column(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Whole numbers (1, B, 1), one for each row."""
-    column = torch.from_numpy(np.array(numbers, dtype=np.int64))[None, :, None]
-    if device.type != "cuda":
-        return column.to(device)
-    return column.pin_memory().to(device, non_blocking=True)  # so that nothing waits for the GPU
 
 
 def _in_numpy(word: int | Tensor) -> int | NDArray[np.int64]:

@@ -17,9 +17,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from align.core.attribution import attributed, check_followed, same_values, seen
+from align.core.attribution import attributed, check_followed, seen
+from align.core.checks import Checks, checks, count_changed, count_not_finite, extent
 from align.core.chunks import Chunks, chunks_of, is_out_of_memory, too_small
-from align.core.errors import ContractError, DivergedError, NotFiniteError, OutOfMemoryError
+from align.core.errors import (
+    AlignError,
+    ContractError,
+    DivergedError,
+    NotFiniteError,
+    OutOfMemoryError,
+)
 from align.core.estimator import RUNAWAY
 from align.core.model import (
     Able,
@@ -104,7 +111,7 @@ class GuardedModel(FlowModel):
                     f"{who} returned {seen(data)}, expected {count} rows of kind '{self.domain}'"
                 )
             check_followed(who, data, x1[rows])
-            return _finite(data.clone(), who, given=(x1[rows],))
+            return _finite(data.clone(), who, _blamed, extent(x1[rows]))
 
         return self._chunked("decoder", "decode", call, len(x1))
 
@@ -245,7 +252,8 @@ class GuardedReward(Reward):
         followed = data.requires_grad and torch.is_grad_enabled()
         if data.requires_grad:
             data = data.view_as(data)
-            data.register_hook(functools.partial(_finite_slope, who))
+            # The hook may run on a thread of the GPU, which knows nothing of the step.
+            data.register_hook(functools.partial(_finite_slope, who, checks()))
         with _lent(f"{who}: score", data, cure="offload = true") as (own,):
             score = self.inner.score(own, prompts)
         strided = isinstance(score, Tensor) and score.layout == torch.strided
@@ -261,7 +269,8 @@ class GuardedReward(Reward):
                 f"{who} declares that it is differentiable, but its score carries no gradient; use"
                 " an estimator that follows no gradient, like 'stein', and tell the reward's author"
             )
-        return _finite(score.clone(), f"{who}: score", functools.partial(_why, data))
+        why = functools.partial(_why, data.dim() == 4)
+        return _finite(score.clone(), f"{who}: score", why, extent(data))
 
 
 def guarded(model: FlowModel) -> GuardedModel:
@@ -307,7 +316,9 @@ def _like(who: str, result: Tensor, given: Sequence[Tensor]) -> Tensor:
     if found != _look(like):
         raise ContractError(f"{who} returned {seen(result)}, expected {seen(like)} like its state")
     check_followed(who, result, *given)
-    return _finite(result.clone(), who, given=given)
+    # Times are the engine's own.
+    states = [extent(state) for state in given if state.dim() > 1 and state.is_floating_point()]
+    return _finite(result.clone(), who, _blamed, *states)
 
 
 def _plain(data: Tensor) -> bool:
@@ -319,50 +330,71 @@ def _look(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _finite(
-    result: Tensor, who: str, why: Callable[[], str] = str, given: Sequence[Tensor] = ()
+    result: Tensor,
+    who: str,
+    why: Callable[[str, Sequence[float]], AlignError],
+    *given: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """The result of a part, which made it of the states `given`, if these are known.
+    """The result of a part, which is checked to be finite.
+
+    Args:
+        result: what the part returned.
+        who: the part and its method.
+        why: makes the error of what is wrong, and of the least and largest numbers in `given`.
+        given: these two numbers (), of each tensor that the part made the result of.
 
     Raises:
-        NotFiniteError: it is not finite.
-        DivergedError: nor were the states, or they are no flow's any more; the part is not to
-            blame for them.
+        NotFiniteError, DivergedError: it is not finite; in a step, once that is done.
     """
-    if bad := int((~torch.isfinite(result.detach())).sum()):
-        size = max((_size(tensor) for tensor in given), default=0.0)
-        if not size < RUNAWAY:
-            state = f"as large as {size:.2g}" if math.isfinite(size) else "not finite any more"
-            raise DivergedError(
-                f"{who} was given states that are {state}; lower mode.optimisation.learning_rate"
-                " where a network is trained, the weights of the rewards and the guidance where"
-                " samples are steered, or the length of a step by more of them"
-            )
-        raise NotFiniteError(f"{who} returned {bad} numbers that are not finite{why()}")
+    ends = [end for pair in given for end in pair]
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        bad, *ends = numbers
+        return why(f"{who} returned {int(bad)} numbers that are not finite", ends) if bad else None
+
+    checks().add(error, count_not_finite(result), *ends)
     return result
 
 
-def _size(states: Tensor) -> float:
-    """The largest number in size; infinite where one is no number."""
-    return float(states.detach().abs().nan_to_num(nan=math.inf).max()) if states.numel() else 0.0
+def _blamed(what: str, ends: Sequence[float]) -> AlignError:
+    """The part's own fault, or that of states which are no flow's any more."""
+    size = max((math.inf if math.isnan(end) else abs(end) for end in ends), default=0.0)
+    if size < RUNAWAY:
+        return NotFiniteError(what)
+    who = what.partition(" returned ")[0]
+    state = f"as large as {size:.2g}" if math.isfinite(size) else "not finite any more"
+    return DivergedError(
+        f"{who} was given states that are {state}; lower mode.optimisation.learning_rate"
+        " where a network is trained, the weights of the rewards and the guidance where samples are"
+        " steered, or the length of a step by more of them"
+    )
 
 
-def _finite_slope(who: str, slope: Tensor) -> None:
-    if bad := int((~torch.isfinite(slope)).sum()):
-        raise NotFiniteError(
-            f"{who}: its gradient has {bad} numbers that are not finite; use an estimator that"
-            " follows no gradient, like 'stein', and tell the reward's author"
+def _finite_slope(who: str, own: Checks, slope: Tensor) -> None:
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        if not numbers[0]:
+            return None
+        return NotFiniteError(
+            f"{who}: its gradient has {int(numbers[0])} numbers that are not finite; use an"
+            " estimator that follows no gradient, like 'stein', and tell the reward's author"
         )
 
+    own.add(error, count_not_finite(slope))
 
-def _why(data: Tensor) -> str:
+
+def _why(pictures: bool, what: str, ends: Sequence[float]) -> AlignError:
     """Whether the samples or the reward are to blame for a score that is not finite."""
-    low, high = float(data.detach().min()), float(data.detach().max())
-    seen = f", for data from {low:.3g} to {high:.3g}; "
-    if data.dim() == 4 and (low < -_FAR or high > 1 + _FAR):
-        return f"{seen}pictures belong in [0, 1]: lower the weights, or use more steps"
+    low, high = ends
+    seen = f"{what}, for data from {low:.3g} to {high:.3g}; "
+    if pictures and (low < -_FAR or high > 1 + _FAR):
+        return NotFiniteError(
+            f"{seen}pictures belong in [0, 1]: lower the weights, or use more steps"
+        )
     if not max(-low, high) < RUNAWAY:
-        return f"{seen}no flow makes such: lower the weights and the guidance, or use more steps"
-    return f"{seen}take it out of the recipe, and tell the reward's author"
+        return NotFiniteError(
+            f"{seen}no flow makes such: lower the weights and the guidance, or use more steps"
+        )
+    return NotFiniteError(f"{seen}take it out of the recipe, and tell the reward's author")
 
 
 @contextmanager
@@ -385,13 +417,22 @@ def _lent(who: str, *tensors: Tensor, cure: str = "") -> Iterator[list[Tensor]]:
     with attributed(who):
         try:
             yield copies
-        except Exception as error:
-            if not is_out_of_memory(error):
+        except Exception as raised:
+            if not is_out_of_memory(raised):
                 raise
-            raise OutOfMemoryError(too_small(who, len(tensors[0]), cure)) from error
-    for tensor, copy, node in zip(tensors, copies, nodes, strict=True):
-        if node is not None and copy.grad_fn is node and not same_values(copy, tensor):
-            raise ContractError(
-                f"{who} writes into its input behind the back of autograd, so that its gradient is"
-                " wrong; it must work on a clone()"
-            )
+            raise OutOfMemoryError(too_small(who, len(tensors[0]), cure)) from raised
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        text = (
+            f"{who} writes into its input behind the back of autograd, so that its gradient is"
+            " wrong; it must work on a clone()"
+        )
+        return ContractError(text) if any(numbers) else None
+
+    followed = [
+        count_changed(copy, tensor)
+        for tensor, copy, node in zip(tensors, copies, nodes, strict=True)
+        if node is not None and copy.grad_fn is node
+    ]
+    if followed:
+        checks().add(error, *followed)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, seen
+from align.core.checks import checks_read_once
 from align.core.errors import ContractError, DivergedError, PartError, UserInterrupt
 from align.core.mode import AlignmentMode, Continues, Info, Trainable
 from align.core.problem import Problem
@@ -86,23 +87,23 @@ def execute(
     another one ended; the steps of that one are told and charged as if they were taken again.
     """
     forget_peak(streams.device)
-    state, first = _begun(mode, problem, streams, last), 0
-    flops, kept = None, ""
+    state, first, kept = _begun(mode, problem, streams, last), 0, ""
+    flops: int | None = None
     if last is not None and isinstance(mode, Continues):
         first = _told(last, mode.steps, meter, observer)
     if saved is not None and isinstance(mode, Trainable):
         mode.restore(state, saved["state"])
         meter.restore(saved["meter"])
-        first, flops = int(saved["done"]), saved.get("flops")
-        kept = _kept(first)
+        first, flops, kept = int(saved["done"]), saved.get("flops"), _kept(int(saved["done"]))
     for index in range(first, mode.steps):
         if flops is None and isinstance(mode, Trainable):
             # Counting can change the last bits of a gradient: a resumed run does not count again.
-            with counted() as counter:
+            with meter.step_timed(slow=True), counted() as counter:
                 state, info = _step(mode, problem, state, index, streams, kept)
             flops = counter.total
         else:
-            state, info = _step(mode, problem, state, index, streams, kept)
+            with meter.step_timed():
+                state, info = _step(mode, problem, state, index, streams, kept)
         observer.step(index, mode.steps, state, info)
         done, stopping = index + 1, observer.stopping()
         if isinstance(mode, Trainable) and (stopping or done == mode.steps or observer.due(index)):
@@ -156,7 +157,7 @@ def _step(
     """One step; an error says which."""
     where = f"in step {index + 1} of {mode.steps}"
     try:
-        with attributed(f"mode '{mode.kind}': step"):
+        with attributed(f"mode '{mode.kind}': step"), checks_read_once():
             state, info = mode.step(problem, state, index, streams)
             if not isinstance(info, Info):
                 got = seen(info)

@@ -6,9 +6,10 @@ import re
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any, final
 
 import attrs
@@ -33,6 +34,10 @@ class Cost:
             call stand for all its calls, a backward pass through a frozen part counting as much
             as the forward pass. Training: those of the first step stand for every step.
         seconds: wall-clock time.
+        warmup_seconds: the part of it that an arm spends because nothing has run before: what the
+            first call of each part took longer than its second, a row. Training: what the first
+            step took longer than later ones.
+        step_seconds: the median time of a step after the first.
         memory: peak memory, bytes: of the process on a CPU, of torch's allocator on a GPU.
     """
 
@@ -43,6 +48,13 @@ class Cost:
     flops: int = 0
     seconds: float = 0.0
     memory: int = 0
+    warmup_seconds: float = 0.0
+    step_seconds: float = 0.0
+
+    @property
+    def steady_seconds(self) -> float:
+        """Seconds without those of warming up, so that the first arm compares with the others."""
+        return max(0.0, self.seconds - self.warmup_seconds)
 
     @property
     def nfe(self) -> int:
@@ -62,6 +74,9 @@ class Tally:
     calls: Counter[str] = attrs.field(factory=Counter)
     backward: Counter[str] = attrs.field(factory=Counter)
     row_flops: dict[str, float] = attrs.field(factory=dict)
+    first_calls: dict[str, tuple[int, float]] = attrs.field(factory=dict)
+    """Rows and seconds of the first call of parts that were called once."""
+    warmup_seconds: float = 0.0
 
     def count(self, part: str, result: Tensor, per_row: int = 1) -> Tensor:
         """Count the calls of `result`'s rows, and again when a gradient passes through it."""
@@ -77,11 +92,19 @@ class Tally:
 
     def measured(self, part: str, rows: int, call: Callable[[], Tensor]) -> Tensor:
         """The result of `call`, whose operations are counted if it is the part's first."""
+        began = time.perf_counter()
+        if part in self.first_calls:
+            result = call()
+            first_rows, seconds = self.first_calls.pop(part)
+            usual = (time.perf_counter() - began) * first_rows / max(1, rows)
+            self.warmup_seconds += max(0.0, seconds - usual)
+            return result
         if part in self.row_flops:
             return call()
         with counted() as counter:
             result = call()
         self.row_flops[part] = counter.total / max(1, rows)
+        self.first_calls[part] = rows, time.perf_counter() - began
         return result
 
     @property
@@ -100,6 +123,10 @@ class Meter(Tally):
     step_flops: int | None = None
     began: float = attrs.field(factory=time.perf_counter)
     memory: int = 0
+    steps: list[float] = attrs.field(factory=list)
+    """Seconds of each step."""
+    first_step_is_slow: bool = False
+    """Whether operations are counted in the first step, and not in the first call of each part."""
 
     def save(self, device: torch.device) -> dict[str, Any]:
         """What has been counted, in plain numbers, for `restore` in another process."""
@@ -118,10 +145,30 @@ class Meter(Tally):
         self.rewards.row_flops.update(saved["reward_flops"])
         self.began -= saved["seconds"]
         self.memory = max(self.memory, saved["memory"])
+        self.warmup_seconds += saved.get("warmup_seconds", 0.0)
 
     def begin(self) -> None:
         """Start the clock anew: loading weights is not part of a run's cost."""
         self.began = time.perf_counter()
+
+    @contextmanager
+    def step_timed(self, *, slow: bool = False) -> Iterator[None]:
+        """Take the time of a step; a `slow` one counts its operations on the way."""
+        began = time.perf_counter()
+        yield
+        self.first_step_is_slow |= slow
+        self.steps.append(time.perf_counter() - began)
+
+    @property
+    def _warmup(self) -> float:
+        if not self.first_step_is_slow or not self.steps:
+            return self.warmup_seconds
+        return self.warmup_seconds + max(0.0, self.steps[0] - self.usual_step)
+
+    @property
+    def usual_step(self) -> float:
+        """The median time of a step, without the first where there are others."""
+        return median(self.steps[1:] or self.steps or [0.0])
 
     def cost(self, device: torch.device) -> Cost:
         """The cost so far."""
@@ -134,6 +181,8 @@ class Meter(Tally):
             flops=flops if self.step_flops is None else self.step_flops,
             seconds=time.perf_counter() - self.began,
             memory=max(self.memory, peak_memory(device)),
+            warmup_seconds=self._warmup + self.rewards.warmup_seconds,
+            step_seconds=self.usual_step,
         )
 
 

@@ -57,7 +57,7 @@ class GaussianValue(ValueEstimator):
         if problem.model.domain != "vector":
             raise PartError("estimator 'gaussian' needs a reward that sees the states themselves")
         form = Form.of(problem.reward, noisy.x)
-        if not form.bounded(noisy.x.new_tensor(self.data_std**2)):
+        if not form.bounded(self.data_std**2):
             raise PartError("the reward outgrows the Gaussian: e^r has no mean; lower 'data_std'")
 
         def piece(rows: slice) -> tuple[Tensor, Tensor, Tensor]:

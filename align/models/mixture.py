@@ -55,6 +55,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
         self.device = prior.means.device
         self._centre = prior.means[0].mean(0)
         radius = (prior.means[0] - self._centre).norm(dim=1).max()
+        self._widest = float(prior.variances.max())
         self._is_sharp = bool(prior.variances.min() < _SHARP * radius**2)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
@@ -151,7 +152,7 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
     def _form(self, reward: WeightedReward) -> Form:
         """r = Σ λ R as one quadratic."""
         form = Form.of(reward, self.prior.means)
-        if not form.bounded(self.prior.variances.max()):
+        if not form.bounded(self._widest):
             raise PartError("the reward outgrows the mixture: p(x) e^{r(x)} has no finite mass")
         return form
 

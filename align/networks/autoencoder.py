@@ -84,5 +84,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents; about [0, 1], not clamped."""
-        pictures: Tensor = self.decoder(latents * self.std + self.mean)
+        # With channels last, convolutions take a fifth less time on a CPU.
+        scaled = (latents * self.std + self.mean).contiguous(memory_format=torch.channels_last)
+        pictures: Tensor = self.decoder(scaled).contiguous()
         return (pictures + 1) / 2

@@ -53,7 +53,7 @@ def card(folder: Path, file: Path, arm: ArmNumbers, results: RunResults) -> str:
         f"* Networks: {nets or 'autoencoder'}",
         *([f"* A state: {' x '.join(map(str, model['shape']))}"] if "shape" in model else []),
         *([f"* Classes: {markdown(', '.join(model['classes']))}"] if model.get("classes") else []),
-        f"* Seconds of training: {arm.cost.seconds:.0f}",
+        f"* Seconds of training: {arm.cost.steady_seconds:.0f}",
         "",
         f'    [model]\n    kind = "network"\n    weights = "{file.name}"{own}',
         "",

@@ -348,7 +348,7 @@ def _gains(results: RunResults) -> list[tuple[int, ArmNumbers, Divergence]]:
 
 def _price(cost: Cost, samples: int, price: Price) -> float:
     """What a sample cost."""
-    return (cost.nfe if price == "calls" else cost.seconds) / max(1, samples)
+    return (cost.nfe if price == "calls" else cost.steady_seconds) / max(1, samples)
 
 
 def _best_of(axes: Axes, base: BaseNumbers, price: Price) -> None:

@@ -72,7 +72,7 @@ def long(folder: Path, results: RunResults) -> list[list[str]]:
             numbers |= {"residual / unsteered": (arm.departure.residual, None)}
         cost = arm.cost
         numbers |= {"network calls": (cost.nfe, None), "reward calls": (cost.rewards, None)}
-        numbers |= {"FLOP": (cost.flops, None), "seconds": (cost.seconds, None)}
+        numbers |= {"FLOP": (cost.flops, None), "seconds": (cost.steady_seconds, None)}
         for name, (value, error) in numbers.items():
             lines.append([*start, name, f"{value:.8g}", "" if error is None else f"{error:.4g}"])
     return lines
@@ -132,7 +132,7 @@ def _numbers(
     numbers = [f"{arm.metrics[name]:.4g}" if name in arm.metrics else "" for name in metrics]
     gains = [_gain(arm, name) for name in columns]
     costs = [f"{cost.nfe / count:g}", f"{cost.rewards / count:g}"]
-    costs += [f"{cost.flops / count / 1e9:.3g}", f"{cost.seconds:.1f}"]
+    costs += [f"{cost.flops / count / 1e9:.3g}", f"{cost.steady_seconds:.1f}"]
     return [*scores, *numbers, *gains, *costs]
 
 

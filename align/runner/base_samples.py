@@ -331,6 +331,7 @@ def _together(costs: Sequence[Cost]) -> Cost:
         reward_calls=dict(rewards),
         flops=sum(cost.flops for cost in costs),
         seconds=math.fsum(cost.seconds for cost in costs),
+        warmup_seconds=math.fsum(cost.warmup_seconds for cost in costs),
         memory=max(cost.memory for cost in costs),
     )
 

@@ -33,6 +33,7 @@ from align.recipe.far import far_numbers
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.folder import check_folder, differences
+from align.runner.half_precision import slow_precisions
 from align.runner.kept import Shelves
 from align.runner.observers import Listener, RunObserver, ends_in_order
 from align.runner.progress import Progress
@@ -187,7 +188,10 @@ def run(
         observer = RunObserver(record, catalog, bar, options.checkpoint_every)
         try:
             observer.begin()
-            rewards = Rewards(loaded.recipe.reward, device_of(options.device))
+            device = device_of(options.device)
+            for slow in slow_precisions(text, device):
+                logger.bind(notice=True).warning(slow)
+            rewards = Rewards(loaded.recipe.reward, device)
             with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
                 shelves = _shelves(options, loaded.source.path)
                 result = Session(loaded.recipe, record, rewards, observer, shelves).run()

@@ -35,8 +35,8 @@ def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tens
         The mean, (B, *S), with its graph where `noisy.x` has one; the covariance, (B, D, D).
     """
     path = model.path
-    least = path.time_at(1 / noisy.t.new_tensor(torch.finfo(noisy.x.dtype).eps))
-    t = noisy.t.clamp(min=float(least))
+    least = path.time_at(torch.full_like(noisy.t, 1 / torch.finfo(noisy.x.dtype).eps))
+    t = torch.maximum(noisy.t, least)
     graph = torch.is_grad_enabled() and noisy.x.requires_grad
     x = noisy.x if graph else noisy.x.detach().requires_grad_()
     with torch.enable_grad():

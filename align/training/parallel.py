@@ -132,7 +132,7 @@ def total(costs: Mapping[str, Any]) -> dict[str, Any]:
             combined[name] = dict(sum(map(Counter, values), Counter[str]()))
         elif name == "flops":
             combined[name] = sum(values)
-        elif name in ("seconds", "memory"):
+        else:
             combined[name] = max(values)
     return combined
 

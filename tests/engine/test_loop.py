@@ -1,12 +1,14 @@
 """The loop: order of calls, stopping, checkpoints, going on."""
 
+import time
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 import torch
 
-from align.core.errors import ContractError, PartError
+from align.core.checks import checks, count_not_finite
+from align.core.errors import ContractError, NotFiniteError, PartError
 from align.core.mode import AlignmentMode, Export, Info, Trainable
 from align.core.model import NoModel
 from align.core.problem import Problem
@@ -120,6 +122,45 @@ def test_order_of_calls():
     ]
     assert outcome.x1.tolist() == [12, 12]
     assert outcome.state is outcome.x1
+
+
+@pytest.mark.parametrize("kind", [Sums, Trained])
+def test_the_time_of_a_step_is_told_without_the_first(kind, monkeypatch):
+    now, durations = [0.0], [9.0, 1.0, 3.0, 2.0]
+
+    def step(self, problem, state, index, streams):
+        now[0] += durations[index]
+        return state, Info({"x": 1.0})
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(kind, "step", step)
+    cost = go(kind(steps=4), RunObserver([]), meter=Meter(began=0.0)).cost
+    assert (cost.seconds, cost.step_seconds) == (15, 2)
+    # What trains counts its operations in the first step.
+    assert cost.warmup_seconds == (7 if kind is Trained else 0)
+
+
+@attrs.frozen(kw_only=True)
+class Spoilt(Trained):
+    """Its second step has a number that a check refuses."""
+
+    def step(self, problem, state, index, streams):
+        found = super().step(problem, state, index, streams)
+        refused = NotFiniteError("part 'x' returned 1 numbers that are not finite")
+        number = torch.tensor(torch.nan if index == 1 else 0.0)
+        checks().add(lambda bad: refused if bad[0] else None, count_not_finite(number))
+        self.log.append("goes on")
+        return found
+
+
+def test_nothing_is_told_or_kept_of_a_step_whose_checks_fail():
+    mode = Spoilt()
+    watch = RunObserver(mode.log, every=1)
+    with pytest.raises(NotFiniteError, match=r"^part 'x' returned 1 .* finite; in step 2 of 4$"):
+        go(mode, watch)
+    told = ["step 0", "goes on", "told 0 of 4: 2", "checkpoint 1", "step 1", "goes on"]
+    assert mode.log == told
+    assert [saved["done"] for saved in watch.saved] == [1]
 
 
 def test_a_run_that_samples_is_stopped_without_a_checkpoint():

@@ -41,6 +41,30 @@ def test_only_the_first_call_of_a_part_is_measured():
     assert meter.row_flops == {"network": 10, "decoder": 1000}
 
 
+def test_what_a_first_call_takes_longer_is_told_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    meter = Meter(began=0.0)
+
+    def call(tally, rows, seconds):
+        def made():
+            now[0] += seconds
+            return torch.ones(rows)
+
+        tally.measured("part", rows, made)
+
+    for rows, seconds in ((2, 10), (4, 2), (4, 5)):  # the second call takes half a second a row
+        call(meter, rows, seconds)
+    call(meter.rewards, 3, 4)
+    cost = meter.cost(CPU)
+    assert (cost.seconds, cost.warmup_seconds, cost.steady_seconds) == (21, 9, 12)
+    call(meter.rewards, 3, 1)
+    again = Meter(began=now[0])
+    again.restore(meter.save(CPU))
+    for each in (meter.cost(CPU), again.cost(CPU)):
+        assert (each.seconds, each.warmup_seconds, each.steady_seconds) == (22, 12, 10)
+
+
 def test_step_flops_stand_for_all():
     meter = Meter()
     linear(1, meter, nn.Linear(5, 7))

@@ -18,7 +18,8 @@ COST = Cost(
     reward_calls={"cat": 60, "dog": 20},
     reward_backward={"cat": 20},
     flops=8_000_000_000,
-    seconds=12.34,
+    seconds=15.34,
+    warmup_seconds=3.0,
     memory=1,
 )
 REWARDS = {
@@ -115,7 +116,7 @@ def test_notes_stand_under_the_table_with_the_arms_they_are_about(tmp_path, resu
 
 
 def test_a_run_that_trains_has_a_table_of_its_last_steps(folder_of, arm_of):
-    folder = folder_of(arm_of("distill", 0, 0, cost=attrs.evolve(COST, seconds=7.0)))
+    folder = folder_of(arm_of("distill", 0, 0, cost=attrs.evolve(COST, seconds=10.0)))
     losses = [9.0] * 18 + [1.0, 2.0]
     lines = [
         {"arm": "distill", "step": n, "loss": loss, "learning_rate": 1e-3}

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.checks import read
 from align.core.dynamics import Dynamics
 from align.core.mode import AlignmentMode, Continues, Info, Need, ReportsKL
 from align.core.option import at_least, option
@@ -94,8 +95,8 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
         """
         new, *ahead = state.ahead or self._made(problem, index, streams)
         best = self._better(state, new) if index else new
-        means = {"reward": float(best.reward.mean()), "candidates": float(new.reward.mean())}
-        return attrs.evolve(best, ahead=tuple(ahead)), Info(means)
+        numbers = read({"reward": best.reward.mean(), "candidates": new.reward.mean()})
+        return attrs.evolve(best, ahead=tuple(ahead)), Info(numbers)
 
     def finish(self, problem: Problem, state: Best) -> Tensor:
         """The best candidate of each sample, (B, *S)."""

@@ -67,6 +67,7 @@ class Guide:
 
     def _known_at(self, x: Tensor, t: Tensor) -> Estimate | None:
         """The estimate that is remembered, if it is one of these very states."""
-        if self._known is None or self._known[0] is not x or not torch.equal(self._known[1], t):
+        if self._known is None or self._known[0] is not x:
             return None
-        return self._known[2]
+        time = self._known[1]
+        return self._known[2] if time is t or torch.equal(time, t) else None

@@ -107,12 +107,12 @@ class Selection:
 
     def select(
         self, weights: Weights, value: Tensor, index: int, streams: Streams
-    ) -> tuple[Weights, Tensor | None, dict[str, float]]:
+    ) -> tuple[Weights, Tensor | None, dict[str, Tensor]]:
         """Weigh the particles by their estimated values V̂ (M, B), and choose which go on.
 
         Returns:
             The new weights; the number (M, B) of the particle that each one becomes a copy of, or
-            None if all stay; and numbers for the record.
+            None if all stay; and numbers () for the record.
         """
         if self.resample == "best_per_particle":
             return weights, None, {}
@@ -120,7 +120,7 @@ class Selection:
             return weights, value.argmax(0).expand_as(value), {}
         weights = weights.after_values(value, self.potential, index == 0)
         ess = weights.ess
-        numbers = {"particles": float(ess.mean())}
+        numbers = {"particles": ess.mean()}
         low = ess < self.ess_threshold * len(value)
         if self.resample == "none" or not low.any():
             return weights, None, numbers

@@ -11,8 +11,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.checks import checks, count_not_finite
 from align.core.dynamics import Dynamics, FlowEvaluation, GuidedFlow, Transition, take_step
-from align.core.errors import DivergedError
+from align.core.errors import AlignError, DivergedError
 from align.core.model import Condition, FlowModel, Scheduled
 from align.core.option import above, between
 from align.core.path import Path, times_of
@@ -153,10 +154,23 @@ def flow(model: FlowModel, x: Tensor, cond: Condition, *, steps: int, end: float
     return rollout(ODE(), unguided(model, cond), x, times, no_numbers)
 
 
-def check_finite(x: Tensor, strength: float) -> None:
-    """Raise DivergedError unless all states are finite; `strength` is ‖guidance‖ / ‖drift‖."""
-    if not x.isfinite().all():
-        raise DivergedError(
-            f"guidance was {strength:.2g} times the flow's drift, and states are not finite any"
-            " more; use more steps, guidance_norm = 'clip', or a lower weight"
+def check_finite(x: Tensor, strength: Tensor) -> None:
+    """Check states x (B, *S): DivergedError unless they are finite.
+
+    Args:
+        x: the states.
+        strength: ‖guidance‖ / ‖drift‖ of the step that led there, ().
+    """
+
+    def error(numbers: Sequence[float]) -> AlignError | None:
+        bad, strength = numbers
+        return (
+            DivergedError(
+                f"guidance was {strength:.2g} times the flow's drift, and states are not finite any"
+                " more; use more steps, guidance_norm = 'clip', or a lower weight"
+            )
+            if bad
+            else None
         )
+
+    checks().add(error, count_not_finite(x), strength)

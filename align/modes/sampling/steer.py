@@ -8,7 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.checks import read
 from align.core.dynamics import Dynamics, GuidanceNorm, GuidedFlow, Transition
+from align.core.estimate import known
 from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL
 from align.core.option import at_least, between, option, rising_to
 from align.core.path import times_of
@@ -147,17 +149,17 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         """One step; costs what the dynamics evaluate: an estimate a particle, as a rule."""
         rows, path = streams.particles(self.particles), problem.model.path
         guide = Guide(problem, problem.cond.tile(self.particles), rows.fold_in("estimate", index))
-        times = state.times[index : index + 2]
+        times = [times_of(state.x, time) for time in state.times[index : index + 2]]
         state, selection = self._selected(state, guide, index, times[0], streams)
         flow = GuidedFlow(path, guide, self.guidance_norm, self.scale)
         (transition,) = transitions(self.dynamics, flow, state.x, times, rows, first=index)
-        strength = float(transition.strength.mean())
+        strength = transition.strength.mean()
         state = self._moved(state, transition)
         check_finite(state.x, strength)
         if index + 1 == self.steps:
             state = self._ended(problem, state, streams)
-        estimated = guide.estimates[0].numbers()
-        return state, Info(estimated | selection | {"guidance": strength})
+        numbers = guide.estimates[0].means() | selection | {"guidance": strength}
+        return state, Info(known(read(numbers)))
 
     def finish(self, problem: Problem, state: Steered) -> Tensor:
         """The chosen particle of each sample at t = 1, (B, *S)."""
@@ -184,12 +186,11 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         )
 
     def _selected(
-        self, state: Steered, guide: Guide, index: int, time: float, streams: Streams
-    ) -> tuple[Steered, dict[str, float]]:
+        self, state: Steered, guide: Guide, index: int, t: Tensor, streams: Streams
+    ) -> tuple[Steered, dict[str, Tensor]]:
         """Weigh the particles by their estimated values, and replace the poor ones."""
         if self.particles == 1 or index % self.resample_every:
             return state, {}
-        t = times_of(state.x, time)
         estimate = guide.estimate(state.x, t)
         value = estimate.value.double().unflatten(0, (self.particles, -1))
         weights, source, numbers = self._selection.select(

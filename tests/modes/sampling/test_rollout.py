@@ -164,9 +164,9 @@ def test_flow_is_euler_to_its_end():
 
 
 def test_states_that_are_not_finite_stop_the_run():
-    check_finite(torch.zeros(2, 1), 3.0)
+    check_finite(torch.zeros(2, 1), torch.tensor(3.0))
     with pytest.raises(DivergedError, match=r"guidance was 3 times the flow's drift"):
-        check_finite(torch.tensor([[0.0], [torch.inf]]), 3.0)
+        check_finite(torch.tensor([[0.0], [torch.inf]]), torch.tensor(3.0))
 
 
 def test_guidance_is_normalised_row_by_row():
