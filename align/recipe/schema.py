@@ -34,7 +34,8 @@ class Run:
     seed: int = option("the number every random number is derived from", default=0, check=_seed)
     samples: int = option("how many samples are made", default=8, check=at_least(1))
     unsteered: int = option(
-        "samples of the base model that V_0 and the rewards' statistics come from; 0 for none",
+        "samples of the base model that V_0 and the rewards' statistics come from, drawn where"
+        " something uses them; 0 for none",
         default=64,
         check=_none_or_some,
     )
