@@ -364,6 +364,19 @@ def check(
 
 
 @main.command()
+@_traceback
+@_guarded
+def schema(traceback: bool) -> None:
+    """Print the JSON Schema of recipes, by which editors complete and check them."""
+    import json
+
+    from align.catalog.registry import load_catalog
+    from align.recipe.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(load_catalog()), ensure_ascii=False, indent=1))
+
+
+@main.command()
 @click.argument("kind", type=click.Choice(tuple(CONTRACT_CLASSES)))
 @click.argument("name")
 @click.option("--into", default=".", metavar="FOLDER", help="Where to write; by default here.")

@@ -1,0 +1,118 @@
+"""The JSON Schema of recipes: what it takes, and what it refuses."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+from align.catalog.registry import load_catalog
+from align.cli.main import main
+from align.recipe.json_schema import json_schema
+
+RECIPES = sorted(Path("recipes").rglob("*.toml"))
+BASE = """
+[run]
+samples = 2
+[model]
+kind = "mixture"
+weights = [1.0]
+means = [[0.0]]
+stds = [1.0]
+[sampler]
+kind = "mfm"
+[estimator]
+kind = "gradient"
+[[reward]]
+kind = "likelihood"
+matrix = [[1.0]]
+observed = [1.0]
+std = 1.0
+[mode]
+kind = "steer"
+"""
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog()
+
+
+@pytest.fixture(scope="module")
+def refused(catalog):
+    """Whether the schema refuses a recipe."""
+    schema = json_schema(catalog)
+    jsonschema.Draft4Validator.check_schema(schema)
+    validator = jsonschema.Draft4Validator(schema)
+    return lambda text: not validator.is_valid(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_every_recipe_is_valid(path, refused, catalog):
+    text = path.read_text()
+    kinds = catalog.parts["model"]
+    if tomllib.loads(text).get("model", {}).get("kind", "mixture") not in kinds:
+        pytest.skip("its model's plugin is not installed")
+    assert not refused(text)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '[[compare]]\nname = "a"\nmode.dynamics = "sde"\nestimator.draws = 2\n',
+        '[[compare]]\nname = "a"\nmode = "steer"\nweights = { likelihood = 2.0 }\n',
+        '[[compare]]\nname = "a"\nmode = { kind = "best_of_n", n = 2 }\n',
+        '[sweep]\n"reward[0].weight" = [1, 2]\nmode.steps = [2, 3]\nhow = "zip"\n',
+        '[[metric]]\nkind = "sliced_wasserstein"\n',
+    ],
+)
+def test_what_a_recipe_may_say_is_valid(refused, more):
+    assert not refused(BASE)
+    assert not refused(BASE + more)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[mode]", "[moed]"),
+        ('kind = "steer"', 'kind = "ster"'),
+        ('kind = "steer"', 'kind = "mfm"'),
+        ('kind = "steer"', "steps = 3"),
+        ('kind = "steer"', 'kind = "steer"\nstpes = 3'),
+        ('kind = "steer"', 'kind = "steer"\nsteps = 3.5'),
+        ('kind = "steer"', 'kind = "steer"\nsteps = "3"'),
+        ('kind = "steer"', 'kind = "steer"\nresample = "all"'),
+        ('kind = "steer"', 'kind = "steer"\ndynamics = "sdd"'),
+        ('kind = "steer"', 'kind = "steer"\ndynamics = { kind = "sde", x = 1 }'),
+        ("weights = [1.0]", "weights = 1.0"),
+        ("weights = [1.0]", 'weights = ["a"]'),
+        ("std = 1.0", "weight = 2.0"),
+        ("std = 1.0", "std = 1.0\nheld_out = 1"),
+        ("std = 1.0", "std = 1.0\nclip = [1.0]"),
+        ("[[reward]]", "[reward]"),
+        ('kind = "steer"', 'kind = "steer"\n[[compare]]\nmode.steps = 3'),
+        ('kind = "steer"', 'kind = "steer"\n[[compare]]\nname = "a"\nmode.stpes = 3'),
+        ('kind = "steer"', 'kind = "steer"\n[[compare]]\nname = "a"\nrun.seed = 3'),
+        ('kind = "steer"', 'kind = "steer"\n[sweep]\nhow = "all"'),
+        ('kind = "steer"', 'kind = "steer"\n[sweep]\n"mode.steps" = 3'),
+    ],
+)
+def test_what_is_wrong_at_sight_is_refused(refused, old, new):
+    assert BASE.count(old) == 1
+    assert refused(BASE.replace(old, new))
+
+
+def test_every_option_says_what_it_is(catalog):
+    schema = json_schema(catalog)
+    steer = schema["definitions"]["mode/steer"]
+    assert steer["description"].startswith("Samples p*(x)")
+    steps = steer["properties"]["steps"]
+    assert steps == {"type": "integer", "description": "steps from noise to data (default: 50)"}
+
+
+def test_the_command_prints_it(catalog):
+    shown = CliRunner().invoke(main, ["schema"])
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout) == json_schema(catalog)
