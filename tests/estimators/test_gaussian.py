@@ -71,6 +71,26 @@ def test_value_is_the_limit_of_many_gaussian_draws():
     assert torch.allclose(got.value, drawn, atol=0.01)
 
 
+def test_states_that_memory_is_too_small_for_are_fewer_at_once(monkeypatch):
+    problem, noisy = states(blob(), 7, 0.4)
+    streams = Streams(0, tuple(range(7)))
+    whole, velocity = (
+        GaussianValue().estimate(problem, noisy, streams=streams),
+        problem.model.velocity,
+    )
+
+    def short(self, x, t, cond):
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return velocity(x, t, cond)
+
+    monkeypatch.setattr(type(problem.model), "velocity", short)
+    found = GaussianValue().estimate(problem, noisy, streams=streams)
+    assert torch.allclose(found.shift, whole.shift, atol=1e-12)
+    assert torch.allclose(found.value, whole.value, atol=1e-12)
+    assert problem.chunks.rows == {"gradient of the value": 1}
+
+
 def test_particles_correct_the_value_of_data_that_are_not_gaussian():
     """Three far modes: the posterior is no Gaussian, and guidance alone gives them wrong masses."""
     world, rows = plane(), 128

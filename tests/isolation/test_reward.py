@@ -8,6 +8,7 @@ from PIL import Image
 
 from align.catalog.convert import read_part
 from align.catalog.registry import load_catalog
+from align.core.chunks import Chunks
 from align.core.errors import PartError, PromptError
 from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImages, Quadratic
@@ -27,6 +28,8 @@ import torch.nn.functional as F
 kernel = torch.linspace(-1, 1, 3 * 8 * 25).sin().reshape(8, 3, 5, 5)
 
 def score(data, prompts):
+    if len(data) > 9:
+        raise MemoryError("too many at once")
     weights = torch.tensor([float(len(prompt)) for prompt in prompts])
     return F.conv2d(data, kernel.to(data)).tanh().flatten(1).logsumexp(1) * weights
 """
@@ -87,6 +90,16 @@ def test_pictures_have_the_same_bits_in_any_chunks(convolved):
         here, there = (both(r, data, prompts_of(data), torch.linspace(-1, 2, 6)) for r in guarded)
         assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
         assert here[1].any()
+
+
+def test_pictures_that_memory_is_too_small_for_there_are_halved(convolved):
+    here, there, _ = convolved
+    data, chunks = pictures(20), Chunks(20)
+    with torch.no_grad():
+        score = GuardedReward(there, "it", Meter(), chunks).score(data, prompts_of(data))
+        whole = GuardedReward(here, "it", Meter(), 5).score(data, prompts_of(data))
+    assert torch.equal(score, whole)
+    assert chunks.rows == {"reward 'it'": 5}
 
 
 def test_threads_are_as_many_as_here(convolved):

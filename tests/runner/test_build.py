@@ -11,6 +11,7 @@ from align.core.errors import PartError, PromptError
 from align.core.model import ModelSpec
 from align.core.reward import Reward, RewardSpec
 from align.engine.guard import GuardedReward
+from align.engine.memory import DeviceMemory
 from align.engine.offload import Offloaded
 from align.models.mixture import Mixture
 from align.modes.sampling.best_of_n import BestOfN
@@ -73,6 +74,31 @@ def arm(name="a", prompt=""):
 def inner(problem):
     assert all(isinstance(term.reward, GuardedReward) for term in problem.reward.terms)
     return [term.reward.inner for term in problem.reward.terms]
+
+
+@attrs.frozen(kw_only=True)
+class Drawn(Prompted):
+    """The same, as if it made pictures."""
+
+    domain: ClassVar[str] = "image"
+
+    def build(self, device):
+        model = super().build(device)
+        model.domain = "image"
+        return model
+
+
+def test_rows_at_once_have_a_cap_that_memory_does_not_change(monkeypatch):
+    def caps(model, **run):
+        return build(attrs.evolve(arm(), model=model), Rewards((), CPU), Run(**run)).problem.chunks
+
+    vectors, pictures = Prompted(), Drawn()
+    for free in (1e12, 0.0):
+        monkeypatch.setattr(DeviceMemory, "free", lambda self, free=free: free)
+        assert [caps(vectors).cap, caps(pictures).cap] == [1 << 20, 64]
+        assert [caps(vectors, chunk=5).cap, caps(pictures, chunk=500).cap] == [5, 500]
+    found = build(attrs.evolve(arm(), model=pictures), Rewards((), CPU), Run())
+    assert found.problem.chunks is found.problem.model.chunks
 
 
 def term(part, name, **options):

@@ -22,6 +22,7 @@ from align.catalog.registry import load_catalog
 from align.core.errors import ContractError, PartError, PluginError, RecipeError
 from align.core.reward import Reward, RewardSpec
 from align.engine import allocator
+from align.engine.memory import DeviceMemory
 from align.estimators.stein import Stein
 from align.models.mixture import Mixture
 from align.modes.sampling.best_of_n import BestOfN
@@ -260,6 +261,47 @@ def test_the_chunk_changes_no_state(done, go, chunk):
         assert torch.allclose(x1, states(done.folder)[name], rtol=0, atol=1e-12)
     for one, other in zip(cut.results, done.results, strict=True):
         assert (one.cost.calls, one.cost.backward) == (other.cost.calls, other.cost.backward)
+
+
+@pytest.fixture(scope="module")
+def short(go):
+    """The same run, while as good as no memory is free."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeviceMemory, "free", lambda self: 4000.0)
+        return go(RECIPE)
+
+
+def test_memory_that_is_short_changes_states_by_rounding_alone(done, short):
+    for name, x1 in states(short.folder).items():
+        assert torch.allclose(x1, states(done.folder)[name], rtol=0, atol=1e-10)
+    for one, other in zip(short.results, done.results, strict=True):
+        assert (one.cost.calls, one.cost.backward) == (other.cost.calls, other.cost.backward)
+
+
+def test_a_repeated_run_has_the_rows_at_once_that_it_had_before_and_its_bits(done, short, go):
+    before = about(short.folder)["chunks"]
+    assert list(before) == ["plain", "Stein", "gradient, noisy"]
+    assert {*before["Stein"]} == {"velocity", "posterior_jump", "decode"} | {
+        "reward 'likelihood'",
+        "reward 'other'",
+    }
+    assert "gradient of the reward" in before["gradient, noisy"]
+    assert max(before["Stein"].values()) < 16  # fewer than states and draws
+    had = states(short.folder)
+    again = go(short.folder / "recipe.toml", out=short.folder)  # now there is enough memory
+    assert again.folder == short.folder
+    assert about(again.folder)["chunks"] == before
+    assert all(torch.equal(x1, had[name]) for name, x1 in states(again.folder).items())
+    assert {*about(done.folder)["chunks"]["Stein"].values()} == {1 << 20}
+
+
+@pytest.mark.parametrize("damaged", ["many", ["a"], {"Stein": 3, "plain": {"velocity": "x"}}])
+def test_rows_at_once_that_cannot_be_read_are_found_anew(go, damaged):
+    first = go(LONG, "mode.steps=1")
+    facts = about(first.folder)
+    (first.folder / "about.json").write_text(json.dumps({**facts, "chunks": damaged}))
+    again = go(first.folder / "recipe.toml", out=first.folder)
+    assert about(again.folder)["chunks"]["steer"] == facts["chunks"]["steer"]
 
 
 @pytest.mark.parametrize("samples", [1, 16])

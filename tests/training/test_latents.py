@@ -105,6 +105,20 @@ def data(tmp_path):
     return Pictures(path=_pictures(tmp_path / "set"), latents=str(tmp_path / "kept/latents"))
 
 
+def test_pictures_that_memory_is_too_small_for_are_encoded_fewer_at_once(tmp_path):
+    data, encoding, seen = Pictures(path=_pictures(tmp_path / "set")), _model().encoding(), []
+
+    def short(pictures):
+        seen.append(len(pictures))
+        if len(pictures) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encoding.encode(pictures)
+
+    found = encoded(data, attrs.evolve(encoding, encode=short))
+    assert torch.allclose(found.states, encoded(data, encoding).states, atol=1e-6)
+    assert max(seen) > 2
+
+
 @pytest.fixture
 def folder(data, tmp_path):
     """Latents that are written."""
