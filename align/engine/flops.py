@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,6 +46,16 @@ def counted() -> Iterator[FlopCounter]:
         yield counter
 
 
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Nobody counts what is computed in this context."""
+    before, FlopCounter.pausing = FlopCounter.pausing, True
+    try:
+        yield
+    finally:
+        FlopCounter.pausing = before
+
+
 @final
 class FlopCounter(TorchDispatchMode):
     """Counts operations, forward and backward, by torch's table of formulas.
@@ -58,6 +68,7 @@ class FlopCounter(TorchDispatchMode):
     """
 
     supports_higher_order_operators = True
+    pausing: ClassVar[bool] = False
 
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)
@@ -92,6 +103,6 @@ class FlopCounter(TorchDispatchMode):
         self, func: Any, operation: Any, args: Sequence[Any], options: Mapping[str, Any]
     ) -> Any:
         result = func(*args, **options)
-        if operation in flop_registry:
+        if operation in flop_registry and not self.pausing:
             self.total += int(flop_registry[operation](*args, **options, out_val=result))
         return result

@@ -14,6 +14,7 @@ import torch
 
 from align.engine.allocator import return_freed
 from align.engine.cost import LivingBytes
+from align.engine.flops import uncounted
 
 _UNLIMITED: Final = 1 << 50
 _GROUPS: Final = Path("/sys/fs/cgroup")
@@ -38,8 +39,11 @@ class DeviceMemory:
         return float(torch.cuda.mem_get_info(self.device)[0] + unused)
 
     def taken(self, call: Callable[[], object]) -> float:
-        """The most bytes of tensors that `call` holds at once, beyond those that it is given."""
-        with LivingBytes() as living:
+        """The most bytes of tensors that `call` holds at once, beyond those that it is given.
+
+        Its operations are counted by nobody.
+        """
+        with uncounted(), LivingBytes() as living:
             call()
         return float(living.peak)
 

@@ -50,7 +50,9 @@ class Run:
         "where to compute; 'auto' is cuda when there is one", default="auto"
     )
     chunk: int = option(
-        "most rows at once of any part; 0 for 64 on a CPU and 256 on a GPU, where memory allows", default=0, check=at_least(0)
+        "most rows at once of any part; 0 for 64 on a CPU and 256 on a GPU, where memory allows",
+        default=0,
+        check=at_least(0),
     )
     checkpoint_every: int = option(
         "steps between the checkpoints of a training run", default=200, check=at_least(1)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from align.engine import memory
+from align.engine.flops import counted
 from align.engine.memory import DeviceMemory, available, free
 
 CPU = torch.device("cpu")
@@ -51,6 +52,15 @@ def test_a_way_back_keeps_what_it_needs():
 
     assert taken(forward) == 2 * rows
     assert layers * rows <= taken(back) <= (layers + 3) * rows
+
+
+def test_operations_of_a_measurement_are_counted_by_nobody():
+    a = torch.ones(4, 4)
+    with counted() as counter:
+        DeviceMemory(CPU).taken(lambda: a @ a)
+        assert counter.total == 0
+        _ = a @ a
+    assert counter.total == 2 * 4**3
 
 
 def test_there_is_less_free_than_available():
