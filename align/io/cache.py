@@ -149,8 +149,8 @@ class Cache:
             files.remove(entry.folder)
             left -= entry.size
 
-    def discard(self, key: str, name: str) -> None:
-        """Remove a file of an entry, as far as that can be done."""
+    def discard(self, key: str, name: str = "") -> None:
+        """Remove a file of an entry, or all of them, as far as that can be done."""
         files.remove(self._path(key, name))
 
     def entries(self) -> list[Entry]:
@@ -222,6 +222,8 @@ class Cache:
 
 def header(path: Path) -> Mapping[str, Any]:
     """What a safetensors file says of itself under "about"; empty for one that is damaged."""
+    if not files.exists_as_file(path):
+        return {}
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

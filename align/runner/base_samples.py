@@ -202,18 +202,20 @@ class _Drawing:
     mode: BestOfN
 
     def kept(self, shelf: Shelf) -> tuple[Drawn | None, dict[str, Scored]]:
-        """What is kept of the samples, if it is what the parts would make now."""
+        """What is kept of the samples, as far as it is what the parts make now."""
         problem = self.built.problem
         states = shelf.drawn(problem.model.device)
         if states is None:
             return None, {}
         found = {t.name: shelf.scored(t.name, states.x1.device) for t in problem.reward.terms}
         scored = {name: one for name, one in found.items() if one is not None}
-        if self._agrees(states, scored):
-            return states, scored
-        logger.info("what the cache has of the unsteered samples is not what the parts make now")
-        shelf.forget()
-        return None, {}
+        changed = self._changed(states, scored)
+        for who in changed:
+            logger.info("what is kept of {} is not what it makes now, and is made anew", who)
+        if "the model" in changed:
+            shelf.forget()
+            return None, {}
+        return states, {n: one for n, one in scored.items() if f"reward '{n}'" not in changed}
 
     def make(
         self, states: Drawn | None, terms: Sequence[Term], on_progress: OnProgress
@@ -274,28 +276,30 @@ class _Drawing:
         assert outcome.x1 is not None
         return outcome.x1
 
-    def _agrees(self, states: Drawn, scored: Mapping[str, Scored]) -> bool:
-        """Whether the parts make of two of the samples what is kept of them, rounding aside.
+    def _changed(self, states: Drawn, scored: Mapping[str, Scored]) -> list[str]:
+        """Which parts do not make of two of the samples what is kept of them, rounding aside.
 
-        That is their velocity residual, in which the networks have their say, and their scores. It
-        shows what no digest can: a file that somebody's code reads without naming it.
+        Of the model that is asked by the velocity residual. It shows what no digest can: a file
+        that somebody's code reads without naming it.
         """
         problem, count = self.built.problem, len(self.streams.samples)
         if states.x1.shape != (count, *problem.model.shape):
-            return False
+            return ["the model"]
         rows = torch.tensor([0, count - 1])
         streams, x1 = self.streams.rows(rows), states.x1[rows.to(states.x1.device)]
+        kept = {"the model": states.traits.residual}
         try:
             cond = problem.condition(streams.samples)
-            now = {"": Traits.of(problem.model, x1, cond, streams).residual}
-            data = problem.model.decode(x1)
+            now = {"the model": Traits.of(problem.model, x1, cond, streams).residual}
+            data = problem.model.decode(x1) if scored else x1
             for term in problem.reward.terms:
                 if term.name in scored:
-                    now[term.name] = term.reward.score(data, cond.prompts)
-        except AlignError:
-            return False
-        kept = {"": states.traits.residual, **{name: one.scores for name, one in scored.items()}}
-        return all(_alike(value, kept[name], rows) for name, value in now.items())
+                    who = f"reward '{term.name}'"
+                    kept[who] = scored[term.name].scores
+                    now[who] = term.reward.score(data, cond.prompts)
+        except AlignError:  # which is raised again where all samples are made
+            return ["the model"]
+        return [who for who, numbers in now.items() if not _alike(numbers, kept[who], rows)]
 
 
 def _alike(now: Tensor, kept: Tensor, rows: Tensor) -> bool:

@@ -130,9 +130,8 @@ class Shelf:
             logger.bind(notice=True).warning(text, error)
 
     def forget(self) -> None:
-        """Remove what is kept of the states and of these rewards' scores."""
-        for name in (_STATES, *(f"{key}.safetensors" for key in self.rewards.values())):
-            self.cache.discard(self.key, name)
+        """Remove all that is kept of these samples, scores by rewards of other runs too."""
+        self.cache.discard(self.key)
 
     def _read(
         self, name: str, tensors: Iterable[str]

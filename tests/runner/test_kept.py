@@ -416,22 +416,27 @@ def test_scores_that_a_reward_does_not_give_any_more_are_not_believed(shelves, t
     text += "def score(data, prompts):\n    return data[:, 0] * float(P.read_text())\n"
     (tmp_path / "score.py").write_text(text)
     reward = Python(file=str(tmp_path / "score.py"))
-    first, _ = drawn(shelves, reward)
+    first, _ = drawn(shelves, reward, NEAR)
     (tmp_path / "secret").write_text("3")
-    second, was_drawn = drawn(shelves, reward)
-    assert was_drawn
+    second, was_drawn = drawn(shelves, reward, NEAR)
+    assert not was_drawn
     assert torch.allclose(3 * first.scores["python"], second.scores["python"])
-    assert any("is not what the parts make now" in line for line in log)
-    assert not drawn(shelves, reward)[1]
+    assert torch.equal(first.scores["likelihood"], second.scores["likelihood"])
+    line = "what is kept of reward 'python' is not what it makes now, and is made anew"
+    assert log.count(line) == 1
+    drawn(shelves, reward, NEAR)
+    assert log.count(line) == 1
 
 
-def test_states_that_the_model_does_not_make_any_more_are_not_believed(shelves, monkeypatch):
-    drawn(shelves, NEAR)
+def test_states_that_the_model_does_not_make_any_more_are_not_believed(shelves, monkeypatch, log):
+    drawn(shelves, NEAR, FAR)
     other = attrs.evolve(MODEL, means=((-3.0,), (2.0,)))
     build_other = other.build
     monkeypatch.setattr(Mixture, "build", lambda self, device: build_other(device))
     _, was_drawn = drawn(shelves, NEAR)
     assert was_drawn
+    assert "what is kept of the model is not what it makes now, and is made anew" in log
+    assert len(list(shelves.cache.folder.rglob("*.safetensors"))) == 2  # none of the other reward
 
 
 # The disk.
