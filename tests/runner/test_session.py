@@ -705,13 +705,20 @@ mode = { kind = "best_of_n", n = 3, flow_steps = 5 }
 [[compare]]
 name = "5"
 mode = { kind = "best_of_n", n = 5, flow_steps = 5 }
+
+[[compare]]
+name = "5 again"
+mode = { kind = "best_of_n", n = 5, flow_steps = 5 }
 """
+
+
+MEASURED = dict.fromkeys(("seconds", "warmup_seconds", "step_seconds", "memory"))
 
 
 def by_arm(folder, name):
     """All that a run keeps of an arm but for time and memory."""
     (arm,) = (arm for arm in results(folder)["arms"] if arm["name"] == name)
-    arm["cost"] |= {"seconds": None, "memory": None}
+    arm["cost"] |= MEASURED
     return arm, [line for line in metrics(folder) if line["arm"] == name]
 
 
@@ -731,6 +738,11 @@ def test_arms_go_on_from_searches_before_them_and_are_what_they_are_alone(go, mo
     single = go(recipe + f'[[compare]]\nname = "5"\nmode = {{ {mode} }}\n').folder
     assert taken[7:] == [(5, index) for index in range(5)]
     assert by_arm(together, "5") == by_arm(single, "5")
+    again, lines = by_arm(together, "5 again")
+    assert (again["scores"], again["cost"]) == tuple(
+        by_arm(together, "5")[0][key] for key in ("scores", "cost")
+    )
+    assert len(lines) == 5
     assert torch.equal(states(together)["5"], states(single)["5"])
     seconds = {arm["name"]: arm["cost"]["seconds"] for arm in results(together)["arms"]}
     assert seconds["unsteered"] < seconds["3"] < seconds["5"]
@@ -743,7 +755,7 @@ def numbers(folder):
     found = results(folder)
     del found["digest"]
     for arm in found["arms"]:
-        arm["cost"] |= {"seconds": None, "memory": None}
+        arm["cost"] |= MEASURED
     return found
 
 
