@@ -8,6 +8,7 @@ finetuning   a step of fine-tuning over one of flow matching; from when fine-tun
 objectives   a step of each objective of `distill` over one of flow matching
 isolation    a reward in an interpreter of its own over the same reward here
 pipelines    sampling of pipelines of diffusers, in passes of their networks; needs the plugin
+startup      what a command costs before it does anything, in seconds of processes
 scale        steps at the size of DiT-XL/2 with random weights, in seconds; needs a CUDA device
 """
 
@@ -19,7 +20,7 @@ from importlib.util import find_spec
 import attrs
 import torch
 
-from benchmarks.speed import finetuning, isolation, objectives, pipelines, scale, steering
+from benchmarks.speed import finetuning, isolation, objectives, pipelines, scale, startup, steering
 from benchmarks.speed.timing import Sizes
 from benchmarks.table import Table, parsed, parser_of, publish
 
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "objectives": objectives.tables,
     "isolation": isolation.tables,
     "pipelines": pipelines.tables,
+    "startup": startup.tables,
     "scale": scale.tables,
 }
 HAS_PIPELINES = find_spec("align_diffusers") is not None
