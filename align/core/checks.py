@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Final, TypeAlias, final
 
 import attrs
@@ -124,12 +125,13 @@ def _values(numbers: Sequence[Tensor]) -> list[float]:
     """Numbers () as floats, with one wait for each device that they are on."""
     groups = dict[torch.device, dict[torch.dtype, list[int]]]()
     for place, number in enumerate(numbers):
-        group = groups.setdefault(number.device, {}).setdefault(number.dtype, [])
-        group.append(place)
+        groups.setdefault(number.device, {}).setdefault(number.dtype, []).append(place)
     values = [0.0] * len(numbers)
-    for types in groups.values():
-        stacks = [torch.stack([numbers[p].detach() for p in places]) for places in types.values()]
-        together = torch.cat([stack.double() for stack in stacks]).tolist()
-        for place, value in zip((p for ps in types.values() for p in ps), together, strict=True):
+    for device, types in groups.items():
+        stacks = [torch.stack([numbers[place] for place in places]) for places in types.values()]
+        if device.type != "cpu" and len(stacks) > 1:
+            stacks = [torch.cat([stack.double() for stack in stacks])]
+        found = chain.from_iterable(stack.tolist() for stack in stacks)
+        for place, value in zip(chain.from_iterable(types.values()), found, strict=True):
             values[place] = value
     return values

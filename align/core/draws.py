@@ -6,6 +6,7 @@ alone: draw n of sample i is the same in any chunk.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, final
 
 import attrs
@@ -69,7 +70,7 @@ class Draws:
     counts: Tensor
     point: bool
 
-    @property
+    @cached_property
     def weights(self) -> Tensor:
         """w = softmax(r) over the draws, (N, B)."""
         return torch.softmax(self.rewards, 0)
@@ -79,7 +80,7 @@ class Draws:
         """1/N for each draw that was made, (N, B)."""
         return self.rewards.isfinite().to(self.rewards) / self.counts
 
-    @property
+    @cached_property
     def ess(self) -> Tensor:
         """(Σ w)² / Σ w², (B,)."""
         return 1 / self.weights.square().sum(0)

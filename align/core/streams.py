@@ -156,41 +156,42 @@ class Streams:
 
     def _words(self, count: int, draws: int) -> Tensor:
         """32-bit words as int64, (draws, B, count rounded up to an even number)."""
-        draw = torch.arange(draws, device=self.device)[:, None, None]
-        if self.first:
-            draw = draw + on_device(self.first, self.device)[:, None]
-        sample = on_device(self.samples, self.device)[None, :, None]
-        block = torch.arange(-(-count // 4), device=self.device)[None, None, :]
-        low, high = sample & _MASK, (sample >> 32) & _MASK
-        key = self._key()
+        sizes = draws, -(-count // 4)
+        kept = 2 if count <= 2 else 4  # pairs beyond `count` are not stacked
         if self.device.type == "cpu":
             # There numpy takes half the time of torch, or a third where numbers are few.
-            counter = block.numpy(), draw.numpy(), low.numpy(), high.numpy()
-            words = list(
-                map(torch.from_numpy, philox(counter, (_in_numpy(key[0]), _in_numpy(key[1]))))
-            )
+            draw, block = map(np.arange, sizes)
+            words = self._philox(draw, block, lambda numbers: np.array(numbers, dtype=np.int64))
+            pairs = torch.from_numpy(np.stack(words[:kept], -1)).flatten(-2)
         else:
-            words = philox((block, draw, low, high), key)
-        # Pairs beyond `count` are not stacked.
-        pairs = torch.stack(words[: 2 if count <= 2 else 4], -1).flatten(-2)
+            places, blocks = (torch.arange(size, device=self.device) for size in sizes)
+            there = self._philox(places, blocks, lambda numbers: on_device(numbers, self.device))
+            pairs = torch.stack(there[:kept], -1).flatten(-2)
         return pairs[..., : count + count % 2]
 
-    def _key(self) -> tuple[int | Tensor, int | Tensor]:
-        """Of all rows, or of each in tensors (1, B, 1)."""
+    def _philox(
+        self, draw: Words, block: Words, array: Callable[[tuple[int, ...]], Words]
+    ) -> list[Words]:
+        """Four words (draws, B, blocks) for each counter, by arrays of the kind of `draw`."""
+        draw, block = draw[:, None, None], block[None, None, :]
+        if self.first:
+            draw = draw + array(self.first)[None, :, None]
+        sample = array(self.samples)[None, :, None]
+        counter = block, draw, sample & _MASK, (sample >> 32) & _MASK
         if not self.branches:
-            return _key_of((self.seed, *self.purpose))
+            return philox(counter, _key_of((self.seed, *self.purpose)))
+        first, second = self._keys()
+        return philox(counter, (array(first)[None, :, None], array(second)[None, :, None]))
+
+    def _keys(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Both words of each row's key."""
         keys = {row: _key_of((self.seed, *row, *self.purpose)) for row in set(self.branches)}
         first, second = zip(*(keys[row] for row in self.branches), strict=True)
-        columns = (on_device(words, self.device)[None, :, None] for words in (first, second))
-        return next(columns), next(columns)
+        return first, second
 
     def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
         numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)
         return numbers[0] if draws is None else numbers
-
-
-def _in_numpy(word: int | Tensor) -> int | NDArray[np.int64]:
-    return word if isinstance(word, int) else word.numpy()
 
 
 def _key_of(purpose: tuple[str | int, ...]) -> tuple[int, int]:
