@@ -10,7 +10,8 @@ processor. T is what the first method takes for 100 steps, and the other columns
 steps as a method makes in a quarter of T, in T and in three times T.
 
 With --results each run is written to a file as soon as it is done, and what the file has is not
-measured again: a command that was stopped goes on, and one that is done only prints.
+measured again: a command that was stopped goes on, and one that is done only prints. --print
+prints what there is so far.
 """
 
 from __future__ import annotations
@@ -54,10 +55,19 @@ def mean_over_problems(values: Sequence[float]) -> str:
     return f"{mean:.3f} ± {error:.3f}"
 
 
+def seconds_of(records: dict[Key, Numbers], world: tuple[int, float]) -> float:
+    """Processor time of all runs of one size and deviation."""
+    of_world = (numbers for key, numbers in records.items() if (key.size, key.std) == world)
+    return float(sum(numbers.get("seconds", 0.0) for numbers in of_world))
+
+
 def rows_of_table(
     names: Sequence[str], world: tuple[int, float], records: dict[Key, Numbers]
 ) -> Iterator[tuple[str, ...]]:
-    """One row a method; the lowest mean of each budget is in bold."""
+    """One row a method; the lowest mean of each budget is in bold.
+
+    A cell of fewer problems than there are says how many in brackets.
+    """
 
     def found(name: str, budget: str, what: str) -> list[float]:
         of = (*world, name, budget)
@@ -67,17 +77,22 @@ def rows_of_table(
             if (key.size, key.std, key.method, key.budget) == of
         ]
 
-    floor = mean_over_problems(found("floor", "", "sw2"))
+    exact = found("floor", "", "sw2")
+    floor = mean_over_problems(exact)
     reward = statistics.fmean(found("floor", "", "reward"))
     yield "floor", "", *[floor] * len(COLUMNS), f"{reward:.2f}", ""
     cells = {name: [found(name, budget, "sw2") for budget in COLUMNS] for name in names}
-    lowest = [
-        min((mean for cell in column if cell and (mean := statistics.fmean(cell)) < 10), default=0)
+    # A cell of fewer problems is no match for the others: they may be easier ones.
+    means = [
+        [statistics.fmean(cell) for cell in column if len(cell) == len(exact)]
         for column in zip(*cells.values(), strict=True)
     ]
+    lowest = [min((mean for mean in column if mean < 10), default=0.0) for column in means]
     for name in names:
         texts = [mean_over_problems(cell) for cell in cells[name]]
         for column, cell in enumerate(cells[name]):
+            if 0 < len(cell) < len(exact):
+                texts[column] += f" ({len(cell)})"
             if cell and statistics.fmean(cell) == lowest[column]:
                 texts[column] = f"**{texts[column]}**"
         reward = statistics.fmean(found(name, "T", "reward"))
@@ -101,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--only", default="", help="the first, and methods whose name has this in it"
     )
     parser.add_argument("--results", type=Path, help="JSON lines: one run each, kept")
+    parser.add_argument(
+        "--print", action="store_true", help="measure nothing: the table of what --results has"
+    )
     options, command = parsed(parser, arguments)
     listed = installed(options.size)
     listed = listed[:1] + [method for method in listed[1:] if options.only in method.name]
@@ -110,10 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ledger = Ledger.of(options.results)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        measure(listed, cases, steps, rounds, ledger)
+        if not options.print:
+            measure(listed, cases, steps, rounds, ledger)
     head = ("method", "pace", *COLUMNS, "reward", "particles")
-    title = f"D = {options.size}, s = {options.std:g}, {problems} problems"
     world, names = (options.size, options.std), [method.name for method in listed]
+    seconds = seconds_of(ledger.records, world)
+    title = f"D = {world[0]}, s = {world[1]:g}, {problems} problems, {seconds:.0f} s of runs"
     table = Table(title, head, rows_of_table(names, world, ledger.records))
     publish([table], command, options.page, f"peers {options.size} {options.std:g}")
 

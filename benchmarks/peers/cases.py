@@ -138,5 +138,5 @@ def ours(
 
 def particles(**options: Any) -> Make:
     """As many particles as samples are wanted, of one sample."""
-    chosen = {"dynamics": SDE(), "grid": "log_snr", "resample": "systematic"} | options
-    return lambda steps, rows: Steer(steps=steps, particles=rows, **chosen)
+    chosen: dict[str, Any] = {"dynamics": SDE(), "grid": "log_snr"} | options
+    return lambda steps, rows: Steer(steps=steps, particles=rows, resample="systematic", **chosen)
