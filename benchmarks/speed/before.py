@@ -25,6 +25,7 @@ from align.core.problem import Problem
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
+from align.engine.allocator import keep_freed
 from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.loop import execute
 from align.engine.meter import Meter
@@ -59,8 +60,9 @@ def numbers(rows: int, *shape: int) -> Call:
 def mixture(size: int) -> GaussianMixture:
     """25 components."""
     generator = torch.Generator().manual_seed(0)
-    means = torch.randn(25, size, generator=generator).tolist()
-    return Mixture(weights=(1.0,) * 25, means=means, stds=(0.2,) * 25).build(CPU)
+    means = torch.randn(25, size, generator=generator)
+    points = tuple(tuple(map(float, mean)) for mean in means)
+    return Mixture(weights=(1.0,) * 25, means=points, stds=(0.2,) * 25).build(CPU)
 
 
 def velocity(rows: int, size: int, *, back: bool) -> Call:
@@ -136,6 +138,7 @@ SUBJECTS: Mapping[str, Callable[[], Call]] = {
 def work() -> None:
     """Time the subjects whose names come in, each for as many calls as take a tenth of a second."""
     torch.set_num_threads(1)
+    keep_freed()
     calls, counts = dict[str, Call](), dict[str, int]()
     for line in sys.stdin:
         name = line.strip()
