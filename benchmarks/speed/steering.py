@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -26,6 +27,7 @@ from align.engine.loop import execute
 from align.engine.meter import Meter, peak_memory
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
+from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm, Run
 from align.runner.build import Rewards, build
@@ -46,7 +48,7 @@ class Near(Reward):
         return -data.flatten(1).square().sum(1)
 
 
-def steered(problem: Problem, mode: Steer, rows: int) -> None:
+def steered(problem: Problem, mode: AlignmentMode[Any], rows: int) -> None:
     """Run a mode through the engine, as `align run` does."""
     meter = problem.model.meter if isinstance(problem.model, GuardedModel) else Meter()
     streams = Streams(0, tuple(range(rows)))
@@ -145,6 +147,13 @@ def times(sizes: Sizes) -> Iterator[tuple[str, str, str]]:
             rounds,
         )
         yield f"`steer`, MFM-G with {draws}, over a bare loop", f"{over:.3f}", "1.05"
+    search, n = pocket(1, 1), 4 if sizes.toy else 32
+    single, many = (
+        partial(steered, problem, BestOfN(n=n, flow_steps=steps), 1)
+        for problem in (attrs.evolve(search, chunks=1), search)
+    )
+    over = ratio(single, many, rounds)
+    yield f"best of {n} for one sample: candidates one by one, over batches", f"{over:.3f}", ""
     problem = latents(rows)
     model = problem.model.capability(NetworkModel)
     assert model is not None
