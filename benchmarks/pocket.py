@@ -26,8 +26,8 @@ from align.metrics.statistics import ImageStatistics
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import RewardTerm
+from align.runner.direct import sample
 from align.runner.results import ArmResult
-from align.runner.session import sample
 from align.samplers.dps import DPS
 from align.samplers.mfm import MetaFlowMap
 from benchmarks.table import Table, parsed, parser_of, publish

@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from align.core.checks import checks
 from align.core.chunks import is_out_of_memory, too_small
 from align.core.errors import DivergedError, OutOfMemoryError, PartError
 from align.core.mode import Export
@@ -328,7 +329,7 @@ def advance(
             (values.sum() * (parallel.count() / options.batch)).backward()
         losses.append(loss.detached())
     norm = nn.utils.clip_grad_norm_(training.module.parameters(), options.max_grad_norm)
-    metrics = _means(losses) | {"norm": float(parallel.whole(norm)), "learning_rate": learning_rate}
+    metrics = _means(losses, norm) | {"learning_rate": learning_rate}
     for name, what in (("loss", "the loss"), ("norm", "the norm of the gradient")):
         if not math.isfinite(metrics[name]):
             raise DivergedError(_cure(f"{what} is {metrics[name]:g}", options, learning_rate))
@@ -394,7 +395,7 @@ def _length(weights: Iterable[Tensor]) -> float:
     sharded = [w for w in floating if parallel.sharded(w)]
     others = [w for w in floating if not parallel.sharded(w)]
     totals = [nn.utils.get_total_norm(part) for part in (sharded, others) if part]
-    return math.hypot(*(float(parallel.whole(total)) for total in totals))
+    return math.hypot(*checks().read(*map(parallel.whole, totals)))
 
 
 @torch.no_grad()
@@ -415,17 +416,21 @@ def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None
         buffer.copy_(buffers[name])
 
 
-def _means(losses: Sequence[Loss]) -> dict[str, float]:
-    """The mean of the loss and of each metric over the rows of all processes."""
+def _means(losses: Sequence[Loss], norm: Tensor) -> dict[str, float]:
+    """The mean of the loss and of each metric over the rows of all processes; and "norm".
+
+    A GPU is waited for once, and the checks of the step are read too, before weights are moved.
+    """
     values: dict[str, list[Tensor]] = {}
     for loss in losses:
         for name, tensor in {"loss": loss.values, **loss.metrics}.items():
             values.setdefault(name, []).append(tensor.detach().double())
     rows = [torch.cat(tensors) for tensors in values.values()]
-    sums = parallel.summed(torch.stack([row.sum() for row in rows]))
-    counts = parallel.summed(torch.tensor([len(row) for row in rows]))
-    means = zip(values, sums.tolist(), counts.tolist(), strict=True)
-    return {name: total / count for name, total, count in means if count}
+    length, *sums = checks().read(parallel.whole(norm), *(row.sum() for row in rows))
+    counts = [float(len(row)) for row in rows]
+    totals, all_rows = parallel.summed(torch.tensor([sums, counts], dtype=torch.float64)).tolist()
+    means = zip(values, totals, all_rows, strict=True)
+    return {name: total / count for name, total, count in means if count} | {"norm": length}
 
 
 def _group_means(weights: Sequence[GroupedValues | None]) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.recipe import Arm, RewardTerm, Run
 from align.runner.build import Rewards, build
-from align.runner.session import sample
+from align.runner.direct import sample
 from align.samplers.mfm import MetaFlowMap
 from align.training.loop import Optimisation, advance
 from benchmarks.speed.timing import CPU, Sizes, shortest

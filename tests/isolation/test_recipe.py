@@ -16,7 +16,7 @@ from align.cli.main import main
 from align.core.errors import RecipeError
 from align.isolation.reward import Isolated
 from align.recipe import load, to_toml
-from align.runner.session import sample
+from align.runner.direct import sample
 
 RECIPE = """\
 [run]

@@ -18,9 +18,11 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.loop import Observer, execute
 from align.engine.meter import Meter
+from align.testing.fake_device import fake_device
 from align.training import checkpoint
 from align.training.loop import Optimisation, Training, advance, learning_rate_at
 from align.training.mode import TrainingMode, TrainingState
+from tests.waiting import Waiting
 
 
 def test_rate_grows_then_falls():
@@ -445,3 +447,23 @@ def test_a_batch_that_memory_is_too_small_for_says_how_to_cut_it(pieces, said, b
     training = Training.of(scalar, options)
     with pytest.raises(OutOfMemoryError, match=f"memory is too small for {said}"):
         advance(training, loss, options, Streams(0, (0,)), 0, 10)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_step_waits_for_the_device_before_weights_are_moved_and_after(pieces):
+    with fake_device() as device:
+        net = Streams(0, ()).initialise(lambda: nn.Linear(2, 2)).to(device)
+        options = Optimisation(batch=4, grad_accumulation=pieces)
+        training = Training.of(net, options)
+
+        def loss(rows):
+            square = net(rows.normal((2,)).float()).square().sum(1)
+            return Loss(square, {"twice": 2 * square})
+
+        with Waiting() as waiting:
+            streams = Streams(0, (0,), device=device)
+            first, second = (
+                advance(training, loss, options, streams, index, 9).metrics for index in range(2)
+            )
+    assert first["twice"] == pytest.approx(2 * first["loss"]) and second != first
+    assert waiting.counts == {"tolist": 4}

@@ -32,7 +32,7 @@ from align.models.network import autoencoder_in
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.networks.autoencoder import Autoencoder
-from align.runner.session import sample
+from align.runner.direct import sample
 from align.training import weights
 from align.training.data import Labelled
 from align.training.data import load as load_pictures
