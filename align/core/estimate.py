@@ -9,6 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.checks import read
+
 
 @final
 @attrs.frozen(kw_only=True, eq=False)
@@ -55,6 +57,14 @@ class Estimate:
         names = ("reward", "value", "ess", "draws", "error")
         columns = torch.stack([getattr(self, name).double() for name in names])
         return dict(zip(names, columns.mean(1).unbind(), strict=True))
+
+    def numbers(self) -> dict[str, float]:
+        """The same as floats, for the record of a step; that of the error only where it is known.
+
+        Raises:
+            AlignError: a check of the step under way failed.
+        """
+        return known(read(self.means()))
 
 
 def known(numbers: dict[str, float]) -> dict[str, float]:
