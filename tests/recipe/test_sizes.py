@@ -6,8 +6,9 @@ import pytest
 
 from align.catalog.registry import load_catalog
 from align.core.errors import RecipeError
+from align.engine.memory import available
 from align.recipe import load
-from align.recipe.sizes import Need, available
+from align.recipe.sizes import Need
 
 STEER = """\
 [run]
