@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from align.cli.listing import Part
+    from align.recipe import Recipe
 
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
 
+_GAP: Final = 2  # letters between columns
 _NARROWEST: Final = 20  # letters of a column of sentences
 _SHOWN: Final = (
     "report.html",
@@ -287,11 +289,11 @@ def _print_rows(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     first = min(widths[0], _CELL)
     left, pieces = 0, list[list[int]]()
     for place in range(1, len(heads)):
-        if not pieces or widths[place] + 1 > left:
+        if not pieces or widths[place] + _GAP > left:
             pieces.append([])
             left = console().width - first
         pieces[-1].append(place)
-        left -= widths[place] + 1
+        left -= widths[place] + _GAP
     for piece in pieces:
         columns = [Column(_cell(heads[place]), no_wrap=True) for place in piece]
         table = Table(Column(_cell(heads[0]), min_width=first), *columns, box=None, pad_edge=False)
@@ -332,14 +334,23 @@ def _print_notes(notes: Sequence[str]) -> None:
     is_flag=True,
     help="Start the interpreters of isolated rewards, which read their rewards' options.",
 )
+@click.option(
+    "--plan", "planned", is_flag=True, help="Say what good ones would cost, as align plan does."
+)
 @_traceback
 @_guarded
 def check(
-    recipes: tuple[str, ...], sets: Sets, sweeps: Sets, start_isolated: bool, traceback: bool
+    recipes: tuple[str, ...],
+    sets: Sets,
+    sweeps: Sets,
+    start_isolated: bool,
+    planned: bool,
+    traceback: bool,
 ) -> None:
     """Say whether recipes can be run, and if not, everything that stands in the way.
 
-    Nothing that a recipe names is run: no function, and no interpreter without --start-isolated.
+    Nothing that a recipe names is run: no function, and no interpreter without --start-isolated;
+    with --plan, parts are called with a few rows.
     """
     with _uncollected():
         from align.catalog.registry import load_catalog
@@ -359,6 +370,9 @@ def check(
             for reward in unread:
                 text = "its options, and whether it fits the other parts, were not looked at"
                 click.echo(f"{recipe}: {reward}: {text}; --start-isolated has its interpreter look")
+            if planned:
+                with _notices():
+                    _print_plan(loaded.recipe)
     if wrong:
         raise RecipeError("\n".join(wrong))
 
@@ -374,6 +388,36 @@ def schema(traceback: bool) -> None:
     from align.recipe.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(load_catalog()), ensure_ascii=False, indent=1))
+
+
+@main.command()
+@click.argument("recipe")
+@_sets
+@_sweeps
+@_traceback
+@_guarded
+def plan(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
+    """Say what a recipe would cost here: calls, operations, seconds and memory of every arm.
+
+    Parts whose weights are here are called with a few rows; nothing is downloaded, and no sample is
+    made.
+    """
+    from align.catalog.registry import load_catalog
+    from align.recipe import load
+
+    with _notices():
+        _print_plan(load(recipe, sets=sets, sweeps=sweeps, catalog=load_catalog()).recipe)
+
+
+def _print_plan(recipe: Recipe) -> None:
+    """A row an arm, what a part costs, and what must be said beside it."""
+    from align.runner.plan import arm_rows, part_rows, plan_recipe
+
+    planned = plan_recipe(recipe)
+    for heads, rows in (arm_rows(planned), part_rows(planned)):
+        if rows:
+            _print_rows(heads, rows)
+    _print_notes(planned.all_notes())
 
 
 @main.command()

@@ -339,6 +339,17 @@ class ModelSpec(ABC):
         """What must be said beside a run's numbers about files that the options name."""
         return ()
 
+    def sketch(self, device: torch.device) -> tuple[FlowModel, Sequence[nn.Module]] | None:
+        """The model as `build` would make it, but of networks on torch's device "meta", and these.
+
+        `align plan` derives from them what calls cost where the weights are not there. None where
+        only the weights say what the networks are.
+
+        Args:
+            device: where the model would be; its own `device` is that.
+        """
+        return None
+
     @abstractmethod
     def build(self, device: torch.device) -> FlowModel:
         """Load the model; raises PartError when its weights cannot be used."""

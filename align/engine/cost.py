@@ -28,7 +28,7 @@ How: TypeAlias = Literal["measured", "derived"]
 
 _SLOW: Final = 1.0  # seconds; a call that takes more is not repeated to time it
 _QUICK: Final = 0.1  # seconds; a call that takes less is timed again with more rows
-_SIZES: Final = (1, 4, 16, 64)  # rows
+_SIZES: Final = (1, 4, 16, 64, 256, 1024)  # rows
 _SEARCHED: Final = 1 << 30
 
 
@@ -79,15 +79,22 @@ class PartCost:
 
     Attributes:
         forward: of a call without a graph.
-        way_back: of a call with one and its backward pass; None where no gradient passes.
+        way_back: of a call with one and its backward pass; None where no gradient passes, or none
+            was asked for.
+        asked: whether a way back was asked for.
         how: whether the part was called, or derived from shapes.
         row_shape: shape of one row of its result.
     """
 
     forward: PassCost
     way_back: PassCost | None
+    asked: bool
     how: How
     row_shape: tuple[int, ...] = ()
+
+    def serves(self, gradient: bool) -> bool:
+        """Whether it says what a call with a way back, or without one, costs."""
+        return self.asked or not gradient
 
     def cost(self, *, gradient: bool) -> PassCost:
         """With a way back or without; without, where no gradient passes."""
@@ -163,7 +170,7 @@ def part_cost(
     *,
     gradient: bool,
     how: How = "measured",
-    most_rows: int = _SIZES[-1],
+    most_rows: int = 64,
 ) -> PartCost:
     """Call a part a few times and say what it costs.
 
@@ -179,7 +186,9 @@ def part_cost(
     if gradient:
         cost, followed = _pass_cost(call, inputs, True, how, most_rows)
         way_back = cost if followed.has_graph else None
-    return PartCost(forward=forward, way_back=way_back, how=how, row_shape=few.row_shape)
+    return PartCost(
+        forward=forward, way_back=way_back, asked=gradient, how=how, row_shape=few.row_shape
+    )
 
 
 def _pass_cost(
@@ -205,12 +214,11 @@ def _seconds(
         return Linear(0.0, warm.seconds / 2)
     measured = list[tuple[int, float]]()
     for rows in _SIZES:
-        if measured and (rows > most_rows or measured[-1][1] > _QUICK):
+        if len(measured) > 1 and (rows > most_rows or measured[-1][1] > _QUICK):
             break
         took = min(_timed(call, inputs(rows), gradient) for _ in range(2))
         measured.append((rows, took))
-    rows, took = measured[-1]
-    return Linear.through(*measured[-2:]) if len(measured) > 1 else Linear(0.0, took / rows)
+    return Linear.through(*measured[-2:])
 
 
 @final

@@ -206,3 +206,15 @@ def peak_memory(device: torch.device) -> int:
         if peak:
             return 1024 * int(peak[1])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes that are taken now, of what `peak_memory` has the peak of."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return_freed()
+    with suppress(OSError):
+        size = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if size:
+            return 1024 * int(size[1])
+    return peak_memory(device)

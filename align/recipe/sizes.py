@@ -65,8 +65,8 @@ class Need:
         """Why it cannot be, if it cannot; `available` are the bytes that there are."""
         if self.memory > available:
             return (
-                f"{self.text} need at least {_readable(self.memory)} of memory, and there are"
-                f" {_readable(available)} here; use fewer"
+                f"{self.text} need at least {readable(self.memory)} of memory, and there are"
+                f" {readable(available)} here; use fewer"
             )
         if self.seconds > _LONGEST:
             days = self.seconds / _DAY
@@ -205,7 +205,8 @@ def _uses(recipe: Recipe, arm: Arm) -> Iterator[_Use]:
         yield _Use(("metric", index), metric)
 
 
-def _readable(count: float) -> str:
+def readable(count: float) -> str:
+    """A number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

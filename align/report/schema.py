@@ -55,6 +55,7 @@ class ArmNumbers:
         scores: every reward's scores by the reward's name, one number a sample.
         metrics: numbers about the whole set of samples.
         cost: of the arm.
+        plan: what it was said to cost before it began; None where it was not planned.
         divergence: how far its samples are from the base model's, where that was asked.
         departure: their length and velocity residual beside those of base samples.
         findings: of a study.
@@ -71,6 +72,7 @@ class ArmNumbers:
     scores: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     metrics: dict[str, float] = attrs.field(factory=dict)
     cost: Cost = attrs.field(factory=Cost)
+    plan: Cost | None = None
     divergence: Divergence | None = None
     departure: Departure | None = None
     findings: Findings | None = None

@@ -115,18 +115,13 @@ def sample_bases(
     Raises:
         PartError: a reward is the same for all unsteered samples, or there are none.
     """
-    optimising = [arm for arm in recipe.arms() if "reward" in arm.mode.needs]
-    terms = [term for term in recipe.reward if not term.held_out]
+    optimising, terms = _optimising(recipe), [t for t in recipe.reward if not t.held_out]
     if not optimising or not terms:
         return BaseSampleSet()
-    needed = [arm for arm in optimising if _is_compared(arm)]
-    if any(term.normalise != "none" for term in terms):
-        needed.insert(0, optimising[0])
     models = list[BaseSamples]()
-    for arm in needed if recipe.run.unsteered else ():
-        if arm.model is not None and not any(base.model == arm.model for base in models):
-            built = build(arm, rewards, recipe.run)
-            models.append(_sampled(built, recipe, on_progress, shelves))
+    for arm in arms_with_bases(recipe):
+        built = build(arm, rewards, recipe.run)
+        models.append(_sampled(built, recipe, on_progress, shelves))
     first = next((base for base in models if base.model == optimising[0].model), None)
     scores = first.scores if first else {}
     transforms = {
@@ -137,6 +132,29 @@ def sample_bases(
         if transform is not None:
             logger.info("reward {}: {}", name, transform)
     return BaseSampleSet(tuple(models), transforms)
+
+
+def arms_with_bases(recipe: Recipe) -> tuple[Arm, ...]:
+    """The first arm of each base model that something needs samples of."""
+    terms = [term for term in recipe.reward if not term.held_out]
+    optimising = _optimising(recipe) if terms and recipe.run.unsteered else []
+    needed = [arm for arm in optimising if _is_compared(arm)]
+    if optimising and any(term.normalise != "none" for term in terms):
+        needed.insert(0, optimising[0])
+    first = list[Arm]()
+    for arm in needed:
+        if arm.model is not None and not any(other.model == arm.model for other in first):
+            first.append(arm)
+    return tuple(first)
+
+
+def flow_steps_of(recipe: Recipe, model: ModelSpec | None) -> int:
+    """The most steps in which an arm of a model samples plainly, else as many as is usual."""
+    return _flow_steps([arm for arm in recipe.arms() if arm.model == model])
+
+
+def _optimising(recipe: Recipe) -> list[Arm]:
+    return [arm for arm in recipe.arms() if "reward" in arm.mode.needs]
 
 
 @torch.no_grad()

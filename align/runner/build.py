@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import attrs
@@ -12,7 +12,7 @@ from torch import Tensor
 from align.core.attribution import attributed, made
 from align.core.chunks import Chunks
 from align.core.errors import PartError
-from align.core.model import ClassConditional, NoModel, build_model
+from align.core.model import ClassConditional, FlowModel, NoModel, build_model
 from align.core.problem import Problem
 from align.core.prompts import expand_prompt
 from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
@@ -47,10 +47,18 @@ def device_of(name: str) -> torch.device:
 @final
 @attrs.define(eq=False)
 class Rewards:
-    """The rewards of a run, loaded when an arm first needs them: equal ones once, for all arms."""
+    """The rewards of a run, loaded when an arm first needs them: equal ones once, for all arms.
+
+    Attributes:
+        terms: of the recipe.
+        device: where they score.
+        missing: makes what stands in for a reward that cannot be loaded, of the reason; without it
+            that is an error.
+    """
 
     terms: Sequence[RewardTerm]
     device: torch.device
+    missing: Callable[[str], Reward] | None = None
     _loaded: tuple[Reward, ...] | None = attrs.field(default=None, init=False)
 
     def loaded(self) -> tuple[Reward, ...]:
@@ -63,10 +71,18 @@ class Rewards:
         distinct = list[tuple[RewardTerm, Reward]]()
         for term in self.terms:
             if not any(_alike(term, other) for other, _ in distinct):
-                distinct.append((term, self._built(term)))
+                distinct.append((term, self._built_or_missing(term)))
         return tuple(
             next(reward for other, reward in distinct if _alike(term, other)) for term in self.terms
         )
+
+    def _built_or_missing(self, term: RewardTerm) -> Reward:
+        try:
+            return self._built(term)
+        except PartError as error:
+            if self.missing is None:
+                raise
+            return self.missing(str(error))
 
     def _built(self, term: RewardTerm) -> Reward:
         """A term's reward, offloaded if it says so."""
@@ -136,13 +152,14 @@ class Built:
         return pictures
 
 
-def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
+def build(arm: Arm, rewards: Rewards, run: Run, model: FlowModel | None = None) -> Built:
     """Load an arm's model and the rewards, and put them under guard.
 
     Args:
         arm: of the recipe.
         rewards: of the recipe; their device is the model's too.
         run: says the seed, the number of samples and the most rows that are in memory at once.
+        model: of the arm, where it is loaded already.
 
     Raises:
         PartError: a part cannot be loaded.
@@ -152,20 +169,20 @@ def build(arm: Arm, rewards: Rewards, run: Run) -> Built:
     streams = Streams(run.seed, tuple(range(run.samples)), device=device)
     if arm.model is None:
         return Built(arm, Problem(NoModel()), streams, meter)
-    inner = build_model(arm.model, device)
+    inner = model or build_model(arm.model, device)
     with attributed(f"mode '{arm.mode.kind}': check_model"):
         arm.mode.check_model(inner)
     # Kernels are busy with so many rows; where they do not fit into memory, fewer are taken.
     usual = {"image": 64 if device.type == "cpu" else 256, "vector": 1 << 20}[inner.domain]
     chunks = Chunks(run.chunk or usual, DeviceMemory(device))
-    model = GuardedModel(inner, arm.model.kind, meter, chunks)
+    guarded = GuardedModel(inner, arm.model.kind, meter, chunks)
     conditional = inner.capability(ClassConditional)
     classes = conditional.classes if conditional else ()
     file = PromptFile.read(arm.model.prompts) if arm.model.prompts else None
     if file:
         file.require(run.samples)
     prompts = file.prompts if file else expand_prompt(arm.model.prompt, classes)
-    problem = Problem(model, prompts=prompts, part=arm.model)
+    problem = Problem(guarded, prompts=prompts, part=arm.model)
     cond = problem.condition(range(run.samples))
     terms = tuple(
         Term(

@@ -92,6 +92,11 @@ class RunObserver:
         if self.stopping():
             raise UserInterrupt
 
+    def measuring(self, part: str) -> None:
+        """Stop before a part is measured, if the user asks."""
+        if self.stopping():
+            raise UserInterrupt
+
     def of(self, arm: Arm) -> ArmObserver:
         """What watches one arm."""
         return ArmObserver(self, arm.name, arm.mode.batch if isinstance(arm.mode, Trainable) else 0)

@@ -65,6 +65,7 @@ class ArmResult:
         scores: every reward's score (B,) by name, held-out ones included.
         metrics: numbers about the whole set of samples.
         cost: of the arm.
+        plan: what it was said to cost before it began; None where it was not planned.
         divergence: how far its samples are from the base model's, where that was asked.
         departure: whether its samples are such as the base model makes, where that was asked.
         findings, warnings: of a study, and of a mode that has something to say.
@@ -82,6 +83,7 @@ class ArmResult:
     scores: Mapping[str, Tensor]
     metrics: Mapping[str, float]
     cost: Cost
+    plan: Cost | None = None
     divergence: Divergence | None = None
     departure: Departure | None = None
     findings: Findings | None = None
@@ -334,6 +336,7 @@ def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
         scores=_plain(result.scores),
         metrics=dict(result.metrics),
         cost=result.cost,
+        plan=result.plan,
         divergence=result.divergence,
         departure=result.departure,
         findings=result.findings,

@@ -36,6 +36,7 @@ from align.runner.folder import check_folder, differences
 from align.runner.half_precision import slow_precisions
 from align.runner.kept import Shelves
 from align.runner.observers import Listener, RunObserver, ends_in_order
+from align.runner.plan import NoPlanError, Plan, Planner, summary
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
@@ -92,10 +93,12 @@ class Session:
     def run_arms(self, bases: BaseSampleSet) -> tuple[ArmResult, ...]:
         """Build, execute and score each arm; some go on from where one before them ended."""
         results, ended = list[ArmResult](), list[tuple[Arm, Earlier]]()
+        planner = Planner(self.recipe.reward, self.observer.measuring)
         for arm in self.recipe.arms():
             built = bases.normalised(build(arm, self.rewards, self.recipe.run))
             self.record.given(built.reference_images())
             self.record.follow(arm.name, built.problem.chunks)
+            plan = self.plan(built, planner)
             observer, mode = self.observer.of(arm), arm.mode
             listener = Listener(observer) if isinstance(mode, Continues) else None
             outcome = self.execute(built, listener or observer, _earlier(arm, ended))
@@ -104,11 +107,25 @@ class Session:
             elif listener is not None:
                 counted = built.meter.save(self.rewards.device)
                 ended.append((arm, Earlier(outcome.state, listener.infos, counted)))
-            result = score(built, outcome, bases)
+            result = attrs.evolve(score(built, outcome, bases), plan=plan and plan.cost)
             if result.x1 is not None and result.data is not None:
                 self.record.samples(arm.name, result.x1, result.data)
             results.append(result)
         return tuple(results)
+
+    def plan(self, built: Built, planner: Planner) -> Plan | None:
+        """Say what an arm will cost; its parts are warm then. Training is not planned."""
+        try:
+            plan = planner.plan(built)
+        except NoPlanError as error:
+            logger.info("{}: no plan: {}", built.arm.name, error)
+            return None
+        notice = logger.bind(notice=True)
+        notice.info("{}: {}", built.arm.name, summary(plan))
+        if plan.cures:
+            text = "{}: memory may not suffice; what helps: {}"
+            notice.warning(text, built.arm.name, ", or ".join(plan.cures))
+        return plan
 
     def execute(self, built: Built, observer: Observer, last: Earlier | None) -> Outcome:
         """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""

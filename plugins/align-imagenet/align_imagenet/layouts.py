@@ -147,6 +147,29 @@ def network(
     return net.eval().requires_grad_(False)
 
 
+def released(name: Name, dtype: torch.dtype) -> DiT:
+    """The network of a layout's released file, XL/2, on the device "meta".
+
+    Args:
+        name: of the layout.
+        dtype: of the weights of the blocks; all others are in float32.
+    """
+    layout, ((width, depth), (heads, encoder_depth)) = LAYOUTS[name], next(iter(_SIZES.items()))
+    config = DiTConfig(
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=2,
+        encoder_depth=encoder_depth,
+        data_at=layout.data_at,
+        guidance_scales=layout.scales,
+    )
+    with torch.device("meta"):
+        net = DiT(config, (4, 32, 32), CLASSES, layout.role)
+    net.blocks.to(dtype)
+    return net.eval().requires_grad_(False)
+
+
 @cache
 def _announce(line: str) -> None:
     """Show a line, but not again for every arm that loads the same file."""

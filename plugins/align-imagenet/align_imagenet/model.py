@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 
 import attrs
 import torch
 from loguru import logger
+from torch import nn
 
 from align import (
     Domain,
@@ -25,6 +26,10 @@ from align.io.hub import all_stored, is_id
 from align.models.network_model import ClassReader, NetworkModel
 from align_imagenet.labels import index_in, numbers_of, others_in, spellings
 from align_imagenet.layouts import LAYOUTS, Name
+
+if TYPE_CHECKING:
+    from align.networks.autoencoder import Autoencoder
+    from align.networks.dit import DiT
 
 _FILES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 # A map with rows for guidance was trained on this one for classes, and on 1 for no class.
@@ -185,17 +190,31 @@ class ImageNetModel(ModelSpec, Repeatable):
         if self.compile:
             net.compile()
         self._warn()
+        return self._of(net.to(device), outer.to(device), device)
+
+    def sketch(self, device: torch.device) -> tuple[NetworkModel, tuple[nn.Module, ...]] | None:
+        """The released XL/2 and its autoencoder; of another file only the file knows the sizes."""
+        from align_imagenet import layouts, vae
+
+        if self.weights:
+            return None
+        like = vae.KL(slice=self.slice, tile=self.tile, recompute=self.recompute)
+        outer = vae.sketch(like, getattr(torch, self.vae_dtype))
+        net = layouts.released(self.layout, getattr(torch, self.dtype))
+        return self._of(net, outer, device), (net, outer)
+
+    def _of(self, net: DiT, outer: Autoencoder, device: torch.device) -> NetworkModel:
         model = NetworkModel(
             shape=net.shape,
             classes=spellings(),
             reader=ClassReader(index_in, others_in, numbers_of),
-            autoencoder=outer.to(device),
+            autoencoder=outer,
             guidance=self._guidance,
             null_guidance=1.0 if self.guidance is None else self.guidance,
             domain="image",
             device=device,
         )
-        return model.with_net(layout.role, net.to(device))
+        return model.with_net(LAYOUTS[self.layout].role, net)
 
     @property
     def _guidance(self) -> float:

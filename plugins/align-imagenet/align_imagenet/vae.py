@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from align import PartError, at_least, option
 from align.core.autoencoder import AutoencoderSpec
 from align.io.hub import is_id
-from align.networks.autoencoder import Autoencoder
+from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -176,6 +176,39 @@ def load(weights: str, like: KL, dtype: torch.dtype, *, offline: bool, who: str)
     outer.mean = torch.full((1, spec.latents, 1, 1), float(config.shift_factor or 0))
     outer.std = torch.full((1, spec.latents, 1, 1), 1 / float(config.scaling_factor))
     return outer.eval().requires_grad_(False)
+
+
+def sketch(like: KL, dtype: torch.dtype) -> Autoencoder:
+    """The autoencoder of Stable Diffusion without weights, on the device "meta".
+
+    Without diffusers it can be made all the same, and decodes nothing.
+    """
+    with torch.device("meta"):
+        try:
+            outer = Autoencoder(like)
+        except PartError as error:
+            outer = Autoencoder(AutoencoderConfig(latents=like.latents))
+            outer.decoder = _Missing(str(error))
+    outer.encoder.to(dtype)
+    outer.decoder.to(dtype)
+    return outer.eval().requires_grad_(False)
+
+
+@final
+class _Missing(nn.Module):
+    """Stands where diffusers would be.
+
+    Args:
+        reason: why it is not there.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Raises PartError."""
+        raise PartError(self.reason)
 
 
 def _diffusers(who: str) -> Any:

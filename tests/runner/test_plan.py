@@ -1,0 +1,239 @@
+"""What a run is said to cost is what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+from align.catalog.registry import Catalog, load_catalog
+from align.core.errors import PartError
+from align.engine.guard import guarded
+from align.engine.meter import Cost
+from align.engine.rehearsal import rehearse
+from align.recipe import Recipe, load
+from align.report.schema import read
+from align.runner.build import Built, Rewards, build
+from align.runner.observers import NullObserver
+from align.runner.plan import (
+    UNSTEERED,
+    NoPlanError,
+    Planner,
+    arm_rows,
+    part_rows,
+    plan_recipe,
+    summary,
+)
+from align.runner.session import run
+
+WORLD = """
+[run]
+samples = 5
+unsteered = 4
+
+[model]
+kind = "mixture"
+weights = [0.5, 0.5]
+means = [[-1.0, -1.0], [1.0, 1.0]]
+stds = [0.7, 0.7]
+
+[sampler]
+kind = "mfm"
+
+[estimator]
+kind = "gradient"
+draws = 3
+
+[[reward]]
+kind = "likelihood"
+matrix = [[1.2, -0.8]]
+observed = [-1.0]
+std = 0.5
+
+[mode]
+kind = "steer"
+steps = 9
+"""
+
+ARMS = {
+    "one draw": "estimator.draws = 1",
+    "point": 'sampler = "dps"',
+    "glass": 'sampler = { kind = "glass", steps = 3, method = "heun" }',
+    "no gradient": 'estimator = { kind = "stein", draws = 4 }',
+    "blend": 'estimator = { kind = "blend", draws = 2 }',
+    "heun": 'mode.dynamics = "heun"',
+    "glass dynamics": 'mode.dynamics = { kind = "glass", inner_steps = 2 }',
+    "closed form": 'estimator = "exact"',
+    "Gaussian value": 'estimator = "gaussian"',
+    "particles": 'mode.particles = 3\nmode.dynamics = "sde"\nmode.resample = "systematic"',
+    "every third step": (
+        'mode.particles = 3\nmode.dynamics = "ddpm"\nmode.resample = "systematic"\n'
+        "mode.resample_every = 3"
+    ),
+    "search": (
+        'estimator = { kind = "search", draws = 2 }\nmode.dynamics = "renoise"\n'
+        'mode.particles = 2\nmode.resample = "best"'
+    ),
+    "one candidate": 'mode = { kind = "best_of_n", n = 1, flow_steps = 4 }',
+    "candidates": 'mode = { kind = "best_of_n", n = 19, flow_steps = 3 }',
+    "values": (
+        'mode = { kind = "value_correlation", draws = 3, particles = 4, rollout_steps = 5,'
+        " times = [0.3] }"
+    ),
+    "posterior": (
+        'mode = { kind = "posterior_recovery", metric = "sliced_wasserstein", times = [0.2] }'
+    ),
+    "fidelity": (
+        'mode = { kind = "fidelity", metric = "sliced_wasserstein", outer_steps = [1, 3] }'
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def _recipe(catalog: Catalog, folder: Path, arm: str = "", *sets: str) -> Recipe:
+    file = folder / "recipe.toml"
+    file.write_text(WORLD + (f'[[compare]]\nname = "arm"\n{arm}\n' if arm else ""))
+    return load(file, sets=sets, catalog=catalog).recipe
+
+
+def _built(recipe: Recipe) -> Built:
+    (arm,) = recipe.arms()
+    return build(arm, Rewards(recipe.reward, torch.device("cpu")), recipe.run)
+
+
+def _calls(cost: Cost) -> dict[str, Any]:
+    names = ("calls", "backward", "reward_calls", "reward_backward")
+    return {name: getattr(cost, name) for name in names}
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS.keys())
+def test_calls_that_are_planned_are_those_of_the_run(
+    catalog: Catalog, tmp_path: Path, arm: str
+) -> None:
+    recipe = _recipe(catalog, tmp_path, arm, "run.chunk=11")
+    plan = Planner().plan(_built(recipe))
+    cost = _built(recipe).execute(NullObserver()).cost
+    assert _calls(plan.cost) == _calls(cost)
+    assert plan.most is None
+    assert not plan.unknown
+    assert not plan.cures
+
+
+def test_plan_charges_nobody_and_changes_no_sample(catalog: Catalog, tmp_path: Path) -> None:
+    recipe = _recipe(catalog, tmp_path)
+    planned, plain = _built(recipe), _built(recipe)
+    generator = torch.random.get_rng_state()
+    Planner().plan(planned)
+    assert torch.equal(generator, torch.random.get_rng_state())
+    first, second = (built.execute(NullObserver()) for built in (planned, plain))
+    assert _calls(first.cost) == _calls(second.cost)
+    assert first.x1 is not None
+    assert second.x1 is not None
+    assert torch.equal(first.x1, second.x1)
+
+
+def test_number_of_draws_that_is_chosen_on_the_way_is_a_range(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    recipe = _recipe(catalog, tmp_path, 'estimator = { kind = "gradient", draws = "auto" }')
+    plan = Planner().plan(_built(recipe))
+    cost = _built(recipe).execute(NullObserver()).cost
+    assert plan.most is not None
+    assert plan.cost.nfe <= cost.nfe <= plan.most.nfe
+    assert plan.cost.nfe < plan.most.nfe
+    assert " to " in summary(plan)
+
+
+def test_parts_are_measured_once_for_all_arms(catalog: Catalog, tmp_path: Path) -> None:
+    names = list[str]()
+    planner, recipe = Planner(on_part=names.append), _recipe(catalog, tmp_path)
+    for _ in range(2):
+        planner.plan(_built(recipe))
+    assert sorted(names) == ["decode", "likelihood", "posterior_jump", "velocity"]
+
+
+def test_table_has_a_row_for_unsteered_samples_each_arm_and_their_sum(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    planned = plan_recipe(_recipe(catalog, tmp_path, ARMS["one draw"]))
+    heads, rows = arm_rows(planned)
+    assert [row[0] for row in rows] == [UNSTEERED, "arm", "all together"]
+    assert {len(row) for row in rows} == {len(heads)}
+    assert rows[0][1:3] == ("200", "4")
+    assert {row[1] for row in part_rows(planned)[1]} == {"measured"}
+
+
+def test_run_says_its_plan_and_keeps_it(
+    catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(WORLD)
+    result = run(file, sets=[f'run.out="{tmp_path}/out"'], progress=False, catalog=catalog)
+    (arm,) = read(result.folder).arms
+    assert arm.plan is not None
+    assert _calls(arm.plan) == _calls(arm.cost)
+    assert f"NFE {arm.cost.nfe:,}" in (result.folder / "log.txt").read_text()
+
+
+def test_mode_that_fails_with_stand_ins_has_no_plan(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _recipe(catalog, tmp_path)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(type(recipe.mode), "init", failing)
+    with pytest.raises(NoPlanError, match="no"):
+        Planner().plan(_built(recipe))
+
+
+def test_part_that_fails_is_not_counted_and_said(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = _built(_recipe(catalog, tmp_path))
+    monkeypatch.setattr(type(guarded(built.problem.model).inner), "posterior_jump", _fails)
+    plan = Planner().plan(built)
+    assert [part for _, part in plan.unknown] == ["posterior_jump"]
+    assert "at least" in summary(plan)
+
+
+def _fails(*_: Any) -> None:
+    raise PartError("it broke")
+
+
+def test_what_does_not_fit_names_keys_that_help(catalog: Catalog, tmp_path: Path) -> None:
+    built = _built(_recipe(catalog, tmp_path))
+    memory = _Memory(100.0)
+    chunks = attrs.evolve(built.problem.chunks, memory=memory)
+    built = attrs.evolve(built, problem=attrs.evolve(built.problem, chunks=chunks))
+    assert Planner().plan(built).cures == (
+        "fewer of run.samples, estimator.draws or mode.particles",
+    )
+
+
+@attrs.frozen
+class _Memory:
+    bytes: float
+
+    def free(self) -> float:
+        return self.bytes
+
+    def taken(self, call: Any) -> float:
+        call()
+        return 0.0
+
+
+def test_rehearsal_of_many_steps_goes_through_few(catalog: Catalog, tmp_path: Path) -> None:
+    recipe = _recipe(catalog, tmp_path, "mode.steps = 100000")
+    built = _built(recipe)
+    rehearsal = rehearse(built.arm.mode, built.problem, built.streams)
+    assert rehearsal.counts.calls["network"] == rehearsal.samples * 100000 * (1 + 3)
+    assert len(rehearsal.events) < 1000
