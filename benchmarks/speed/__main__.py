@@ -9,7 +9,8 @@ objectives   a step of each objective of `distill` over one of flow matching
 isolation    a reward in an interpreter of its own over the same reward here
 pipelines    sampling of pipelines of diffusers, in passes of their networks; needs the plugin
 startup      what a command costs before it does anything, in seconds of processes
-scale        steps at the size of DiT-XL/2 with random weights, in seconds; needs a CUDA device
+
+What a GPU takes at the size of DiT-XL/2 is measured by `python -m benchmarks.gpu`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 
 import attrs
-import torch
 
-from benchmarks.speed import finetuning, isolation, objectives, pipelines, scale, startup, steering
+from benchmarks.speed import finetuning, isolation, objectives, pipelines, startup, steering
 from benchmarks.speed.timing import Sizes
 from benchmarks.table import Table, parsed, parser_of, publish
 
@@ -31,7 +31,6 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "isolation": isolation.tables,
     "pipelines": pipelines.tables,
     "startup": startup.tables,
-    "scale": scale.tables,
 }
 HAS_PIPELINES = find_spec("align_diffusers") is not None
 TOY = Sizes(rows=2, steps=2, rounds=1, batch=2, toy=True)
@@ -54,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = (field.name for field in attrs.fields(Sizes))
         sizes = Sizes(**{name: getattr(options, name) for name in names})
     module, settings = command[:3], [word for word in command[3:] if word not in PARTS]
-    # Without a GPU the size of DiT-XL/2 takes hours; a toy one runs anywhere.
-    possible = {"scale": torch.cuda.is_available(), "pipelines": HAS_PIPELINES}
-    everywhere = [name for name in PARTS if possible.get(name, True)]
+    everywhere = [name for name in PARTS if name != "pipelines" or HAS_PIPELINES]
     for part in options.parts or everywhere:
         publish(PARTS[part](sizes), (*module, part, *settings), options.page, part)
 

@@ -25,20 +25,23 @@ from benchmarks.speed.timing import CPU, Sizes, shortest
 from benchmarks.table import Table
 
 
-def started(name: str, model: NetworkModel, plain: bool, batch: int) -> Callable[[], object]:
+def started(
+    name: str, model: NetworkModel, plain: bool, optimisation: Optimisation
+) -> Callable[[], object]:
     """A step of `distill` on random latents; a plain one is flow matching on data alone."""
     diagonal, consistency = OBJECTIVES[name]
     mode = Distill(
         diagonal=DataTarget() if plain else diagonal,
         consistency=consistency,
         times=Times(diagonal_share=1.0 if plain else 0.5),
-        optimisation=Optimisation(batch=batch),
+        optimisation=optimisation,
     )
     problem = Problem(GuardedModel(model, "pocket", Meter(), 1 << 20))
-    streams, indices = Streams(0, (0,)), count()
+    streams, indices = Streams(0, (0,), device=model.device), count()
     states = streams.numbered(0, 256).normal(model.shape).float()[None]
-    examples = Examples(states, torch.zeros(256, dtype=torch.int64), len(model.classes))
-    student = streams.initialise(lambda: mode._untrained(model))
+    labels = torch.zeros(256, dtype=torch.int64, device=model.device)
+    examples = Examples(states, labels, len(model.classes))
+    student = streams.initialise(lambda: mode._untrained(model)).to(model.device)
     clean = Clean(problem, model, None, True, examples, 0.1)
     coupling = Coupling(problem, model, "meta_flow_map", clean, 1.0)
     state = DistillState(Training.of(student, mode.optimisation), coupling)
@@ -50,10 +53,11 @@ def tables(sizes: Sizes) -> Iterator[Table]:
     model = Pocket().build(CPU)
     assert isinstance(model, NetworkModel)
     latents = attrs.evolve(model, autoencoder=None)
-    plain = started("semigroup", latents, True, sizes.batch)
+    optimisation = Optimisation(batch=sizes.batch)
+    plain = started("semigroup", latents, True, optimisation)
 
     def row(name: str) -> tuple[str, str]:
-        calls = {"objective": started(name, latents, False, sizes.batch), "plain": plain}
+        calls = {"objective": started(name, latents, False, optimisation), "plain": plain}
         times = shortest(calls, sizes.rounds)
         return name, f"{times['objective'] / times['plain']:.2f}"
 

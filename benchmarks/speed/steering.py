@@ -60,18 +60,20 @@ def loop(problem: Problem, steps: int, rows: int, draws: int) -> Tensor:
     model, score = problem.model.capability(NetworkModel), problem.reward.terms[0]
     assert model is not None
     torch.manual_seed(0)
-    x = torch.randn(rows, *model.shape)
+    device = model.device
+    x = torch.randn(rows, *model.shape, device=device)
     cond = model.encode(problem.cond.prompts)
     many = cond.tile(draws)
     reward = getattr(score.reward, "inner", score.reward)
     for step in range(steps):
         time_ = 0.01 + 0.99 * step / steps
-        t = torch.full((rows,), time_)
+        t = torch.full((rows,), time_, device=device)
         with torch.no_grad():
             velocity = model.velocity(x, t, cond)
         leaf = x.repeat(draws, *[1] * (x.dim() - 1)).requires_grad_()
         noisy = NoisyState(leaf, t.repeat(draws), many)
-        zero, one = torch.zeros(draws * rows), torch.ones(draws * rows)
+        zero = torch.zeros(draws * rows, device=device)
+        one = torch.ones_like(zero)
         x1 = model.posterior_jump(torch.randn_like(leaf), zero, one, noisy)
         r = score.weight * reward.score(model.decode(x1), many.prompts)
         (reward_grads,) = torch.autograd.grad(r.sum(), leaf)

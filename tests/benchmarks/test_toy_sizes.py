@@ -8,10 +8,13 @@ from pathlib import Path
 
 import attrs
 import pytest
+import torch
 
 from align.catalog.registry import load_catalog
+from align.networks.dit import DiT
 from align.recipe import load, to_toml
 from align.runner.session import run
+from benchmarks import gpu
 from benchmarks.closed_form.__main__ import GROUPS
 from benchmarks.estimators import PARTS as ESTIMATES
 from benchmarks.speed.__main__ import HAS_PIPELINES
@@ -25,6 +28,7 @@ OF_RUNS = {"finetuned", "learnt_map"}  # these read the folders of runs, and hav
 COMMANDS = (
     *(("closed_form", group) for group in GROUPS),
     *(("estimators", part) for part in ESTIMATES),
+    ("gpu",),
     ("objectives",),
     ("peers",),
     ("pocket",),
@@ -124,6 +128,35 @@ def test_finetuned_reads_a_run_and_prints_models_classes_and_laws(tmp_path, caps
     assert [row[0].strip() for row in models[2:]] == ["base flow", "fine-tuned flow"]
     assert len(classes[2:]) == 10
     assert [row[0].strip() for row in laws[2:]] == ["0.3", "1", "3"]
+
+
+def test_networks_for_a_gpu_have_the_sizes_of_mfm_xl_2_and_of_vit_h_14():
+    with torch.device("meta"):
+        net = DiT(gpu.FULL.net, gpu.FULL.shape, 1000, "meta_flow_map")
+        tower = gpu.VisionTower(gpu.FULL.judge)
+    counts = [sum(weight.numel() for weight in module.parameters()) for module in (net, tower)]
+    assert counts == [683_991_952, 632_076_800]
+
+
+@pytest.mark.parametrize(
+    ("device", "best"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA H200 MIG 1g.18gb", None),
+    ],
+)
+def test_what_a_device_can_do_is_known_by_its_name_or_left_out(device, best):
+    assert gpu.best_of(device) == best
+
+
+def test_rows_that_would_begin_after_the_end_are_left_out(monkeypatch):
+    clock = iter([0.0, 5.0, 10.0])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    assert list(gpu.until(10.0, iter([("a",), ("b",), ("c",)]))) == [("a",), ("b",)]
 
 
 def test_publish_replaces_the_section_of_a_page_and_nothing_else(tmp_path, capsys):
