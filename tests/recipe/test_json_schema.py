@@ -52,9 +52,11 @@ def refused(catalog):
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_recipe_is_valid(path, refused, catalog):
     text = path.read_text()
-    kinds = catalog.parts["model"]
-    if tomllib.loads(text).get("model", {}).get("kind", "mixture") not in kinds:
-        pytest.skip("its model's plugin is not installed")
+    document = tomllib.loads(text)
+    known = {kind for parts in catalog.parts.values() for kind in parts}
+    named = [document.get("model", {}), *document.get("reward", []), *document.get("metric", [])]
+    if missing := {part["kind"] for part in named if "kind" in part} - known:
+        pytest.skip(f"plugins are not installed that bring {', '.join(sorted(missing))}")
     assert not refused(text)
 
 
