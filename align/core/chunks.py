@@ -16,6 +16,7 @@ import attrs
 import torch
 from loguru import logger
 
+from align.core.checks import checks_read_once
 from align.core.errors import OutOfMemoryError
 
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ class Chunks:
 
     A part's first call says how much memory a row takes, by an extra row that is thrown away. If
     the cap does not fit into the free memory, it is halved until it does. It is halved again where
-    memory turns out to be short after all.
+    memory turns out to be short after all. Where that row fails, the cap is taken.
 
     Attributes:
         cap: most rows of any part.
@@ -112,19 +113,21 @@ class Chunks:
         return self.rows[part]
 
     def _fitting(self, call: Callable[[slice], object], memory: Memory) -> int:
-        """The cap, or the part of it that fits; one row is tried, and two if there is doubt."""
-        one, self.measuring = None, True
+        """The cap, or the part of it that fits; one row is tried, and two if there is doubt.
+
+        The part may fail with so few rows, and yet not with as many as it is asked for. So an error
+        says nothing here: the call that follows has its own.
+        """
+        self.measuring = True
         try:
-            with _generators_kept():
+            with _generators_kept(), checks_read_once():
                 one, room = memory.taken(lambda: call(slice(0, 1))), memory.free()
                 if fitting(self.cap, 0.0, one, room) == self.cap:
                     return self.cap
                 two = memory.taken(lambda: call(slice(0, 2)))
             return fitting(self.cap, 2 * one - two, two - one, room)
-        except Exception as error:
-            if one is None or not is_out_of_memory(error):
-                raise
-            return 1
+        except Exception as error:  # of anybody's part
+            return 1 if is_out_of_memory(error) else self.cap
         finally:
             self.measuring = False
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from loguru import logger
 
+from align.core.checks import checks, checks_read_once
 from align.core.chunks import Chunks, fitting, is_out_of_memory
-from align.core.errors import ContractError, OutOfMemoryError, PartError
+from align.core.errors import ContractError, NotFiniteError, OutOfMemoryError, PartError
 
 SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -158,6 +159,33 @@ def test_two_rows_that_are_too_many_to_be_measured_leave_one():
     chunks, part = Chunks(8, Room(0.5)), Part(most=1)
     assert ends(chunks.cut("part", 3, part)) == [1, 2, 3]
     assert not chunks.measuring
+
+
+@pytest.mark.parametrize("few", [1, 2])
+def test_a_part_that_fails_with_few_rows_alone_is_taken_with_the_cap(few):
+    def call(rows):
+        if rows.stop - rows.start <= few:
+            raise ValueError("normalises over its rows")
+        return rows
+
+    chunks = Chunks(8, Room(0.5))
+    assert ends(chunks.cut("part", 16, call)) == [8, 16]
+    assert chunks.rows == {"part": 8}
+
+
+def test_a_check_that_fails_for_a_measured_row_alone_is_not_the_step_s():
+    def call(rows):
+        spread = torch.arange(8.0)[rows].std()  # not a number for one row
+        checks().add(lambda numbers: NotFiniteError("nan") if numbers[0] else None, spread.isnan())
+        return rows
+
+    with checks_read_once():
+        assert ends(Chunks(4, Room(1e6)).cut("part", 8, call)) == [4, 8]
+
+
+def test_one_row_too_many_for_a_measurement_says_what_to_change():
+    with pytest.raises(OutOfMemoryError, match=r"part: .* too small for a single row"):
+        Chunks(8, Room(1e6)).cut("part", 3, Part(most=0))
 
 
 @pytest.mark.parametrize("error", [ContractError("no"), ValueError("no")])

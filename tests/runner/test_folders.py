@@ -30,6 +30,7 @@ from align.report import plots, schema
 from align.report import writer as report
 from align.runner import folder as run_folder
 from align.runner import observers, record
+from align.runner.plan import NoPlanError, Planner
 from align.runner.session import run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -734,6 +735,10 @@ def test_signal_ends_a_run_after_its_step(go, monkeypatch, tmp_path, kind, code)
         os.kill(os.getpid(), kind)
         return step(self, problem, state, index, streams)
 
+    def unplanned(*_):  # a plan goes through steps too
+        raise NoPlanError("the signal is for the run's own step")
+
+    monkeypatch.setattr(Planner, "plan", unplanned)
     monkeypatch.setattr(Steer, "step", struck)
     before = signal.getsignal(kind)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -772,9 +777,10 @@ def test_stopped_training_says_what_is_kept_and_what_goes_on_from_there(go, monk
     assert "2 steps, from step 1" in (folder / "log.txt").read_text()
 
 
-def test_signal_while_parts_are_loaded_ends_a_run_in_order(go, monkeypatch, tmp_path):
+@pytest.mark.parametrize("place", ["session.sample_bases", "plan.rehearse"])
+def test_signal_before_the_first_step_ends_a_run_in_order(go, monkeypatch, tmp_path, place):
     monkeypatch.setattr(
-        "align.runner.session.sample_bases", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        f"align.runner.{place}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
     )
     monkeypatch.setattr(observers, "stop_after_step", observers.ends_in_order)
     with pytest.raises(TerminatedError):
