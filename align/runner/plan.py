@@ -238,7 +238,10 @@ def _first(cond: Condition, rows: int) -> Condition:
 
 
 def _cost(built: Built, rehearsal: Rehearsal, parts: Mapping[Part, PartCost]) -> tuple[Cost, int]:
-    """The cost of an arm, and the bytes that come on top of what is loaded."""
+    """The cost of an arm, and the bytes that come on top of what is loaded.
+
+    It has no seconds where those of a part that is asked for are not known.
+    """
     times, device = len(built.streams.samples) / rehearsal.samples, built.problem.model.device
     at_once = _rows_at_once(built, rehearsal, parts)
     seconds, flops, counts = rehearsal.own_seconds, 0.0, rehearsal.counts
@@ -253,10 +256,15 @@ def _cost(built: Built, rehearsal: Rehearsal, parts: Mapping[Part, PartCost]) ->
     cost = attrs.evolve(
         _calls(counts, times),
         flops=round(flops),
-        seconds=seconds,
+        seconds=seconds if _all_timed(counts, parts) else 0.0,
         memory=round(memory_now(device) + above),
     )
     return cost, round(above)
+
+
+def _all_timed(counts: Counts, parts: Mapping[Part, PartCost]) -> bool:
+    """Whether each part that is asked for was called, and not derived from shapes or unknown."""
+    return all(call.part in parts and parts[call.part].how == "measured" for call in counts.asked)
 
 
 def _calls(counts: Counts | Cost, times: float = 1.0) -> Cost:
@@ -352,7 +360,7 @@ class RecipePlan:
                 notes[f"{arm.name}: {arm.reason}"] = None
                 continue
             for (_, name), reason in arm.plan.unknown.items():
-                notes[f"{name}: not counted in seconds, FLOP and memory: {reason}"] = None
+                notes[f"{name}: not counted in FLOP and memory, and not timed: {reason}"] = None
             if arm.plan.cures:
                 helps = ", or ".join(arm.plan.cures)
                 notes[f"{arm.name}: memory does not suffice; what helps: {helps}"] = None
@@ -378,7 +386,7 @@ def arm_rows(planned: RecipePlan) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 
 def _sum(costs: Sequence[Cost]) -> Cost:
-    """The calls, operations and seconds of several arms together."""
+    """The calls, operations and seconds of several arms together; no seconds where one has none."""
     total = Counts()
     for cost in costs:
         total = total.plus(
@@ -392,7 +400,7 @@ def _sum(costs: Sequence[Cost]) -> Cost:
     return attrs.evolve(
         _calls(total),
         flops=sum(cost.flops for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
+        seconds=sum(cost.seconds for cost in costs) if all(c.seconds for c in costs) else 0.0,
     )
 
 

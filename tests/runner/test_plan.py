@@ -11,6 +11,7 @@ import torch
 
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import PartError
+from align.engine.cost import How, Linear, PartCost, PassCost
 from align.engine.guard import guarded
 from align.engine.meter import Cost
 from align.engine.rehearsal import rehearse
@@ -203,6 +204,25 @@ def test_part_that_fails_is_not_counted_and_said(
     plan = Planner().plan(built)
     assert [part for _, part in plan.unknown] == ["posterior_jump"]
     assert "at least" in summary(plan)
+    assert (plan.cost.seconds, "about" in summary(plan)) == (0, False)
+
+
+@pytest.mark.parametrize("how", ["measured", "derived", "unknown"])
+def test_time_is_told_where_every_part_was_timed_and_only_there(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def costs(problem: Any, part: Any, *_: Any) -> PartCost | str:
+        if how == "unknown" and part[1] == "velocity":
+            return "it broke"
+        passed = PassCost(peak=Linear(), kept=Linear(), seconds=Linear(0.0, 1e-3))
+        kind: How = "derived" if how == "derived" and part[1] == "velocity" else "measured"
+        return PartCost(forward=passed, way_back=None, asked=True, how=kind, row_shape=(2,))
+
+    monkeypatch.setattr("align.runner.plan._measured", costs)
+    heads, rows = arm_rows(plan_recipe(_recipe(catalog, tmp_path, ARMS["one draw"])))
+    times = [row[heads.index("time")] for row in rows]
+    assert len(times) == 3
+    assert {time == "-" for time in times[::2]} == {how != "measured"}, times
 
 
 def _fails(*_: Any) -> None:
