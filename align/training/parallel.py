@@ -124,7 +124,10 @@ def check_same_step(done: int) -> None:
 
 
 def total(costs: Mapping[str, Any]) -> dict[str, Any]:
-    """Costs of all processes: sums of calls and operations, the largest of times and memory."""
+    """Costs of all processes: sums of calls and operations, else the largest.
+
+    Times and memory are one number, and operations of a row one for each part.
+    """
     combined, gathered = dict(costs), _gathered(dict(costs))
     for name in costs:
         values = [costs_of_one[name] for costs_of_one in gathered]
@@ -132,6 +135,11 @@ def total(costs: Mapping[str, Any]) -> dict[str, Any]:
             combined[name] = dict(sum(map(Counter, values), Counter[str]()))
         elif name == "flops":
             combined[name] = sum(values)
+        elif isinstance(costs[name], Mapping):
+            parts = {part for of_one in values for part in of_one}
+            combined[name] = {
+                part: max(of_one.get(part, 0) for of_one in values) for part in sorted(parts)
+            }
         else:
             combined[name] = max(values)
     return combined
