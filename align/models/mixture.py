@@ -50,7 +50,12 @@ class GaussianMixture(FlowModel, FlowMap, PosteriorMap, DataSampler, ClosedForm)
     dtype = torch.float64
 
     def __init__(self, prior: Isotropic, path: Path, axes: Tensor) -> None:
-        self.prior, self.path, self.axes = prior, path, axes
+        prior = Isotropic(
+            prior.log_weights.to(self.dtype),
+            prior.means.to(self.dtype),
+            prior.variances.to(self.dtype),
+        )
+        self.prior, self.path, self.axes = prior, path, axes.to(self.dtype)
         self.shape = (prior.means.shape[-1],)
         self.device = prior.means.device
         self._centre = prior.means[0].mean(0)

@@ -10,7 +10,8 @@ from align.core.errors import PartError, PromptError
 from align.core.model import NoisyState
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.streams import Streams
-from align.models.mixture import Mixture
+from align.models.isotropic import Isotropic
+from align.models.mixture import GaussianMixture, Mixture
 from align.testing.distances import w1
 from align.testing.worlds import line, measured, plane
 
@@ -42,6 +43,35 @@ def test_everything_is_finite_at_both_ends(kind, t):
         assert part.isfinite().all()
         (gradient,) = torch.autograd.grad(part.sum(), x)
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("other", range(6))
+def test_parts_states_and_times_of_any_float_type_make_the_same_velocity(other):
+    """Numbers that float32 has too, so that nothing but rounding on the way could change them."""
+    path, types = line()[0].path, [torch.float64] * 6
+    types[other] = torch.float32
+    logits, means, variances, axes, x, t = (
+        torch.tensor(numbers).to(kind)
+        for numbers, kind in zip(
+            (
+                [[0.0, -0.5]],
+                [[[-1.0, 0.5], [2.0, 0.25]]],
+                [[0.5, 2.0]],
+                [[1.0, 0.0], [0.0, 1.0]],
+                [[0.75, -1.5], [3.0, 0.0]],
+                [0.25, 0.5],
+            ),
+            types,
+            strict=True,
+        )
+    )
+    model = GaussianMixture(Isotropic(logits, means, variances), path, axes)
+    found = model.velocity(x, t, model.encode([""] * 2))
+    doubles = (part.double() for part in (logits, means, variances))
+    exact = GaussianMixture(Isotropic(*doubles), path, axes.double())
+    wanted = exact.velocity(x.double(), t.double(), model.encode([""] * 2))
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, wanted, rtol=1e-12)
 
 
 def test_velocity_at_the_ends():
