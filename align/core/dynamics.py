@@ -233,7 +233,7 @@ def take_step(
     """What `dynamics.step` returns, checked.
 
     Raises:
-        ContractError: the result is no transition of these states, or the states were changed.
+        ContractError: the result is no transition of these states, or states or times were changed.
         PartError: the dynamics raised something else than a message to the user.
     """
     who, before, then = f"dynamics '{dynamics.kind}'", x.clone(), t.clone()
@@ -248,7 +248,7 @@ def take_step(
             raise ContractError(f"{who} returned {got}, expected {tuple(x.shape)} {x.dtype}")
 
     def error(numbers: Sequence[float]) -> AlignError | None:
-        text = f"{who} writes into its states; it must work on a clone()"
+        text = f"{who} writes into its states or times; it must work on a clone()"
         return ContractError(text) if any(numbers) else None
 
     checks().add(error, count_changed(x, before), count_changed(t, then))

@@ -250,7 +250,7 @@ COUNTER = itertools.count()
     [
         ("", set()),
         ("global", {"random_state"}),
-        ("changes its input", {"inputs_untouched", "repeatable"}),
+        ("changes its input", {"inputs_untouched", "repeatable", "base_law", "tilted_law"}),
         ("single", {"shape", "base_law", "tilted_law"}),
         ("batch", {"rows_are_independent"}),
         ("restless", {"repeatable"}),
