@@ -402,26 +402,28 @@ def test_notes_of_a_run_stand_in_results_table_and_log(go):
 
 @attrs.frozen(kw_only=True)
 class Odd(RewardSpec):
-    """Forgets the batch in its `bad` call."""
+    """Forgets the batch once so many steps of a run were told, `bad`; never if that is 0."""
 
     kind: ClassVar[str] = "odd"
     differentiable: ClassVar[bool] = False
     domain: ClassVar[str | None] = None
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    bad: int = attrs.field(default=4, metadata={"help": "which call; one measures a row's memory"})
+    bad: int = attrs.field(
+        default=2, metadata={"help": "steps before it; calls would count a plan's"}
+    )
 
     def build(self, device):
-        return _Odd([], self.bad)
+        return _Odd(sys.modules["align_fake_plugin"].told, self.bad)
 
 
 @attrs.frozen
 class _Odd(Reward):
-    calls: list
+    told: list
     bad: int
 
     def score(self, data, prompts):
-        self.calls.append(1)
-        return torch.zeros(()) if len(self.calls) == self.bad else torch.zeros(len(data))
+        steps = sum(what == "step" for what, *_ in self.told)
+        return torch.zeros(()) if 0 < self.bad == steps else torch.zeros(len(data))
 
 
 @pytest.fixture
