@@ -42,9 +42,6 @@ from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.training import parallel
 
-# Silent until a record asks for a log.
-logger.disable("align")
-
 
 @final
 @attrs.frozen(eq=False)

@@ -1,5 +1,8 @@
 """`align.sample`, and `align.run` of tables: what they take, give, and refuse."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -196,3 +199,14 @@ def test_a_recipe_may_be_tables_in_which_parts_are_objects(tmp_path):
     del wrong["seed"]
     with pytest.raises(RecipeError, match=r"^recipe: mode\.stpes: no option named 'stpes'; did"):
         align.run(wrong)
+
+
+def test_sample_logs_nothing_in_a_process_that_asked_for_no_log():
+    code = (
+        "import align\n"
+        "model = align.Mixture(weights=(1.0,), means=((0.0,),), stds=(1.0,))\n"
+        "mode = align.BestOfN(flow_steps=1)\n"
+        "align.sample(model, mode, rewards=lambda data: data[:, 0], samples=2, device='cpu')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
