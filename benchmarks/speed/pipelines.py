@@ -70,7 +70,8 @@ def rows(pipe: Any, sizes: Sizes) -> Iterator[tuple[str, str, str, str]]:
     wanted = {
         "the pipeline's own loop": "",
         "unsteered, by align": "1.07 of the pipeline's",
-        "`steer` with `dps`": "2.15",
+        "bare passes and their ways back": "",
+        "`steer` with `dps`": "1.07 of those",
         "guidance in `callback_on_step_end`": "",
     }
     arms = calls(pipe, sizes.steps)
@@ -109,6 +110,16 @@ def calls(pipe: Any, steps: int) -> Mapping[str, Callable[[], object]]:
             for _ in range(steps):
                 pipe.transformer(**given)
 
+    def returned() -> None:
+        """What guidance through the network cannot do without: a graph of each pass, and its end.
+
+        The weights are frozen, so the way back is to the states alone.
+        """
+        for _ in range(steps):
+            z = given["hidden_states"].detach().requires_grad_()
+            velocity = pipe.transformer(**given | {"hidden_states": z})[0]
+            torch.autograd.grad(velocity.square().sum(), z)
+
     def own(**more: Any) -> object:
         call = {"prompt": PROMPTS, "latents": noise.clone(), "num_inference_steps": steps}
         return pipe(**call, output_type="latent", **arguments, **more)
@@ -133,6 +144,7 @@ def calls(pipe: Any, steps: int) -> Mapping[str, Callable[[], object]]:
         "passes again": passes,
         "the pipeline's own loop": own,
         "unsteered, by align": unsteered,
+        "bare passes and their ways back": returned,
         "`steer` with `dps`": lambda: steered(problem, Steer(steps=steps), 2),
         "guidance in `callback_on_step_end`": lambda: own(callback_on_step_end=nudged),
     }

@@ -1,6 +1,7 @@
 """Each check of a network catches a network that breaks it, and no other check does."""
 
 import unittest
+from itertools import count
 from typing import ClassVar
 
 import attrs
@@ -11,6 +12,8 @@ from torch import nn
 from align.core.network import ConditionedNetworkSpec, VelocityNetwork
 from align.core.option import option
 from align.testing.checks import network as checks
+
+BUILT = count()  # a number that no two networks share
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +46,7 @@ class LayerNetwork(VelocityNetwork):
             self.idle = nn.Linear(2, 2)
         if config.fault == "unseeded":
             with torch.no_grad():
-                self.leave.bias.fill_(id(self) % 1009)
+                self.leave.bias.fill_(next(BUILT))
         if config.fault == "hidden weights":
             self.scale = torch.rand(1, 1)
 
