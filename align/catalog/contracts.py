@@ -53,6 +53,11 @@ def plural(contract: str) -> str:
     return contract if contract.endswith("s") else f"{contract}s"
 
 
+def contract_named(name: str) -> str | None:
+    """The contract of that name, which may be in the plural."""
+    return next((known for known in CONTRACT_CLASSES if name in (known, plural(known))), None)
+
+
 def hook_of(contract: str) -> str:
     """Name of the hook that brings the parts of a contract."""
     return f"align_{plural(contract)}"

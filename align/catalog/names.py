@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The one known name that is clearly closest to `name`, else all that are known."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.7)
     likeness = [difflib.SequenceMatcher(None, name, other).ratio() for other in close]
     if len(close) == 1 or (close and likeness[0] - likeness[1] > 0.1):

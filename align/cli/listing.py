@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, get_origin
 
-from align.catalog.contracts import CONTRACT_CLASSES
+from align.catalog.contracts import CONTRACT_CLASSES, contract_named, plural
 from align.catalog.names import did_you_mean
 from align.core.errors import AlignError, PluginError
 from align.io.cache_dir import cache_dir
@@ -30,6 +31,7 @@ File: TypeAlias = "tuple[str, int, int]"
 """A file's path, time of change in nanoseconds, and size."""
 
 _DISTRIBUTIONS: Final = ("site-packages", "dist-packages")
+_SEPARATED: Final = re.compile(r"^(?:(\w*)[./])?(.*)$", re.DOTALL)  # 'mode.steer', 'mode/steer'
 _SETTLED: Final = 10.0  # seconds after which a change of a file surely changes its time
 
 
@@ -46,12 +48,15 @@ _UNREADABLE: Final = Option("?", "", "", "its options cannot be read; tell the a
 
 
 class Part(NamedTuple):
-    """A part that recipes may name."""
+    """A part that recipes may name.
+
+    `key` is where they name it: a section, or an option of another part.
+    """
 
     contract: str
     kind: str
     origin: str
-    built_in: bool
+    key: str
     doc: str
     options: tuple[Option, ...]
 
@@ -68,7 +73,7 @@ class Listing(NamedTuple):
     broken: tuple[BrokenPlugin, ...] = ()
 
     def named(self, name: str) -> list[Part]:
-        """The parts of that name, which may be 'contract/name'.
+        """The parts of that name, which may be 'contract.name'.
 
         Raises:
             PluginError: there is none; says what was meant.
@@ -83,18 +88,23 @@ class Listing(NamedTuple):
 def places(
     name: str, kinds: Mapping[str, Collection[str]], broken: Sequence[BrokenPlugin]
 ) -> list[tuple[str, str]]:
-    """Contract and kind of every part of that name, which may be 'contract/name'.
+    """Contract and kind of every part of that name, which may be 'contract.name'.
 
     Raises:
         PluginError: there is none; says what was meant.
     """
-    contract, _, kind = name.rpartition("/")
-    within = [contract] if contract in CONTRACT_CLASSES else CONTRACT_CLASSES
+    before, kind = _SEPARATED.findall(name)[0]
+    contract = contract_named(before)
+    within = [contract] if contract else CONTRACT_CLASSES
     found = [(place, kind) for place in within if kind in kinds[place]]
     if not found:
         for plugin in broken:
             if plugin.may_bring(kind):
                 raise PluginError(str(plugin))
+        if sort := contract_named(name):
+            raise PluginError(
+                f"'{name}' is no part; `align list {plural(sort)}` shows those there are"
+            )
         known = [known for place in within for known in kinds[place]]
         raise PluginError(f"no part named '{name}'; {did_you_mean(kind, known)}")
     return found
@@ -209,7 +219,27 @@ def _parts(catalog: Catalog) -> Iterator[Part]:
                 options = tuple(_options(entry.cls))
             except Exception:  # a default that a plugin computes may raise anything
                 options = (_UNREADABLE,)
-            yield Part(contract, kind, str(origin), origin.built_in, doc, options)
+            yield Part(
+                contract, kind, str(origin), _key(contract, entry.cls, catalog), doc, options
+            )
+
+
+def _key(contract: str, cls: type[Any], catalog: Catalog) -> str:
+    """The section of a part's contract, else the first option that takes parts of its class."""
+    import attrs
+
+    from align.catalog.describe import contract_of, members
+    from align.recipe.schema import Recipe
+
+    if contract in attrs.fields_dict(Recipe):
+        return contract
+    for other, named in catalog.parts.items():
+        for _, entry in sorted(named.items()):
+            for field in attrs.fields(entry.cls):
+                for tp in members(field.type) or [field.type]:
+                    if contract_of(tp) == contract and issubclass(cls, get_origin(tp) or tp):
+                        return f"{other}.{field.alias or field.name}"
+    return contract
 
 
 def _options(cls: type[Any], within: str = "", of: str = "") -> Iterator[Option]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import shlex
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias
 
 import click
+from click.shell_completion import CompletionItem
 
 from align.catalog.contracts import CONTRACT_CLASSES
+from align.cli.group import Commands
 from align.core.errors import (
     AlignError,
     PartError,
@@ -28,18 +29,15 @@ from align.io.text import visible, visible_lines
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from align.cli.listing import Part
     from align.recipe import Recipe
 
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
 
 _GAP: Final = 2  # letters between columns
-_NARROWEST: Final = 20  # letters of a column of sentences
 _SHOWN: Final = (
     "report.html",
     "grid.png",
@@ -57,6 +55,18 @@ _MANY_ARMS: Final = 5  # from here on an arm is a row of the table
 _CELL: Final = 120  # letters of a name in a table
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
+
+def _recipes_from(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The recipes that begin so: files, or those that come with align."""
+    from align.catalog.shipped import SIGN, shipped
+
+    if not begun.startswith(SIGN):
+        return [CompletionItem(begun, type="file")]
+    names = (f"{SIGN}{name}" for name in shipped())
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+_recipe = click.argument("recipe", shell_complete=_recipes_from)
 _sets = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value, as in mode.steps=20."
 )
@@ -75,6 +85,13 @@ def _kinds_from(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     from align.cli.listing import read_listing
 
     return sorted({part.kind for part in read_listing().parts if part.kind.startswith(begun)})
+
+
+def _listable(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """What `align list` may be asked for that begins so."""
+    from align.cli.shown import kinds_offered
+
+    return [name for name in kinds_offered() if name.startswith(begun)]
 
 
 def _guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -159,39 +176,25 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-class _Command(click.Group):
-    """The command, whose output may go anywhere."""
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run it; exit code 1 where it succeeds and its output cannot be written."""
-        from align.io.terminal import patient
-
-        with patient() as failure:
-            try:
-                return super().main(*args, **options)
-            except SystemExit as end:
-                if end.code not in (None, 0) or not (reason := failure()):
-                    raise
-                text = "the command is done, but its output could not be written"
-                click.echo(f"{text}: {reason}; send it elsewhere", err=True)
-                raise SystemExit(1) from end
-
-
-@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @_traceback
 @click.version_option(package_name="align-core", prog_name="align")
 def main(traceback: bool) -> None:
-    """Reward alignment of flow and diffusion models: steering, search and fine-tuning."""
+    """Align flow and diffusion models with rewards: steer, search and fine-tune."""
 
 
 @main.command()
-@click.argument("recipe")
+@_recipe
 @_sets
 @_sweeps
 @_traceback
 @_guarded
 def run(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
-    """Run a recipe; its table is printed, and all else is in its run folder."""
+    """Run a recipe, and print its table.
+
+    All else is in its run folder. RECIPE is a file, or @NAME for one of those that come with
+    align; `align list recipes` shows them.
+    """
     with _uncollected():
         from align.engine.allocator import keep_freed
         from align.runner.session import run as run_recipe
@@ -219,7 +222,7 @@ def run(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
 @_traceback
 @_guarded
 def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
-    """Make the report of a run folder anew, and print its table.
+    """Make the report of a run anew, and print its table.
 
     Of several runs, one page is made of all: report.html in the working folder.
     """
@@ -326,7 +329,9 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 @main.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.argument(
+    "recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=_recipes_from
+)
 @_sets
 @_sweeps
 @click.option(
@@ -347,7 +352,7 @@ def check(
     planned: bool,
     traceback: bool,
 ) -> None:
-    """Say whether recipes can be run, and if not, everything that stands in the way.
+    """Say whether recipes can run, or all that is wrong.
 
     Nothing that a recipe names is run: no function, and no interpreter without --start-isolated;
     with --plan, parts are called with a few rows.
@@ -381,7 +386,10 @@ def check(
 @_traceback
 @_guarded
 def schema(traceback: bool) -> None:
-    """Print the JSON Schema of recipes, by which editors complete and check them."""
+    """Print the JSON Schema of recipes.
+
+    Editors complete and check recipes by it.
+    """
     import json
 
     from align.catalog.registry import load_catalog
@@ -391,16 +399,16 @@ def schema(traceback: bool) -> None:
 
 
 @main.command()
-@click.argument("recipe")
+@_recipe
 @_sets
 @_sweeps
 @_traceback
 @_guarded
 def plan(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
-    """Say what a recipe would cost here: calls, operations, seconds and memory of every arm.
+    """Say what a recipe would cost here.
 
-    Parts whose weights are here are called with a few rows; nothing is downloaded, and no sample is
-    made.
+    Calls, operations, seconds and memory of every arm are printed. Parts whose weights are here
+    are called with a few rows; nothing is downloaded, and no sample is made.
     """
     from align.catalog.registry import load_catalog
     from align.recipe import load
@@ -427,7 +435,10 @@ def _print_plan(recipe: Recipe) -> None:
 @_traceback
 @_guarded
 def new(kind: str, name: str, into: str, traceback: bool) -> None:
-    """Write a complete distribution with a part NAME of this KIND, tests included."""
+    """Write a plugin with a part of this KIND.
+
+    It is a complete distribution with a part NAME, tests included.
+    """
     from pathlib import Path
 
     from align.catalog.registry import load_catalog
@@ -440,15 +451,16 @@ def new(kind: str, name: str, into: str, traceback: bool) -> None:
 
 @main.command()
 @click.argument("name", metavar="NAME", shell_complete=_kinds_from)
-@click.argument("pictures", nargs=-1, metavar="PICTURE...")
+@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
 @click.option("--prompt", default="a tabby cat", help="What pictures are scored for.")
 @_sets
 @_traceback
 @_guarded
 def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceback: bool) -> None:
-    """Try a part, with real weights, by the checks of its contract: --set 'weights="FILE"'.
+    """Try a part, with real weights, by its contract.
 
-    Of a reward, scores of pictures are shown beside those of the package it stands in for.
+    Its weights are named by --set 'weights="FILE"'. Of a reward, scores of pictures are shown
+    beside those of the package it stands in for.
     """
     from align.catalog.registry import load_catalog
     from align.cli.listing import places
@@ -469,7 +481,10 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
 @_traceback
 @_guarded
 def cache(clear: bool, traceback: bool) -> None:
-    """List the unsteered samples that are kept for later runs, or remove them with --clear."""
+    """List the unsteered samples that are kept.
+
+    Later runs take them in place of drawing them; --clear removes them.
+    """
     from align.cli.kept import listed
     from align.io.cache import Cache, room
     from align.io.cache_dir import cache_dir
@@ -487,32 +502,24 @@ def cache(clear: bool, traceback: bool) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(tuple(CONTRACT_CLASSES)))
+@click.argument("kinds", nargs=-1, metavar="[KIND]...", shell_complete=_listable)
 @_guarded
-def list_parts(kind: str | None) -> None:
-    """List the parts a recipe may name, of one KIND or of all, and plugins that did not load."""
-    from rich.padding import Padding
-    from rich.table import Column, Table
-    from rich.text import Text
+def list_parts(kinds: tuple[str, ...]) -> None:
+    """List parts that a recipe may name, or recipes.
 
+    Every KIND is one of models, samplers, estimators, dynamics, rewards, modes, metrics, networks,
+    autoencoders, datasets and objectives; or recipes, for those that come with align. Without
+    any, all parts are listed. Plugins that did not load are named too.
+    """
     from align.cli.listing import read_listing
-    from align.io.terminal import console as console_for
+    from align.cli.shown import RECIPES, contract_asked, list_lines, recipe_lines
 
-    listing, console = read_listing(), console_for()
-    shown = {
-        contract: [part for part in listing.parts if part.contract == contract]
-        for contract in ([kind] if kind else CONTRACT_CLASSES)
-    }
-    widest = max((len(part.kind) for parts in shown.values() for part in parts), default=0)
-    for contract, parts in shown.items():
-        table = Table.grid(Column(no_wrap=True, min_width=widest), "", padding=(0, 2))
-        for part in parts:
-            origin = "" if part.built_in else f" ({part.origin})"
-            table.add_row(Text(part.kind), Text(part.summary + origin))
-        console.print(f"{contract}:" if parts else f"{contract}: none")
-        console.print(Padding(table, (0, 0, 0, 2)))
-    for broken in listing.broken:
-        console.print(f"\n{broken}; its parts are missing above", markup=False, soft_wrap=True)
+    contracts = [contract_asked(kind) for kind in kinds if kind not in (RECIPES, "recipe")]
+    listing = read_listing()
+    if contracts or not kinds:
+        _print_lines(list_lines(listing, contracts or CONTRACT_CLASSES))
+    if len(contracts) < len(kinds):
+        _print_lines(recipe_lines(listing))
 
 
 @main.command()
@@ -521,63 +528,15 @@ def list_parts(kind: str | None) -> None:
 def show(name: str) -> None:
     """Show a part: what it is, its options, its reference and its origin.
 
-    NAME is that of the part, or contract/name where two contracts have one, as in mode/steer.
+    NAME is that of the part; of parts of one name, sampler.exact and estimator.exact are told
+    apart by what they are. Of @NAME, a recipe that comes with align, the text is printed.
     """
     from align.cli.listing import read_listing
-    from align.io.terminal import console as console_for
+    from align.cli.shown import show_lines
 
-    listing, console = read_listing(), console_for()
-    for number, part in enumerate(listing.named(name)):
-        if number:
-            console.print()
-        _show(console, part)
+    _print_lines(show_lines(read_listing(), name))
 
 
-def _show(console: Console, part: Part) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(f"{part.contract} '{part.kind}', of {part.origin}\n", markup=False)
-    if part.doc:
-        console.print(part.doc, markup=False, soft_wrap=True)
-    options = part.options
-    console.print()
-    if not options:
-        console.print("It has no options.")
-        return
-    heads = ("option", "type", "default", "what it is")
-    *widths, _ = (_width(texts) for texts in zip(heads, *options, strict=True))
-    widths[0] = max(len(name) for name, *_ in options)
-    left = console.width - sum(widths) - len(widths)
-    if left >= _NARROWEST:
-        table = Table(box=None, pad_edge=False)
-        for head, width in zip(heads, (*widths, left), strict=True):
-            table.add_column(head, max_width=width, min_width=min(width, len(head)))
-        for row in options:
-            table.add_row(*map(Text, row))
-        console.print(table)
-        return
-    # Where columns would cut words, which somebody may want to type, options stand one by one.
-    for name, kind, default, told in options:
-        console.print(name, soft_wrap=True)
-        for text in filter(None, (kind, default and f"default: {default}", told)):
-            console.print(_indented(text, console.width), soft_wrap=True)
-
-
-def _width(texts: Sequence[str]) -> int:
-    """Letters of a column that cuts none of its words, nor breaks short texts."""
-    longest = max((len(word) for text in texts for word in text.split()), default=0)
-    return max(longest, min(16, max(map(len, texts))))
-
-
-def _indented(text: str, width: int) -> str:
-    """A text in lines of whole words, four letters from the left."""
-    indent = " " * 4
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)

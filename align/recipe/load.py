@@ -15,6 +15,7 @@ import attrs
 
 from align.catalog.describe import dotted
 from align.catalog.registry import Catalog
+from align.catalog.shipped import resolved
 from align.catalog.tables import plain
 from align.core.attribution import seen
 from align.core.errors import RecipeError
@@ -65,7 +66,8 @@ def load(
     """Read a recipe, apply overrides, convert it, and see whether its parts go together.
 
     Args:
-        path: of the TOML file; or the recipe itself, as tables, in which parts may be objects.
+        path: of the TOML file, or the @name of a recipe that comes with align; or the recipe
+            itself, as tables, in which parts may be objects.
         sets: overrides, such as 'mode.steps=20'.
         sweeps: what is varied, such as 'mode.steps=[10, 20]'.
         catalog: the parts it may name.
@@ -77,6 +79,7 @@ def load(
     if isinstance(path, Mapping):
         document, path = _given(path), "recipe"
     else:
+        path = resolved(path)
         text = _text(path)
         document = _parsed(path, text)
     document, overrides, refused = _overridden(document, sets, sweeps, catalog)

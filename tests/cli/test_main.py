@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from rich.cells import cell_len
 from safetensors.torch import save_file
 
 import align
+from align.catalog.shipped import resolved, shipped
+from align.cli.group import first_sentence
 from align.cli.main import main
+from align.cli.shown import kinds_offered
 from align.core.errors import ContractError, UserInterrupt
 from align.engine import allocator
 from align.report.schema import ArmNumbers, RewardRole, RunResults, save
@@ -37,6 +41,23 @@ def test_help_imports_nothing_heavy():
         assert f"\n  {command} " in done.stdout
 
 
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_help_is_whole_at_any_width(columns):
+    env = {"COLUMNS": columns}
+    text = invoke("--help", env=env).stdout
+    for name, command in main.commands.items():
+        assert f"\n  {name} " in text
+        assert "".join(first_sentence(command.help).split()) in "".join(text.split())
+        shown = invoke(name, "--help", env=env).stdout
+        assert "..." not in re.sub(r"(KEY=)?\[\.\.\.\]|\.\.\.\n|[A-Z\]]\.\.\.", "", shown)
+        assert max(map(len, (*text.splitlines(), *shown.splitlines()))) <= min(int(columns), 100)
+
+
+def test_every_command_is_told_in_a_line_of_80_columns():
+    lines = invoke("--help", env={"COLUMNS": "80"}).stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(main.commands)
+
+
 def test_version():
     assert invoke("--version").stdout.startswith("align, version ")
 
@@ -44,29 +65,50 @@ def test_version():
 def test_list():
     result = invoke("list")
     assert result.exit_code == 0
-    contracts = result.stdout.partition("\nmode:\n")[0]
-    assert contracts.startswith("model:\n  ")
-    modes = result.stdout.partition("\nmode:\n")[2].partition("\nmetric:\n")[0]
-    assert any(line.split()[:2] == ["steer", "Samples"] for line in modes.splitlines())
-    assert " (align-pocket " in contracts  # what align ships itself has no origin
-    assert "align-core" not in result.stdout
+    models, rest = result.stdout.split("\nsamplers:\n")
+    assert models.startswith("models:\n  ")
+    assert "\n  pocket " in models
+    modes = rest.partition("\nmodes:\n")[2].partition("\nmetrics:\n")[0]
+    assert "steer" in [line.split()[0] for line in modes.splitlines()]
 
 
-def test_list_takes_few_lines_of_80_columns():
-    lines = invoke("list", env={"COLUMNS": "80"}).stdout.splitlines()
-    assert max(map(cell_len, lines)) <= 80
-    parts = [line for line in lines if line.startswith("  ") and line[2] != " "]
-    assert len(lines) < 2.5 * len(parts) + 12
-
-
-def test_list_one_kind():
-    head, *lines = invoke("list", "sampler").stdout.splitlines()
-    assert head == "sampler:"
+@pytest.mark.parametrize("name", ["sampler", "samplers"])
+def test_list_one_kind(name):
+    head, *lines = invoke("list", name).stdout.splitlines()
+    assert head == "samplers:"
     assert [line.split()[0] for line in lines if line.split()[0] in ("dps", "mfm", "steer")] == [
         "dps",
         "mfm",
     ]
-    assert invoke("list", "samplr").exit_code == 2
+
+
+def test_list_some_kinds():
+    lines = invoke("list", "metrics", "dynamics").stdout.splitlines()
+    assert [line for line in lines if line.endswith(":")] == ["metrics:", "dynamics:"]
+
+
+def test_list_an_unknown_kind():
+    result = invoke("list", "samplr")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "there are no 'samplr' to list; did you mean 'samplers'?\n"
+
+
+def test_help_of_list_names_all_that_can_be_listed():
+    text = invoke("list", "--help").stdout
+    for name in kinds_offered():
+        assert re.search(rf"\b{name}\b", text), name
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_list_recipes_says_what_each_is_for_and_what_it_lacks(monkeypatch, tmp_path, columns):
+    monkeypatch.chdir(tmp_path)
+    text = invoke("list", "recipes", env={"COLUMNS": columns}).stdout
+    assert max(map(len, text.splitlines())) <= int(columns)
+    assert [line[1:] for line in text.splitlines() if line.startswith("@")] == [*shipped()]
+    about = text.partition("\n@pocket/silhouettes_map\n")[2].partition("\n@")[0]
+    lacking = "needs data/silhouettes.tar, runs/silhouettes_flow/model.safetensors"
+    assert lacking in " ".join(about.split())
+    assert "needs" not in text.partition("\n@closed_form/finetune\n")[2].partition("\n@")[0]
 
 
 @pytest.fixture
@@ -97,20 +139,21 @@ def test_show():
     assert "Reference: " in result.stdout
     rows = [line.split() for line in result.stdout.splitlines()]
     (steps,) = (row for row in rows if row[:1] == ["steps"])
-    assert steps[1:4] == ["an", "integer", "50"]
-    assert invoke("show", "mode/steer").stdout == result.stdout
+    assert " ".join(steps).endswith("[an integer; default: 50]")
+    for name in ("mode/steer", "mode.steer", "modes.steer"):
+        assert invoke("show", name).stdout == result.stdout
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_show_cuts_no_word_that_may_be_typed(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    words = invoke("show", "torch").stdout.split()
+    words = [word.strip("[,;]") for word in invoke("show", "torch").stdout.split()]
     assert "…" not in "".join(words)
-    assert {"'trigonometric',", "'variance_preserving'", "schedule.alphas_cumprod"} <= {*words}
+    assert {"'trigonometric'", "'variance_preserving'", "schedule.alphas_cumprod"} <= {*words}
 
 
 def test_show_inner_tables():
-    names = [line.split(" ")[0] for line in invoke("show", "pretrain").stdout.splitlines()]
+    names = [line.strip().split(" ")[0] for line in invoke("show", "pretrain").stdout.splitlines()]
     assert "optimisation.batch" in names
 
 
@@ -118,6 +161,62 @@ def test_show_names_the_contract_of_an_option_that_is_a_part_or_none():
     text = " ".join(invoke("show", "distill").stdout.split())
     assert "network: a" in text
     assert "dataset: a" in text
+
+
+def test_show_of_two_parts_of_one_name_says_which_they_are():
+    text = invoke("show", "exact").stdout
+    assert text.startswith(
+        "'exact' is a sampler and an estimator; `align show sampler.exact` shows one of them.\n"
+    )
+    for name in ("sampler", "estimator"):
+        alone = invoke("show", f"{name}.exact").stdout
+        assert alone.startswith(f"{name} 'exact', of align-core ")
+        assert alone in text
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("mfm", ["[sampler]", 'kind = "mfm"']),
+        ("torch", ["[model]", 'kind = "torch"', "shape = ...  # an array of integers"]),
+        ("compressibility", ["[[reward]]", 'kind = "compressibility"']),
+        ("sde", ['mode.dynamics = "sde"']),
+        ("stein", ["[estimator]", 'kind = "stein"']),
+        ("draft", ['mode.objective = "draft"']),
+    ],
+)
+def test_show_begins_with_the_shortest_form(name, lines):
+    shown = invoke("show", name).stdout.partition("In a recipe:\n\n")[2].partition("\n\n")[0]
+    assert [line.strip() for line in shown.splitlines()] == lines
+
+
+def test_show_has_options_that_must_be_given_first_and_inner_tables_last():
+    names = [
+        line.split()[0]
+        for line in invoke("show", "autoencode").stdout.partition("Options:\n")[2].splitlines()
+        if line[2] != " "
+    ]
+    assert names[0] == "data"
+    assert ["." in name for name in names] == sorted("." in name for name in names)
+
+
+def test_show_prints_a_recipe_that_comes_with_align():
+    assert invoke("show", "@tabby_cat").stdout == resolved("@tabby_cat").read_text()
+    result = invoke("show", "@taby_cat")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "no recipe named '@taby_cat' comes with align; did you mean '@tabby_cat'?\n"
+    )
+
+
+def test_show_a_name_of_two_parts_that_is_misspelt():
+    result = invoke("show", "gausian")
+    assert result.stderr == "no part named 'gausian'; did you mean 'gaussian'?\n"
+
+
+def test_show_a_kind_of_part():
+    result = invoke("show", "reward")
+    assert result.stderr == "'reward' is no part; `align list rewards` shows those there are\n"
 
 
 def test_show_an_unknown_name(broken):
