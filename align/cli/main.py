@@ -359,7 +359,7 @@ def check(
     """
     with _uncollected():
         from align.catalog.registry import load_catalog
-        from align.isolation.reward import not_started
+        from align.isolation.asked import not_started
         from align.recipe import load
 
         catalog, wrong = load_catalog(), list[str]()

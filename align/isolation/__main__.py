@@ -24,7 +24,8 @@ def main() -> None:
     from loguru import logger
 
     import align
-    from align.isolation.server import LoadedSpec, serve
+    from align.isolation.answers import LoadedSpec
+    from align.isolation.server import serve
 
     logger.remove()
     logger.add(sys.stderr, format="{message}", level="INFO")

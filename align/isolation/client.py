@@ -19,9 +19,8 @@ from typing import IO, Final, final
 import attrs
 from loguru import logger
 
-from align.core import errors
-from align.core.errors import AlignError, OutOfMemoryError, PartError
-from align.core.option import ConfigError, ConfigErrors
+from align.core.errors import PartError
+from align.isolation.asked import raised
 from align.isolation.protocol import VERSION, Message, packed, receive
 
 _REMEMBERED: Final = 20  # last lines of a process's stderr
@@ -76,7 +75,7 @@ class RewardProcess:
                 except ProcessDied as again:
                     raise PartError(f"{again}, and again after a new start") from again
             if reply.type == "error":
-                raise self._raised(reply)
+                raise raised(self.who, reply)
             if repeat:
                 earlier = [m for m in self._repeated if m.type != request.type]
                 self._repeated = [*earlier, request]
@@ -98,7 +97,7 @@ class RewardProcess:
                 for earlier in self._repeated:
                     reply = self._answer(earlier)
                     if reply.type == "error":
-                        raise self._raised(reply)
+                        raise raised(self.who, reply)
             return self._answer(request)
         except BaseException:
             self.close()
@@ -184,21 +183,6 @@ class RewardProcess:
 
     def _output(self) -> str:
         return f"; its last output: {self._last_lines()}" if self._stderr_tail else ""
-
-    def _raised(self, reply: Message) -> Exception:
-        """What the other process raised, as it would be raised here."""
-        kind, text = reply.payload["kind"], reply.payload["text"]
-        if kind == ConfigErrors.__name__:
-            return ConfigErrors(ConfigError(tuple(k), t) for k, t in reply.payload["errors"])
-        if kind == OutOfMemoryError.__name__:
-            return OutOfMemoryError(f"{self.who} raised {text}")
-        known = getattr(errors, kind, None)
-        if isinstance(known, type) and issubclass(known, AlignError):
-            return known(text)
-        logger.info("{}: {}", self.who, reply.payload["traceback"])
-        error = PartError(f"{self.who} raised {text}; --traceback shows the whole way")
-        error.add_note(reply.payload["traceback"])
-        return error
 
 
 def python_of(venv: str) -> str:

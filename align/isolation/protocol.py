@@ -1,4 +1,6 @@
-"""What crosses between two interpreters: a length, and so many bytes of safetensors.
+"""What crosses between two interpreters: messages, each a file of safetensors.
+
+A pipe carries a length and so many bytes; HTTP carries the bytes as a body.
 
 Tensors cross as they are; everything else is JSON in the file's metadata. Nothing is unpickled, so
 that neither side can run code on the other, and their versions of Python and torch may differ.
@@ -20,7 +22,7 @@ from torch import Tensor
 from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImages, Quadratic, RewardSpec
 
-VERSION: Final = 5
+VERSION: Final = 6
 LARGEST: Final = 1 << 34  # bytes of a message; more is no message but noise
 PROMISES: Final = tuple(
     name for name, value in vars(RewardSpec).items() if isinstance(value, property)
@@ -55,11 +57,29 @@ def method_of(capability: str) -> str:
     return min(names)
 
 
-def packed(message: Message) -> bytes:
-    """A message as it is written; raises ValueError for one that is larger than any may be."""
+def to_body(message: Message) -> bytes:
+    """A message as bytes."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in message.tensors.items()}
     metadata = {"type": message.type, "payload": json.dumps(dict(message.payload))}
-    body = save(tensors, metadata)
+    return save(tensors, metadata)
+
+
+def from_body(body: bytes) -> Message:
+    """The message that these bytes are; raises ValueError where they are none."""
+    try:
+        size = int.from_bytes(body[:8], "little")
+        metadata = json.loads(body[8 : 8 + size])["__metadata__"]
+        payload = json.loads(metadata["payload"])
+        if not isinstance(payload, dict):
+            raise TypeError("the payload is no table")
+        return Message(metadata["type"], load(body), payload)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not a message: {error}") from error
+
+
+def packed(message: Message) -> bytes:
+    """A message as it goes into a pipe; raises ValueError for one larger than any may be."""
+    body = to_body(message)
     if len(body) > LARGEST:
         raise ValueError(f"a message of {len(body)} bytes is larger than {LARGEST}")
     return _LENGTH.pack(len(body)) + body
@@ -81,9 +101,4 @@ def receive(stream: IO[bytes]) -> Message | None:
     body = stream.read(length)
     if len(body) < length:
         raise EOFError("a message ends early")
-    try:
-        size = int.from_bytes(body[:8], "little")
-        metadata = json.loads(body[8 : 8 + size])["__metadata__"]
-        return Message(metadata["type"], load(body), json.loads(metadata["payload"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not a message: {error}") from error
+    return from_body(body)

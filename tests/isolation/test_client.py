@@ -48,9 +48,9 @@ def log():
 
 def test_process_that_dies_once_is_restarted_and_answers(obedient, tmp_path, log):
     assert torch.equal(ask(obedient), right())
-    before = obedient._process._process.pid
+    before = obedient._transport._process.pid
     assert torch.equal(ask(obedient, f"once {tmp_path / 'marked'}"), right())
-    assert obedient._process._process.pid != before and not alive(before)
+    assert obedient._transport._process.pid != before and not alive(before)
     told = [line for line in log if "died" in line]
     assert len(told) == 1 and told[0].startswith("WARNING reward 'python' of '")
     assert "died (exit code 3); its last output: no memory left; it is started again" in told[0]
@@ -66,7 +66,7 @@ def test_process_that_dies_twice_raises(obedient):
 
 def test_process_that_hangs_is_ended(obedient):
     ask(obedient)
-    process, pid = obedient._process, obedient._process._process.pid
+    process, pid = obedient._transport, obedient._transport._process.pid
     process.timeout, before = 0.3, process.timeout
     try:
         with pytest.raises(PartError, match=r"did not answer within 0.3 s; raise its timeout"):
@@ -94,7 +94,7 @@ def test_interrupted_request_is_not_answered_later(obedient):
 
 def test_errors_of_the_reward_are_raised_here_and_leave_the_process_alone(obedient):
     ask(obedient)
-    pid = obedient._process._process.pid
+    pid = obedient._transport._process.pid
     with pytest.raises(PartError, match=r"^no such checkpoint$"):
         ask(obedient, "mistake no such checkpoint")
     with pytest.raises(ContractError, match=r"'score' of '.*obedient.py' returned a list"):
@@ -107,7 +107,7 @@ def test_errors_of_the_reward_are_raised_here_and_leave_the_process_alone(obedie
         ask(obedient, "exit")
     # What a package prints is no answer.
     assert torch.equal(ask(obedient, "shout"), right())
-    assert obedient._process._process.pid == pid
+    assert obedient._transport._process.pid == pid
 
 
 def test_missing_environment_is_named():
@@ -154,7 +154,7 @@ from align.isolation.reward import Isolated
 os.setsid()
 part = Isolated(venv=sys.prefix, timeout=100.0, reward={{"kind": "python", "file": {file!r}}})
 reward = part.build(torch.device("cpu"))
-print(part._process._process.pid, flush=True)
+print(part._transport._process.pid, flush=True)
 if "{end}" == "sleep":
     reward.score(torch.ones(1, 1), ["sleep"])
 sys.exit()
@@ -193,7 +193,7 @@ def zombie(pid):
 
 def test_process_ends_with_the_reward(own, obedient_file):
     part = Isolated(venv=own, timeout=100.0, reward={"kind": "python", "file": obedient_file})
-    pid = part._process._process.pid
+    pid = part._transport._process.pid
     assert alive(pid)
     del part
     gc.collect()

@@ -217,7 +217,7 @@ def test_environments_that_cannot_be_used_are_located(written, bare, tmp_path):
     assert messages[2].startswith("r.toml:34: reward[2].reward: required key is missing")
     assert messages[3] == "r.toml:36: reward[2].venv: expected a string, got the integer 3"
     assert messages[4].startswith("r.toml:40: reward[3].venv: no virtual environment 'nowhere' as")
-    assert messages[5].endswith("the table of an isolated reward takes no dates or times")
+    assert messages[5].endswith("the table of a reward that is elsewhere takes no dates or times")
     assert len(messages) == 6
 
 

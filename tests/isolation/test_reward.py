@@ -15,8 +15,9 @@ from align.core.reward import HasReferenceImages, Quadratic
 from align.core.streams import Streams
 from align.engine.guard import GuardedReward
 from align.engine.meter import Meter
+from align.isolation.asked import _UNKNOWN
 from align.isolation.protocol import PROMISES
-from align.isolation.reward import _UNKNOWN, Isolated
+from align.isolation.reward import Isolated
 from align.rewards.linear import Likelihood
 from align.rewards.python import Python
 
@@ -130,7 +131,7 @@ def test_a_death_on_the_way_back_costs_no_gradient(convolved):
     data = pictures(rows=2)
     x = data.clone().requires_grad_()
     score = convolved[1].score(x, prompts_of(x))
-    convolved[2]._process._process.kill()
+    convolved[2]._transport._process.kill()
     (found,) = torch.autograd.grad(score.sum(), x)
     other = data.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(convolved[0].score(other, prompts_of(x)).sum(), other)
@@ -173,12 +174,12 @@ def test_no_rows_and_one_row(convolved):
 def test_a_second_derivative_is_refused(convolved):
     x = pictures(rows=1).requires_grad_()
     score = convolved[1].score(x, ["x"])
-    with pytest.raises(PartError, match="has no second derivative, being isolated"):
+    with pytest.raises(PartError, match="has no second derivative, being elsewhere"):
         torch.autograd.grad(score.sum(), x, create_graph=True)
 
 
 def test_reward_is_built_once_for_a_device(convolved):
-    first = convolved[2]._process._process.pid
+    first = convolved[2]._transport._process.pid
     again = convolved[2].build(CPU)
     x, y = (pictures(rows=1, seed=seed).requires_grad_() for seed in (1, 2))
     one, other = convolved[1].score(x, ["x"]), again.score(y, ["x"])
@@ -186,7 +187,7 @@ def test_reward_is_built_once_for_a_device(convolved):
         wanted = both(convolved[0], data.detach().sqrt(), ["x"], torch.ones(1))[1]
         found = torch.autograd.grad(score.sum(), data)[0]
         assert torch.allclose(found * 2 * data.detach().sqrt(), wanted, rtol=1e-4)
-    assert convolved[2]._process._process.pid == first
+    assert convolved[2]._transport._process.pid == first
 
 
 def test_quadratic_form_crosses(linear):
