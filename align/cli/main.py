@@ -247,6 +247,36 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
     click.get_current_context().exit(1 if failures else 0)
 
 
+@main.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--csv", "table", metavar="FILE", help="Write the scores of each pair into a file.")
+@_traceback
+@_guarded
+def compare(first: str, second: str, table: str | None, traceback: bool) -> None:
+    """Say which of two arms is better, sample by sample: A and B are RUN, or RUN:ARM.
+
+    Samples of one number begin from one noise, so that they are pairs. Differences have paired t
+    intervals of 95 %.
+    """
+    from pathlib import Path
+
+    from align.io.files import write
+    from align.report.compare import as_csv
+    from align.report.compare import compare as compared
+
+    comparisons = compared(first, second)
+    if table is not None:
+        write(Path(table).expanduser(), as_csv(comparisons))
+    for number, comparison in enumerate(comparisons):
+        if number:
+            click.echo()
+        if len(comparisons) > 1:
+            click.echo(visible(f"{comparison.arm}:"))
+        _print_rows(*comparison.rows())
+        _print_notes(comparison.verdict())
+
+
 def _print_table(folder: Path) -> None:
     """Print the table of a run: a column for each arm, or, of many arms, a row.
 

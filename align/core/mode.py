@@ -54,6 +54,11 @@ class AlignmentMode(ABC, Generic[State]):
     def steps(self) -> int:
         """Number of calls of `step`."""
 
+    @property
+    def independent(self) -> bool:
+        """Whether a sample depends on no other, so that samples may be made in parts."""
+        return True
+
     def spec_problems(self, model: ModelSpec) -> Iterable[ConfigError]:
         """Options that do not go with the model, known before it is built, by the option's key."""
         return ()

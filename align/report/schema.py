@@ -64,6 +64,7 @@ class ArmNumbers:
         licence: of the model's weights, as their card states it; "" where it states none.
         files: of its samples, by name: the first digits of their SHA-256.
         factors: what a sweep varied, with the values that this arm has.
+        independent: whether a sample depends on no other.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ArmNumbers:
     licence: str = ""
     files: dict[str, str] = attrs.field(factory=dict)
     factors: dict[str, Any] = attrs.field(factory=dict)
+    independent: bool = True
 
     @property
     def varied(self) -> dict[str, str]:

@@ -320,15 +320,16 @@ def to_record(
         bases: samples of its base models.
         folders: where each arm's samples are, by the arm's name.
     """
+    independent = {arm.name: arm.mode.independent for arm in recipe.arms()}
     return RunResults(
         rewards={t.name: RewardRole(weight=t.weight, held_out=t.held_out) for t in recipe.reward},
-        arms=tuple(_numbers(result, folders[result.name]) for result in results),
+        arms=tuple(_numbers(x, folders[x.name], independent[x.name]) for x in results),
         unsteered=_bases(recipe, results, bases),
         notes=_notes(recipe, results),
     )
 
 
-def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
+def _numbers(result: ArmResult, folder: str, independent: bool) -> ArmNumbers:
     return ArmNumbers(
         name=result.name,
         folder=folder,
@@ -344,6 +345,7 @@ def _numbers(result: ArmResult, folder: str) -> ArmNumbers:
         inputs=dict(result.inputs),
         licence=result.licence,
         factors=dict(result.factors),
+        independent=independent,
     )
 
 

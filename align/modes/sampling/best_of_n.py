@@ -79,6 +79,11 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
         """One step looks at one candidate of every sample."""
         return self.n
 
+    @property
+    def independent(self) -> bool:
+        """Whether each sample has candidates of its own."""
+        return self.pool == "own" or self.n == 1
+
     def init(self, problem: Problem, streams: Streams) -> Best:
         """Nothing yet, which any candidate beats."""
         model, rows = problem.model, len(streams.samples)
@@ -104,8 +109,7 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
 
     def path_kl(self, state: Best) -> float | None:
         """log N − (N − 1)/N, for a reward without ties; not known for a shared pool."""
-        independent = self.pool == "own" or self.n == 1
-        return math.log(self.n) - (self.n - 1) / self.n if independent else None
+        return math.log(self.n) - (self.n - 1) / self.n if self.independent else None
 
     def steps_shared(self, other: AlignmentMode[Any]) -> int:
         """The candidates of a search among fewer; a single one has no pool to choose from."""

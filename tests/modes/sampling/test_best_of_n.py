@@ -77,6 +77,8 @@ def test_divergence_is_that_of_the_largest_of_n(n):
     state = mode.init(Problem(line()[0]), Streams(0, (0,)))
     assert mode.path_kl(state) == pytest.approx(exact, abs=1e-4)
     assert (BestOfN(n=n, pool="shared").path_kl(state) is None) == (n > 1)
+    assert BestOfN(n=n, pool="shared").independent == (n == 1)
+    assert BestOfN(n=n).independent
 
 
 SEARCH = BestOfN(n=16, flow_steps=7)
