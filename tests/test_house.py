@@ -119,6 +119,14 @@ def test_every_option_has_help(catalog):
     assert {"Steer", "Optimisation", "MLPConfig"} <= {cls.__name__ for cls in seen}
 
 
+def test_every_part_says_what_it_is_for_in_a_line_of_80_columns(catalog):
+    longest = 80 - len("  posterior_recovery  ")
+    for named in catalog.parts.values():
+        for entry in named.values():
+            assert entry.summary.endswith("."), entry.cls
+            assert len(entry.summary) <= longest, f"{entry.cls}: its first line is too long"
+
+
 def test_every_hook_is_documented_with_its_signature():
     text = (ROOT / "docs" / "plugins" / "hooks.md").read_text()
     headings = re.findall(r"^### `(.*)`$", text, re.M)

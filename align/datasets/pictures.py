@@ -25,7 +25,10 @@ from align.io.images import decoded
 @final
 @attrs.frozen(kw_only=True)
 class Pictures(DatasetSpec):
-    """Pictures with classes, in files that Pillow reads; or latents that were made of them."""
+    """Pictures in a folder or an archive, or their latents.
+
+    Pictures with classes, in files that Pillow reads; or latents that were made of them.
+    """
 
     kind: ClassVar[str] = "pictures"
 

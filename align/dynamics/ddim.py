@@ -16,7 +16,9 @@ from align.dynamics.clean import CleanStep
 @final
 @attrs.frozen(kw_only=True)
 class DDIM(Dynamics):
-    """Steps by way of the denoiser, which keep the noise that the state holds.
+    """No fresh noise: by way of the denoiser.
+
+    Steps by way of the denoiser, which keep the noise that the state holds.
 
         x' = β_u D* + α_u ε̂*,   ε̂* = (x − β_t D*)/α_t.
 

@@ -15,7 +15,9 @@ from align.dynamics.clean import CleanStep
 @final
 @attrs.frozen(kw_only=True)
 class DDPM(Dynamics):
-    """The transition of the memoryless process for a posterior that is a point, at D*.
+    """Fresh noise, by way of the denoiser; takes particles.
+
+    The transition of the memoryless process for a posterior that is a point, at D*.
 
         x' = β_u D* + α_u (κ ε̂* + √(1 − κ²) ε),   κ = β_t α_u / (β_u α_t),   ε̂* = (x − β_t D*)/α_t.
 

@@ -17,7 +17,9 @@ from align.samplers.transition import glass_transition
 @final
 @attrs.frozen(kw_only=True)
 class GlassTransition(Dynamics):
-    """The memoryless transition p(x_u | x_t) by an inner flow, exact for many inner steps.
+    """Fresh noise, for few and long steps: an inner flow each.
+
+    The memoryless transition p(x_u | x_t) by an inner flow, exact for many inner steps.
 
     Where DDPM takes the posterior for a point, an inner flow from fresh noise goes some way towards
     p(x1 | x_t), as far as x_u knows x1. Its velocity is the guided one, at states that lie between

@@ -16,7 +16,9 @@ from align.core.streams import Streams
 @final
 @attrs.frozen(kw_only=True)
 class Heun(Dynamics):
-    """Heun's method along the velocity: the mean of the slopes at both ends of a step.
+    """No fresh noise, second order: for few steps.
+
+    Heun's method along the velocity: the mean of the slopes at both ends of a step.
 
         x̃ = x + (u − t) b*_t(x),   x' = x + (u − t) (b*_t(x) + b*_u(x̃))/2,   b* = b + c_t (D* − D).
 

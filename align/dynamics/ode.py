@@ -17,7 +17,9 @@ from align.dynamics.clamp import guidance_clamp
 @final
 @attrs.frozen(kw_only=True)
 class ODE(Dynamics):
-    """Euler steps along the velocity, without noise.
+    """No fresh noise: Euler steps, the plain choice.
+
+    Euler steps along the velocity, without noise.
 
         x' = x + (u − t) (b + c_t (D* − D)),      c_t (D* − D) = (σ²/2) ∇V.
 

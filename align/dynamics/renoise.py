@@ -17,7 +17,9 @@ from align.dynamics.clean import CleanStep
 @final
 @attrs.frozen(kw_only=True)
 class Renoise(Dynamics):
-    """Steps by way of the denoiser, with fresh noise; estimator 'search' makes them climb a reward.
+    """All noise anew at every step: for estimator `search`.
+
+    Steps by way of the denoiser, with fresh noise; estimator 'search' makes them climb a reward.
 
         x' = β_u D* + α_u ε,   ε ~ N(0, I).
 

@@ -18,7 +18,9 @@ from align.dynamics.clamp import clamped_half_variance, guidance_clamp
 @final
 @attrs.frozen(kw_only=True)
 class SDE(Dynamics):
-    """Euler steps of the memoryless process, whose noise level σ²/2 is clamped near t = 0.
+    """Fresh noise, in Euler steps; takes particles.
+
+    Euler steps of the memoryless process, whose noise level σ²/2 is clamped near t = 0.
 
         dx = (b + (σ_c²/2) s + (1 + σ_c²/σ²) c_t (D* − D)) dt + σ_c dW,   σ_c²/2 = min(σ²/2, clamp).
 

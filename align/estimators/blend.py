@@ -57,7 +57,9 @@ def odds_by_time(path: Path, t: Tensor) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class Blend(ValueEstimator):
-    """Mixes the shifts of 'gradient' and of 'stein', made of the same draws.
+    """`gradient` and `stein` of the same draws, mixed.
+
+    Mixes the shifts of 'gradient' and of 'stein', made of the same draws.
 
         shift = λ (α²/β) Σ_i w_i ∂r(x1_i)/∂x + (1 − λ) (Σ_i w_i x1_i − centre).
 

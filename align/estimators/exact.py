@@ -19,7 +19,9 @@ from align.estimators.gradient import shift_of_gradient
 @final
 @attrs.frozen(kw_only=True)
 class Exact(ValueEstimator):
-    """V_t and shift = (α²/β) ∇V_t in closed form.
+    """Mixtures alone: exact values, to compare others with.
+
+    V_t and shift = (α²/β) ∇V_t in closed form.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39.
     """

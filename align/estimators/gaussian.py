@@ -22,7 +22,9 @@ from align.estimators.gradient import shift_of_gradient
 @final
 @attrs.frozen(kw_only=True)
 class GaussianValue(ValueEstimator):
-    """V̂ = log E[e^{r(x1)}] for x1 ~ N(D_t(x), v I), and its gradient through the denoiser.
+    """Measurements alone: values in closed form, no draws.
+
+    V̂ = log E[e^{r(x1)}] for x1 ~ N(D_t(x), v I), and its gradient through the denoiser.
 
         v = α² s² / (α² + β² s²),
         r = −|A x − y|²/(2 σ²):   V̂ = −½ uᵀ S⁻¹ u − ½ log det(S/σ²),   u = y − A D,

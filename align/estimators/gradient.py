@@ -36,7 +36,9 @@ def gradient_of(draws: Draws) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class Gradient(ValueEstimator):
-    """Differentiates V̂ = log (1/N) Σ_i e^{r(x1_i)} with reparametrised draws x1_i = Φ(ε_i; t, x).
+    """Rewards that have a gradient: the one to try first.
+
+    Differentiates V̂ = log (1/N) Σ_i e^{r(x1_i)} with reparametrised draws x1_i = Φ(ε_i; t, x).
 
         ∇V̂ = Σ_i w_i J_iᵀ ∇r(x1_i),   w = softmax(r),   J_i = ∂Φ(ε_i; t, x)/∂x,
         shift = (α²/β) ∇V̂.

@@ -20,7 +20,9 @@ from align.estimators.stein import denoiser_of
 @final
 @attrs.frozen(kw_only=True)
 class Search(ValueEstimator):
-    """Moves the posterior mean to the draw with the highest reward.
+    """Any reward: climbs it, and leaves the tilted law.
+
+    Moves the posterior mean to the draw with the highest reward.
 
         shift = x1_best − D_t(x),   value = max_n r(x1_n).
 

@@ -60,7 +60,9 @@ def regression_shift(draws: Draws, denoiser: Tensor) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class Stein(ValueEstimator):
-    """Compares the reward-weighted mean of the draws with their plain mean.
+    """Any reward, black boxes too: needs no gradient.
+
+    Compares the reward-weighted mean of the draws with their plain mean.
 
         shift = Σ_i w_i x1_i − centre,   w = softmax(r).
 

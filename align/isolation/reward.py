@@ -15,7 +15,9 @@ from align.isolation.client import RewardProcess, python_of
 
 @attrs.frozen(kw_only=True)
 class Isolated(AskedSpec):
-    """Another reward, which a process in another virtual environment loads and asks.
+    """A reward whose packages do not go with those here.
+
+    Another reward, which a process in another virtual environment loads and asks.
 
     For rewards whose packages cannot be installed beside those of this environment. Data, scores
     and vector-Jacobian products cross a pipe; on the CPU the results are the same bits. Whatever

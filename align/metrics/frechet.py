@@ -53,7 +53,9 @@ def _gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
 @final
 @attrs.frozen(kw_only=True)
 class FrechetThumbnails(Metric):
-    """Fréchet distance to the references, of Gaussians fitted to thumbnails of 8 x 8 pixels.
+    """How far pictures are from the first arm's, at a glance.
+
+    Fréchet distance to the references, of Gaussians fitted to thumbnails of 8 x 8 pixels.
 
     It measures layout and colour alone; it needs no network and no download. Few samples bias it
     upwards, so compare values only at equal numbers of pictures.

@@ -38,7 +38,9 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
 @final
 @attrs.frozen(kw_only=True)
 class SlicedWasserstein(Metric):
-    """Sliced Wasserstein-2 distance to the references, in the units of the data.
+    """How far samples are from the first arm's, as points.
+
+    Sliced Wasserstein-2 distance to the references, in the units of the data.
 
     The directions are the same in every run. Two finite sets of one law have a distance above 0,
     which falls as one over the root of their size; compare other distances with that.

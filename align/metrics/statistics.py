@@ -72,7 +72,9 @@ def statistic(name: Statistic, data: Tensor, *, edge: float = 0.1) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class ImageStatistics(Metric):
-    """Edge density, colour entropy and saturation, each a mean over the pictures.
+    """Edges, colours and saturation of pictures.
+
+    Edge density, colour entropy and saturation, each a mean over the pictures.
 
     edges: share of pixels whose brightness differs from a neighbour's by more than `edge`.
     entropy: of the colour histogram with 8 bins a channel, in bits (0 to 9).

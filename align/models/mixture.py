@@ -199,7 +199,9 @@ def _orthonormal(spec: Mixture, attribute: attrs.Attribute[Any], value: Any) -> 
 @final
 @attrs.frozen(kw_only=True)
 class Mixture(ModelSpec, Repeatable):
-    """A mixture of isotropic Gaussians, with exact velocity, maps, value and tilted law.
+    """A world of Gaussians in which all answers are known.
+
+    A mixture of isotropic Gaussians, with exact velocity, maps, value and tilted law.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 and
     appendix F.1 (the two-dimensional example).

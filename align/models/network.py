@@ -44,7 +44,10 @@ from align.training import weights
 @final
 @attrs.frozen(kw_only=True)
 class Network(ModelSpec, HasOrigins, Repeatable):
-    """A model trained by `pretrain` or `distill`, or an untrained one for them to train."""
+    """Weights that `pretrain`, `distill` or `finetune` made.
+
+    A model trained by `pretrain` or `distill`, or an untrained one for them to train.
+    """
 
     kind: ClassVar[str] = "network"
 

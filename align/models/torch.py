@@ -119,7 +119,9 @@ def _function(code: Code, name: str) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Torch(ModelSpec, HasOrigins, Repeatable):
-    """A network of your own: what a function of a Python file returns, an nn.Module or a callable.
+    """A network of your own, from a Python file or module.
+
+    A network of your own: what a function of a Python file returns, an nn.Module or a callable.
 
     It is called with states x (B, *shape) and times t (B,), and with labels (B,) where there are
     classes; it returns a tensor like x. Row i of it must depend on row i of its arguments alone.

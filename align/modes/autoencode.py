@@ -50,7 +50,9 @@ class AutoencoderState(TrainingState):
 @final
 @attrs.frozen(kw_only=True)
 class Autoencode(TrainingMode[AutoencoderState]):
-    """Trains an autoencoder on the L1 distance of pictures and of their gradients.
+    """Trains an autoencoder, for flows in its latents.
+
+    Trains an autoencoder on the L1 distance of pictures and of their gradients.
 
     Latents are pulled towards the origin and blurred by a little noise, so that the decoder is
     smooth. At the end they are scaled to mean 0 and deviation 1 over the data.

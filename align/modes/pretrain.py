@@ -48,7 +48,9 @@ class FlowState(TrainingState):
 @final
 @attrs.frozen(kw_only=True)
 class Pretrain(TrainingMode[FlowState]):
-    """Trains the flow of the model: min E ‖b_t(I_t, c) − İ_t‖² over data, noise and time.
+    """Trains a flow on data.
+
+    Trains the flow of the model: min E ‖b_t(I_t, c) − İ_t‖² over data, noise and time.
 
     Reference: Flow Matching for Generative Modeling, Lipman et al., 2022, arXiv:2210.02747, Eq. 9;
     Classifier-Free Diffusion Guidance, Ho, Salimans, 2022, arXiv:2207.12598, Alg. 1 (dropout).

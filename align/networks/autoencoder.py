@@ -18,7 +18,9 @@ from align.networks.layers import Residual
 @final
 @attrs.frozen(kw_only=True)
 class AutoencoderConfig(AutoencoderSpec):
-    """A convolutional autoencoder whose decoder enlarges by repeating pixels.
+    """Works at every size of the picture; the usual one.
+
+    A convolutional autoencoder whose decoder enlarges by repeating pixels.
 
     Encoder and decoder have a residual block at every side, that of the pictures included.
     """

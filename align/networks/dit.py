@@ -38,7 +38,9 @@ def _rising(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -
 @final
 @attrs.frozen(kw_only=True)
 class DiTConfig(ConditionedNetworkSpec):
-    """A diffusion transformer, for states that are latents of pictures.
+    """A transformer, for latents of pictures.
+
+    A diffusion transformer, for states that are latents of pictures.
 
     Reference: Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748.
     """

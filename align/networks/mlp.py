@@ -17,7 +17,10 @@ from align.core.option import at_least, option
 @final
 @attrs.frozen(kw_only=True)
 class MLPConfig(ConditionedNetworkSpec):
-    """A multilayer perceptron with residual layers, for states that are vectors."""
+    """A multilayer perceptron, for vectors.
+
+    Its layers are residual.
+    """
 
     kind: ClassVar[str] = "mlp"
     domain: ClassVar[Domain | None] = "vector"

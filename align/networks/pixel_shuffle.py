@@ -17,7 +17,9 @@ from align.networks.layers import Residual, in_groups
 @final
 @attrs.frozen(kw_only=True)
 class PixelShuffleConfig(AutoencoderSpec):
-    """A convolutional autoencoder whose decoder enlarges by turning channels into pixels.
+    """Makes pixels of channels: little work in large pictures.
+
+    A convolutional autoencoder whose decoder enlarges by turning channels into pixels.
 
     The first convolution halves the side, and only the last one sees every pixel. Nearly all of
     the work is done where there are few places and many channels.

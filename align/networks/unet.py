@@ -25,7 +25,9 @@ from align.networks.layers import GROUPS, Attention, LabelEmbedder, TimeEmbedder
 @final
 @attrs.frozen(kw_only=True)
 class UNetConfig(ConditionedNetworkSpec):
-    """A small U-Net with attention at its smallest side, for states that are latents of pictures.
+    """A small U-Net, for latents of pictures.
+
+    A small U-Net with attention at its smallest side, for states that are latents of pictures.
 
     Reference: Diffusion Models Beat GANs on Image Synthesis, Dhariwal, Nichol, 2021,
     arXiv:2105.05233, section 3.

@@ -19,7 +19,9 @@ from align.core.reward import Repeatable, Reward, RewardSpec
 @final
 @attrs.frozen(kw_only=True)
 class Compressibility(RewardSpec, Repeatable):
-    """Minus the size of the picture as a JPEG file, in kilobytes (1000 bytes).
+    """Pictures that make small JPEG files; has no gradient.
+
+    Minus the size of the picture as a JPEG file, in kilobytes (1000 bytes).
 
     Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,
     arXiv:2305.13301, section 5.1.
@@ -42,7 +44,9 @@ class Compressibility(RewardSpec, Repeatable):
 @final
 @attrs.frozen(kw_only=True)
 class Incompressibility(RewardSpec, Repeatable):
-    """The size of the picture as a JPEG file, in kilobytes (1000 bytes).
+    """Pictures that make large JPEG files; has no gradient.
+
+    The size of the picture as a JPEG file, in kilobytes (1000 bytes).
 
     Reference: Training Diffusion Models with Reinforcement Learning, Black et al., 2023,
     arXiv:2305.13301, section 5.1.

@@ -28,7 +28,9 @@ def _matches(spec: Likelihood, attribute: attrs.Attribute[Any], value: Any) -> N
 @final
 @attrs.frozen(kw_only=True)
 class Likelihood(RewardSpec, Repeatable):
-    """R(x) = −|A x − y|² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
+    """A linear measurement of vectors.
+
+    R(x) = −|A x − y|² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, appendix F.1.
     """

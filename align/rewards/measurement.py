@@ -21,7 +21,9 @@ from align.rewards.operators import AnyOperator, Operator
 @final
 @attrs.frozen(kw_only=True)
 class Measurement(RewardSpec, Repeatable):
-    """R(x) = −‖A x − y‖² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
+    """A picture that was measured: blurred, cut or small.
+
+    R(x) = −‖A x − y‖² / (2 std²), so that p e^R is the law of x given y = A x + N(0, std²).
 
     y = A x0 + std n with x0 the known picture and n ~ N(0, I), drawn once from `seed`. The sum is
     over what A sees: once a pixel where x0 is grey, once a pixel and channel where it is not.

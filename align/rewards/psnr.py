@@ -20,7 +20,9 @@ _LIMIT: Final = 100.0  # far above what 8 bits can tell apart, and finite
 @final
 @attrs.frozen(kw_only=True)
 class PSNR(RewardSpec, Repeatable):
-    """Peak signal-to-noise ratio to a known picture, −10 log10 of the mean squared error, in dB.
+    """How near samples are to a known picture, in dB.
+
+    Peak signal-to-noise ratio to a known picture, −10 log10 of the mean squared error, in dB.
 
     Samples are clamped to [0, 1] first; a ratio above 100 dB counts as 100.
     """

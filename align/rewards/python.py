@@ -31,7 +31,9 @@ Scores: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 @final
 @attrs.frozen(kw_only=True)
 class Python(RewardSpec, HasOrigins, Repeatable):
-    """A function `score(data, prompts)` of a Python file, which returns the scores (B,).
+    """A function of your own, in a Python file.
+
+    A function `score(data, prompts)` of a Python file, which returns the scores (B,).
 
     `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device; `prompts` is
     a list of B strings. Row i of the score must depend on row i of the data alone. The file is

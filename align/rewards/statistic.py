@@ -19,7 +19,9 @@ from align.metrics.statistics import COUNTS, LARGEST, Statistic, statistic
 @final
 @attrs.frozen(kw_only=True)
 class PictureStatistic(RewardSpec, Repeatable):
-    """R(x) = v(x), or −(v(x) − towards)² / width², for one statistic v of the picture.
+    """Brightness, contrast, sharpness and the like.
+
+    R(x) = v(x), or −(v(x) − towards)² / width², for one statistic v of the picture.
 
     brightness: mean of all channels of all pixels, from 0 to 1.
     contrast: standard deviation of the pixels' brightness, from 0 to ½.

@@ -15,7 +15,9 @@ from align.core.streams import Streams
 @final
 @attrs.frozen(kw_only=True)
 class DPS(PosteriorSampler):
-    """p(x1 | x_t) ≈ δ(D_t(x)): wrong where the reward is not linear across the posterior.
+    """Any flow, nearly free: the mean stands for every draw.
+
+    p(x1 | x_t) ≈ δ(D_t(x)): wrong where the reward is not linear across the posterior.
 
     Reference: Diffusion Posterior Sampling, Chung et al., 2022, arXiv:2209.14687, section 3.
     """

@@ -18,7 +18,9 @@ from align.core.streams import Streams
 @final
 @attrs.frozen(kw_only=True)
 class ExactPosterior(PosteriorSampler):
-    """Independent exact draws x1 ~ p(x1 | x_t), without a gradient.
+    """Mixtures alone: exact draws, to compare others with.
+
+    Independent exact draws x1 ~ p(x1 | x_t), without a gradient.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.1.1 (the
     posterior of a mixture).

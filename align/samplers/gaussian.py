@@ -53,7 +53,9 @@ def posterior_moments(model: FlowModel, noisy: NoisyState) -> tuple[Tensor, Tens
 @final
 @attrs.frozen(kw_only=True)
 class GaussianPosterior(PosteriorSampler):
-    """x1 = D_t(x) + C^½ ε with ε ~ N(0, I): wrong where the posterior has several modes.
+    """Any flow: a Gaussian around the mean, so one mode alone.
+
+    x1 = D_t(x) + C^½ ε with ε ~ N(0, I): wrong where the posterior has several modes.
 
     With `covariance` = "exact" C = (α²/β) ∂D/∂x is the covariance of the posterior, negative
     eigenvalues set to 0; for states of a few hundred elements at most, as it costs a backward pass

@@ -133,7 +133,9 @@ def glass_velocity(model: FlowModel, y: Tensor, s: Tensor, noisy: NoisyState) ->
 @final
 @attrs.frozen(kw_only=True)
 class Glass(PosteriorSampler):
-    """Integrates the inner flow from noise to p(x1 | x_t), with Euler or Heun steps.
+    """Any flow: draws at several network calls each.
+
+    Integrates the inner flow from noise to p(x1 | x_t), with Euler or Heun steps.
 
     With one step every draw is the denoiser D_t(x). Heun's method pays from
     about eight steps on; with fewer, or late in time, Euler's is as good at as many network calls.

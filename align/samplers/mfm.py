@@ -18,7 +18,9 @@ from align.core.streams import Streams
 @final
 @attrs.frozen(kw_only=True)
 class MetaFlowMap(PosteriorSampler):
-    """x1 = X_{0,1}(ε; t, x) with ε ~ N(0, I), taken as K jumps of equal length.
+    """Models with a meta flow map: a draw in one call.
+
+    x1 = X_{0,1}(ε; t, x) with ε ~ N(0, I), taken as K jumps of equal length.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 4.
     """

@@ -19,7 +19,9 @@ from align.core.streams import Streams
 @final
 @attrs.frozen(kw_only=True)
 class Renoise(PosteriorSampler):
-    """x1 = X_{s,1}(x_s), where x_s is x_t made noisier: one of K, by importance weights.
+    """Models with a flow map: draws by importance weights.
+
+    x1 = X_{s,1}(x_s), where x_s is x_t made noisier: one of K, by importance weights.
 
         x_s = c x + ρ ε,   c = β_s / β_t,   ρ² = α_s² − c² α_t²,   z = X_{s,1}(x_s),
         log w = log p_s(x_s) − |x − β_t z|² / (2 α_t²) + |ε|² / 2.

@@ -72,6 +72,12 @@ def test_list():
     assert "steer" in [line.split()[0] for line in modes.splitlines()]
 
 
+def test_list_has_a_line_of_80_columns_for_every_part():
+    lines = invoke("list", env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert not [line for line in lines if line.startswith("   ")]
+
+
 @pytest.mark.parametrize("name", ["sampler", "samplers"])
 def test_list_one_kind(name):
     head, *lines = invoke("list", name).stdout.splitlines()

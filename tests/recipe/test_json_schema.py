@@ -109,7 +109,7 @@ def test_what_is_wrong_at_sight_is_refused(refused, old, new):
 def test_every_option_says_what_it_is(catalog):
     schema = json_schema(catalog)
     steer = schema["definitions"]["mode/steer"]
-    assert steer["description"].startswith("Samples p*(x)")
+    assert steer["description"].startswith("Steers samples")
     steps = steer["properties"]["steps"]
     assert steps == {"type": "integer", "description": "steps from noise to data (default: 50)"}
 

@@ -24,7 +24,9 @@ class DiagonalTarget(Objective):
 @final
 @attrs.frozen(kw_only=True)
 class DataTarget(DiagonalTarget):
-    """The rate α'_s noise + β'_s x1 of the coupled interpolant, guided where the recipe asks.
+    """distill, diagonal: from data, without a teacher.
+
+    The rate α'_s noise + β'_s x1 of the coupled interpolant, guided where the recipe asks.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33.
     """
@@ -39,7 +41,9 @@ class DataTarget(DiagonalTarget):
 @final
 @attrs.frozen(kw_only=True)
 class TeacherTarget(DiagonalTarget):
-    """The inner velocity itself, by GLASS from the velocity of a teacher; it has no noise.
+    """distill, diagonal: from the velocity of a teacher.
+
+    The inner velocity itself, by GLASS from the velocity of a teacher; it has no noise.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33; GLASS Flows,
     Holderrieth et al., 2025, arXiv:2509.25170.

@@ -18,7 +18,9 @@ from align.modes.distill.inner import InnerFlow
 @final
 @attrs.frozen(kw_only=True)
 class Eulerian(ConsistencyLoss):
-    """∂_s X + (b̄_s · ∇) X = 0: v_{s,u}(y) → b̄_s + (u − s) (∂_s v_{s,u} + b̄_s · ∇ v_{s,u}).
+    """distill, jumps: by a derivative at their beginning.
+
+    ∂_s X + (b̄_s · ∇) X = 0: v_{s,u}(y) → b̄_s + (u − s) (∂_s v_{s,u} + b̄_s · ∇ v_{s,u}).
 
     The target is a forward-mode derivative of v along (b̄_s, 1, 0); it carries no gradient.
 

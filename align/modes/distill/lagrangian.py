@@ -18,7 +18,9 @@ from align.modes.distill.inner import InnerFlow
 @final
 @attrs.frozen(kw_only=True)
 class Lagrangian(ConsistencyLoss):
-    """∂_u X_{s,u}(y) = b̄_u(X_{s,u}(y)), with ∂_u X = v_{s,u} + (u − s) ∂_u v_{s,u}.
+    """distill, jumps: by a derivative at their end.
+
+    ∂_u X_{s,u}(y) = b̄_u(X_{s,u}(y)), with ∂_u X = v_{s,u} + (u − s) ∂_u v_{s,u}.
 
     `trained = "derivative"` moves ∂_u X towards a fixed velocity at a fixed end.
     `trained = "velocity"` holds the derivative fixed and moves v_{u,u}(X), through both v and X, as

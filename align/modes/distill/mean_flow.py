@@ -16,7 +16,9 @@ from align.modes.distill.inner import InnerFlow
 @final
 @attrs.frozen(kw_only=True)
 class MeanFlow(ConsistencyLoss):
-    """v_{s,u}(I_s) → İ_s + (u − s) (∂_s v_{s,u} + İ_s · ∇ v_{s,u}), without a model's velocity.
+    """distill, jumps: as MeanFlow, from data alone.
+
+    v_{s,u}(I_s) → İ_s + (u − s) (∂_s v_{s,u} + İ_s · ∇ v_{s,u}), without a model's velocity.
 
     It is linear in İ_s, so its mean given (I_s, x_t) is the Eulerian target with b̄_s.
 

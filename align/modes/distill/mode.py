@@ -47,7 +47,9 @@ class DistillState(TrainingState):
 @final
 @attrs.frozen(kw_only=True)
 class Distill(TrainingMode[DistillState]):
-    """Trains a map on the inner velocity on its diagonal, and on consistent jumps off it.
+    """Trains a flow map or a meta flow map from a flow.
+
+    Trains a map on the inner velocity on its diagonal, and on consistent jumps off it.
 
         L = E ‖v_{s,s}(I_s; t, x_t) − target‖² + E ‖residual of the consistency loss‖²
 

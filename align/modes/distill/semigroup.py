@@ -16,7 +16,9 @@ from align.modes.distill.inner import InnerFlow
 @final
 @attrs.frozen(kw_only=True)
 class Semigroup(ConsistencyLoss):
-    """X_{w,u} ∘ X_{s,w} = X_{s,u}: v_{s,u}(y) → γ v_{s,w}(y) + (1 − γ) v_{w,u}(X_{s,w}(y)).
+    """distill, jumps: one is as good as two; the usual one.
+
+    X_{w,u} ∘ X_{s,w} = X_{s,u}: v_{s,u}(y) → γ v_{s,w}(y) + (1 − γ) v_{w,u}(X_{s,w}(y)).
 
     w = s + γ (u − s) with γ uniform in (0, 1). The target carries no gradient.
 

@@ -17,7 +17,9 @@ from align.modes.distill.inner import InnerFlow
 @final
 @attrs.frozen(kw_only=True)
 class Shortcut(ConsistencyLoss):
-    """v_{s,s+2d}(y) → ½ v_{s,s+d}(y) + ½ v_{s+d,s+2d}(X_{s,s+d}(y)), d = 2⁻ᵏ, s a multiple of 2d.
+    """distill, jumps: one is as good as its halves, on a grid.
+
+    v_{s,s+2d}(y) → ½ v_{s,s+d}(y) + ½ v_{s+d,s+2d}(X_{s,s+d}(y)), d = 2⁻ᵏ, s a multiple of 2d.
 
     k is uniform in 1, ..., `levels`. The halves of the shortest jumps are Euler steps with the
     velocity v_{s,s}, which the diagonal learns. Only jumps of this grid are trained; the times that

@@ -18,7 +18,9 @@ from align.modes.finetune.target import TiltedTarget
 @final
 @attrs.frozen(kw_only=True)
 class Draft(FinetuneObjective):
-    """−r(x1) of the student's own samples x1, through the last `last` of `flow_steps` Euler steps.
+    """finetune: climbs the reward through the sampler.
+
+    −r(x1) of the student's own samples x1, through the last `last` of `flow_steps` Euler steps.
 
     A baseline: its minimum is the maximum of the reward, since the base law is not part of it. It
     is on-policy, and a step costs as many network calls as a sample.

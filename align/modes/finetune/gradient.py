@@ -22,7 +22,9 @@ RELEASED: Final = 100.0
 @final
 @attrs.frozen(kw_only=True)
 class GradientObjective(FinetuneObjective):
-    """E e^{r − c} ‖b̂_t(x_t) − (b_t(x_t) + (σ_t²/2) ∇_{x_t} r)‖², r = r(x̂(x_t)), x̂ ~ p(x1 | x_t).
+    """finetune: the tilted law, by the reward's gradient.
+
+    E e^{r − c} ‖b̂_t(x_t) − (b_t(x_t) + (σ_t²/2) ∇_{x_t} r)‖², r = r(x̂(x_t)), x̂ ~ p(x1 | x_t).
 
     The minimum is b + (σ²/2) E[∇e^r] / E[e^r] = b + (σ²/2) ∇V: linear in e^r and ∇e^r, so that
     one draw is enough, where the logarithm of a mean of few is biased. Its parameter gradient is

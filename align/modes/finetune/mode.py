@@ -42,7 +42,9 @@ from align.training.weights import in_float32
 @final
 @attrs.frozen(kw_only=True)
 class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewardGradient):
-    """Trains a flow until its own samples have the law p*(x1) ∝ p(x1) e^{r(x1)}.
+    """Trains a flow on rewards, so that it needs no steering.
+
+    Trains a flow until its own samples have the law p*(x1) ∝ p(x1) e^{r(x1)}.
 
     Clean data are made noisy, a frozen posterior sampler draws from there, and the flow's velocity
     is regressed on a target made of those draws and their rewards. This is off-policy: nothing is

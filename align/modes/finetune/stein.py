@@ -17,7 +17,9 @@ from align.modes.finetune.target import TiltedTarget
 @final
 @attrs.frozen(kw_only=True)
 class SteinObjective(FinetuneObjective):
-    """E e^{r − c} ‖b̂_t(x_t) − v(x̂)‖² for the velocity v(x̂) that leads to a posterior draw x̂.
+    """finetune: the tilted law, for any reward.
+
+    E e^{r − c} ‖b̂_t(x_t) − v(x̂)‖² for the velocity v(x̂) that leads to a posterior draw x̂.
 
     On the linear path v = (x̂ − x_t) / (1 − t). The minimum is E[e^r v] / E[e^r], the velocity of
     the tilted law, for any reward, black boxes too. `centred` subtracts from e^{r − c} (b̂ − v) the

@@ -49,7 +49,9 @@ class Best:
 @final
 @attrs.frozen(kw_only=True)
 class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
-    """x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
+    """Makes N samples and keeps the best; 1 is plain sampling.
+
+    x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
 
     With `pool = "shared"` the B samples are the B best, in order, of all N · B candidates (top-k
     with k = B); sample i then depends on the other samples, by its nature.

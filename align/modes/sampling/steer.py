@@ -60,7 +60,9 @@ class Steered:
 @final
 @attrs.frozen(kw_only=True)
 class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
-    """Samples p*(x) ∝ p(x) e^{r(x)} by Doob's transform of the flow.
+    """Steers samples towards the reward while it makes them.
+
+    Samples p*(x) ∝ p(x) e^{r(x)} by Doob's transform of the flow.
 
     At every step the estimator says how far the reward moves the denoiser, from D to D*, and the
     dynamics follow the flow that has D* in place of D.

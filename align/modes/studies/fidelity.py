@@ -37,7 +37,9 @@ class Fidelities:
 @final
 @attrs.frozen(kw_only=True)
 class Fidelity(AlignmentMode[Fidelities], Study[Fidelities]):
-    """How far are samples of K steps from data?
+    """Measures how good samples of few steps are.
+
+    How far are samples of K steps from data?
 
     "refinement" makes K posterior draws, each but the last made noisy again; it calls the network K
     times as often as the sampler does for one draw. "flow" takes K Euler steps along the velocity,

@@ -38,7 +38,9 @@ class Recovery:
 @final
 @attrs.frozen(kw_only=True)
 class PosteriorRecovery(AlignmentMode[Recovery], Study[Recovery]):
-    """Do posterior draws have the law of the data?
+    """Measures whether posterior draws have the data's law.
+
+    Do posterior draws have the law of the data?
 
         x1 ~ p,   x_t = α_t ε + β_t x1,   x̂ ~ p(x1 | x_t):   then x̂ ~ p, whatever t is.
 

@@ -42,7 +42,9 @@ class Values:
 @final
 @attrs.frozen(kw_only=True)
 class ValueCorrelation(AlignmentMode[Values], Study[Values]):
-    """Do values by a sampler's draws rank states as those by long rollouts do?
+    """Measures whether values by draws rank states well.
+
+    Do values by a sampler's draws rank states as those by long rollouts do?
 
         V = log (1/N) Σ_n e^{r(x1_n)}: over the draws, and over the ends of M rollouts from x_t.
 

@@ -27,7 +27,9 @@ def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class Classifier(RewardSpec, Repeatable):
-    """R(x) = log p(label | x), log p / (1 − p), or p itself, by a classifier of your choice.
+    """A class, by a classifier of your choice.
+
+    R(x) = log p(label | x), log p / (1 − p), or p itself, by a classifier of your choice.
 
     Pictures are prepared as the model's own configuration says, by resizing that keeps the
     gradient. Log-odds go on rising where a probability is all but 1, and then have the better

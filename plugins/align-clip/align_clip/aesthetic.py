@@ -26,7 +26,9 @@ def _named(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class Aesthetic(RewardSpec, Repeatable):
-    """R(x) = a head on the unit features of a CLIP model: a mark of 1 to 10 for most pictures.
+    """How beautiful people would find a picture, 1 to 10.
+
+    R(x) = a head on the unit features of a CLIP model: a mark of 1 to 10 for most pictures.
 
     Heads of LAION's layout: one linear layer ('weight', 'bias'), or five without anything between
     them ('layers.0' to 'layers.7'). Both are trained on OpenAI's ViT-L/14, the default of `clip`.

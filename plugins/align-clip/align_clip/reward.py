@@ -30,7 +30,9 @@ FILES: Final = ("model.safetensors", "pytorch_model.bin")
 @final
 @attrs.frozen(kw_only=True)
 class Clip(ClipSpec, HasReferenceImplementation):
-    """R(x) = scale(cos(picture, prompt)) of a CLIP model by OpenAI or open_clip.
+    """How well a picture fits its prompt, by CLIP.
+
+    R(x) = scale(cos(picture, prompt)) of a CLIP model by OpenAI or open_clip.
 
     Pictures: shortest side to the network's size, centre crop. Scales, which differ by package:
     'cosine' is cos; 'clipscore' is 2.5 max(cos, 0), of the paper; 'torchmetrics' is

@@ -133,7 +133,9 @@ class _Pipeline(ModelSpec):
 @final
 @attrs.frozen(kw_only=True)
 class Diffusers(_Pipeline, Repeatable):
-    """A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
+    """Text-to-image pipelines of the package diffusers.
+
+    A text-to-image pipeline of diffusers, with its own guidance, scheduler and decoder.
 
     Reference: Diffusers: State-of-the-art diffusion models, von Platen et al., 2022,
     https://github.com/huggingface/diffusers.

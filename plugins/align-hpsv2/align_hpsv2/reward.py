@@ -26,7 +26,9 @@ FILES: Final = MappingProxyType({"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2
 @final
 @attrs.frozen(kw_only=True)
 class HPSv2(ClipSpec, HasReferenceImplementation):
-    """R(x) = cos(picture, prompt) of a CLIP ViT-H/14 trained on people's choices.
+    """What people prefer for a prompt, by HPSv2.
+
+    R(x) = cos(picture, prompt) of a CLIP ViT-H/14 trained on people's choices.
 
     Pictures: longest side to 224, black bars. One file of 1.97 GB has everything; the package's
     own download of the model it was trained from is not needed.

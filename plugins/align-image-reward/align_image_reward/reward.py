@@ -36,7 +36,9 @@ STD: Final = 1.0333394966054072
 @final
 @attrs.frozen(kw_only=True)
 class ImageReward(RewardSpec, HasReferenceImplementation, Repeatable):
-    """ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
+    """What people prefer for a prompt, by ImageReward.
+
+    ImageReward: how people would rate a picture for its prompt; most scores are in [-2, 2].
 
     The shortest side is resized to 224 pixels and the middle is cut out, so pixels beyond it have
     no gradient. Prompts are cut to 35 tokens. Scores are those of the package image-reward, which

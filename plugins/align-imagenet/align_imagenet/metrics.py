@@ -30,7 +30,9 @@ def mean_cosine_distance(rows: Tensor) -> float:
 @final
 @attrs.frozen(kw_only=True)
 class Frechet(Metric):
-    """Fréchet distance to the references, of Gaussians fitted to MobileNetV2 features.
+    """How far pictures are from the first arm's, by features.
+
+    Fréchet distance to the references, of Gaussians fitted to MobileNetV2 features.
 
     This is *not* FID, which uses the features of an Inception network: compare its values with
     each other only, at equal numbers and sizes of pictures; few samples bias it upwards.
@@ -66,7 +68,9 @@ class Frechet(Metric):
 @final
 @attrs.frozen(kw_only=True)
 class Diversity(Metric):
-    """Mean cosine distance between MobileNetV2 features over all pairs of samples.
+    """How unlike each other an arm's pictures are.
+
+    Mean cosine distance between MobileNetV2 features over all pairs of samples.
 
     0 when all samples are alike; the references are not used.
     """

@@ -56,7 +56,9 @@ def _classes(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class ImageNetModel(ModelSpec, Repeatable):
-    """A transformer of ImageNet 256 in latents: SiT, REPA, DMF or MFM, from its public file.
+    """ImageNet in 256 pixels, from published weights.
+
+    A transformer of ImageNet 256 in latents: SiT, REPA, DMF or MFM, from its public file.
 
     It is a model of networks like any other: `distill` and `finetune` start from it.
 

@@ -42,7 +42,9 @@ def _in_steps(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class ImageNet(RewardSpec, Repeatable):
-    """R(x) = log p(label | x) by an ImageNet classifier with 1000 classes.
+    """A class of ImageNet, by small classifiers.
+
+    R(x) = log p(label | x) by an ImageNet classifier with 1000 classes.
 
     Pictures are resized to `size` × `size` (bicubic, squashed if they are not square) and never
     clamped, so the gradient reaches every pixel. Optimise `efficientnet_lite0` and hold out

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @final
 @attrs.frozen(kw_only=True)
 class KL(AutoencoderSpec):
-    """The autoencoder of Stable Diffusion, as its package diffusers computes it.
+    """The autoencoder of Stable Diffusion, ready-made.
+
+    The autoencoder of Stable Diffusion, as its package diffusers computes it.
 
     Pictures are encoded as the mean of their latents. Decoding tile by tile is an approximation:
     each tile is normalised by itself, and neighbours are blended where they overlap.

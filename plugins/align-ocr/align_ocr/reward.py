@@ -53,7 +53,9 @@ def _letters(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class Ocr(RewardSpec, Repeatable):
-    """R(x) = max(1 − d / n, 0), d the edit distance of what is read from a wanted text of length n.
+    """Text that is to be read in the picture.
+
+    R(x) = max(1 − d / n, 0), d the edit distance of what is read from a wanted text of length n.
 
     All lines that are found are read, from top to bottom. Spaces do not count, as the network
     reads hardly any; nor does how a letter is encoded (Unicode's form NFKC: an accent that is a

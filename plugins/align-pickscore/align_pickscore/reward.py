@@ -29,7 +29,9 @@ FILES: Final = ("model.safetensors", "pytorch_model.bin")
 @final
 @attrs.frozen(kw_only=True)
 class PickScore(ClipSpec, HasReferenceImplementation):
-    """R(x) = e^s cos(picture, prompt) of a CLIP ViT-H/14 trained on people's picks, about 20.
+    """What people pick for a prompt, by PickScore.
+
+    R(x) = e^s cos(picture, prompt) of a CLIP ViT-H/14 trained on people's picks, about 20.
 
     Pictures: shortest side to 224, centre crop. `weights` is a folder with 'config.json' and
     'model.safetensors' or 'pytorch_model.bin', 3.94 GB. Prompts are taken as they are.

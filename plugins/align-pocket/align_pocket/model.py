@@ -24,7 +24,9 @@ from align.models.network import load
 @final
 @attrs.frozen(kw_only=True)
 class Pocket(ModelSpec, Repeatable):
-    """Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
+    """Small pictures of animals; the weights are inside.
+
+    Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
 
     Silhouettes: 28x28, ten animals (bear, bird, cat, cow, dog, elephant, giraffe, horse, sheep,
     zebra). Photographs: 64x64, 29 animals of ImageNet, from "tabby cat" to "albatross", of which

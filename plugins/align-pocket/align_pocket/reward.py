@@ -32,7 +32,9 @@ def _known(_: Any, attribute: attrs.Attribute[str], value: str) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class SilhouetteClass(RewardSpec, Repeatable):
-    """How sure a small classifier is that a picture shows an animal of the silhouettes, in nats.
+    """An animal of the silhouettes, by a small classifier.
+
+    How sure a small classifier is that a picture shows an animal of the silhouettes, in nats.
 
     "log_odds" is log p / (1 − p), which goes on growing where "log_probability", log p, is nearly
     zero for every good picture. Two classifiers of different build are there, so that one can be
