@@ -186,6 +186,22 @@ class Meter(Tally):
         )
 
 
+def shares(planned: Cost, meter: Meter) -> Callable[[], float]:
+    """What has been made, of all calls that were planned, as a number from 0 to 1."""
+
+    def calls(*counted: dict[str, int]) -> int:
+        return sum(sum(rows.copy().values()) for rows in counted)
+
+    cost, rewards = planned, meter.rewards
+    total = calls(cost.calls, cost.backward, cost.reward_calls, cost.reward_backward)
+
+    def share() -> float:
+        made = calls(meter.calls, meter.backward, rewards.calls, rewards.backward)
+        return min(1.0, made / max(1, total))
+
+    return share
+
+
 def forget_peak(device: torch.device) -> None:
     """Start to measure the peak of memory anew, where the system lets us."""
     if device.type == "cuda":

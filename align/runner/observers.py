@@ -97,8 +97,9 @@ class RunObserver:
         if self.stopping():
             raise UserInterrupt
 
-    def of(self, arm: Arm) -> ArmObserver:
-        """What watches one arm."""
+    def of(self, arm: Arm, share: Callable[[], float] | None = None) -> ArmObserver:
+        """What watches one arm; `share` says what is done of it, from 0 to 1, within steps too."""
+        self.bar.begin(arm.name, arm.mode.steps, share)
         return ArmObserver(self, arm.name, arm.mode.batch if isinstance(arm.mode, Trainable) else 0)
 
 

@@ -25,7 +25,7 @@ from align.core.mode import Continues, Trainable
 from align.core.option import Key
 from align.core.study import Study
 from align.engine.loop import Earlier, Observer, Outcome
-from align.engine.meter import Cost
+from align.engine.meter import Cost, shares
 from align.io.cache import Cache
 from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
@@ -96,7 +96,8 @@ class Session:
             self.record.given(built.reference_images())
             self.record.follow(arm.name, built.problem.chunks)
             plan = self.plan(built, planner)
-            observer, mode = self.observer.of(arm), arm.mode
+            share = shares(plan.cost, built.meter) if plan and not plan.most else None
+            observer, mode = self.observer.of(arm, share), arm.mode
             listener = Listener(observer) if isinstance(mode, Continues) else None
             outcome = self.execute(built, listener or observer, _earlier(arm, ended))
             if isinstance(mode, Study):
