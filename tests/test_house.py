@@ -194,6 +194,7 @@ def test_recipe_can_be_loaded_and_says_its_command(path, catalog, tmp_path, monk
 @pytest.mark.parametrize(("path", "text"), [*blocks_of(DOCUMENTS)])
 def test_recipe_in_a_document_can_be_loaded(path, text, catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     files = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", path.read_text(), re.M | re.S)
     for name, code in files:  # which a recipe of the document may name
         (tmp_path / name).write_text(code)

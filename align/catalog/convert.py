@@ -24,8 +24,10 @@ from align.core.attribution import described, settings_kept
 from align.core.convention import ALSO_CALLED
 from align.core.errors import AlignError
 from align.core.interrupt import is_interrupt
-from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, finite
+from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, PathUse, finite
 from align.core.term import TERM_OPTIONS, RewardTerm
+from align.io import paths
+from align.io.files import exists_as_file, exists_as_folder
 
 _NO_PLAIN_DEFAULT: Final[tuple[type, ...]] = (type(attrs.NOTHING), type(attrs.Factory(list)))
 
@@ -39,7 +41,7 @@ def strict_converter(catalog: Catalog) -> Converter:
     dispatch: Sequence[tuple[Callable[[Any], bool], Hook]] = (
         # cattrs asks the hook that was registered last first.
         (lambda tp: True, _unsupported),
-        (lambda tp: tp is Any, lambda value, _: value),
+        (lambda tp: tp is Any, lambda value, _: _untyped(value)),
         (lambda tp: isinstance(tp, type) and attrs.has(tp), partial(_plain_table, converter)),
         (lambda tp: get_origin(tp) in (dict, Mapping), partial(_dictionary, converter)),
         (lambda tp: get_origin(tp) is tuple, partial(_array, converter)),
@@ -66,7 +68,13 @@ def _unsupported(_: Any, tp: Any) -> Any:
     raise ConfigErrors([ConfigError((), text)])
 
 
+def _untyped(value: Any) -> Any:
+    """A text as a plain one, wherever it was typed."""
+    return str(value) if isinstance(value, str) else value
+
+
 def _simple(value: Any, tp: Any) -> Any:
+    value = _untyped(value)
     if type(value) is int and abs(value) >= 2**63:
         raise _wrong(value, tp, ", which 64 bits do not hold; the largest is 2^63 - 1")
     if type(value) is tp:
@@ -77,6 +85,7 @@ def _simple(value: Any, tp: Any) -> Any:
 
 
 def _choice(value: Any, tp: Any) -> Any:
+    value = _untyped(value)
     if any(type(value) is type(option) and value == option for option in get_args(tp)):
         return value
     meant = ALSO_CALLED.get(value.lower()) if isinstance(value, str) else None
@@ -283,7 +292,10 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     for name, field in names.items():
         if name in table:
             try:
-                read |= _each(converter, [(name, table[name], field.type)])
+                one = _each(converter, [(name, table[name], field.type)])
+                if use := field.metadata.get("path"):
+                    one[name] = _path(name, table[name], use)
+                read |= one
             except ConfigErrors as error:
                 errors += error.errors
         elif field.default is attrs.NOTHING:
@@ -303,6 +315,23 @@ def read_table(converter: Converter, table: Table, cls: Any, also: Iterable[str]
     if unknown or errors:
         raise ConfigErrors([*unknown, *errors])
     return part
+
+
+def _path(name: str, text: Any, use: bool | PathUse) -> Any:
+    """The path that an option names, as its part is given it; raises ConfigErrors."""
+    if not isinstance(text, str) or not paths.starts_beside(text, use):
+        return _untyped(text)
+    try:
+        path = paths.located(text)
+        if (
+            use in ("required", "code")
+            and text
+            and not (exists_as_file(path) or exists_as_folder(path))
+        ):
+            raise ValueError(f"no file '{text}'{paths.seen_from(text)}; give its path")
+    except ValueError as error:
+        raise ConfigErrors([ConfigError((name,), str(error))]) from error
+    return paths.absolute(text) if use == "kept" and path == text else path
 
 
 def _refused(

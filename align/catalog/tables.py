@@ -10,6 +10,8 @@ import attrs
 
 from align.catalog.describe import tag_of
 from align.core.term import TERM_OPTIONS, RewardTerm
+from align.io import paths
+from align.io.python_code import files_of
 
 
 def part_table(part: Any) -> dict[str, Any]:
@@ -44,8 +46,8 @@ def with_absolute_paths(part: Any) -> Any:
     changes = dict[str, Any]()
     for field in attrs.fields(type(part)):
         value, name = getattr(part, field.name), field.alias or field.name
-        if field.metadata.get("path"):
-            if value and Path(value).exists():
+        if use := field.metadata.get("path"):
+            if value and paths.starts_beside(value, use) and Path(value).exists():
                 changes[name] = str(Path(value).absolute())
         elif attrs.has(type(value)):
             changes[name] = with_absolute_paths(value)
@@ -54,26 +56,65 @@ def with_absolute_paths(part: Any) -> Any:
 
 def missing_paths(part: Any) -> Iterator[tuple[str, str]]:
     """Names and values of absolute paths, in parts and tables inside too, that lead nowhere."""
-    for name, value in _paths(part):
+    for name, value, _ in _paths(part):
         if Path(value).is_absolute() and not Path(value).exists():
             yield name, value
 
 
 def named_files(part: Any) -> Iterator[Path]:
     """Files and folders that options name by a path, in parts and tables inside too."""
-    return (Path(value) for _, value in _paths(part) if Path(value).exists())
+    uses = ((Path(value), use) for _, value, use in _paths(part))
+    return (path for path, use in uses if use not in ("kept", "written") and path.exists())
 
 
-def _paths(part: Any) -> Iterator[tuple[str, str]]:
-    """Names and values of options that are paths, in parts and tables inside too."""
+def inputs(part: Any) -> dict[str, tuple[Path, ...]]:
+    """What a part, or a whole recipe, reads of the user's: files, folders and patterns.
+
+    Returns:
+        What options name, as they spell it; for code the files that it consists of, for others
+        none. What is not there is left out.
+    """
+    found = dict[str, tuple[Path, ...]]()
+    for _, value, use in _paths(part):
+        if use == "code" or value.endswith(".py"):
+            if own := files_of(value):
+                found[value] = own
+            elif Path(value).is_file():
+                found[value] = (Path(value),)
+        elif use not in ("kept", "written") and paths.leads(value):
+            found[value] = ()
+    return found
+
+
+def _paths(part: Any) -> Iterator[tuple[str, str, Any]]:
+    """Names, values and uses of options that are paths, in parts and tables inside too.
+
+    In tables of another part's options, which nobody here knows, absolute paths that lead
+    somewhere are such.
+    """
     for field in attrs.fields(type(part)):
-        value = getattr(part, field.name)
-        if field.metadata.get("path"):
+        value, use = getattr(part, field.name), field.metadata.get("path")
+        if use:
             if value:
-                yield field.name, value
-        elif attrs.has(type(value)):
-            yield from _paths(value)
-        elif isinstance(value, tuple):
-            for item in value:
-                if attrs.has(type(item)):
-                    yield from _paths(item)
+                yield field.name, value, use
+        elif field.init:
+            for text, inner in _inside(value):
+                if inner is not None:
+                    yield from _paths(inner)
+                elif Path(text).is_absolute() and paths.leads(text):
+                    yield field.name, text, True
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """Texts in tables, with None; and, with an empty text, objects of attrs."""
+    if attrs.has(type(value)):
+        yield "", value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            if isinstance(item, str):
+                yield item, None
+            else:
+                yield from _inside(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _inside(item)

@@ -12,6 +12,7 @@ import attrs
 
 Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 Grows: TypeAlias = Literal["calls", "rows", "pixels"]
+PathUse: TypeAlias = Literal["required", "code", "kept", "written"]
 Key: TypeAlias = tuple[str | int, ...]
 """Names of tables and indices of arrays, from the outermost in: ("reward", 0, "weight")."""
 
@@ -55,7 +56,7 @@ def option(
     check: Check | None = None,
     shown: str = "depends",
     infinite: bool = False,
-    path: bool = False,
+    path: bool | PathUse = False,
     grows: Grows | None = None,
 ) -> Any:
     """A field with the help that `align show` prints; without a default the key is required.
@@ -66,7 +67,13 @@ def option(
         check: raises ValueError for a value that is refused.
         shown: printed for a default that is made from the other fields.
         infinite: whether infinity has a meaning here; else numbers are finite, and never NaN.
-        path: whether the value is a path, which may begin with "~", the home folder.
+        path: whether the value is a path, which may begin with "~", the home folder. It is looked
+            for beside the recipe and in the working folder, and the part is given the absolute one;
+            where nothing is there the text stays, since it may be a name. What is there counts as
+            part of the recipe. More is said by "required", which has missing files refused; "code",
+            a Python file or the name of a module, whose own imports count as well; "kept", a folder
+            that need not be there and does not count; and "written", which starts at the working
+            folder.
         grows: what a larger number costs, so that a recipe is refused where that is too much:
             network calls one after the other, in every step of a run; rows that are held at once;
             or pictures with so many pixels a side.

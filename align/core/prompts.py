@@ -35,7 +35,7 @@ def prompts_option() -> Any:
         "file with a prompt a line (.txt), an object with a 'prompt' a line (.jsonl) or a column"
         " 'prompt' (.csv), in place of `prompt`: sample i has line i",
         default="",
-        path=True,
+        path="required",
     )
 
 

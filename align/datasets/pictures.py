@@ -54,7 +54,7 @@ class Pictures(DatasetSpec):
     latents: str = option(
         "folder that keeps the latents of the pictures; without 'path', the data themselves",
         default="",
-        path=True,
+        path="kept",
     )
 
     def __attrs_post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ import numpy as np
 
 from align.core.dataset import plain_name
 from align.core.errors import PartError
+from align.io.paths import is_pattern, leads_up, matches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MANY: Final = 8
@@ -122,11 +122,6 @@ def _numbered(
     return np.array([number[plain_name(name)] for name in class_of]), classes
 
 
-def is_pattern(path: str) -> bool:
-    """Whether a path stands for several files: shards."""
-    return bool(re.search(r"[{*?\[]", path)) and not Path(path).exists()
-
-
 def files_of(path: str, split: str) -> list[str]:
     """The files that hold a set: pictures, one archive, or shards; sorted.
 
@@ -134,8 +129,7 @@ def files_of(path: str, split: str) -> list[str]:
         PartError: one of them does not exist.
     """
     if is_pattern(path):
-        matches = (sorted(glob.glob(name)) or [name] for name in _braces(path))  # noqa: PTH207
-        files = [file for group in matches for file in group]
+        files = matches(path)
     elif Path(path).is_dir():
         return sorted(_walk(path, split, _LeftOut()))
     else:
@@ -161,22 +155,11 @@ def signature(path: str, split: str) -> str:
     return digest.hexdigest()
 
 
-def _braces(path: str) -> Iterator[str]:
-    """'x-{08..10}.tar' as x-08.tar, x-09.tar, x-10.tar."""
-    braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
-    if not braces:
-        yield path
-        return
-    before, after = path[: braces.start()], path[braces.end() :]
-    for number in range(int(braces[1]), int(braces[2]) + 1):
-        yield from _braces(f"{before}{number:0{len(braces[1])}}{after}")
-
-
 def _walk(folder: str, split: str, left_out: _LeftOut) -> Iterator[str]:
     """The pictures of a folder; links are followed, but not round in circles."""
     # Walked with plain strings: a set may have millions of files.
     for place, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if name[0] != "." and not _leads_up(place, name)]
+        inner[:] = [name for name in inner if name[0] != "." and not leads_up(place, name)]
         name = Path(place).name
         if Path(place).parent.name == split:
             left_out.add(name, "of folders" if inner else "", len(inner))
@@ -187,12 +170,6 @@ def _walk(folder: str, split: str, left_out: _LeftOut) -> Iterator[str]:
                     left_out.file(name, file)
         elif name == split:
             left_out.add("", "of no class", sum(map(_is_picture, names)))
-
-
-def _leads_up(place: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
-    link = Path(place, name)
-    return link.is_symlink() and Path(place).resolve().is_relative_to(link.resolve())
 
 
 def _is_picture(name: str) -> bool:

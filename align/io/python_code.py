@@ -18,6 +18,7 @@ from align.core.attribution import attributed
 from align.core.errors import PartError
 from align.core.option import option
 from align.io.files import digest
+from align.io.paths import seen_from
 from align.io.python_modules import Neighbours, find_source, own_files
 
 
@@ -36,10 +37,10 @@ class NamesCode(Protocol):
 def file_option() -> Any:
     """The option `file`; its check reads the file and does not run it."""
     return option(
-        "Python file, unless `module` is given; a relative path starts at the working directory",
+        "Python file, unless `module` is given",
         default=None,
         check=_readable,
-        path=True,
+        path="code",
     )
 
 
@@ -49,6 +50,7 @@ def module_option(example: str) -> Any:
         f"module that can be imported, like '{example}', unless `file` is given",
         default=None,
         check=_findable,
+        path="code",
     )
 
 
@@ -167,7 +169,7 @@ def _readable(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> Non
     if not value.endswith(".py"):
         raise ValueError(f"expected a file whose name ends in .py, got '{value}'")
     if not Path(value).is_file():
-        raise ValueError(f"no file '{value}', as seen from '{Path.cwd()}'")
+        raise ValueError(f"no file '{value}'{seen_from(value)}")
     _parsed(Path(value))
 
 

@@ -19,6 +19,7 @@ from align.core.errors import AlignError, ContractError, OutOfMemoryError
 from align.core.option import ConfigErrors
 from align.core.prompts import ReadsPrompts
 from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
+from align.io.paths import beside
 from align.isolation.protocol import CAPABILITIES, PROMISES, Message, method_of
 
 _GONE: Final = Message("gone")
@@ -110,7 +111,8 @@ class Answerer:
         return answers[request.type](request)
 
     def _read(self, request: Message) -> Message:
-        self._loaded = self.read(request.payload["table"])
+        with beside(request.payload.get("beside")):
+            self._loaded = self.read(request.payload["table"])
         promises = {name: getattr(self._loaded.spec, name) for name in PROMISES}
         payload = {"table": dict(self._loaded.table), "origin": self._loaded.origin}
         return Message("read", payload=payload | {"promises": promises})

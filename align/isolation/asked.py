@@ -31,6 +31,7 @@ from align.core.reward import (
     Reward,
     RewardSpec,
 )
+from align.io.paths import recipe_folder
 from align.isolation.protocol import PROMISES, Message, to_body
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class AskedSpec(RewardSpec, HasReferenceImplementation, HasOrigins):
         object.__setattr__(self, "_transport", transport)
 
     def _asked_to_read(self, transport: Transport, place: str, option: str) -> Mapping[str, Any]:
-        request = Message("read", payload={"table": self.reward})
+        request = Message("read", payload={"table": self.reward, "beside": recipe_folder()})
         try:
             return transport.ask(request, repeat=True).payload
         except ConfigErrors as wrong:

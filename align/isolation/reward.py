@@ -28,7 +28,7 @@ class Isolated(AskedSpec):
     kind: ClassVar[str] = "isolated"
 
     venv: str = option(
-        "folder of the virtual environment whose interpreter runs the reward", path=True
+        "folder of the virtual environment whose interpreter runs the reward", path="kept"
     )
     timeout: float = option(
         "seconds that the process may take to load the reward, or to answer once",

@@ -57,7 +57,7 @@ class Network(ModelSpec, HasOrigins, Repeatable):
         " any; it is run",
         default="",
         check=readable_code,
-        path=True,
+        path="code",
     )
     net: NetworkSpec | None = option(
         "network of an untrained flow, instead of weights", default=None

@@ -32,7 +32,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """
     converter = strict_converter(catalog)
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Recipe))
-    sections = (*fields, SECTION)
+    sections = sorted({*fields, SECTION} - {"files"})  # which nobody writes by hand
     errors = [
         ConfigError((name,), f"no section named '{name}'; {did_you_mean(name, sections)}")
         for name in islice((name for name in document if name not in fields), MOST_ERRORS)

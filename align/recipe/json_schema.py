@@ -28,6 +28,7 @@ _SIMPLE: Final[Mapping[Any, str]] = {
     str: "string",
 }
 _ARM: Final = "what differs from the sections above"
+_FILES: Final = "digests of what a resolved recipe reads; changed files are refused"
 _SWEEP: Final = "keys of [model], [sampler], [estimator] and [mode], each with an array of values"
 
 
@@ -80,6 +81,11 @@ def _sections(catalog: Catalog) -> Schema:
                 "required": ["name"],
                 "additionalProperties": False,
             },
+        },
+        "files": {
+            "type": "object",
+            "description": _FILES,
+            "additionalProperties": {"type": "string"},
         },
         "sweep": {
             "type": "object",

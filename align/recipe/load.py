@@ -21,8 +21,10 @@ from align.core.attribution import seen
 from align.core.errors import RecipeError
 from align.core.option import ConfigError, ConfigErrors, Key
 from align.io.files import readable
+from align.io.paths import beside
 from align.recipe.assemble import read_recipe
 from align.recipe.compatibility import check_compatibility
+from align.recipe.inputs import changed_files
 from align.recipe.override import apply_override, parse_override
 from align.recipe.schema import Recipe
 from align.recipe.source_map import (
@@ -85,15 +87,17 @@ def load(
     document, overrides, refused = _overridden(document, sets, sweeps, catalog)
     document, sweep = expanded(document)
     source = Source(str(path), text, overrides, sweep)
-    try:
-        recipe = read_recipe(document, catalog)
-    except ConfigErrors as error:
-        errors = [*error.errors, *sweep.errors]
-        raise RecipeError("\n".join([*source.report(errors), *refused])) from error
-    if refused or sweep.errors:
-        raise RecipeError("\n".join([*source.report(sweep.errors), *refused]))
-    if errors := check_compatibility(recipe, document, catalog):
-        raise RecipeError("\n".join(source.report(errors)))
+    with beside(None if text is None else Path(path).parent):
+        try:
+            recipe = read_recipe(document, catalog)
+        except ConfigErrors as error:
+            errors = [*error.errors, *sweep.errors]
+            raise RecipeError("\n".join([*source.report(errors), *refused])) from error
+        if refused or sweep.errors:
+            raise RecipeError("\n".join([*source.report(sweep.errors), *refused]))
+        errors = [*check_compatibility(recipe, document, catalog), *changed_files(recipe)]
+        if errors:
+            raise RecipeError("\n".join(source.report(errors)))
     if not recipe.run.out:
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")
         recipe = attrs.evolve(recipe, run=run)

@@ -9,6 +9,7 @@ from typing import Any
 
 from align.catalog.describe import KEY, describe_value, dotted, parse_key
 from align.core.option import Key
+from align.io.paths import Typed
 from align.recipe.source_map import DEEPEST, Override, nested
 
 
@@ -37,9 +38,19 @@ def parse_override(text: str, *, swept: bool = False) -> Override:
         raise ValueError("expected one TOML value")
     if len(key) > DEEPEST or nested(read, DEEPEST):
         raise ValueError(f"nested more than {DEEPEST} deep")
+    given = _typed(read["value"])
     if swept:
-        return Override(f"--sweep {text}", ("sweep", match.group()), read["value"])
-    return Override(f"--set {text}", key, read["value"])
+        return Override(f"--sweep {text}", ("sweep", match.group()), given)
+    return Override(f"--set {text}", key, given)
+
+
+def _typed(value: Any) -> Any:
+    """A value whose texts, as paths, start at the working folder."""
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(_typed, value))
+    return Typed(value) if isinstance(value, str) else value
 
 
 def apply_override(

@@ -44,7 +44,7 @@ class Run:
         default=True,
     )
     out: str = option(
-        "folder of the record; 'runs/<name of the recipe>' if empty", default="", path=True
+        "folder of the record; 'runs/<name of the recipe>' if empty", default="", path="written"
     )
     device: Literal["auto", "cpu", "cuda"] = option(
         "where to compute; 'auto' is cuda when there is one", default="auto"
@@ -90,7 +90,9 @@ class Recipe:
     """A recipe with every value resolved.
 
     Attributes:
-        compare: the sides of a comparison, complete; empty when nothing is compared.
+        compare: the arms of a comparison, complete; empty when nothing is compared.
+        files: of a resolved recipe, the digests of what it reads, by paths: files that have changed
+            since are refused.
     """
 
     run: Run = attrs.field(factory=Run)
@@ -101,6 +103,7 @@ class Recipe:
     metric: tuple[Metric, ...] = ()
     mode: AlignmentMode[Any]
     compare: tuple[Arm, ...] = ()
+    files: Mapping[str, str] = attrs.field(factory=dict)
 
     def arms(self) -> tuple[Arm, ...]:
         """What is run, one after the other: the comparison, or the recipe as it stands."""

@@ -20,7 +20,7 @@ def to_toml(recipe: Recipe) -> str:
 def to_tables(recipe: Recipe) -> dict[str, Any]:
     """The whole recipe as TOML values; what is None is left out."""
     tables: dict[str, Any] = plain(recipe)
-    return {name: value for name, value in tables.items() if value != []}
+    return {name: value for name, value in tables.items() if value not in ([], {})}
 
 
 def default_text(field: attrs.Attribute[Any]) -> str:

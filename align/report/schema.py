@@ -245,15 +245,34 @@ def _unfinished(folder: Path) -> str:
 def recipe_digest(recipe: str) -> str:
     """Of a resolved recipe: the same for runs that differ in where and how often they are kept.
 
+    A file that a recipe reads counts by its content, wherever it lies.
+
     Raises:
         TOMLDecodeError: it is no TOML.
     """
-    table = tomllib.loads(recipe)
+    table = by_content(tomllib.loads(recipe))
     run = table.get("run")
     if isinstance(run, dict):
         options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every", "cache")}
         table = table | {"run": options}
     return digest(json.dumps(table, sort_keys=True, default=str).encode())
+
+
+def by_content(table: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a resolved recipe, with digests of files in place of their paths."""
+    files = table.get("files")
+    if not isinstance(files, dict):
+        return table
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replaced(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return list(map(replaced, value))
+        return f"sha256 {files[value]}" if isinstance(value, str) and value in files else value
+
+    rest = {key: replaced(item) for key, item in table.items() if key != "files"}
+    return {**rest, "files": sorted(set(map(str, files.values())))}
 
 
 def moments(scores: Sequence[float]) -> tuple[float, float | None]:

@@ -42,7 +42,7 @@ class Known:
 
 
 def known(path: str, device: torch.device) -> Known:
-    """Read a picture, in float32; a relative path starts at the working directory.
+    """Read a picture, in float32.
 
     Raises:
         PartError: there is no such file, or it is not a picture of 8 bits a channel.

@@ -38,7 +38,7 @@ class Measurement(RewardSpec, Repeatable):
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
 
     picture: str = option(
-        "PNG of the known picture x0, of the size that the model makes", path=True
+        "PNG of the known picture x0, of the size that the model makes", path="required"
     )
     operator: AnyOperator = option("operator A: what the measurement sees of a picture")
     std: float = option("standard deviation of the measurement's noise; white is 1", check=above(0))

@@ -32,7 +32,9 @@ class PSNR(RewardSpec, Repeatable):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (0.0, _LIMIT)
 
-    picture: str = option("PNG of the known picture, of the size that the model makes", path=True)
+    picture: str = option(
+        "PNG of the known picture, of the size that the model makes", path="required"
+    )
 
     def build(self, device: torch.device) -> Reward:
         """Read the picture; raises PartError when it cannot be read."""

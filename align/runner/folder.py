@@ -17,7 +17,7 @@ from align.core.errors import FolderError, PartError, TakenError
 from align.io import lock as locks
 from align.io.files import read_text
 from align.io.text import cut_to_bytes, shortened
-from align.report.schema import recipe_digest
+from align.report.schema import by_content, recipe_digest
 
 _FOLDERS: Final = ("samples", "given", "looks", "weights")
 _FILES: Final = (
@@ -36,6 +36,8 @@ _NAME_BYTES: Final = 240
 _PATH_BYTES: Final = 3800
 
 _MANY: Final = 5  # keys that are named
+# Keys that make no other recipe; files are named one by one.
+_APART: Final = ("run.out", "run.checkpoint_every", "run.cache", "files")
 
 
 def check_folder(out: Path) -> None:
@@ -141,14 +143,17 @@ def claim(out: Path, recipe: str) -> Claim:
 
 
 def differences(out: Path, recipe: str) -> str:
-    """The keys in which `recipe` differs from that of the run in `out`; empty if there is none."""
+    """The keys and files in which `recipe` differs from that of the run in `out`, if any."""
     try:
         old, new = tomllib.loads(read_text(out / "recipe.toml")), tomllib.loads(recipe)
     except (OSError, ValueError, PartError):
         return ""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(_flat(by_content(old))), dict(_flat(by_content(new)))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    keys = [key for key in keys if key not in ("run.out", "run.checkpoint_every", "run.cache")]
+    keys = [key for key in keys if key not in _APART]
+    known = set(before.get("files") or ())
+    files = new.get("files", {}).items()
+    keys += [f"'{path}'" for path, digest in files if digest not in known]
     return ", ".join(keys[:_MANY]) + (", ..." if len(keys) > _MANY else "")
 
 

@@ -33,6 +33,7 @@ from align.core.reward import Repeatable
 from align.engine.meter import Cost
 from align.io.cache import Cache
 from align.io.files import digest
+from align.io.paths import content
 from align.recipe import Recipe
 from align.runner.build import Built
 
@@ -229,20 +230,12 @@ def _identity(part: object, cache: Cache) -> dict[str, Any] | None:
         if others is None:
             return None
         paths = sorted({path.absolute() for path in (*named_files(part), *others)})
-        contents = {str(path): _content(path, cache) for path in paths}
+        contents = {str(path): content(str(path), cache.digest) for path in paths}
         table = part_table(with_absolute_paths(part))
     except (OSError, ValueError, AlignError):  # such as files that have just gone
         return None
     cls = type(part)
     return {"class": f"{cls.__module__}.{cls.__qualname__}", "table": table, "files": contents}
-
-
-def _content(path: Path, cache: Cache) -> str:
-    """Digest of a file, or of all files in a folder with their names."""
-    if path.is_file():
-        return cache.digest(path)
-    inside = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return _key([(str(p.relative_to(path)), cache.digest(p)) for p in inside])
 
 
 def _code(cache: Cache) -> dict[str, str] | None:
@@ -255,7 +248,7 @@ def _code(cache: Cache) -> dict[str, str] | None:
         points = metadata.entry_points(group="align")
         tops = {point.value.partition(":")[0].partition(".")[0] for point in points}
         return {
-            name: _key([_content(place, cache) for place in _places(name)])
+            name: _key([content(str(place), cache.digest) for place in _places(name)])
             for name in sorted({"align", *tops})
         }
     except Exception as error:  # of a damaged distribution

@@ -30,6 +30,7 @@ from align.io.cache import Cache
 from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
+from align.recipe.inputs import file_digests
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.folder import check_folder, differences
@@ -278,8 +279,8 @@ def _check_processes(loaded: Loaded) -> None:
 
 
 def _written(loaded: Loaded) -> str:
-    """The resolved recipe; raises RecipeError if it holds bytes that are no text."""
-    text = to_toml(loaded.recipe)
+    """The resolved recipe, with digests of what it reads; raises RecipeError if it is no text."""
+    text = to_toml(attrs.evolve(loaded.recipe, files=file_digests(loaded.recipe)))
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loguru import logger
 
 from align.catalog.registry import load_catalog
 from align.core.errors import (
@@ -795,3 +796,42 @@ def test_signal_that_is_to_be_ignored_is_ignored():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+JUDGED = """
+[[reward]]
+kind = "python"
+file = "judge.py"
+held_out = true
+"""
+
+
+@pytest.mark.parametrize("text", [STEERED, TRAINED], ids=["steered", "trained"])
+def test_run_whose_file_has_changed_begins_in_another_folder(go, tmp_path, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    judge = tmp_path / "judge.py"
+    judge.write_text("def score(data, prompts): return data.sum(1)\n")
+    assert go(text + JUDGED).name == "out"
+    before = (tmp_path / "out" / "recipe.toml").read_text()
+    judge.write_text("def score(data, prompts): return data.sum(1) + 1\n")
+    told = list[str]()
+    sink = logger.add(told.append, format="{message}")
+    assert go(text + JUDGED).name == "out-2"
+    logger.remove(sink)
+    assert f"(it differs in reward, '{judge}'); this one begins anew" in "".join(told)
+    assert (tmp_path / "out" / "recipe.toml").read_text() == before
+    with pytest.raises(RecipeError, match=r'files\."/.*judge\.py": it has changed since'):
+        run(tmp_path / "out" / "recipe.toml", progress=False)
+
+
+def test_run_whose_files_have_moved_goes_on_in_its_folder(go, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    judge = tmp_path / "judge.py"
+    judge.write_text("def score(data, prompts): return data.sum(1)\n")
+    assert go(TRAINED + JUDGED).name == "out"
+    steps = (tmp_path / "out" / "metrics.jsonl").read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    judge.rename(tmp_path / "elsewhere" / "judge.py")
+    moved = JUDGED.replace("judge.py", "elsewhere/judge.py")
+    assert go(TRAINED + moved).name == "out"
+    assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == steps

@@ -80,7 +80,7 @@ def test_sample_has_its_line_of_a_file_of_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "more", "wanted"),
     [
-        (None, "", "animals.txt' is missing; name a file with a prompt a line"),
+        (None, "", "animals.txt'; give its path"),
         ("a cat\na dog\n", "", "has 2 prompts, and run.samples is 3: sample i has line i; add"),
         ("a cat\n\na dog\n", "", "animals.txt:2' holds no prompt; write one, or take it out"),
         ("a cat\na dog\na bear\n", 'model.prompt="a cat"', "'prompts' stands in place of 'prompt'"),

@@ -41,7 +41,7 @@ class Classifier(RewardSpec, Repeatable):
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
 
-    model: str = option("a folder, or an id of the Hugging Face hub", check=_named)
+    model: str = option("a folder, or an id of the Hugging Face hub", check=_named, path=True)
     library: Literal["transformers", "timm"] = option(
         "library that loads the model", default="transformers"
     )

@@ -41,15 +41,21 @@ class Aesthetic(RewardSpec, Repeatable):
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
-    head: str = option("file of the head, like sac+logos+ava1-l14-linearMSE.pth", check=_named)
+    head: str = option(
+        "file of the head, like sac+logos+ava1-l14-linearMSE.pth", check=_named, path=True
+    )
     weights: str = option(
-        "file, folder or hub repository of the CLIP model; '' is the released one", default=""
+        "file, folder or hub repository of the CLIP model; '' is the released one",
+        default="",
+        path=True,
     )
     activation: Literal["auto", "quick_gelu", "gelu"] = option(
         "activation of a CLIP model in a single file; 'auto' knows folders and OpenAI's",
         default="auto",
     )
-    tokenizer: str = option("path of a tokenizer.json, or id on the hub; '' is CLIP's", default="")
+    tokenizer: str = option(
+        "path of a tokenizer.json, or id on the hub; '' is CLIP's", default="", path=True
+    )
     revision: str = option("branch, tag or commit of the hub's repository", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)
     dtype: Literal["float32", "bfloat16"] = option(

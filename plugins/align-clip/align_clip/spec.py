@@ -38,12 +38,14 @@ class ClipSpec(RewardSpec, Repeatable):
     weights: str = option(
         "path of a file or folder, or id of a repository on the hub; '' is the released one",
         default="",
+        path=True,
     )
     revision: str = option("branch, tag or commit of the hub's repository", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)
     tokenizer: str = option(
         "path of a tokenizer.json, or id on the hub; '' is CLIP's, which is in the package",
         default="",
+        path=True,
     )
     dtype: Literal["float32", "bfloat16"] = option(
         "precision of the towers; what comes after them is in float32", default="float32"

@@ -57,10 +57,12 @@ class ImageReward(RewardSpec, HasReferenceImplementation, Repeatable):
     weights: str = option(
         "ImageReward.pt, its folder, or an id of the hub; THUDM/ImageReward (1.8 GB) if empty",
         default="",
+        path=True,
     )
     tokenizer: str = option(
         "BERT's vocab.txt, its folder, or an id of the hub; bert-base-uncased if empty",
         default="",
+        path=True,
     )
     revision: str = option("branch, tag or commit of the weights on the hub", default="main")
     offline: bool = option("whether nothing may be downloaded", default=False)

@@ -77,6 +77,7 @@ class ImageNetModel(ModelSpec, Repeatable):
         "path of a file or folder, or id of a repository on the hub; '' is the released XL/2",
         default="",
         check=_there,
+        path=True,
     )
     prompt: str = option(
         "names the class of every sample, by name, synonym or number; empty for no class",
@@ -115,6 +116,7 @@ class ImageNetModel(ModelSpec, Repeatable):
         " layout was trained with",
         default="",
         check=_there,
+        path=True,
     )
     vae_dtype: Literal["float32", "bfloat16"] = option(
         "precision of the autoencoder", default="float32"

@@ -1,0 +1,50 @@
+"""The files that a recipe reads, and whether they are still as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from align.catalog.tables import inputs
+from align.core.errors import PartError
+from align.core.option import ConfigError
+from align.io import paths
+from align.io.cache import Cache
+from align.io.files import digest as digest_of_file
+from align.recipe.schema import Recipe
+
+
+def file_digests(recipe: Recipe) -> dict[str, str]:
+    """Digests of all that a recipe reads, by absolute paths; folders and patterns have one each.
+
+    Raises:
+        PartError: a file cannot be read.
+    """
+    cache, found = Cache.of_user(), dict[str, str]()
+    digest = cache.digest if cache and recipe.run.cache else digest_of_file
+    for path in _paths(recipe):
+        try:
+            found[path] = paths.content(path, digest)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise PartError(f"'{path}' cannot be read: {reason}") from error
+    return found
+
+
+def changed_files(recipe: Recipe) -> Iterator[ConfigError]:
+    """A mistake for each file of a resolved recipe that is not what it was."""
+    if not recipe.files:
+        return
+    now = file_digests(recipe)
+    for path, was in recipe.files.items():
+        if now.get(paths.located(path), was) != was:
+            text = "it has changed since this recipe was resolved; put it back, or take this line"
+            yield ConfigError(("files", path), f"{text} out to read it as it is")
+
+
+def _paths(recipe: Recipe) -> list[str]:
+    found = set[str]()
+    for path, code in inputs(recipe).items():
+        found |= {str(file) for file in code}
+        found |= {path} if paths.leads(path) else set()
+    return sorted(str(Path(path).absolute()) for path in found)
