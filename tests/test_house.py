@@ -30,6 +30,7 @@ PLUGIN_FILES = [
 ]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 RECIPES = sorted(ROOT.glob("recipes/**/*.toml"))
+SCHEMA = ROOT / "recipes" / "recipe.schema.json"
 HEAVY = {
     "torchvision",
     "transformers",
@@ -187,7 +188,9 @@ def test_recipe_can_be_loaded_and_says_its_command(path, catalog, tmp_path, monk
     monkeypatch.chdir(tmp_path)  # so that weights of earlier runs are not found
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     text = path.read_text()
-    assert text.startswith("# ") and f"align run {relative(path)}" in text
+    schema, title, *_ = text.splitlines()
+    assert (path.parent / schema.removeprefix("#:schema ")).resolve() == SCHEMA
+    assert title.startswith("# ") and f"align run {relative(path)}" in text
     check(path, text, catalog)
 
 

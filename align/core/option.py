@@ -85,7 +85,7 @@ def option(
         default=default,
         validator=validators,
         converter=attrs.converters.optional(expanduser) if path else None,
-        metadata={"help": help, "shown": shown, "path": path, "grows": grows},
+        metadata={"help": help, "shown": shown, "path": path, "grows": grows, "check": check},
     )
 
 
@@ -121,35 +121,44 @@ def _numbers(value: Any, wanted: Callable[[float], bool]) -> Iterator[tuple[Key,
                 yield from (((key, *inner), number) for inner, number in _numbers(item, wanted))
 
 
-def at_least(bound: float) -> Check:
+@final
+@attrs.frozen
+class Bounds:
+    """A check that refuses numbers outside some bounds, which editors are told as well.
+
+    Attributes:
+        low: the lowest number that is allowed, or the highest that is not.
+        high: the highest number that is allowed.
+        is_open: whether `low` itself is refused.
+    """
+
+    low: float
+    high: float = math.inf
+    is_open: bool = False
+
+    def __call__(self, _: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Raise ValueError for a number outside."""
+        if (self.low < value if self.is_open else self.low <= value) and value <= self.high:
+            return
+        bounds = f"{'greater than' if self.is_open else 'at least'} {self.low:g}"
+        if self.high < math.inf:
+            bounds = f"from {self.low:g} to {self.high:g}"
+        raise ValueError(f"'{attribute.name}' must be {bounds}, got {value:g}")
+
+
+def at_least(bound: float) -> Bounds:
     """Refuse numbers below `bound`."""
-
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not value >= bound:
-            raise ValueError(f"'{attribute.name}' must be at least {bound:g}, got {value:g}")
-
-    return check
+    return Bounds(bound)
 
 
-def above(bound: float) -> Check:
+def above(bound: float) -> Bounds:
     """Refuse numbers up to `bound`."""
-
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not value > bound:
-            raise ValueError(f"'{attribute.name}' must be greater than {bound:g}, got {value:g}")
-
-    return check
+    return Bounds(bound, is_open=True)
 
 
-def between(low: float, high: float) -> Check:
+def between(low: float, high: float) -> Bounds:
     """Refuse numbers outside [low, high]."""
-
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not low <= value <= high:
-            name = attribute.name
-            raise ValueError(f"'{name}' must be from {low:g} to {high:g}, got {value:g}")
-
-    return check
+    return Bounds(low, high)
 
 
 def rising_to(end: float) -> Check:

@@ -6,6 +6,7 @@ options, types and choices; what depends on values, `align check` alone tells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -14,6 +15,7 @@ import attrs
 from align.catalog.contracts import CONTRACT_CLASSES, DEFAULT_KINDS
 from align.catalog.describe import contract_of, is_union, members, tag_of
 from align.catalog.registry import Catalog
+from align.core.option import Bounds
 from align.core.term import TERM_OPTIONS, RewardTerm
 from align.recipe.schema import Recipe, Run
 from align.recipe.sweep import VARIED
@@ -148,11 +150,25 @@ def _table(cls: type[Any], only: Iterable[str] | None = None) -> Schema:
             required.append(name)
         else:
             told["description"] = f"{told.get('description', '')} (default: {default_text(field)})"
+        told |= _bounds(field.metadata.get("check"))
         schema = _type(field.type)
         # Beside a reference, draft 4 reads nothing.
         properties[name] = {"allOf": [schema], **told} if "$ref" in schema else {**schema, **told}
     table: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return table | ({"required": required} if required else {})
+
+
+def _bounds(check: Any) -> Schema:
+    """Where a number of an option lies; of values that are no numbers it says nothing."""
+    check = getattr(check, "validator", check)  # of one that may be left out
+    if not isinstance(check, Bounds):
+        return {}
+    low = (
+        {"minimum": check.low, "exclusiveMinimum": True}
+        if check.is_open
+        else {"minimum": check.low}
+    )
+    return low | ({"maximum": check.high} if check.high < math.inf else {})
 
 
 def _type(tp: Any) -> Schema:
