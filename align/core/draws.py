@@ -103,6 +103,7 @@ class Draws:
             reward=torch.where(present, self.rewards, 0).sum(0) / counts,
             draws=self.counts,
             denoiser=self.x1[0] if self.point else None,
+            x1=self.x1[:FIRST].detach(),
         )
 
     def mean(self, weights: Tensor) -> Tensor:

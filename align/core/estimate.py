@@ -26,6 +26,7 @@ class Estimate:
         reward: mean reward of the draws, (B,), for the progress bar.
         draws: how many draws were made at each state, (B,).
         denoiser: D_t(x), (B, *S), where the estimator computed it on its way; else None.
+        x1: some of the draws (N, B, *S), to be looked at; None where none were made.
     """
 
     value: Tensor
@@ -35,6 +36,7 @@ class Estimate:
     reward: Tensor
     draws: Tensor
     denoiser: Tensor | None = None
+    x1: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Estimate:
         """The estimate at some of the states, given by their numbers."""
@@ -47,6 +49,7 @@ class Estimate:
             reward=self.reward[rows],
             draws=self.draws[rows],
             denoiser=denoiser,
+            x1=None if self.x1 is None else self.x1[:, rows],
         )
 
     def means(self) -> dict[str, Tensor]:

@@ -27,11 +27,14 @@ class Info:
         numbers: plain floats; "reward" is the mean of r, and shown beside the progress bar.
         pictures: decoded samples (B, C, H, W) worth keeping, or None.
         errors: standard errors of some of the numbers, by the number's name.
+        draws: clean states (N, B, *S) that the step was guided by, or None; a run decodes those of
+            some steps as pictures on the way.
     """
 
     numbers: Mapping[str, float]
     pictures: Tensor | None = None
     errors: Mapping[str, float] = attrs.field(factory=dict)
+    draws: Tensor | None = None
 
 
 @attrs.frozen(kw_only=True)

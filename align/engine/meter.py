@@ -152,6 +152,13 @@ class Meter(Tally):
         self.began = time.perf_counter()
 
     @contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """Stop the clock for what is no part of the run's cost."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
+
+    @contextmanager
     def step_timed(self, *, slow: bool = False) -> Iterator[None]:
         """Take the time of a step; a `slow` one counts its operations on the way."""
         began = time.perf_counter()

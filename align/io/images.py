@@ -234,8 +234,9 @@ def to_bytes(data: Tensor) -> np.ndarray:
 
 
 def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Pictures (B, H, W, 3) row by row in one."""
+    """Pictures (B, H, W, 3) row by row in one, at most so many in a row."""
     count, height, width, _ = pictures.shape
+    columns = min(columns, count)
     rows = -(-count // columns)
     sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
     for index, picture in enumerate(pictures):

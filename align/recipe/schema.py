@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 
 import attrs
 
+from align.core.draws import Count
 from align.core.estimator import ValueEstimator
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
@@ -14,6 +15,11 @@ from align.core.model import ModelSpec
 from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
 from align.core.term import RewardTerm
+
+
+def _auto_or_at_least_0(_: Any, attribute: attrs.Attribute[Any], value: Count) -> None:
+    if value != "auto" and value < 0:
+        raise ValueError(f"'{attribute.name}' must be at least 0 or 'auto', got {value}")
 
 
 def _none_or_some(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
@@ -56,6 +62,12 @@ class Run:
     )
     checkpoint_every: int = option(
         "steps between the checkpoints of a training run", default=200, check=at_least(1)
+    )
+    pictures_every: Count = option(
+        "steps between pictures of the draws that guide a sample; 0 for none, 'auto' for twelve in"
+        " all",
+        default="auto",
+        check=_auto_or_at_least_0,
     )
 
 

@@ -1,53 +1,113 @@
 """The picture of a comparison: a column an arm, a row a sample, rows from the same noise.
 
-Pictures that samples are to be seen beside come first, in a column of their own.
+Beneath each sample are its scores. Pictures that samples are to be seen beside come first, in a
+column of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias, final
 
+import attrs
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from align.io.images import opened, save_picture
 from align.report.letters import head, head_font
-from align.report.schema import ArmNumbers
+from align.report.schema import ArmNumbers, RunResults
 
 MOST_ROWS = 16
-SMALLEST = 96
+SMALLEST = 144
+_GAP, _LINE = 6, 16
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def grid(folder: Path, arms: Sequence[ArmNumbers]) -> None:
+@final
+@attrs.frozen
+class _Column:
+    """Pictures below one another, with what stands above and beneath them."""
+
+    head: str
+    files: Sequence[Path]
+    captions: Sequence[str]
+
+
+def grid(folder: Path, results: RunResults) -> None:
     """Write grid.png, if the arms made pictures."""
-    columns = [sorted((folder / arm.folder).glob("*.png"))[:MOST_ROWS] for arm in arms]
-    if not all(columns):
+    columns = [_column(folder, arm, results) for arm in results.sampled()]
+    if not columns or not all(column.files for column in columns):
         return
-    names = [head(arm.name) for arm in arms]
     if given := sorted((folder / "given").glob("*.png")):
-        columns.insert(0, given)
-        names.insert(0, ", ".join(path.stem.partition("_")[2].replace("_", " ") for path in given))
-    first = opened(columns[-1][0]).pil
+        names = [path.stem.partition("_")[2].replace("_", " ") for path in given]
+        columns.insert(0, _Column(", ".join(names), given, [""] * len(given)))
+    first = opened(columns[-1].files[0]).pil
     zoom = max(1, -(-SMALLEST // first.height))
     width, height = first.width * zoom, first.height * zoom
-    gap, fonts = 6, [head_font(name, 13) for name in names]
-    heads = [_wrapped(name, width + gap, font) for name, font in zip(names, fonts, strict=True)]
-    top = 8 + 16 * max(text.count("\n") + 1 for text in heads)
-    rows = max(map(len, columns))
-    size = (len(columns) * (width + gap) + gap, top + rows * (height + gap) + gap)
-    sheet = Image.new("RGB", size, "white")
+    total = len(columns) * (width + _GAP) + _GAP
+    scored = any(text for column in columns for text in column.captions)
+    deep = height + _GAP + _LINE * scored
+    rewards = " / ".join(map(head, results.reward_heads().values()))
+    legend = _Text.within(f"beneath each sample: {rewards}" if scored else "", total, 12)
+    heads = [_Text.within(column.head, width + _GAP, 13) for column in columns]
+    top = legend.height + 8 + max(text.height for text in heads)
+    rows = max(len(column.files) for column in columns)
+    sheet = Image.new("RGB", (total, top + rows * deep + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (text, font, files) in enumerate(zip(heads, fonts, columns, strict=True)):
-        left = gap + number * (width + gap)
-        draw.multiline_text((left, 4), text, fill="black", font=font, spacing=2)
-        for row, file in enumerate(files):
+    legend.put(draw, _GAP, 4, "dimgray")
+    for number, (text, column) in enumerate(zip(heads, columns, strict=True)):
+        left = _GAP + number * (width + _GAP)
+        text.put(draw, left, legend.height + 4)
+        for row, (file, caption) in enumerate(zip(column.files, column.captions, strict=True)):
             picture = opened(file).pil.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left, top + row * (height + gap)))
+            y = top + row * deep
+            sheet.paste(picture, (left, y))
+            draw.text(
+                (left, y + height + 1), caption, fill="dimgray", font=_fitting(caption, width)
+            )
     save_picture(folder / "grid.png", np.asarray(sheet))
 
 
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _column(folder: Path, arm: ArmNumbers, results: RunResults) -> _Column:
+    """The samples of an arm, with their scores."""
+    files = sorted((folder / arm.folder).glob("*.png"))[:MOST_ROWS]
+    captions = [" / ".join(results.scores_of(arm, row).values()) for row in range(len(files))]
+    return _Column(head(arm.name), files, captions)
+
+
+@final
+@attrs.frozen
+class _Text:
+    """Lines of text in a font."""
+
+    text: str
+    font: _Font
+
+    @classmethod
+    def within(cls, text: str, width: int, size: int) -> _Text:
+        """A text in lines that are no wider."""
+        font = head_font(text, size)
+        return cls(_wrapped(text, width, font), font)
+
+    @property
+    def height(self) -> int:
+        """Of all lines; 0 where there is no text."""
+        return _LINE * (self.text.count("\n") + 1) if self.text else 0
+
+    def put(self, draw: ImageDraw.ImageDraw, left: int, top: int, colour: str = "black") -> None:
+        """Draw it."""
+        draw.multiline_text((left, top), self.text, fill=colour, font=self.font, spacing=2)
+
+
+def _fitting(text: str, width: int) -> _Font:
+    """A font in which the text is no wider, if one that can be read has it so."""
+    sizes = (12, 11, 10, 9)
+    fonts = (ImageFont.load_default(size) for size in sizes)
+    return next((f for f in fonts if f.getlength(text) <= width), ImageFont.load_default(sizes[-1]))
+
+
+def _wrapped(text: str, width: int, font: _Font) -> str:
     """The text with line breaks, between words if they allow, so that no line is wider."""
     lines = [""]
     for word in text.split():
@@ -61,7 +121,7 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     return "\n".join(lines)
 
 
-def _broken(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def _broken(word: str, width: int, font: _Font) -> list[str]:
     """A word in two: as much as fits, and the rest."""
     fits = next((n for n in range(len(word), 1, -1) if font.getlength(word[:n]) <= width - 6), 1)
     return [word[:fits], word[fits:]]

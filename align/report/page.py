@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
@@ -149,6 +150,7 @@ def page(runs: Sequence[RunPage]) -> str:
         strips=list(_strips(arms)),
         heads=heads,
         cells=cells,
+        plans=_plans(results),
         prices=list(_prices(results)),
         judges=list(_judges(results)),
         swept=[_plot(f"{p.name} over {p.factor}", p.draw) for p in FactorPanel.of(results)],
@@ -228,7 +230,7 @@ class Shown:
     """A picture of a sample, as a data URI, with the sample's scores."""
 
     source: str
-    scores: tuple[tuple[str, str], ...] = ()
+    scores: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @final
@@ -253,7 +255,7 @@ def _pictures(sampled: Sequence[tuple[RunPage, ArmNumbers]]) -> dict[str, Any] |
         Column(
             arm.name,
             tuple(
-                Shown(encode(path), _scores(run.results, arm, number))
+                Shown(encode(path), run.results.scores_of(arm, number))
                 for number, path in enumerate(files[arm.name])
             ),
         )
@@ -280,15 +282,6 @@ def _files(run: RunPage, arm: ArmNumbers) -> list[Path]:
 
 def _given_name(path: Path) -> str:
     return path.stem.partition("_")[2].replace("_", " ")
-
-
-def _scores(results: RunResults, arm: ArmNumbers, number: int) -> tuple[tuple[str, str], ...]:
-    """The scores of one sample by each reward, held-out ones marked."""
-    return tuple(
-        (f"{name} (held out)" if role.held_out else name, f"{arm.scores[name][number]:.3g}")
-        for name, role in results.rewards.items()
-        if number < len(arm.scores.get(name, ()))
-    )
 
 
 def _encoder(files: Sequence[Path]) -> Any:
@@ -327,8 +320,26 @@ def _strips(arms: Sequence[tuple[RunPage, ArmNumbers]]) -> Iterator[dict[str, An
         encode = _encoder(frames)
         yield {
             "name": arm.name,
+            "sampled": arm.samples > 0,
             "frames": [(f"step {int(path.stem)}", encode(path)) for path in frames],
         }
+
+
+def _plans(results: RunResults) -> list[list[str]]:
+    """What each arm was said to cost, and what it cost: calls, operations, seconds, memory."""
+    lines = list[list[str]]()
+    for arm in results.arms:
+        if arm.plan is not None:
+            plan, cost = arm.plan, arm.cost
+            pairs = [
+                (f"{plan.nfe:,}", f"{cost.nfe:,}"),
+                (f"{plan.rewards:,}", f"{cost.rewards:,}"),
+                (f"{plan.flops / 1e9:,.3g}", f"{cost.flops / 1e9:,.3g}"),
+                (f"{plan.seconds:.1f}" if plan.seconds else "", f"{cost.steady_seconds:.1f}"),
+                (f"{plan.memory / 1e9:.2f}", f"{cost.memory / 1e9:.2f}"),
+            ]
+            lines.append([arm.name, *itertools.chain(*pairs)])
+    return lines
 
 
 # Plots ----------------------------------------------------------------------------------------
@@ -387,13 +398,15 @@ def _prices(results: RunResults) -> Iterator[Plot]:
 
 def _judges(results: RunResults) -> Iterator[Plot]:
     """Whether judges that nobody optimised agree with r."""
+    grey = " Grey points are unsteered samples: what this judge says of like r without steering."
+    grey = grey if any(base.r for base in results.unsteered) else ""
     for name, role in results.rewards.items():
         if role.held_out and any(arm.divergence and arm.scores.get(name) for arm in results.arms):
             yield _plot(
                 f"{name}, not optimised, over r",
                 partial(judged, results=results, name=name),
-                "Grey points are unsteered samples. Where an arm gains r and this judge falls"
-                " behind what grey points of like r have, r was won by pleasing its judge alone.",
+                "Where an arm gains r and this judge does not follow, r was won by pleasing its"
+                " judge alone." + grey,
             )
 
 

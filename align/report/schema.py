@@ -143,6 +143,21 @@ class RunResults:
         """The arms that made samples."""
         return tuple(arm for arm in self.arms if arm.samples)
 
+    def reward_heads(self) -> dict[str, str]:
+        """What stands above the scores of each reward, by its name."""
+        return {
+            name: f"{name} (held out)" if role.held_out else name
+            for name, role in self.rewards.items()
+        }
+
+    def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:
+        """The scores of one sample by each reward, by what stands above them."""
+        return {
+            shown: f"{arm.scores[name][number]:.3g}"
+            for name, shown in self.reward_heads().items()
+            if number < len(arm.scores.get(name, ()))
+        }
+
     def all_notes(self) -> list[str]:
         """Every note with the names of the arms that it is about, then those about the run."""
         arms: dict[str, list[str]] = {}

@@ -39,7 +39,7 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
         columns = [name for name in columns if name != "r"]
     factors = _factors(results)
     heads = ["arm", *factors]
-    heads += [f"{n} (held out)" if role.held_out else n for n, role in results.rewards.items()]
+    heads += results.reward_heads().values()
     heads += [*metrics, *columns, "NFE (network calls)", "reward calls", "GFLOP", "seconds"]
     names = list(results.rewards)
     varied = ([arm.varied.get(name, "") for name in factors] for arm in arms)

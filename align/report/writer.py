@@ -89,7 +89,7 @@ def _tasks(folder: Path, results: RunResults) -> Iterable[tuple[str, Callable[[]
         yield "study.png", lambda: plot(folder, studies)
         return  # steps of a study make no curves
     if sampled:
-        yield SAMPLES, lambda: _samples(folder, sampled)
+        yield SAMPLES, lambda: _samples(folder, results)
         yield "tradeoff.png", lambda: tradeoff(folder, results)
     yield CURVES, lambda: _curves(folder, results)
 
@@ -127,11 +127,11 @@ def _study_table(folder: Path, studies: tuple[ArmNumbers, ...], notes: tuple[str
     write_file(folder / "study.md", to_markdown(heads, cells, [*study_notes(studies), *notes]))
 
 
-def _samples(folder: Path, sampled: tuple[ArmNumbers, ...]) -> None:
-    for arm in sampled:
+def _samples(folder: Path, results: RunResults) -> None:
+    for arm in results.sampled():
         check_samples(folder, arm)
-    grid(folder, sampled)
-    scatter(folder, sampled)
+    grid(folder, results)
+    scatter(folder, results.sampled())
 
 
 def _names(results: RunResults) -> list[str]:

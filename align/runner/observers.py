@@ -16,6 +16,7 @@ from align.core.errors import PartError, PluginError, RecipeError, TerminatedErr
 from align.core.mode import Info, Trainable
 from align.engine.loop import Observer
 from align.recipe import Arm
+from align.runner.film import Film
 from align.runner.progress import Progress
 from align.runner.record import Record
 from align.training import parallel
@@ -97,10 +98,16 @@ class RunObserver:
         if self.stopping():
             raise UserInterrupt
 
-    def of(self, arm: Arm, share: Callable[[], float] | None = None) -> ArmObserver:
-        """What watches one arm; `share` says what is done of it, from 0 to 1, within steps too."""
+    def of(
+        self, arm: Arm, share: Callable[[], float] | None = None, film: Film | None = None
+    ) -> ArmObserver:
+        """What watches one arm, and makes a film of it.
+
+        `share` says what is done of it, from 0 to 1, within steps too.
+        """
         self.bar.begin(arm.name, arm.mode.steps, share)
-        return ArmObserver(self, arm.name, arm.mode.batch if isinstance(arm.mode, Trainable) else 0)
+        batch = arm.mode.batch if isinstance(arm.mode, Trainable) else 0
+        return ArmObserver(self, arm.name, batch, film)
 
 
 @final
@@ -112,15 +119,19 @@ class ArmObserver(Observer):
         run: watches the whole run.
         arm: its name.
         rows: of data that a step trains on, for the progress bar.
+        film: makes pictures on the way of what samples.
     """
 
     run: RunObserver
     arm: str
     rows: int
+    film: Film | None = None
 
     def step(self, index: int, steps: int, state: object, info: Info) -> None:
-        """Keep the step's numbers and show them."""
+        """Keep the step's numbers and pictures, and show the numbers."""
         record = self.run.record
+        if self.film is not None:
+            info = self.film.seen(index, steps, info)
         record.step(self.arm, index, info)
         self.run.bar.step(self.arm, index, steps, info.numbers, self.rows)
         self.run.step(index, state, info)

@@ -33,6 +33,7 @@ from align.recipe.far import far_numbers
 from align.recipe.inputs import file_digests
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
+from align.runner.film import Film
 from align.runner.folder import check_folder, differences
 from align.runner.half_precision import slow_precisions
 from align.runner.kept import Shelves
@@ -98,7 +99,8 @@ class Session:
             self.record.follow(arm.name, built.problem.chunks)
             plan = self.plan(built, planner)
             share = shares(plan.cost, built.meter) if plan and not plan.most else None
-            observer, mode = self.observer.of(arm, share), arm.mode
+            film = Film.of(built, self.recipe.run.pictures_every)
+            observer, mode = self.observer.of(arm, share, film), arm.mode
             listener = Listener(observer) if isinstance(mode, Continues) else None
             outcome = self.execute(built, listener or observer, _earlier(arm, ended))
             if isinstance(mode, Study):

@@ -14,7 +14,7 @@ from align.io.images import save_picture
 from align.report import plots
 from align.report.grid import MOST_ROWS, grid
 from align.report.plots import curves, scatter, tradeoff
-from align.report.schema import BaseNumbers, RunResults
+from align.report.schema import BaseNumbers, RewardRole, RunResults
 from align.report.writer import write
 
 
@@ -27,7 +27,7 @@ def filled(folder, arms, count, size=(4, 5)):
 
 
 def sheet_of(folder, arms):
-    grid(folder, arms)
+    grid(folder, RunResults(arms=tuple(arms)))
     return np.asarray(Image.open(folder / "grid.png"))
 
 
@@ -36,11 +36,10 @@ def test_grid_has_a_column_an_arm_and_a_row_a_sample(folder_of, arm_of, count):
     arms = [arm_of(name, n, count) for n, name in enumerate(("plain", "a long name here", "best"))]
     folder = folder_of(*arms)
     filled(folder, arms, count)
-    grid(folder, arms)
-    sheet = np.asarray(Image.open(folder / "grid.png"))
-    # 4 x 5 pixels are shown 24 times as large, 6 apart; whatever is above them are the heads.
+    sheet = sheet_of(folder, arms)
+    # 4 x 5 pixels are shown 36 times as large, 6 apart; whatever is above them are the heads.
     shown = min(count, MOST_ROWS)
-    height, width = 96, 120
+    height, width = 144, 180
     top = sheet.shape[0] - shown * (height + 6) - 6
     assert sheet.shape[1] == 3 * (width + 6) + 6
     assert top > 8
@@ -60,9 +59,9 @@ def test_a_long_name_of_one_word_is_broken_to_its_column(folder_of, arm_of):
     folder = folder_of(*arms)
     filled(folder, arms, 1)
     long = sheet_of(folder, arms)
-    top = long.shape[0] - 96 - 12
+    top = long.shape[0] - 144 - 12
     assert top > 8 + 16 * 3  # several lines
-    assert long.shape[1] == 2 * (120 + 6) + 6
+    assert long.shape[1] == 2 * (180 + 6) + 6
     assert (long[4:top, -4:] == 255).all()  # and none of them leaves its column
 
 
@@ -76,11 +75,11 @@ def test_given_pictures_come_first(folder_of, arm_of, count):
         given = np.full((4, 5, 3), 200 + index, np.uint8)
         save_picture(folder / "given" / f"{index}_{name}.png", given)
     sheet = sheet_of(folder, arms)
-    shown, width, height = max(count, 2), 126, 102
+    shown, width, height = max(count, 2), 186, 150
     top = sheet.shape[0] - shown * height - 6
     assert sheet.shape[1] == plain.shape[1] + width
     for row in range(shown):
-        tile = sheet[top + row * height :, 6:][:96, :120]
+        tile = sheet[top + row * height :, 6:][:144, :180]
         assert np.unique(tile).tolist() == [200 + row if row < 2 else 255]
     assert sheet[:top, 6:width].min() < 100
     # The arms' columns are as they were, but for room that the new head takes.
@@ -89,11 +88,27 @@ def test_given_pictures_come_first(folder_of, arm_of, count):
     assert np.array_equal(sheet[top : top + kept - 6, width:], old[:-6])
 
 
+def test_scores_stand_beneath_their_sample(folder_of, arm_of):
+    arm = arm_of("a", 0, 2)
+    folder = folder_of(arm)
+    filled(folder, [arm], 2)
+    roles = {name: RewardRole(weight=1, held_out=name == "seen") for name in ("liked", "seen")}
+    plain = sheet_of(folder, [arm])
+    scored = attrs.evolve(arm, scores={"liked": (1.5, -20.25), "seen": (0.25, 3.0)})
+    grid(folder, RunResults(arms=(scored,), rewards=roles))
+    sheet = np.asarray(Image.open(folder / "grid.png"))
+    assert sheet.shape[1] == plain.shape[1]
+    for row in range(2):  # a line below each picture, and above all what the numbers are
+        below = sheet[sheet.shape[0] - 6 - (2 - row) * 166 + 144 :][:16]
+        assert below.min() < 160
+    assert sheet.shape[0] > plain.shape[0] + 2 * 16
+
+
 def test_no_grid_without_pictures(folder_of, arm_of):
     arms = [arm_of("a", 0), arm_of("b", 1)]
     folder = folder_of(*arms)
     filled(folder, arms[:1], 2)
-    grid(folder, arms)
+    grid(folder, RunResults(arms=tuple(arms)))
     assert not (folder / "grid.png").exists()
 
 

@@ -181,9 +181,8 @@ def test_a_line_that_a_killed_run_left_unfinished_is_forgotten(record):
 def test_pictures_of_a_step(record):
     record.step("two", 4, Info({}, torch.ones(3, 1, 2, 2)))
     sheet = np.asarray(Image.open(record.folder / "looks" / "two" / "000005.png"))
-    assert sheet.shape == (2, 16, 3)
-    assert sheet[:, :6].min() == 255
-    assert sheet[:, 6:].max() == 0
+    assert sheet.shape == (2, 6, 3)
+    assert sheet.min() == 255
 
 
 def test_samples_that_are_pictures(record):

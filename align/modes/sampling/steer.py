@@ -160,8 +160,9 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         check_finite(state.x, strength)
         if index + 1 == self.steps:
             state = self._ended(problem, state, streams)
-        numbers = guide.estimates[0].means() | selection | {"guidance": strength}
-        return state, Info(known(read(numbers)))
+        estimate = guide.estimates[0]
+        numbers = estimate.means() | selection | {"guidance": strength}
+        return state, Info(known(read(numbers)), draws=estimate.x1)
 
     def finish(self, problem: Problem, state: Steered) -> Tensor:
         """The chosen particle of each sample at t = 1, (B, *S)."""
