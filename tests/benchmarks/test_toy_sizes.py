@@ -31,6 +31,7 @@ COMMANDS = (
     ("gpu",),
     ("objectives",),
     ("peers",),
+    ("plan",),
     ("pocket",),
     *(("speed", part) for part in SPEED if part != "pipelines" or HAS_PIPELINES),
 )

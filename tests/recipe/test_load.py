@@ -176,6 +176,7 @@ def test_every_value_is_written(read):
         "device": "auto",
         "chunk": 0,
         "checkpoint_every": 200,
+        "pictures_every": "auto",
     }
     assert written["reward"] == [
         {
