@@ -1,9 +1,10 @@
-"""What `align plan` says of a run, beside what the run takes: memory beyond what is loaded, seconds.
+"""What `align plan` says of a run, beside what the run takes: memory and seconds.
 
     python -m benchmarks.plan
 
-Sizes are such that gigabytes are in memory at once, in tensors beyond 32 MB: smaller ones lie in the
-C library's heap, whose gaps made a run take up to .8 more than its tensors.
+Memory is what comes on top of what is loaded. Sizes are such that it is gigabytes, in tensors
+beyond 32 MB: smaller ones lie in the C library's heap, whose gaps made a run take up to .8 more
+than its tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ _BRIGHT = [{"kind": "statistic", "of": "brightness"}]
 
 def recipes(toy: bool) -> Mapping[str, dict[str, Any]]:
     """Recipes as tables, by what they do."""
-    small, few = ("small_" if toy else ""), (lambda usual: 2 if toy else usual)
+    small = "small_" if toy else ""
+
+    def few(usual: int) -> int:
+        return 2 if toy else usual
+
     own = {"kind": "torch", "module": "benchmarks.planned_networks", "domain": "image"}
     return {
         "silhouettes, `gradient` with 8 draws of the map": {
@@ -99,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = parser_of("benchmarks.plan", __doc__)
     options, command = parsed(parser, arguments)
-    memory, seconds = "memory beyond what is loaded", "seconds"
-    head = ("recipe", f"{memory}, planned", "peak", "planned / peak")
-    head = (*head, f"{seconds}, planned", "taken", "planned / taken")
+    memory = ("memory beyond what is loaded, planned", "peak", "planned / peak")
+    head = ("recipe", *memory, "seconds, planned", "taken", "planned / taken")
     publish([Table("", head, rows(options.toy))], command, options.page, "plan")
 
 
