@@ -56,14 +56,15 @@ _CELL: Final = 120  # letters of a name in a table
 _INTERRUPTED: Final = 130  # what shells report after Ctrl-C
 
 
-def _recipes_from(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def _recipes_from(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
     """The recipes that begin so: files, or those that come with align."""
-    from align.catalog.shipped import SIGN, shipped
+    from align.catalog.shipped import SIGN
 
     if not begun.startswith(SIGN):
         return [CompletionItem(begun, type="file")]
-    names = (f"{SIGN}{name}" for name in shipped())
-    return [CompletionItem(name) for name in names if name.startswith(begun)]
+    return [CompletionItem(name) for name in _shown_from(context, parameter, begun)]
 
 
 _recipe = click.argument("recipe", shell_complete=_recipes_from)
@@ -80,8 +81,21 @@ _sweeps = click.option(
 _traceback = click.option("--traceback", is_flag=True, help="Show where an error was raised.")
 
 
+def _shown_from(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The parts, and the recipes that come with align, that begin so."""
+    from align.catalog.shipped import SIGN, shipped
+
+    if begun.startswith(SIGN):
+        return [f"{SIGN}{name}" for name in shipped() if f"{SIGN}{name}".startswith(begun)]
+    return _kinds(begun)
+
+
 def _kinds_from(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     """The kinds that begin so, for shells that complete words."""
+    return _kinds(begun)
+
+
+def _kinds(begun: str) -> list[str]:
     from align.cli.listing import read_listing
 
     return sorted({part.kind for part in read_listing().parts if part.kind.startswith(begun)})
@@ -531,6 +545,42 @@ def cache(clear: bool, traceback: bool) -> None:
         click.echo(visible(line))
 
 
+@main.command()
+@click.argument("shell", required=False, type=click.Choice(("bash", "zsh", "fish")))
+@click.option("--install", is_flag=True, help="Write it where the shell looks for such scripts.")
+@_traceback
+@_guarded
+def completion(shell: str | None, install: bool, traceback: bool) -> None:
+    """Print a script by which a shell completes words.
+
+    Commands, options, kinds and recipes are completed, without importing torch. The shell is yours
+    unless another is named.
+    """
+    from align.cli.complete import install_script, script, shell_of_user
+
+    chosen = shell or shell_of_user()
+    if install:
+        _print_lines(install_script(chosen, main))
+    else:
+        click.echo(script(chosen, main))
+
+
+@main.command()
+@_traceback
+@_guarded
+def doctor(traceback: bool) -> None:
+    """Say what is installed here, and what is broken.
+
+    Python, torch, devices, memory, threads, the cache, every plugin with its parts, and packages
+    that are missing for something. The exit code is 1 where anything is broken.
+    """
+    from align.cli.doctor import doctor_lines
+
+    lines, broken = doctor_lines()
+    _print_lines(map(visible_lines, lines))
+    click.get_current_context().exit(1 if broken else 0)
+
+
 @main.command("list")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...", shell_complete=_listable)
 @_guarded
@@ -553,7 +603,7 @@ def list_parts(kinds: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="NAME", shell_complete=_kinds_from)
+@click.argument("name", metavar="NAME", shell_complete=_shown_from)
 @_guarded
 def show(name: str) -> None:
     """Show a part: what it is, its options, its reference and its origin.

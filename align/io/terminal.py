@@ -35,8 +35,10 @@ class _Patient:
     def __iter__(self) -> Iterator[str]:
         return iter(self._stream)
 
-    def write(self, text: str) -> int:
-        """Write text, as far as it can be done."""
+    def write(self, text: str | bytes) -> int:
+        """Write text, as far as it can be done; click writes some of it as bytes in UTF-8."""
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
         try:
             try:
                 self._stream.write(text)

@@ -56,3 +56,9 @@ def test_closed_pipe_is_no_error_at_the_end_of_the_process(shown_on):
     stream = open(writes, "w")  # noqa: PTH123, SIM115
     shown_on(stream)
     stream.close()
+
+
+def test_bytes_are_written_as_the_text_that_they_are(capsys):
+    with patient():
+        sys.stdout.write("±1\n".encode())
+    assert capsys.readouterr().out == "±1\n"
