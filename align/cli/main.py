@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from align.recipe import Recipe
+    from align.runner.plan import RecipePlan
 
 P = ParamSpec("P")
 Sets: TypeAlias = "tuple[str, ...]"
@@ -201,14 +202,23 @@ def main(traceback: bool) -> None:
 @_recipe
 @_sets
 @_sweeps
+@click.option(
+    "--dry-run", is_flag=True, help="Do all that comes before the first sample; write nothing."
+)
 @_traceback
 @_guarded
-def run(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
+def run(recipe: str, sets: Sets, sweeps: Sets, dry_run: bool, traceback: bool) -> None:
     """Run a recipe, and print its table.
 
     All else is in its run folder. RECIPE is a file, or @NAME for one of those that come with
     align; `align list recipes` shows them.
+
+    With --dry-run the recipe is checked, its parts are built, and its cost is said as by `align
+    plan`, and which folder it would write. Nothing is downloaded.
     """
+    if dry_run:
+        _rehearse(recipe, sets, sweeps)
+        return
     with _uncollected():
         from align.engine.allocator import keep_freed
         from align.runner.session import run as run_recipe
@@ -461,11 +471,25 @@ def plan(recipe: str, sets: Sets, sweeps: Sets, traceback: bool) -> None:
         _print_plan(load(recipe, sets=sets, sweeps=sweeps, catalog=load_catalog()).recipe)
 
 
-def _print_plan(recipe: Recipe) -> None:
-    """A row an arm, what a part costs, and what must be said beside it."""
-    from align.runner.plan import arm_rows, part_rows, plan_recipe
+def _rehearse(recipe: str, sets: Sets, sweeps: Sets) -> None:
+    from align.runner.session import dry_run
 
-    planned = plan_recipe(recipe)
+    with _notices():
+        folder, planned = dry_run(recipe, sets=sets, sweeps=sweeps)
+    _print_planned(planned)
+    click.echo(visible(f"{folder}: would be written; nothing was"))
+
+
+def _print_plan(recipe: Recipe) -> None:
+    from align.runner.plan import plan_recipe
+
+    _print_planned(plan_recipe(recipe))
+
+
+def _print_planned(planned: RecipePlan) -> None:
+    """A row an arm, what a part costs, and what must be said beside it."""
+    from align.runner.plan import arm_rows, part_rows
+
     for heads, rows in (arm_rows(planned), part_rows(planned)):
         if rows:
             _print_rows(heads, rows)

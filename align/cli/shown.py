@@ -75,7 +75,10 @@ def two_columns(rows: Sequence[tuple[str, str]], indent: int = 2) -> Iterator[st
             yield " " * indent + name
             yield from _wrapped(text, 2 * indent)
             continue
-        first, *more = textwrap.wrap(text, columns() - left, break_on_hyphens=False) or [""]
+        lines = textwrap.wrap(
+            text, columns() - left, break_long_words=False, break_on_hyphens=False
+        )
+        first, *more = lines or [""]
         yield f"{' ' * indent}{name.ljust(widest)}  {first}".rstrip()
         yield from (" " * left + line for line in more)
 

@@ -123,9 +123,8 @@ def claim(out: Path, recipe: str) -> Claim:
         TakenError: another process runs the same recipe there.
         PartError: the folder cannot be written, or is damaged.
     """
-    identity, out = recipe_digest(recipe), _named(out)
-    for number in range(1, 1000):
-        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+    identity = recipe_digest(recipe)
+    for folder in _candidates(out):
         if not _is_free(folder, identity):
             continue
         made = _first_missing(folder)
@@ -139,7 +138,26 @@ def claim(out: Path, recipe: str) -> Claim:
         if _is_free(folder, identity):
             return Claim(folder, lock, made)
         lock.release()
-    raise PartError(f"run.out: '{out}' and 999 folders beside it are taken; choose another")
+    raise PartError(_none_left(out))
+
+
+def would_claim(out: Path, recipe: str) -> Path:
+    """The folder that `claim` would give; nothing is written. Raises PartError as it does."""
+    identity = recipe_digest(recipe)
+    for folder in _candidates(out):
+        if _is_free(folder, identity):
+            return folder
+    raise PartError(_none_left(out))
+
+
+def _candidates(out: Path) -> Iterator[Path]:
+    out = _named(out)
+    yield out
+    yield from (out.with_name(f"{out.name}-{number}") for number in range(2, 1000))
+
+
+def _none_left(out: Path) -> str:
+    return f"run.out: '{out}' and 999 folders beside it are taken; choose another"
 
 
 def differences(out: Path, recipe: str) -> str:

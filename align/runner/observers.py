@@ -12,7 +12,7 @@ import attrs
 from loguru import logger
 
 from align.catalog.registry import Catalog
-from align.core.errors import PartError, PluginError, RecipeError, TerminatedError, UserInterrupt
+from align.core.errors import PluginError, TerminatedError, UserInterrupt
 from align.core.mode import Info, Trainable
 from align.engine.loop import Observer
 from align.recipe import Arm
@@ -58,17 +58,16 @@ class RunObserver:
 
     def end(self, result: object, error: BaseException | None) -> None:
         """Tell the record and the plugins how the run ended: with a result, or with an error."""
-        status = "done"
+        status, stopped = "done", isinstance(error, KeyboardInterrupt)
         if error is not None:
-            stopped = isinstance(error, KeyboardInterrupt)
             status = "interrupted" if stopped else f"failed: {type(error).__name__}: {error}"
         try:
             self.record.close(status)
             if parallel.first():
                 self._tell("align_run_end", run=self.record, result=result, error=error)
         finally:
-            # Nobody needs the folder of a recipe that could not begin.
-            self.record.release(discard=isinstance(error, PartError | RecipeError))
+            # Nobody needs the folder of a run that failed before it had made anything.
+            self.record.release(discard=error is not None and not stopped)
 
     def step(self, index: int, state: object, info: Info) -> None:
         """Tell the plugins that a step is done."""

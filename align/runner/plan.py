@@ -28,7 +28,7 @@ from align.engine.meter import Cost, Meter, memory_now
 from align.engine.rehearsal import Asked, Counts, Part, Rehearsal, rehearse
 from align.engine.sketch import Sketch, called
 from align.modes.sampling.best_of_n import BestOfN
-from align.recipe import Arm, Recipe
+from align.recipe import Arm, Recipe, Run
 from align.recipe.sizes import readable
 from align.runner.base_samples import arms_with_bases, flow_steps_of
 from align.runner.build import Built, Rewards, build, device_of
@@ -449,40 +449,51 @@ def _milliseconds(cost: PassCost) -> str:
     return f"{1e3 * cost.seconds.of(16) / 16:.3g}" if cost.seconds.slope else "-"
 
 
-def plan_recipe(recipe: Recipe, on_part: Callable[[str], None] = lambda name: None) -> RecipePlan:
+def plan_recipe(
+    recipe: Recipe, on_part: Callable[[str], None] = lambda name: None, *, ready: bool = False
+) -> RecipePlan:
     """What a recipe's arms would cost here; nothing is downloaded, and nothing is sampled.
 
     Where weights are not there, costs are derived from shapes, if the model knows them.
+
+    Args:
+        recipe: the recipe.
+        on_part: is called with the name of a part before it is measured.
+        ready: whether every arm must be ready to run: what is not planned is built too, and what
+            cannot be built here is an error.
+
+    Raises:
+        AlignError: an arm is not ready that must be.
     """
     notes = list[str]()
     run, planner = recipe.run, Planner(recipe.reward, on_part)
-    if run.device == "cuda" and not torch.cuda.is_available():
+    if run.device == "cuda" and not torch.cuda.is_available() and not ready:
         notes.append("There is no CUDA device here: what is measured is measured on the CPU.")
         run = attrs.evolve(run, device="auto")
     rewards = Rewards(
         tuple(attrs.evolve(term, part=_offline(term.part)) for term in recipe.reward),
         device_of(run.device),
-        _Unloaded,
+        None if ready else _Unloaded,
     )
     arms = list[ArmPlan]()
     models = list[tuple[ModelSpec | None, FlowModel | None]]()
     for arm in (*_unsteered(recipe), *recipe.arms()):
-        if reason := _unplanned(arm.mode):
+        reason = _unplanned(arm.mode)
+        if reason and not ready:
             arms.append(ArmPlan(name=arm.name, plan=None, reason=reason))
             continue
         try:
             known = [model for spec, model in models if spec == arm.model]
-            model = known[0] if known else _model(arm.model, rewards.device)
+            model = known[0] if known else _model(arm.model, rewards.device, sketched=not ready)
             models += [] if known else [(arm.model, model)]
             built = build(arm, rewards, run, model)
             if arm.name == UNSTEERED:
-                numbers = tuple(range(run.unsteered))
-                streams = Streams(run.seed, numbers, ("unsteered",), rewards.device)
-                cond = built.problem.condition(numbers)
-                problem = attrs.evolve(built.problem, cond=cond)
-                built = attrs.evolve(built, streams=streams, problem=problem)
-            arms.append(ArmPlan(name=arm.name, plan=planner.plan(built)))
+                built = _of_unsteered(built, run)
+            plan = None if reason else planner.plan(built)
+            arms.append(ArmPlan(name=arm.name, plan=plan, reason=reason))
         except AlignError as error:
+            if ready and not isinstance(error, NoPlanError):
+                raise
             arms.append(ArmPlan(name=arm.name, plan=None, reason=str(error)))
     notes += [
         f"model '{spec.kind}': no weights are here; bytes and operations are derived from"
@@ -513,13 +524,21 @@ def _unsteered(recipe: Recipe) -> tuple[Arm, ...]:
     )
 
 
+def _of_unsteered(built: Built, run: Run) -> Built:
+    """An arm with the numbers and the noise of unsteered samples."""
+    numbers, device = tuple(range(run.unsteered)), built.problem.model.device
+    streams = Streams(run.seed, numbers, ("unsteered",), device)
+    problem = attrs.evolve(built.problem, cond=built.problem.condition(numbers))
+    return attrs.evolve(built, streams=streams, problem=problem)
+
+
 def _offline(part: Any) -> Any:
     """A part that downloads nothing."""
     return attrs.evolve(part, offline=True) if hasattr(part, "offline") else part
 
 
-def _model(spec: ModelSpec | None, device: torch.device) -> FlowModel | None:
-    """The model, or a sketch of it where its weights are not here.
+def _model(spec: ModelSpec | None, device: torch.device, *, sketched: bool) -> FlowModel | None:
+    """The model, or, if it may be `sketched`, a sketch of it where its weights are not here.
 
     Raises:
         PartError: it is neither here nor known without its weights.
@@ -529,7 +548,7 @@ def _model(spec: ModelSpec | None, device: torch.device) -> FlowModel | None:
     try:
         return build_model(_offline(spec), device)
     except PartError:
-        if (sketch := spec.sketch(device)) is None:
+        if not sketched or (sketch := spec.sketch(device)) is None:
             raise
         return Sketch(*sketch)
 

@@ -34,11 +34,11 @@ from align.recipe.inputs import file_digests
 from align.runner.base_samples import BaseSampleSet, sample_bases
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.film import Film
-from align.runner.folder import check_folder, differences
+from align.runner.folder import check_folder, differences, would_claim
 from align.runner.half_precision import slow_precisions
 from align.runner.kept import Shelves
 from align.runner.observers import Listener, RunObserver, ends_in_order
-from align.runner.plan import NoPlanError, Plan, Planner, summary
+from align.runner.plan import NoPlanError, Plan, Planner, RecipePlan, plan_recipe, summary
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
@@ -194,11 +194,8 @@ def run(
     """
     with user_interrupts(), ends_in_order(), parallel.joined():
         catalog = catalog or load_catalog()
-        loaded = load(recipe, sets=sets, sweeps=sweeps, catalog=catalog)
-        _check_processes(loaded)
-        options, text = loaded.recipe.run, _written(loaded)
-        with _at(loaded, ("run", "out")):
-            check_folder(Path(options.out))
+        loaded, text = _checked(load(recipe, sets=sets, sweeps=sweeps, catalog=catalog))
+        options = loaded.recipe.run
         origins, arms = origins_of(loaded.recipe, catalog), loaded.recipe.arms()
         record = Record.open(Path(options.out), text, origins, [arm.name for arm in arms])
         _say_where(Path(options.out), record.folder, text)
@@ -223,6 +220,41 @@ def run(
         observer.end(result, None)
         observer.raise_hook_errors()
         return result
+
+
+def dry_run(
+    recipe: str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), sweeps: Sequence[str] = ()
+) -> tuple[Path, RecipePlan]:
+    """Do what a run does before its first sample: read the recipe, build its parts, plan its arms.
+
+    Nothing is written, and nothing is downloaded: weights that are not here are an error.
+
+    Args:
+        recipe: as in `run`.
+        sets: as in `run`.
+        sweeps: as in `run`.
+
+    Returns:
+        The folder that the run would write, and the plans of its arms.
+
+    Raises:
+        RecipeError: the recipe cannot run as it is written.
+        AlignError: something else that the user can mend.
+    """
+    with user_interrupts():
+        loaded, text = _checked(load(recipe, sets=sets, sweeps=sweeps, catalog=load_catalog()))
+        folder = would_claim(Path(loaded.recipe.run.out), text)
+        with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
+            return folder, plan_recipe(loaded.recipe, ready=True)
+
+
+def _checked(loaded: Loaded) -> tuple[Loaded, str]:
+    """A recipe that may run here, and its resolved text; raises RecipeError where it may not."""
+    _check_processes(loaded)
+    text = _written(loaded)
+    with _at(loaded, ("run", "out")):
+        check_folder(Path(loaded.recipe.run.out))
+    return loaded, text
 
 
 def _earlier(arm: Arm, ended: Sequence[tuple[Arm, Earlier]]) -> Earlier | None:

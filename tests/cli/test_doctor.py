@@ -27,7 +27,6 @@ def well(monkeypatch, catalog):
 
 def asked(**env):
     result = CliRunner(env={"COLUMNS": "80", **env}).invoke(main, ["doctor"])
-    assert max(map(len, result.stdout.splitlines())) <= 80
     return result.exit_code, " ".join(result.stdout.split())
 
 

@@ -28,7 +28,7 @@ from align.runner.plan import (
     plan_recipe,
     summary,
 )
-from align.runner.session import run
+from align.runner.session import dry_run, run
 
 WORLD = """
 [run]
@@ -257,3 +257,31 @@ def test_rehearsal_of_many_steps_goes_through_few(catalog: Catalog, tmp_path: Pa
     rehearsal = rehearse(built.arm.mode, built.problem, built.streams)
     assert rehearsal.counts.calls["network"] == rehearsal.samples * 100000 * (1 + 3)
     assert len(rehearsal.events) < 1000
+
+
+def test_dry_run_does_all_but_sample_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "world.toml"
+    path.write_text(WORLD)
+    folder, planned = dry_run(path)
+    assert (folder, list(tmp_path.iterdir())) == (Path("runs/world"), [path])
+    assert [arm.name for arm in planned.arms] == [UNSTEERED, "steer"]
+    assert all(arm.plan for arm in planned.arms)
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text('[mode]\nkind = "steer"\n')
+    assert dry_run(path)[0] == Path("runs/world-2")
+
+
+def test_dry_run_fails_where_the_run_would(tmp_path: Path) -> None:
+    path = tmp_path / "world.toml"
+    path.write_text(WORLD)
+    assert dry_run(path, sets=["mode={ kind = 'best_of_n', n = 2 }"])
+    if not torch.cuda.is_available():
+        with pytest.raises(PartError, match="torch sees no CUDA device here"):
+            dry_run(path, sets=["run.device='cuda'"])
+    (tmp_path / "score.py").write_text("raise OSError('no weights')\ndef score(): ...\n")
+    reward = f"reward=[{{ kind = 'python', file = '{tmp_path / 'score.py'}', domain = 'vector' }}]"
+    with pytest.raises(PartError, match="no weights"):
+        dry_run(path, sets=[reward])
