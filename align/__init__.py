@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from align.core.streams import Streams
     from align.core.study import Findings, Point, Study
     from align.core.term import RewardTerm
+    from align.core.tracker import ArmTracker, TrackedArm, Tracker
     from align.dynamics.ddim import DDIM
     from align.dynamics.ddpm import DDPM
     from align.dynamics.glass import GlassTransition
@@ -223,6 +224,7 @@ _NAMES: Final = {
     "align.core.streams": ("Streams",),
     "align.core.study": ("Findings", "Point", "Study"),
     "align.core.term": ("RewardTerm",),
+    "align.core.tracker": ("ArmTracker", "TrackedArm", "Tracker"),
     "align.core.errors": ("AlignError", "ContractError", "PartError", "PromptError"),
     "align.modes.distill.consistency": ("ConsistencyLoss",),
     "align.modes.distill.diagonal": ("DiagonalTarget",),
@@ -294,6 +296,7 @@ __all__ = [
     "AlignError",
     "AlignmentMode",
     "ArmResult",
+    "ArmTracker",
     "Autoencode",
     "AutoencoderSpec",
     "BestOfN",
@@ -394,6 +397,8 @@ __all__ = [
     "TiltedTarget",
     "ToData",
     "Torch",
+    "TrackedArm",
+    "Tracker",
     "Trainable",
     "TrainableVelocity",
     "Training",

@@ -24,6 +24,7 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "autoencoder": "align.core.autoencoder:AutoencoderSpec",
         "dataset": "align.core.dataset:DatasetSpec",
         "objective": "align.core.objective:Objective",
+        "tracker": "align.core.tracker:Tracker",
     }
 )
 """Module and class of each contract, by its name."""

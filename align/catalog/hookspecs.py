@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from align.core.objective import Objective
     from align.core.reward import RewardSpec
     from align.core.sampler import PosteriorSampler
+    from align.core.tracker import Tracker
 
 hookspec = pluggy.HookspecMarker("align")
 hookimpl = pluggy.HookimplMarker("align")
@@ -87,6 +88,12 @@ def align_datasets() -> Iterable[type[DatasetSpec]]:
 @hookspec
 def align_objectives() -> Iterable[type[Objective]]:
     """Objectives that the table of a training mode may name."""
+    return ()
+
+
+@hookspec
+def align_trackers() -> Iterable[type[Tracker]]:
+    """Trackers that a recipe may name, which keep numbers and pictures of runs."""
     return ()
 
 

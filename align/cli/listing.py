@@ -229,10 +229,12 @@ def _key(contract: str, cls: type[Any], catalog: Catalog) -> str:
     import attrs
 
     from align.catalog.describe import contract_of, members
-    from align.recipe.schema import Recipe
+    from align.recipe.schema import Recipe, Run
 
     if contract in attrs.fields_dict(Recipe):
         return contract
+    if plural(contract) in attrs.fields_dict(Run):
+        return f"run.{plural(contract)}"
     for other, named in catalog.parts.items():
         for _, entry in sorted(named.items()):
             for field in attrs.fields(entry.cls):

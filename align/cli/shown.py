@@ -165,7 +165,9 @@ def _in_a_recipe(part: Part) -> Iterator[str]:
         yield from (f"{option.name} = ...  # {option.expected}" for option in required)
         return
     inner = ", ".join([f'kind = "{part.kind}"', *(f"{option.name} = ..." for option in required)])
-    yield f"{part.key} = " + (f"{{ {inner} }}" if required else f'"{part.kind}"')
+    named = f"{{ {inner} }}" if required else f'"{part.kind}"'
+    several = part.key.endswith(f".{plural(part.contract)}")
+    yield f"{part.key} = " + (f"[{named}]" if several else named)
 
 
 def _is_required(option: Option) -> bool:

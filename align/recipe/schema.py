@@ -15,6 +15,7 @@ from align.core.model import ModelSpec
 from align.core.option import at_least, option
 from align.core.sampler import PosteriorSampler
 from align.core.term import RewardTerm
+from align.core.tracker import Tracker
 
 
 def _auto_or_at_least_0(_: Any, attribute: attrs.Attribute[Any], value: Count) -> None:
@@ -68,6 +69,9 @@ class Run:
         " all",
         default="auto",
         check=_auto_or_at_least_0,
+    )
+    trackers: tuple[Tracker, ...] = option(
+        "who else keeps the numbers and pictures of the run, such as 'tensorboard'", default=()
     )
 
 

@@ -22,7 +22,7 @@ import attrs
 from align.catalog.names import did_you_mean
 from align.core.errors import PartError
 from align.core.term import TERM_OPTIONS
-from align.report.schema import ArmNumbers, RunResults, check_recipe, moments, read
+from align.report.schema import ArmNumbers, RunResults, by_content, check_recipe, moments, read
 
 LEVEL: Final = 0.95
 """Of the intervals."""
@@ -39,7 +39,7 @@ class ArmOfRun:
         folder: of the run.
         results: of the run.
         arm: the arm's numbers.
-        recipe: of the run, resolved.
+        recipe: of the run, resolved, with digests of files in place of their paths.
     """
 
     folder: Path
@@ -324,7 +324,7 @@ def _arms(text: str) -> list[ArmOfRun]:
     folder, name = _split(text)
     results = read(folder)
     check_recipe(folder, results)
-    recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+    recipe = by_content(tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8")))
     sampled = results.sampled()
     if not sampled:
         raise PartError(f"'{folder}' made no samples that could be compared")

@@ -27,6 +27,9 @@ VERSION: Final = 1
 
 NAME: Final = "results.json"
 METRICS: Final = "metrics.jsonl"
+NOT_OF_THE_RUN: Final = frozenset({"out", "checkpoint_every", "cache", "trackers"})
+"""Options of [run] in which runs of one recipe may differ, as they change none of its numbers."""
+
 AGAIN: Final = "run the recipe.toml again"
 
 _STATES: Final = "states.safetensors"
@@ -268,7 +271,7 @@ def recipe_digest(recipe: str) -> str:
     table = by_content(tomllib.loads(recipe))
     run = table.get("run")
     if isinstance(run, dict):
-        options = {k: v for k, v in run.items() if k not in ("out", "checkpoint_every", "cache")}
+        options = {name: value for name, value in run.items() if name not in NOT_OF_THE_RUN}
         table = table | {"run": options}
     return digest(json.dumps(table, sort_keys=True, default=str).encode())
 

@@ -56,26 +56,34 @@ def long(folder: Path, results: RunResults) -> list[list[str]]:
     """
     factors = _factors(results)
     lines = [["arm", *factors, "samples", "number", "value", "error"]]
-    for arm in (_with_figures(folder, arm) for arm in results.arms):
+    for arm in results.arms:
         start = [arm.name, *(arm.varied.get(name, "") for name in factors), str(arm.samples)]
-        numbers = {name: moments(scores) for name, scores in arm.scores.items() if scores}
-        numbers |= {name: (value, None) for name, value in arm.metrics.items()}
-        if gain := arm.divergence:
-            numbers |= {"r": (gain.reward, gain.reward_error)}
-            for name, value, error in (
-                ("KL at least", gain.at_least, gain.at_least_error),
-                ("KL at most", gain.at_most, None),
-            ):
-                numbers |= {name: (value, error)} if value is not None else {}
-        if arm.departure:
-            numbers |= {"norm / unsteered": (arm.departure.norm, None)}
-            numbers |= {"residual / unsteered": (arm.departure.residual, None)}
-        cost = arm.cost
-        numbers |= {"network calls": (cost.nfe, None), "reward calls": (cost.rewards, None)}
-        numbers |= {"FLOP": (cost.flops, None), "seconds": (cost.steady_seconds, None)}
-        for name, (value, error) in numbers.items():
+        for name, (value, error) in numbers_of(folder, arm).items():
             lines.append([*start, name, f"{value:.8g}", "" if error is None else f"{error:.4g}"])
     return lines
+
+
+def numbers_of(folder: Path, arm: ArmNumbers) -> dict[str, tuple[float, float | None]]:
+    """Every number of an arm by its name, with its standard error where that is known.
+
+    Scores are means over the samples; costs are those of the whole arm.
+    """
+    arm = _with_figures(folder, arm)
+    numbers = {name: moments(scores) for name, scores in arm.scores.items() if scores}
+    numbers |= {name: (value, None) for name, value in arm.metrics.items()}
+    if gain := arm.divergence:
+        numbers |= {"r": (gain.reward, gain.reward_error)}
+        for name, bound, error in (
+            ("KL at least", gain.at_least, gain.at_least_error),
+            ("KL at most", gain.at_most, None),
+        ):
+            numbers |= {name: (bound, error)} if bound is not None else {}
+    if arm.departure:
+        numbers |= {"norm / unsteered": (arm.departure.norm, None)}
+        numbers |= {"residual / unsteered": (arm.departure.residual, None)}
+    cost = arm.cost
+    numbers |= {"network calls": (cost.nfe, None), "reward calls": (cost.rewards, None)}
+    return numbers | {"FLOP": (cost.flops, None), "seconds": (cost.steady_seconds, None)}
 
 
 def _factors(results: RunResults) -> list[str]:

@@ -17,7 +17,7 @@ from align.core.errors import FolderError, PartError, TakenError
 from align.io import lock as locks
 from align.io.files import read_text
 from align.io.text import cut_to_bytes, shortened
-from align.report.schema import by_content, recipe_digest
+from align.report.schema import NOT_OF_THE_RUN, by_content, recipe_digest
 
 _FOLDERS: Final = ("samples", "given", "looks", "weights")
 _FILES: Final = (
@@ -37,7 +37,7 @@ _PATH_BYTES: Final = 3800
 
 _MANY: Final = 5  # keys that are named
 # Keys that make no other recipe; files are named one by one.
-_APART: Final = ("run.out", "run.checkpoint_every", "run.cache", "files")
+_APART: Final = frozenset({"files", *(f"run.{name}" for name in NOT_OF_THE_RUN)})
 
 
 def check_folder(out: Path) -> None:

@@ -19,6 +19,7 @@ from align.recipe import Arm
 from align.runner.film import Film
 from align.runner.progress import Progress
 from align.runner.record import Record
+from align.runner.tracking import Tracking
 from align.training import parallel
 
 
@@ -32,12 +33,14 @@ class RunObserver:
         catalog: of the plugins.
         bar: the progress bar.
         checkpoint_every: number of steps between checkpoints.
+        tracking: the trackers of the recipe.
     """
 
     record: Record
     catalog: Catalog
     bar: Progress
     checkpoint_every: int
+    tracking: Tracking
     hook_errors: list[PluginError] = attrs.field(factory=list, init=False)
     """Why plugins are not told any more how the run goes on."""
     stopping: Callable[[], bool] = attrs.field(default=lambda: False, init=False)
@@ -57,21 +60,26 @@ class RunObserver:
         self.raise_hook_errors()
 
     def end(self, result: object, error: BaseException | None) -> None:
-        """Tell the record and the plugins how the run ended: with a result, or with an error."""
+        """Tell trackers, record and plugins how the run ended: with a result, or with an error."""
         status, stopped = "done", isinstance(error, KeyboardInterrupt)
         if error is not None:
             status = "interrupted" if stopped else f"failed: {type(error).__name__}: {error}"
         try:
-            self.record.close(status)
+            try:
+                if parallel.first():
+                    self.tracking.end(error)
+            finally:
+                self.record.close(status)
             if parallel.first():
                 self._tell("align_run_end", run=self.record, result=result, error=error)
         finally:
             # Nobody needs the folder of a run that failed before it had made anything.
             self.record.release(discard=error is not None and not stopped)
 
-    def step(self, index: int, state: object, info: Info) -> None:
-        """Tell the plugins that a step is done."""
+    def step(self, arm: str, index: int, state: object, info: Info) -> None:
+        """Tell the trackers and the plugins that a step of an arm is done."""
         if parallel.first():
+            self.tracking.step(arm, index, info)
             self._tell("align_step", run=self.record, index=index, state=state, info=info)
 
     def raise_hook_errors(self) -> None:
@@ -133,7 +141,7 @@ class ArmObserver(Observer):
             info = self.film.seen(index, steps, info)
         record.step(self.arm, index, info)
         self.run.bar.step(self.arm, index, steps, info.numbers, self.rows)
-        self.run.step(index, state, info)
+        self.run.step(self.arm, index, state, info)
 
     def due(self, index: int) -> bool:
         """Whether a checkpoint is wanted: every so many steps."""

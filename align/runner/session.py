@@ -42,6 +42,7 @@ from align.runner.plan import NoPlanError, Plan, Planner, RecipePlan, plan_recip
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
+from align.runner.tracking import Tracking
 from align.training import parallel
 
 
@@ -200,7 +201,7 @@ def run(
         record = Record.open(Path(options.out), text, origins, [arm.name for arm in arms])
         _say_where(Path(options.out), record.folder, text)
         bar = Progress(shown=progress and parallel.first())
-        observer = RunObserver(record, catalog, bar, options.checkpoint_every)
+        observer = _observer(options, record, catalog, bar)
         try:
             observer.begin()
             device = device_of(options.device)
@@ -255,6 +256,11 @@ def _checked(loaded: Loaded) -> tuple[Loaded, str]:
     with _at(loaded, ("run", "out")):
         check_folder(Path(loaded.recipe.run.out))
     return loaded, text
+
+
+def _observer(options: Run, record: Record, catalog: Catalog, bar: Progress) -> RunObserver:
+    tracking = Tracking.of(record, options.trackers)
+    return RunObserver(record, catalog, bar, options.checkpoint_every, tracking)
 
 
 def _earlier(arm: Arm, ended: Sequence[tuple[Arm, Earlier]]) -> Earlier | None:

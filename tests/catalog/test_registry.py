@@ -416,6 +416,10 @@ def test_align_datasets(point):
     assert collects(point, "dataset", part("dataset"))
 
 
+def test_align_trackers(point):
+    assert collects(point, "tracker", part("tracker"))
+
+
 def told(point, name, **arguments):
     """What two plugins, and not a broken third, hear of a hook."""
     heard = []

@@ -144,6 +144,16 @@ def test_files_of_prompts_are_known_by_their_content(run_of):
         compare(one, other)
 
 
+def test_files_that_a_model_reads_count_by_their_content(run_of):
+    def recipe(path, digest):
+        return RECIPE | {"model": {"kind": "network", "weights": path}, "files": {path: digest}}
+
+    one = run_of("one", arm("a", 1, 2), recipe=recipe("/a", "1"))
+    assert only(one, run_of("moved", arm("b", 1, 2), recipe=recipe("/b", "1")))
+    with pytest.raises(PartError, match="models differ in 'weights'"):
+        compare(one, run_of("changed", arm("b", 1, 2), recipe=recipe("/a", "2")))
+
+
 def test_models_that_one_recipe_has_side_by_side_are_compared_with_a_note(run_of, monkeypatch):
     tuned = {"name": "tuned", "model": {"kind": "network", "prompt": "cat"}}
     recipe = RECIPE | {"compare": [{"name": "base", "model": RECIPE["model"]}, tuned]}

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import unittest
+from pathlib import Path
 from typing import ClassVar
 
 import attrs
@@ -38,6 +39,7 @@ from align.core.reward import Repeatable, Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
 from align.core.study import Findings, Study
 from align.core.study import Point as Found
+from align.core.tracker import ArmTracker, Tracker
 from align.dynamics.sde import SDE
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
@@ -769,6 +771,65 @@ def test_broken_metrics(fault, expected):
     assert failed("metric", Mean(fault=fault)) == expected
 
 
+# Trackers.
+
+
+@attrs.frozen
+class Page(ArmTracker):
+    """An arm, kept in a file beside its run."""
+
+    tracker: Tracker
+    file: Path
+
+    def numbers(self, index, numbers):
+        if self.tracker.fault == "numbers" and index:
+            raise ValueError(numbers)
+
+    def picture(self, index, picture):
+        self.file.write_bytes(picture.tobytes())
+
+    def close(self, numbers, *, failed):
+        if failed and self.tracker.fault == "needs results":
+            raise ValueError(numbers)
+
+
+@attrs.frozen(kw_only=True)
+class Book(Tracker):
+    """Keeps arms in files, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "book"
+
+    fault: str = option("what is wrong", default="")
+
+    def open(self, arm):
+        file = arm.folder / "book"
+        if self.fault == "once":
+            file.touch(exist_ok=False)
+        if self.fault == "links":
+            (arm.folder / f"latest {arm.name}").symlink_to(file)
+        if self.fault == "talks":
+            sys.stdout.write("hello\n")
+        if self.fault == "global":
+            torch.rand(())
+        return Page(self, file)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("numbers", {"arms", "goes_on"}),
+        ("needs results", {"failed_run"}),
+        ("once", {"arms", "goes_on"}),
+        ("links", {"no_links", "goes_on"}),
+        ("talks", {"quiet"}),
+        ("global", {"random_state"}),
+    ],
+)
+def test_broken_trackers(fault, expected):
+    assert failed("tracker", Book(fault=fault)) == expected
+
+
 # The form of parts, and the kit itself.
 
 
@@ -838,6 +899,7 @@ def test_every_check_is_seen_to_fail():
         test_broken_models,
         test_broken_modes,
         test_broken_metrics,
+        test_broken_trackers,
     )
     for table in tables:
         (contract,) = [
