@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from align.core.errors import PartError
 from align.io.files import read_table, read_text, write
+from align.io.numbers import with_error
 from align.io.text import code, fence, markdown
-from align.report.schema import AGAIN, ArmNumbers, RunResults, read_metrics, shown_name
+from align.report.schema import AGAIN, ArmNumbers, RunResults, moments, read_metrics, shown_name
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
@@ -86,7 +87,7 @@ def _rewards(arm: ArmNumbers, results: RunResults) -> list[str]:
     lines = ["## Rewards", "", heads, "|---|---|---|---|"]
     for name, role in results.rewards.items():
         scores = arm.scores.get(name, ())
-        mean = f"{sum(scores) / len(scores):.4g} ({len(scores)})" if scores else ""
+        mean = f"{with_error(*moments(scores))} ({len(scores)})" if scores else ""
         held = "yes" if role.held_out else ""
         lines.append(f"| {markdown(name)} | {role.weight:g} | {held} | {mean} |")
     return [*lines, ""]
@@ -98,8 +99,7 @@ def _figures(last: Mapping[str, Any]) -> list[str]:
         return []
     errors = last.get("errors", {})
     rows = [
-        f"| {markdown(shown_name(name))} | {value:.4g}"
-        + (f" ± {errors[name]:.2g} |" if name in errors else " |")
+        f"| {markdown(shown_name(name))} | {with_error(value, errors.get(name))} |"
         for name, value in last.items()
         if name not in ("arm", "step", "errors")
     ]

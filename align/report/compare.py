@@ -22,6 +22,7 @@ import attrs
 from align.catalog.names import did_you_mean
 from align.core.errors import PartError
 from align.core.term import TERM_OPTIONS
+from align.io.numbers import rounded, with_error
 from align.report.schema import ArmNumbers, RunResults, by_content, check_recipe, moments, read
 
 LEVEL: Final = 0.95
@@ -226,9 +227,9 @@ class Comparison:
         cells = [
             [
                 one.reward + " (held out)" * one.held_out,
-                f"{moments(one.a)[0]:.4g}",
-                f"{moments(one.b)[0]:.4g}",
-                _shown(one.mean, one.half_width),
+                rounded(moments(one.a)[0]),
+                rounded(moments(one.b)[0]),
+                with_error(one.mean, one.half_width),
                 f"{one.better} of {len(one.a)}",
             ]
             for one in self.differences
@@ -398,24 +399,14 @@ def _sentence(names: tuple[str, str], one: Difference) -> str:
         return f"{who}: one sample says nothing of a difference; make more."
     if one.winner == 0 and one.mostly:
         wins, gain = max(one.better, one.worse), one.sign * one.mostly * one.mean
-        size = _shown(gain, one.half_width)
+        size = with_error(gain, one.half_width)
         winner = f"{names[one.mostly < 0]} is better on {wins} of {count} samples{ties}"
         return f"{who}: {winner}; by how much is not clear, {size} (95 %)."
     if one.winner == 0:
-        size = f"{_shown(one.mean, one.half_width)} (95 %)"
+        size = f"{with_error(one.mean, one.half_width)} (95 %)"
         where = f"{names[0]} is better on {one.better} of {count} samples{ties}"
         return f"{who}: no difference seen, {size}; {where}."
     wins = one.better if one.winner > 0 else one.worse
-    size = f"{_shown(abs(one.mean), one.half_width)} (95 %)"
+    size = f"{with_error(abs(one.mean), one.half_width)} (95 %)"
     winner = names[one.winner < 0]
     return f"{who}: {winner} is better by {size}, on {wins} of {count} samples{ties}."
-
-
-def _shown(value: float, error: float) -> str:
-    """A number ± its error, with two digits of the error."""
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.4g}"
-    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))
-    if -6 <= -digits < 6:
-        return f"{value:.{max(0, digits)}f} ± {error:.{max(0, digits)}f}"
-    return f"{value:.4g} ± {error:.1e}"

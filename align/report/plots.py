@@ -24,6 +24,7 @@ from align.core.baseline import BaseRewardStats, Divergence
 from align.core.errors import PartError
 from align.engine.meter import Cost
 from align.io.files import replacing
+from align.io.numbers import with_error
 from align.report.letters import plot_text
 from align.report.meanings import meaning
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults, moments, read_metrics
@@ -294,7 +295,9 @@ def reward_over(axes: Axes, results: RunResults, price: Price) -> None:
     prices = [_price(arm.cost, arm.samples, price) for _, arm, _ in gains]
     for (number, arm, gain), cost in zip(gains, prices, strict=True):
         if _has_left(arm) and not low <= gain.reward <= high:
-            label = f"{plot_text(arm.name)} (outside, at {gain.reward:.3g})"
+            label = (
+                f"{plot_text(arm.name)} (outside, at {with_error(gain.reward, gain.reward_error)})"
+            )
             axes.plot([], [], _marker(number), color=_colour(number), markersize=5, label=label)
         else:
             _point(axes, cost, gain, number, label=plot_text(arm.name))

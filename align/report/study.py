@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from align.core.study import Findings, Point
+from align.io.numbers import rounded
 from align.report.letters import plot_text
 from align.report.plots import plain_ticks, save_figure
 from align.report.schema import ArmNumbers
@@ -31,7 +32,7 @@ def study_rows(arms: Sequence[ArmNumbers]) -> tuple[list[str], list[list[str]]]:
         for point in _findings(arm).points:
             rows.setdefault(point.calls, {})[point.panel] = point.value
         for calls, values in rows.items():
-            numbers = [f"{values[panel]:.3g}" if panel in values else "" for panel in panels]
+            numbers = [rounded(values[panel]) if panel in values else "" for panel in panels]
             cells.append([arm.name, f"{calls:g}", *numbers])
     return heads, cells
 

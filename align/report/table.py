@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import attrs
 
 from align.core.baseline import FEW, Divergence
+from align.io.numbers import rounded, with_error
 from align.io.text import markdown as markdown_text
 from align.report.schema import ArmNumbers, RunResults, moments, read_metrics, shown_name
 
@@ -137,11 +138,10 @@ def _numbers(
 ) -> list[str]:
     cost, count = arm.cost, max(1, arm.samples)
     scores = [_mean(arm.scores.get(name, ())) for name in rewards]
-    numbers = [f"{arm.metrics[name]:.4g}" if name in arm.metrics else "" for name in metrics]
+    numbers = [rounded(arm.metrics[name]) if name in arm.metrics else "" for name in metrics]
     gains = [_gain(arm, name) for name in columns]
-    costs = [f"{cost.nfe / count:g}", f"{cost.rewards / count:g}"]
-    costs += [f"{cost.flops / count / 1e9:.3g}", f"{cost.steady_seconds:.1f}"]
-    return [*scores, *numbers, *gains, *costs]
+    costs = [cost.nfe / count, cost.rewards / count, cost.flops / count / 1e9]
+    return [*scores, *numbers, *gains, *map(rounded, costs), f"{cost.steady_seconds:.1f}"]
 
 
 def _gain(arm: ArmNumbers, column: Column) -> str:
@@ -151,13 +151,13 @@ def _gain(arm: ArmNumbers, column: Column) -> str:
     """
     if column in ("norm / unsteered", "residual / unsteered"):
         ratios = arm.departure and (arm.departure.norm, arm.departure.residual)
-        return f"{ratios[column.startswith('residual')]:.3g}" if ratios else ""
+        return rounded(ratios[column.startswith("residual")]) if ratios else ""
     if arm.divergence is None:
         return ""
     value, error, few = _number(arm.divergence, column)
     if value is None:
         return ""
-    return f"{value:.3g}" + (f" ± {error:.2g}" if error else "") + " *" * few
+    return with_error(value, error or None) + " *" * few
 
 
 def _number(gain: Divergence, column: Column) -> tuple[float | None, float | None, bool]:
@@ -175,5 +175,4 @@ def _mean(scores: Sequence[float]) -> str:
     """Mean ± standard error."""
     if not scores:
         return ""
-    mean, error = moments(scores)
-    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.2g}"
+    return with_error(*moments(scores))

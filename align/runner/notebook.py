@@ -10,6 +10,8 @@ from typing import Final
 
 from PIL import Image
 
+from align.io.numbers import rounded
+
 _MOST: Final = 16  # samples
 _ROW: Final = 8
 _SMALLEST: Final = 128  # pixels that a picture is high
@@ -27,7 +29,7 @@ def as_html(
     """
     cells = []
     for number, row in enumerate(rows[:_MOST]):
-        lines = [f"{html.escape(name)} {value:.3g}" for name, value in row.items()]
+        lines = [f"{html.escape(name)} {rounded(value)}" for name, value in row.items()]
         if pictures:
             lines.insert(0, f'<img src="{_data_uri(pictures[number])}" height="{_SMALLEST}">')
         cells.append(f"<td>{'<br>'.join(lines)}</td>")

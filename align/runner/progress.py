@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.io import terminal
+from align.io.numbers import rounded
 from align.io.text import shortened
 from align.report.schema import shown_name
 
@@ -62,7 +63,7 @@ class Progress:
         """Step `index` of `steps` is done; in training, it saw so many rows of data."""
         self.begin(arm, steps)
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
-        number = f"{shown_name(shown)} {numbers[shown]:.4g}" if shown else ""
+        number = f"{shown_name(shown)} {rounded(numbers[shown])}" if shown else ""
         task = self._bar.tasks[self._tasks[arm]]
         if not task.completed:  # it goes on from a checkpoint
             self._bar.update(task.id, completed=index, first=index / max(1, steps))

@@ -27,6 +27,7 @@ from align.engine.guard import guarded
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.io.images import to_bytes
+from align.io.numbers import rounded
 from align.io.text import visible
 from align.recipe import Recipe, to_toml
 from align.recipe.far import far_numbers
@@ -119,7 +120,7 @@ class ArmResult:
 
     def __repr__(self) -> str:
         count = 0 if self.x1 is None else len(self.x1)
-        means = [f"{name} {float(values.mean()):.3g}" for name, values in self.scores.items()]
+        means = [f"{name} {rounded(float(values.mean()))}" for name, values in self.scores.items()]
         per_sample = f"{self.cost.nfe / max(1, count):g} network calls a sample"
         return f"<{visible(self.name)}: {', '.join([f'{count} samples', *means, per_sample])}>"
 

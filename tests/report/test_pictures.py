@@ -257,7 +257,7 @@ def test_tradeoff_leaves_out_an_arm_that_ran_away_and_says_where_it_is(folder_of
     assert markers(distance).keys() == markers(spent).keys() == {"C0", "C2"}
     assert min(spent.get_ylim()) > -20
     labels = spent.get_legend_handles_labels()[1]
-    assert sorted(labels) == ["dps (outside, at -7.8e+04)", "glass", "unsteered"]
+    assert sorted(labels) == ["dps (outside, at -78000)", "glass", "unsteered"]
     # Nor is an arm left out that is far from the others and left nothing, or that is alone.
     kept = [attrs.evolve(arm, departure=None) for arm in arms]
     for shown in (kept, arms[1:2]):

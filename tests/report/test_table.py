@@ -49,21 +49,21 @@ def test_heads_and_cells(tmp_path, results):
         "seconds",
     ]
     # Mean 3, deviation sqrt(14 / 3), standard error sqrt(14 / 3 / 4) = 1.08.
-    assert first == ["plain", "3 ± 1.1", "0.5 ± 0", "", "100", "25", "2", "12.3"]
+    assert first == ["plain", "3.0 ± 1.1", "0.5 ± 0", "", "100", "25", "2", "12.3"]
     assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]
 
 
 def test_scores_beyond_any_square_have_their_error(tmp_path, arm_of):
     arm = arm_of("a", 0, 2, scores={"cat": [1e200, -1e200], "dog": [0.5] * 2})
     table = rows(tmp_path, RunResults(rewards=REWARDS, arms=(arm,)))
-    assert "0 ± 1e+200" in str(table)
+    assert "0 ± 1.0e+200" in str(table)
 
 
 def test_markdown(tmp_path, results):
     lines = markdown(tmp_path, results).splitlines()
     assert lines[0].startswith("| arm | cat | dog (held out) |")
     assert set(lines[1]) == set("|- ")
-    assert lines[2] == "| plain | 3 ± 1.1 | 0.5 ± 0 |  | 100 | 25 | 2 | 12.3 |"
+    assert lines[2] == "| plain | 3.0 ± 1.1 | 0.5 ± 0 |  | 100 | 25 | 2 | 12.3 |"
     assert {line.count("|") for line in lines} == {9}
 
 
@@ -82,7 +82,7 @@ def test_bounds_of_the_divergence_have_columns(tmp_path, results):
     heads, (one, two) = rows(tmp_path, diverged(results, first, second))
     assert heads[4:7] == ["KL at least", "KL at most", "NFE (network calls)"]
     assert one[4:6] == ["1.23 ± 0.12", "2.5"]
-    assert two[4:6] == ["0.5 ± 0.3 *", ""]
+    assert two[4:6] == ["0.50 ± 0.30 *", ""]
     below = attrs.evolve(second, at_least=-7.78e4)
     assert rows(tmp_path, diverged(results, first, below))[1][1][4:6] == ["0", ""]
     base = Divergence(reward=1.0, at_least=0.0, at_least_error=0.0, at_most=0.0)
@@ -98,13 +98,13 @@ def test_r_has_a_column_where_it_is_not_the_score_of_one_reward(tmp_path, result
     assert rows(tmp_path, results)[0][3:5] == ["edges", "NFE (network calls)"]
     optimised = {name: RewardRole(weight=1.0, held_out=False) for name in ("cat", "dog")}
     heads, (one, _) = rows(tmp_path, attrs.evolve(results, rewards=optimised))
-    assert (heads[3:6], one[4]) == (["edges", "r", "NFE (network calls)"], "3 ± 0.25")
+    assert (heads[3:6], one[4]) == (["edges", "r", "NFE (network calls)"], "3.00 ± 0.25")
     # A weight, or a normalisation, makes r another number than the score.
     weighted = [
         attrs.evolve(arm, divergence=attrs.evolve(gain, reward=6.0)) for arm in results.arms
     ]
     heads, (one, _) = rows(tmp_path, attrs.evolve(results, arms=tuple(weighted)))
-    assert (heads[4], one[4]) == ("r", "6 ± 0.25")
+    assert (heads[4], one[4]) == ("r", "6.00 ± 0.25")
 
 
 def test_notes_stand_under_the_table_with_the_arms_they_are_about(tmp_path, results):
@@ -152,8 +152,8 @@ def test_what_a_sweep_varied_has_columns(tmp_path, arm_of, results):
     assert heads[:4] == ["arm", "draws", "how", "cat"]
     assert [row[:4] for row in cells[1:]] == [
         ["steered", "", "", "1.25"],
-        ["draws 1", "1", "ode", "2 ± 1"],
-        ["draws 16", "16", "ode", "2 ± 1"],
+        ["draws 1", "1", "ode", "2.0 ± 1.0"],
+        ["draws 16", "16", "ode", "2.0 ± 1.0"],
     ]
 
 

@@ -21,6 +21,7 @@ from align.core.path import expand, times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
+from align.io.numbers import rounded
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
@@ -119,7 +120,7 @@ def detect_hacking(problem: Problem, best: Mapping[str, Scores], now: Scores, er
         noticeable = drops[name].mean() > SMALL * then[name].std()
         if steady and noticeable and _in_errors(drops[name]) > errors:
             went, fell = (
-                f"from {float(then[key].mean()):.3g} to {float(now[key].mean()):.3g}"
+                f"from {rounded(float(then[key].mean()))} to {rounded(float(now[key].mean()))}"
                 for key in (steady[0], name)
             )
             return (
