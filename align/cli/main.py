@@ -605,6 +605,36 @@ def doctor(traceback: bool) -> None:
     click.get_current_context().exit(1 if broken else 0)
 
 
+@main.command()
+@click.argument("folder", metavar="RUN")
+@click.option("--to", default=None, metavar="FILE", help="The archive; RUN.zip here if left out.")
+@click.option(
+    "--largest",
+    default=100.0,
+    show_default=True,
+    metavar="MB",
+    help="Larger files are left out, and named by their digests.",
+)
+@_traceback
+@_guarded
+def pack(folder: str, to: str | None, largest: float, traceback: bool) -> None:
+    """Write a run into one zip that repeats elsewhere: its recipe, and the files that it reads."""
+    from pathlib import Path
+
+    from align.catalog.registry import load_catalog
+    from align.io.files import readable
+    from align.runner.pack import pack as pack_run
+
+    run = Path(folder).expanduser()
+    target = Path(to).expanduser() if to else Path(f"{run.absolute().name}.zip")
+    with _notices():
+        packed = pack_run(run, target, load_catalog(), largest=largest * 1e6)
+    for line in packed.left_out:
+        click.echo(visible(f"left out: {line}"), err=True)
+    size = readable(packed.path.stat().st_size)
+    click.echo(visible(f"{packed.path}: {size}; unpacked, `align run recipe.toml` repeats it"))
+
+
 @main.command("list")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...", shell_complete=_listable)
 @_guarded

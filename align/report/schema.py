@@ -21,6 +21,7 @@ from align.core.study import Findings
 from align.engine.meter import Cost
 from align.io.files import digest, read_table, read_tables, read_text, write
 from align.io.lock import owner_of
+from align.io.numbers import rounded
 
 VERSION: Final = 1
 """Of the file's layout; a file of another version is not read."""
@@ -156,7 +157,7 @@ class RunResults:
     def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:
         """The scores of one sample by each reward, by what stands above them."""
         return {
-            shown: f"{arm.scores[name][number]:.3g}"
+            shown: rounded(arm.scores[name][number])
             for name, shown in self.reward_heads().items()
             if number < len(arm.scores.get(name, ()))
         }
