@@ -179,7 +179,8 @@ def _requirements(facts: Mapping[str, Any]) -> Iterator[str]:
     """The distributions that a run was made with, as pip reads them."""
     found = dict[str, str](facts.get("libraries") or {})
     for origin in (facts.get("origins") or {}).values():
-        if match := _DISTRIBUTION.fullmatch(str(origin)):
+        match = _DISTRIBUTION.fullmatch(str(origin))
+        if match and match[1] != "sha256":
             found[match[1]] = match[2]
     for name, version in sorted(found.items()):
         public, _, local = version.partition("+")
@@ -190,18 +191,23 @@ def _readme(
     name: str, facts: Mapping[str, Any], left_out: tuple[str, ...], outside: list[str]
 ) -> str:
     """How the run is repeated, and with what it was made."""
+    started = re.sub(r"^\S*/align\b", "align", str(facts.get("command", "align run")))
     lines = [
         f"# Run '{name}' of align",
         "",
         "`align run recipe.toml` in this folder repeats it. The recipe names its files by paths in",
         "this folder, with digests by which a changed file is noticed.",
         "",
-        "It was made with Python {python} on {machine}, in {threads} threads, with what is in",
-        "requirements.txt. Its samples have the same bits on the same kind of machine.",
-        f"It was started by: `{facts.get('command', 'align run')}`",
+        "It was made with the distributions of requirements.txt. Samples have the same bits on the",
+        "same kind of machine, in as many threads:",
+        "",
+        "* Python: {python}",
+        "* machine: {machine}",
+        "* threads: {threads}",
+        f"* command: `{started}`",
     ]
     known = {key: facts.get(key, "?") for key in ("python", "machine", "threads")}
-    lines = [line.format(**known) if "{python}" in line else line for line in lines]
+    lines = [line.format(**known) if line.endswith("}") else line for line in lines]
     if left_out:
         lines += [
             "",
