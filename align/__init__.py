@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from align.core.errors import AlignError, ContractError, PartError, PromptError
     from align.core.estimate import Estimate
     from align.core.estimator import ClosedForm, ValueEstimator
-    from align.core.metric import Metric
+    from align.core.executor import Executor, Job, Task, Watch, performed
+    from align.core.metric import Metric, StreamedMetric
     from align.core.mode import (
         AlignmentMode,
         Continues,
@@ -159,7 +160,8 @@ _NAMES: Final = {
     ),
     "align.core.estimate": ("Estimate",),
     "align.core.estimator": ("ClosedForm", "ValueEstimator"),
-    "align.core.metric": ("Metric",),
+    "align.core.executor": ("Executor", "Job", "Task", "Watch", "performed"),
+    "align.core.metric": ("Metric", "StreamedMetric"),
     "align.core.mode": (
         "AlignmentMode",
         "Continues",
@@ -324,6 +326,7 @@ __all__ = [
     "Estimate",
     "Exact",
     "ExactPosterior",
+    "Executor",
     "Export",
     "Fidelity",
     "Findings",
@@ -349,6 +352,7 @@ __all__ = [
     "Incompressibility",
     "Info",
     "InnerFlow",
+    "Job",
     "Licensed",
     "Likelihood",
     "LinearPath",
@@ -391,8 +395,10 @@ __all__ = [
     "Steer",
     "Stein",
     "Step",
+    "StreamedMetric",
     "Streams",
     "Study",
+    "Task",
     "Term",
     "TiltedTarget",
     "ToData",
@@ -410,6 +416,7 @@ __all__ = [
     "ValueCorrelation",
     "ValueEstimator",
     "VelocityNetwork",
+    "Watch",
     "WeightedReward",
     "__version__",
     "above",
@@ -427,6 +434,7 @@ __all__ = [
     "option",
     "others_named",
     "part_table",
+    "performed",
     "prompts_option",
     "read_part",
     "refuse_empty",

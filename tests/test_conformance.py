@@ -32,6 +32,7 @@ from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
 from align.estimators.search import Search
 from align.estimators.stein import Stein
+from align.executors.local import Local
 from align.isolation.reward import Isolated
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
@@ -449,6 +450,7 @@ test_lagrangian_with_the_velocity_trained = conformance(
 test_mean_flow = conformance("objective", MeanFlow)
 test_teacher_target = conformance("objective", TeacherTarget)
 test_data_target = conformance("objective", DataTarget)
+test_local = conformance("executor", lambda: Local(workers=1))
 
 
 def covered(path):

@@ -25,6 +25,7 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "dataset": "align.core.dataset:DatasetSpec",
         "objective": "align.core.objective:Objective",
         "tracker": "align.core.tracker:Tracker",
+        "executor": "align.core.executor:Executor",
     }
 )
 """Module and class of each contract, by its name."""
@@ -40,6 +41,7 @@ WINGS_WITH_PARTS: Final = (
     "metrics",
     "networks",
     "datasets",
+    "executors",
 )
 """The packages of align that bring parts; each names them in its `__init__`, as a plugin does."""
 

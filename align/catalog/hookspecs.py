@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from align.core.dataset import DatasetSpec
     from align.core.dynamics import Dynamics
     from align.core.estimator import ValueEstimator
+    from align.core.executor import Executor
     from align.core.metric import Metric
     from align.core.mode import AlignmentMode, Info
     from align.core.model import ModelSpec
@@ -94,6 +95,12 @@ def align_objectives() -> Iterable[type[Objective]]:
 @hookspec
 def align_trackers() -> Iterable[type[Tracker]]:
     """Trackers that a recipe may name, which keep numbers and pictures of runs."""
+    return ()
+
+
+@hookspec
+def align_executors() -> Iterable[type[Executor]]:
+    """Executors that a recipe may name, which have the blocks of a run made."""
     return ()
 
 

@@ -6,6 +6,7 @@ Nothing but click is imported before a command needs it: `align --help` answers 
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -200,6 +201,9 @@ def main(traceback: bool) -> None:
 
 @main.command()
 @_recipe
+@click.option(
+    "--on", metavar="KIND", help="Who makes the run's samples: local, or what a plugin brings."
+)
 @_sets
 @_sweeps
 @click.option(
@@ -207,7 +211,9 @@ def main(traceback: bool) -> None:
 )
 @_traceback
 @_guarded
-def run(recipe: str, sets: Sets, sweeps: Sets, dry_run: bool, traceback: bool) -> None:
+def run(
+    recipe: str, on: str | None, sets: Sets, sweeps: Sets, dry_run: bool, traceback: bool
+) -> None:
     """Run a recipe, and print its table.
 
     All else is in its run folder. RECIPE is a file, or @NAME for one of those that come with
@@ -216,6 +222,8 @@ def run(recipe: str, sets: Sets, sweeps: Sets, dry_run: bool, traceback: bool) -
     With --dry-run the recipe is checked, its parts are built, and its cost is said as by `align
     plan`, and which folder it would write. Nothing is downloaded.
     """
+    if on is not None:
+        sets = (*sets, f"run.on={json.dumps(on)}")
     if dry_run:
         _rehearse(recipe, sets, sweeps)
         return
@@ -444,8 +452,6 @@ def schema(traceback: bool) -> None:
 
     Editors complete and check recipes by it.
     """
-    import json
-
     from align.catalog.registry import load_catalog
     from align.recipe.json_schema import json_schema
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, TypeAlias
 
 import attrs
+import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, seen
@@ -39,6 +40,87 @@ class Metric(ABC):
         """Named numbers for samples (B, ...) beside references (R, ...) of the same kind."""
 
 
+State: TypeAlias = "Mapping[str, Tensor]"
+"""What a metric keeps of some samples: sums, as a rule, or features of each."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamedMetric(Metric):
+    """A metric that keeps of samples what adds up, so that they need never be in memory together.
+
+    `compute` follows from the three methods.
+    """
+
+    @abstractmethod
+    def update(self, samples: Tensor) -> State:
+        """What is kept of decoded samples (B, ...), B >= 1."""
+
+    @abstractmethod
+    def merge(self, states: Sequence[State]) -> State:
+        """What `update` would keep of all samples together, rounding aside; at least one state."""
+
+    @abstractmethod
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
+        """Named numbers for samples beside references, if there are any.
+
+        Raises:
+            PartError: there are no references, and the metric needs them; or too few of either.
+        """
+
+    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
+        """Named numbers for samples (B, ...) beside references (R, ...) of the same kind."""
+        given = None if references is None else self.update(references)
+        return self.finish(self.update(samples), given)
+
+
+_ROWS: Final = "rows"
+
+
+def update_metric(metric: Metric, samples: Tensor) -> State:
+    """What is kept of samples (B, ...) for `finish_metric`: they themselves, unless they add up.
+
+    Raises:
+        ContractError: the metric keeps something else than tensors by name.
+        PartError: the metric raised something else than a message to the user.
+    """
+    if not isinstance(metric, StreamedMetric):
+        return {_ROWS: samples.detach().cpu()}
+    with attributed(f"metric '{metric.kind}'"):
+        return _state(metric, metric.update(samples.clone()))
+
+
+def merge_metric(metric: Metric, states: Sequence[State]) -> State:
+    """What is kept of several sets of samples together; errors as of `update_metric`."""
+    if len(states) == 1:
+        return states[0]
+    if not isinstance(metric, StreamedMetric):
+        return {_ROWS: torch.cat([state[_ROWS] for state in states])}
+    with attributed(f"metric '{metric.kind}'"):
+        return _state(metric, metric.merge(states))
+
+
+def finish_metric(metric: Metric, state: State, references: State | None) -> dict[str, float]:
+    """The numbers of what was kept of samples, beside what was kept of references.
+
+    The metric is given references only where it needs them; errors as of `compute_metric`.
+    """
+    given = references if metric.needs_references else None
+    if not isinstance(metric, StreamedMetric):
+        return compute_metric(metric, state[_ROWS], None if given is None else given[_ROWS])
+    with attributed(who := f"metric '{metric.kind}'"):
+        return _numbers(who, metric.finish(state, given))
+
+
+def _state(metric: Metric, state: object) -> State:
+    who = f"metric '{metric.kind}'"
+    if not isinstance(state, Mapping):
+        raise ContractError(f"{who} keeps {seen(state)}, expected tensors by name")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ContractError(f"{who} keeps {name!r}: {seen(tensor)}, expected a tensor")
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
 def compute_metric(metric: Metric, samples: Tensor, references: Tensor | None) -> dict[str, float]:
     """What `metric.compute` returns, checked; the metric sees copies.
 
@@ -55,9 +137,14 @@ def compute_metric(metric: Metric, samples: Tensor, references: Tensor | None) -
     with attributed(who):
         given = references.clone() if references is not None and metric.needs_references else None
         numbers = metric.compute(samples.clone(), given)
-        if not isinstance(numbers, Mapping):
-            raise ContractError(f"{who} returned {seen(numbers)}, expected numbers by name")
-        for name, number in numbers.items():
-            if not isinstance(name, str) or isinstance(number, str):
-                raise ContractError(f"{who} returned {name!r}: {number!r}, expected a number")
-        return {name: float(number) for name, number in numbers.items()}
+        return _numbers(who, numbers)
+
+
+def _numbers(who: str, numbers: object) -> dict[str, float]:
+    """What a metric returned, if it is numbers by name."""
+    if not isinstance(numbers, Mapping):
+        raise ContractError(f"{who} returned {seen(numbers)}, expected numbers by name")
+    for name, number in numbers.items():
+        if not isinstance(name, str) or isinstance(number, str):
+            raise ContractError(f"{who} returned {name!r}: {number!r}, expected a number")
+    return {name: float(number) for name, number in numbers.items()}

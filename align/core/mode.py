@@ -59,7 +59,7 @@ class AlignmentMode(ABC, Generic[State]):
 
     @property
     def independent(self) -> bool:
-        """Whether a sample depends on no other, so that samples may be made in parts."""
+        """Whether a sample depends on no other, so that samples may be made in blocks."""
         return True
 
     def spec_problems(self, model: ModelSpec) -> Iterable[ConfigError]:

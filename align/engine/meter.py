@@ -147,6 +147,15 @@ class Meter(Tally):
         self.memory = max(self.memory, saved["memory"])
         self.warmup_seconds += saved.get("warmup_seconds", 0.0)
 
+    def forget(self) -> None:
+        """Count anew; what is known of a row of each part stays."""
+        for tally in (self, self.rewards):
+            tally.calls.clear()
+            tally.backward.clear()
+            tally.warmup_seconds = 0.0
+        self.steps.clear()
+        self.memory, self.step_flops, self.first_step_is_slow = 0, None, False
+
     def begin(self) -> None:
         """Start the clock anew: loading weights is not part of a run's cost."""
         self.began = time.perf_counter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, final
+from collections.abc import Sequence
+from typing import ClassVar, Final, Self, final
 
 import attrs
 import torch
@@ -10,10 +11,67 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.metric import Metric
+from align.core.metric import State, StreamedMetric
 from align.core.model import Domain
 
 SIDE: Final = 8
+
+
+@final
+@attrs.frozen(eq=False)
+class Gaussian:
+    """The Gaussian that is fitted to N features, in float64; those of several sets can be joined.
+
+    Sums of features and of their outer products, in a form that does not lose digits: the root R
+    has Rᵀ R = Σ (f − mean) (f − mean)ᵀ, and as many rows as there are features, D at most.
+
+    Attributes:
+        count: N, ().
+        mean: of the features, (D,).
+        root: R (min(N, D), D).
+    """
+
+    count: Tensor
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Self:
+        """Of features (N, D), N >= 1."""
+        exact = features.detach().double().cpu()
+        mean = exact.mean(0)
+        return cls(torch.tensor(len(exact)), mean, _upright(exact - mean))
+
+    @classmethod
+    def joined(cls, sets: Sequence[Self]) -> Self:
+        """Of the features of all sets together."""
+        whole = sets[0]
+        for other in sets[1:]:
+            count, between = whole.count + other.count, other.mean - whole.mean
+            apart = (whole.count * other.count / count).sqrt() * between
+            root = _upright(torch.cat([whole.root, other.root, apart[None]]))
+            whole = cls(count, whole.mean + between * (other.count / count), root)
+        return whole
+
+    def distance(self, other: Self) -> float:
+        """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), as `frechet_distance` says it.
+
+        Raises:
+            PartError: one of the two has fewer than two features.
+        """
+        if min(self.count, other.count) < 2:
+            raise PartError(
+                "a Fréchet distance needs at least 2 samples and 2 references to fit Gaussians to, "
+                f"got {int(self.count)} and {int(other.count)}"
+            )
+        mine, theirs = (g.root / (g.count - 1).double().sqrt() for g in (self, other))
+        shared = torch.linalg.svdvals(mine @ theirs.T).sum()
+        spread = mine.square().sum() + theirs.square().sum() - 2 * shared
+        return float((self.mean - other.mean).square().sum() + spread.clamp_min(0))
+
+    def state(self) -> dict[str, Tensor]:
+        """As a metric keeps it."""
+        return {"count": self.count, "mean": self.mean, "root": self.root}
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -29,30 +87,17 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     Raises:
         PartError: one of the sets has fewer than two rows.
     """
-    if min(len(a), len(b)) < 2:
-        raise PartError(
-            "a Fréchet distance needs at least 2 samples and 2 references to fit Gaussians to, "
-            f"got {len(a)} and {len(b)}"
-        )
-    (mean_a, root_a), (mean_b, root_b) = _gaussian(a), _gaussian(b)
-    shared = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    spread = root_a.square().sum() + root_b.square().sum() - 2 * shared
-    return float((mean_a - mean_b).square().sum() + spread.clamp_min(0))
+    return Gaussian.of(a).distance(Gaussian.of(b))
 
 
-def _gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (D,) of rows (N, D), and R (min(N, D), D) with Rᵀ R their covariance."""
-    exact = rows.double()
-    mean = exact.mean(0)
-    root = (exact - mean) / (len(rows) - 1) ** 0.5
-    if root.shape[0] > root.shape[1]:
-        root = torch.linalg.qr(root, mode="r").R
-    return mean, root
+def _upright(rows: Tensor) -> Tensor:
+    """R (min(N, D), D) with Rᵀ R = Aᵀ A of the rows A (N, D)."""
+    return torch.linalg.qr(rows, mode="r").R if rows.shape[0] > rows.shape[1] else rows
 
 
 @final
 @attrs.frozen(kw_only=True)
-class FrechetThumbnails(Metric):
+class FrechetThumbnails(StreamedMetric):
     """How far pictures are from the first arm's, at a glance.
 
     Fréchet distance to the references, of Gaussians fitted to thumbnails of 8 x 8 pixels.
@@ -68,16 +113,23 @@ class FrechetThumbnails(Metric):
     domain: ClassVar[Domain | None] = "image"
     needs_references: ClassVar[bool] = True
 
-    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
-        """`frechet_thumbnails` of pictures (B, C, H, W) beside (R, C, h, w), both in [0, 1].
+    def update(self, samples: Tensor) -> State:
+        """The Gaussian of the thumbnails of pictures (B, C, H, W) in [0, 1]."""
+        return Gaussian.of(_thumbnails(samples)).state()
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The Gaussian of all thumbnails."""
+        return Gaussian.joined([Gaussian(**state) for state in states]).state()
+
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
+        """`frechet_thumbnails`, the distance of both Gaussians.
 
         Raises:
             PartError: there are no references, or fewer than two of either.
         """
         if references is None:
             raise PartError("metric 'frechet_thumbnails' compares with references; got none")
-        thumbnails = [_thumbnails(pictures) for pictures in (samples, references)]
-        return {self.kind: frechet_distance(*thumbnails)}
+        return {self.kind: Gaussian(**state).distance(Gaussian(**references))}
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:

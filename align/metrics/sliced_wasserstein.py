@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import attrs
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.metric import Metric
+from align.core.metric import State, StreamedMetric
 from align.core.model import Domain
 from align.core.option import at_least, option
 from align.core.streams import Streams
@@ -37,7 +38,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
 
 @final
 @attrs.frozen(kw_only=True)
-class SlicedWasserstein(Metric):
+class SlicedWasserstein(StreamedMetric):
     """How far samples are from the first arm's, as points.
 
     Sliced Wasserstein-2 distance to the references, in the units of the data.
@@ -55,16 +56,25 @@ class SlicedWasserstein(Metric):
 
     projections: int = option("number of directions", default=128, check=at_least(1), grows="rows")
 
-    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
+    def update(self, samples: Tensor) -> State:
+        """The vectors (B, D) themselves, which are smaller than their projections."""
+        return {"vectors": samples.detach()}
+
+    def merge(self, states: Sequence[State]) -> State:
+        """All vectors."""
+        return {"vectors": torch.cat([state["vectors"] for state in states])}
+
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
         """`sliced_wasserstein` of vectors (B, D) beside (R, D).
 
         Raises:
             PartError: there are no references, or they are of another dimension.
         """
-        if references is None or samples.shape[1:] != references.shape[1:]:
-            given = "none" if references is None else f"some of {references.shape[1]} numbers"
+        samples, others = state["vectors"], None if references is None else references["vectors"]
+        if others is None or samples.shape[1:] != others.shape[1:]:
+            given = "none" if others is None else f"some of {others.shape[1]} numbers"
             raise PartError(
                 f"metric 'sliced_wasserstein' compares vectors of {samples.shape[1]} numbers with"
                 f" references, and was given {given}"
             )
-        return {"sliced_wasserstein": sliced_w2(samples, references, self.projections)}
+        return {"sliced_wasserstein": sliced_w2(samples, others, self.projections)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Final, Literal, TypeAlias, final
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from align.core.metric import Metric
+from align.core.metric import State, StreamedMetric
 from align.core.model import Domain
 from align.core.option import above, option
 
@@ -71,7 +71,7 @@ def statistic(name: Statistic, data: Tensor, *, edge: float = 0.1) -> Tensor:
 
 @final
 @attrs.frozen(kw_only=True)
-class ImageStatistics(Metric):
+class ImageStatistics(StreamedMetric):
     """Edges, colours and saturation of pictures.
 
     Edge density, colour entropy and saturation, each a mean over the pictures.
@@ -90,11 +90,23 @@ class ImageStatistics(Metric):
 
     edge: float = option("difference of brightness that makes an edge", default=0.1, check=above(0))
 
-    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
-        """Three numbers for pictures (B, C, H, W) in [0, 1]."""
+    def update(self, samples: Tensor) -> State:
+        """Sums of three numbers over pictures (B, C, H, W) in [0, 1]."""
         names: tuple[Statistic, ...] = ("edges", "entropy", "saturation")
-        data = samples.detach()
-        return {name: float(statistic(name, data, edge=self.edge).mean()) for name in names}
+        data, count = samples.detach(), torch.tensor(float(len(samples)))
+        sums: dict[str, Tensor] = {"count": count.double()}
+        for name in names:
+            sums[name] = statistic(name, data, edge=self.edge).double().sum()
+        return sums
+
+    def merge(self, states: Sequence[State]) -> State:
+        """Sums over all pictures."""
+        return {name: torch.stack([state[name] for state in states]).sum(0) for name in states[0]}
+
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
+        """The three means."""
+        sums = {name: total for name, total in state.items() if name != "count"}
+        return {name: float(total / state["count"]) for name, total in sums.items()}
 
 
 def _laplacian(grey: Tensor) -> Tensor:

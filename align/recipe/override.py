@@ -65,12 +65,19 @@ def apply_override(
     for depth, part in enumerate(override.key):
         _refuse_dead_end(here, override.key, depth)
         if depth == len(override.key) - 1:
-            here[part] = override.value
+            if not _is_kind_of(override.value, here, part):
+                here[part] = override.value
             continue
         inner = here.setdefault(part, {}) if isinstance(here, dict) else here[part]
         if isinstance(inner, str) and inner in kinds and part != "kind":
             inner = here[part] = {"kind": inner}
         here = inner
+
+
+def _is_kind_of(value: Any, here: Any, part: Any) -> bool:
+    """Whether a value is the kind that a table at its place has already, whose options stay."""
+    there = here[part] if not isinstance(here, dict) or part in here else None
+    return isinstance(there, dict) and isinstance(value, str) and there.get("kind") == value
 
 
 def _refuse_dead_end(container: Any, key: Key, depth: int) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 from align.core.draws import Count
 from align.core.estimator import ValueEstimator
+from align.core.executor import Executor
 from align.core.metric import Metric
 from align.core.mode import AlignmentMode
 from align.core.model import ModelSpec
@@ -60,6 +61,20 @@ class Run:
         "most rows at once of any part; 0 for 64 on a CPU and 256 on a GPU, where memory allows",
         default=0,
         check=at_least(0),
+    )
+    block: int = option(
+        "samples of a block, which is made and kept on its own; 0 for 256"
+        " pictures or 16384 vectors",
+        default=0,
+        check=at_least(0),
+    )
+    on: Executor | None = option(
+        "who makes the blocks: processes here ('local'), or elsewhere; this process if left out",
+        default=None,
+    )
+    npz: bool = option(
+        "whether the pictures are also written as samples.npz, which the evaluator of ADM reads",
+        default=False,
     )
     checkpoint_every: int = option(
         "steps between the checkpoints of a training run", default=200, check=at_least(1)

@@ -28,7 +28,7 @@ VERSION: Final = 1
 
 NAME: Final = "results.json"
 METRICS: Final = "metrics.jsonl"
-NOT_OF_THE_RUN: Final = frozenset({"out", "checkpoint_every", "cache", "trackers"})
+NOT_OF_THE_RUN: Final = frozenset({"out", "checkpoint_every", "cache", "trackers", "on", "npz"})
 """Options of [run] in which runs of one recipe may differ, as they change none of its numbers."""
 
 AGAIN: Final = "run the recipe.toml again"
@@ -262,7 +262,7 @@ def _unfinished(folder: Path) -> str:
 
 
 def recipe_digest(recipe: str) -> str:
-    """Of a resolved recipe: the same for runs that differ in where and how often they are kept.
+    """Of a resolved recipe: the same for runs that differ in who makes and keeps their samples.
 
     A file that a recipe reads counts by its content, wherever it lies.
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import attrs
+import cattrs
 import torch
 from loguru import logger
 from torch import Tensor
 
-from align.core.baseline import BaseRewardStats, deviation
+from align.core.baseline import deviation
 from align.core.departure import Traits
 from align.core.errors import AlignError
 from align.core.mode import ReportsKL
@@ -25,9 +25,11 @@ from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.loop import execute
 from align.engine.meter import Cost
+from align.io.tensors import packed, unpacked
 from align.io.text import visible
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Recipe
+from align.runner.block import total_cost
 from align.runner.build import Built, Rewards, build
 from align.runner.kept import Drawn, Scored, Shelf, Shelves
 from align.runner.observers import NullObserver
@@ -78,21 +80,17 @@ class BaseSampleSet:
         """The arm with its rewards normalised and clipped as the recipe says."""
         if "reward" not in built.arm.mode.needs:
             return built
-        terms = tuple(
-            attrs.evolve(term, transform=self.transforms.get(term.name))
-            for term in built.problem.reward.terms
-        )
+        terms = self.transformed(built.problem.reward.terms)
         problem = attrs.evolve(built.problem, reward=WeightedReward(terms))
         return attrs.evolve(built, problem=problem)
 
-    def stats(self, built: Built) -> BaseRewardStats | None:
-        """r of the samples of an arm's own model; None where there are no such samples."""
-        base = self.of(built)
-        return BaseRewardStats(built.problem.reward.of(base.scores)) if base else None
+    def transformed(self, terms: Sequence[Term]) -> tuple[Term, ...]:
+        """Terms of the recipe with their transforms."""
+        return tuple(attrs.evolve(t, transform=self.transforms.get(t.name)) for t in terms)
 
-    def of(self, built: Built) -> BaseSamples | None:
+    def of(self, arm: Arm) -> BaseSamples | None:
         """The samples of an arm's own model; None where there are none."""
-        return next((base for base in self.models if base.model == built.arm.model), None)
+        return next((base for base in self.models if base.model == arm.model), None)
 
 
 def sample_bases(
@@ -115,13 +113,22 @@ def sample_bases(
     Raises:
         PartError: a reward is the same for all unsteered samples, or there are none.
     """
-    optimising, terms = _optimising(recipe), [t for t in recipe.reward if not t.held_out]
-    if not optimising or not terms:
-        return BaseSampleSet()
     models = list[BaseSamples]()
     for arm in arms_with_bases(recipe):
         built = build(arm, rewards, recipe.run)
         models.append(_sampled(built, recipe, on_progress, shelves))
+    return fitted_to(recipe, models)
+
+
+def fitted_to(recipe: Recipe, models: Sequence[BaseSamples]) -> BaseSampleSet:
+    """Samples of the base models with the transforms that are fitted to them.
+
+    Raises:
+        PartError: a reward is the same for all unsteered samples, or there are none.
+    """
+    optimising, terms = _optimising(recipe), [t for t in recipe.reward if not t.held_out]
+    if not optimising or not terms:
+        return BaseSampleSet()
     first = next((base for base in models if base.model == optimising[0].model), None)
     scores = first.scores if first else {}
     transforms = {
@@ -132,6 +139,45 @@ def sample_bases(
         if transform is not None:
             logger.info("reward {}: {}", name, transform)
     return BaseSampleSet(tuple(models), transforms)
+
+
+def to_file(bases: BaseSampleSet) -> bytes:
+    """What is known of the samples of each base model, for other processes of the run."""
+    tensors, facts = dict[str, Tensor](), list[dict[str, Any]]()
+    for place, base in enumerate(bases.models):
+        traits = {"norm": base.traits.norm, "residual": base.traits.residual}
+        every = {**traits, **{f"score {name}": score for name, score in base.scores.items()}}
+        tensors |= {f"{place} {name}": tensor for name, tensor in every.items()}
+        facts.append(
+            {
+                "flow_steps": base.flow_steps,
+                "cost": cattrs.unstructure(base.cost),
+                "scores": list(base.scores),
+                "origin": base.origin,
+            }
+        )
+    return packed(tensors, {"models": facts})
+
+
+def from_file(recipe: Recipe, content: bytes) -> BaseSampleSet | None:
+    """The samples that `to_file` has written for the same recipe; None if they are damaged."""
+    arms, found = arms_with_bases(recipe), unpacked(content)
+    if found is None or len(found[0]["models"]) != len(arms):
+        return None
+    facts, tensors = found
+    models = [
+        BaseSamples(
+            model=arm.model,
+            flow_steps=table["flow_steps"],
+            scores={name: tensors[f"{place} score {name}"] for name in table["scores"]},
+            cost=cattrs.structure(table["cost"], Cost),
+            traits=Traits(tensors[f"{place} norm"], tensors[f"{place} residual"]),
+            origin=table["origin"],
+        )
+        for place, (arm, table) in enumerate(zip(arms, facts["models"], strict=True))
+        if arm.model is not None
+    ]
+    return fitted_to(recipe, models)
 
 
 def arms_with_bases(recipe: Recipe) -> tuple[Arm, ...]:
@@ -198,7 +244,7 @@ def draw(
         model=built.arm.model,
         flow_steps=flow_steps,
         scores={term.name: scored[term.name].scores for term in problem.reward.terms},
-        cost=_together([drawn.cost, *(one.cost for one in scored.values())]),
+        cost=total_cost([drawn.cost, *(one.cost for one in scored.values())]),
         traits=drawn.traits,
         origin=origin,
     )
@@ -340,22 +386,6 @@ class _Seconds(defaultdict[str, float]):
         began = time.perf_counter()
         yield
         self[name] += time.perf_counter() - began
-
-
-def _together(costs: Sequence[Cost]) -> Cost:
-    """What several things cost together; they were not all in memory at once."""
-    calls, rewards = Counter[str](), Counter[str]()
-    for cost in costs:
-        calls.update(cost.calls)
-        rewards.update(cost.reward_calls)
-    return Cost(
-        calls=dict(calls),
-        reward_calls=dict(rewards),
-        flops=sum(cost.flops for cost in costs),
-        seconds=math.fsum(cost.seconds for cost in costs),
-        warmup_seconds=math.fsum(cost.warmup_seconds for cost in costs),
-        memory=max(cost.memory for cost in costs),
-    )
 
 
 def _sampled(

@@ -141,6 +141,15 @@ class Built:
             last=last,
         )
 
+    def with_samples(self, samples: range) -> Built:
+        """The arm with samples of these numbers, of whose cost nothing is counted yet."""
+        self.meter.forget()
+        streams = self.streams.numbered(samples.start, len(samples))
+        if streams == self.streams:
+            return self
+        problem = attrs.evolve(self.problem, cond=self.problem.condition(samples))
+        return attrs.evolve(self, problem=problem, streams=streams)
+
     def reference_images(self) -> dict[str, Tensor]:
         """Pictures (C, H, W) that rewards have; where a name is taken, with the reward's."""
         pictures: dict[str, Tensor] = {}
@@ -152,7 +161,13 @@ class Built:
         return pictures
 
 
-def build(arm: Arm, rewards: Rewards, run: Run, model: FlowModel | None = None) -> Built:
+def build(
+    arm: Arm,
+    rewards: Rewards,
+    run: Run,
+    model: FlowModel | None = None,
+    samples: range | None = None,
+) -> Built:
     """Load an arm's model and the rewards, and put them under guard.
 
     Args:
@@ -160,13 +175,15 @@ def build(arm: Arm, rewards: Rewards, run: Run, model: FlowModel | None = None) 
         rewards: of the recipe; their device is the model's too.
         run: says the seed, the number of samples and the most rows that are in memory at once.
         model: of the arm, where it is loaded already.
+        samples: numbers of those that are made; all if None.
 
     Raises:
         PartError: a part cannot be loaded.
         PromptError: the model cannot follow its prompt.
     """
     meter, device = Meter(), rewards.device
-    streams = Streams(run.seed, tuple(range(run.samples)), device=device)
+    numbers = range(run.samples) if samples is None else samples
+    streams = Streams(run.seed, tuple(numbers), device=device)
     if arm.model is None:
         return Built(arm, Problem(NoModel()), streams, meter)
     inner = model or build_model(arm.model, device)
@@ -183,7 +200,7 @@ def build(arm: Arm, rewards: Rewards, run: Run, model: FlowModel | None = None) 
         file.require(run.samples)
     prompts = file.prompts if file else expand_prompt(arm.model.prompt, classes)
     problem = Problem(guarded, prompts=prompts, part=arm.model)
-    cond = problem.condition(range(run.samples))
+    cond = problem.condition(numbers)
     terms = tuple(
         Term(
             name=term.name,

@@ -19,7 +19,8 @@ from align.io.files import read_text
 from align.io.text import cut_to_bytes, shortened
 from align.report.schema import NOT_OF_THE_RUN, by_content, recipe_digest
 
-_FOLDERS: Final = ("samples", "given", "looks", "weights")
+BLOCKS: Final = "blocks"
+_FOLDERS: Final = ("samples", "given", "looks", "weights", BLOCKS)
 _FILES: Final = (
     "recipe.toml",
     "about.json",
@@ -37,7 +38,7 @@ _PATH_BYTES: Final = 3800
 
 _MANY: Final = 5  # keys that are named
 # Keys that make no other recipe; files are named one by one.
-_APART: Final = frozenset({"files", *(f"run.{name}" for name in NOT_OF_THE_RUN)})
+_APART: Final = re.compile(rf"(files|run\.({'|'.join(sorted(NOT_OF_THE_RUN))}))(\.|$)")
 
 
 def check_folder(out: Path) -> None:
@@ -168,7 +169,7 @@ def differences(out: Path, recipe: str) -> str:
         return ""
     before, after = dict(_flat(by_content(old))), dict(_flat(by_content(new)))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    keys = [key for key in keys if key not in _APART]
+    keys = [key for key in keys if not _APART.match(key)]
     known = set(before.get("files") or ())
     files = new.get("files", {}).items()
     keys += [f"'{path}'" for path, digest in files if digest not in known]
@@ -232,6 +233,11 @@ def check_places(folder: Path) -> None:
         wanted = "folder" if path.name in _FOLDERS else "file"
         if not (path.is_dir() if wanted == "folder" else path.is_file()):
             raise PartError(f"'{path}' is no {wanted}; move it away")
+
+
+def finished_blocks(folder: Path) -> int:
+    """How many blocks of samples a run folder keeps, until the run is done."""
+    return sum(1 for _ in (folder / BLOCKS).glob("*/*.safetensors"))
 
 
 def _first_missing(folder: Path) -> Path | None:

@@ -7,7 +7,6 @@ run's seed and numbers, the code of align and of all plugins, and what is instal
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import platform
@@ -22,8 +21,6 @@ import attrs
 import cattrs
 import torch
 from loguru import logger
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from align.catalog.tables import named_files, part_table, with_absolute_paths
@@ -34,6 +31,7 @@ from align.engine.meter import Cost
 from align.io.cache import Cache
 from align.io.files import digest
 from align.io.paths import content
+from align.io.tensors import packed, unpacked
 from align.recipe import Recipe
 from align.runner.build import Built
 
@@ -141,16 +139,11 @@ class Shelf:
         content = self.cache.read(self.key, name)
         if content is None:
             return None
-        try:
-            found = load(content)
-            about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            about = json.loads(text := about["__metadata__"]["about"])
-            if about["place"] == f"{self.key}/{name}" and found.keys() == {*tensors, "digest"}:
-                digested = found.pop("digest")
-                if bytes(digested.tolist()) == _digest(text, found):
-                    return about, found
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-            pass
+        found = unpacked(content)
+        if found is not None:
+            about, stored = found
+            if about.get("place") == f"{self.key}/{name}" and stored.keys() == {*tensors}:
+                return about, stored
         logger.info("the cache's '{}/{}' is damaged, and made anew", self.key, name)
         self.cache.discard(self.key, name)
         return None
@@ -165,10 +158,7 @@ class Shelf:
             "drawn": datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC",
             "recipe": self.recipe,
         }
-        text = json.dumps(facts)
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        whole = torch.tensor(list(_digest(text, plain)), dtype=torch.uint8)
-        self.cache.write(self.key, name, save({**plain, "digest": whole}, {"about": text}))
+        self.cache.write(self.key, name, packed(tensors, facts))
 
 
 @final
@@ -288,12 +278,3 @@ def _installed() -> list[str]:
 
 def _key(facts: Any) -> str:
     return digest(json.dumps(facts, sort_keys=True, default=str).encode())
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 of what a file says of itself and of its tensors."""
-    whole = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return whole.digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -116,6 +116,17 @@ class RunObserver:
         batch = arm.mode.batch if isinstance(arm.mode, Trainable) else 0
         return ArmObserver(self, arm.name, batch, film)
 
+    def of_block(self, arm: Arm, number: int, count: int) -> BlockObserver:
+        """What watches block `number` of the `count` of an arm."""
+        self.bar.begin(arm.name, count * arm.mode.steps)
+        return BlockObserver(self, arm.name, number, count)
+
+    def told(self, arm: Arm, infos: Sequence[Info]) -> None:
+        """Keep what steps say that were taken elsewhere, or in several blocks."""
+        for index, info in enumerate(infos):
+            self.record.step(arm.name, index, info)
+            self.step(arm.name, index, None, info)
+
 
 @final
 @attrs.frozen(eq=False)
@@ -158,18 +169,57 @@ class ArmObserver(Observer):
 
 @final
 @attrs.frozen(eq=False)
+class BlockObserver(Observer):
+    """Watches one of several blocks of an arm, whose steps are told once all are done.
+
+    Args:
+        run: watches the whole run.
+        arm: its name.
+        number: of the block.
+        count: of all blocks.
+    """
+
+    run: RunObserver
+    arm: str
+    number: int
+    count: int
+
+    def step(self, index: int, steps: int, state: object, info: Info) -> None:
+        """Show the step among those of all blocks."""
+        done = self.number * steps + index
+        self.run.bar.step(self.arm, done, self.count * steps, info.numbers)
+
+    def due(self, index: int) -> bool:
+        """No checkpoint is ever wanted."""
+        return False
+
+    def stopping(self) -> bool:
+        """Whether the run is to stop: after Ctrl-C."""
+        return self.run.stopping()
+
+    def checkpoint(self, saved: dict[str, Any]) -> None:
+        """Keep nothing of the checkpoint."""
+
+
+@final
+@attrs.frozen(eq=False)
 class Listener(Observer):
     """Keeps what the steps of a run say, and tells another observer.
 
     Args:
         other: is told everything.
+        film: makes pictures on the way of what samples.
     """
 
     other: Observer
+    film: Film | None = None
     infos: list[Info] = attrs.field(factory=list, init=False)
 
     def step(self, index: int, steps: int, state: object, info: Info) -> None:
-        """Keep what the step says."""
+        """Keep what the step says, with a picture if it is one to look at."""
+        if self.film is not None:
+            info = self.film.seen(index, steps, info)
+        info = attrs.evolve(info, draws=None)
         self.infos.append(info)
         self.other.step(index, steps, state, info)
 

@@ -59,6 +59,16 @@ class Plan:
     unknown: Mapping[Part, str] = attrs.field(factory=dict)
     cures: tuple[str, ...] = ()
 
+    def times(self, number: float) -> Plan:
+        """Of so many times the samples, made one after the other: their memory stays the same."""
+        most = self.most and _times(self.most, number)
+        return attrs.evolve(self, cost=_times(self.cost, number), most=most)
+
+
+def _times(cost: Cost, number: float) -> Cost:
+    flops, seconds = round(cost.flops * number), cost.seconds * number
+    return attrs.evolve(_calls(cost, number), flops=flops, seconds=seconds, memory=cost.memory)
+
 
 class NoPlanError(AlignError):
     """Nothing is known of an arm before it runs; the message says why."""

@@ -5,7 +5,8 @@ about.json       origin and version of every part, libraries, machine, how the r
                  goes on, its heartbeat
 metrics.jsonl    one line a step
 log.txt          what happened, with times
-samples/<arm>/   pictures (PNG) and clean states (states.safetensors)
+samples/<arm>/   pictures (PNG) and clean states (states.safetensors); samples.npz on request
+blocks/          while the run goes on, what is finished of it
 given/           pictures that samples are to be seen beside
 results.json, table.md, grid.png, curves.png, tradeoff.png; study.md, study.png
 run.lock         whose the folder is, while the run goes on
@@ -33,7 +34,6 @@ from typing import Any, Final, TypeVar, cast, final
 import attrs
 import torch
 from loguru import logger
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from align.catalog.registry import Catalog
@@ -55,7 +55,8 @@ from align.report.schema import (
     sample_files,
 )
 from align.report.schema import save as save_results
-from align.runner.folder import check_places, claim, remove_empty, slug, slugs
+from align.runner.folder import check_places, claim, finished_blocks, remove_empty, slug, slugs
+from align.runner.samples import Samples
 from align.training import checkpoint, parallel, weights
 
 Writes = TypeVar("Writes", bound=Callable[..., None])
@@ -189,14 +190,24 @@ class Record:
         numbers have the same bits.
         """
         known = _table(self._facts.get("chunks"))
-        rows = _table(known.get(arm))
-        chunks.before = {part: n for part, n in rows.items() if isinstance(n, int) and n > 0}
+        chunks.before = _rows(known.get(arm))
 
         def changed() -> None:
             with self._pulse.writing:  # the next sign of life takes it along
                 self._facts["chunks"] = {**known, arm: dict(chunks.rows)}
 
         chunks.changed = changed
+
+    def chunk_rows(self) -> dict[str, dict[str, int]]:
+        """How many rows went through the parts of each arm at once, as about.json has them."""
+        known = _table(self._facts.get("chunks"))
+        return {arm: _rows(table) for arm, table in known.items()}
+
+    @_once
+    def add_chunk_rows(self, arm: str, rows: Mapping[str, int]) -> None:
+        """Keep in about.json how many rows went through the parts of an arm at once elsewhere."""
+        if rows:
+            self.about(chunks={**self.chunk_rows(), arm: dict(rows)})
 
     def _write_about(self) -> None:
         text = json.dumps(self._facts, indent=1, ensure_ascii=False) + "\n"
@@ -293,12 +304,9 @@ class Record:
     @_once
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:
         """Keep clean states (B, *S), and decoded pictures (B, 3, H, W) one by one."""
-        folder = self.folder / self.sample_folders()[arm]
-        states = {"x1": x1.detach().cpu().contiguous()}
-        write(folder / "states.safetensors", to_safetensors(states))
-        if data.dim() == 4:
-            for index, picture in enumerate(to_bytes(data)):
-                save_picture(folder / f"{index:04d}.png", picture)
+        samples = Samples(self.folder / self.sample_folders()[arm], len(x1))
+        samples.write_pictures(0, data)
+        samples.write_states([x1])
 
     @_once
     def given(self, pictures: Mapping[str, Tensor]) -> None:
@@ -342,6 +350,9 @@ class Record:
         if kept:
             text = f"'{self.folder}' keeps the checkpoint of {' and of '.join(kept)}"
             return f"{text}; {again} goes on from there"
+        if blocks := finished_blocks(self.folder):
+            are = "the block that is" if blocks == 1 else f"the {blocks} blocks that are"
+            return f"'{self.folder}' keeps {are} finished; {again} goes on from there"
         text = f"'{self.folder}' keeps what was written so far, which holds no checkpoint"
         return f"{text}; {again} begins anew"
 
@@ -371,6 +382,11 @@ class Record:
 def _table(value: object) -> dict[str, Any]:
     """A table that was read; an empty one in place of anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def _rows(value: object) -> dict[str, int]:
+    """Numbers of rows by part, of a table that was read."""
+    return {part: n for part, n in _table(value).items() if isinstance(n, int) and n > 0}
 
 
 def _metrics_line(numbers: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, final
 
 import attrs
 import torch
@@ -12,29 +12,26 @@ from loguru import logger
 from PIL import Image
 from torch import Tensor
 
-from align.core.attribution import attributed
-from align.core.baseline import FEW, Divergence
-from align.core.departure import Departure, Traits
-from align.core.errors import AlignError, PartError
-from align.core.metric import Metric, compute_metric
-from align.core.mode import HasWarnings, ReportsKL
-from align.core.model import Licensed
-from align.core.path import times_of
-from align.core.problem import Problem
-from align.core.prompts import ReadsPrompts, prompt_notes
-from align.core.study import Findings, Study
-from align.engine.guard import guarded
+from align.core.baseline import FEW, BaseRewardStats, Divergence
+from align.core.departure import Departure
+from align.core.errors import PartError
+from align.core.metric import Metric, State, finish_metric
+from align.core.mode import ReportsKL
+from align.core.reward import WeightedReward
+from align.core.study import Findings
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.io.images import to_bytes
 from align.io.numbers import rounded
 from align.io.text import visible
-from align.recipe import Recipe, to_toml
+from align.recipe import Arm, Recipe, to_toml
 from align.recipe.far import far_numbers
 from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
 from align.runner.base_samples import BaseSampleSet
+from align.runner.block import Block
 from align.runner.build import Built
 from align.runner.notebook import as_html
+from align.runner.samples import Samples
 
 
 @final
@@ -62,7 +59,9 @@ class ArmResult:
 
     Attributes:
         name: of the arm.
-        x1, data: clean states (B, *S), and decoded; None from a mode that makes no samples.
+        x1, data: clean states (B, *S), and decoded; None from a mode that makes no samples. Where
+            an arm was run in several blocks, they are read from the disk when they are asked for,
+            pictures with the 8 bits that they have there.
         scores: every reward's score (B,) by name, held-out ones included.
         metrics: numbers about the whole set of samples.
         cost: of the arm.
@@ -76,11 +75,14 @@ class ArmResult:
             by, if there are any.
         factors: what a sweep varied, with the values of this arm.
         trajectory: its steps, where that was asked.
+        samples: how many there are.
+        kept: what each metric keeps of them.
+        stored: where they lie, if they are on the disk alone.
     """
 
     name: str
-    x1: Tensor | None
-    data: Tensor | None
+    _x1: Tensor | None
+    _data: Tensor | None
     scores: Mapping[str, Tensor]
     metrics: Mapping[str, float]
     cost: Cost
@@ -94,6 +96,19 @@ class ArmResult:
     licence: str = ""
     factors: Mapping[str, Any] = attrs.field(factory=dict)
     trajectory: tuple[Step, ...] = ()
+    samples: int = 0
+    kept: tuple[State, ...] = ()
+    stored: Samples | None = None
+
+    @property
+    def x1(self) -> Tensor | None:
+        """Clean states (B, *S)."""
+        return self.stored.states() if self._x1 is None and self.stored else self._x1
+
+    @property
+    def data(self) -> Tensor | None:
+        """Decoded samples: pictures (B, 3, H, W) in [0, 1], or vectors (B, D)."""
+        return self.stored.pictures() if self._data is None and self.stored else self._data
 
     @classmethod
     def stopped(cls, name: str, steps: Sequence[Step], built: Built) -> ArmResult:
@@ -111,70 +126,81 @@ class ArmResult:
 
     def table(self) -> list[dict[str, float]]:
         """A row a sample: its number, and its score by each reward."""
-        count = 0 if self.x1 is None else len(self.x1)
         scores = {name: values.tolist() for name, values in self.scores.items()}
         return [
             {"sample": number, **{name: values[number] for name, values in scores.items()}}
-            for number in range(count)
+            for number in range(self.samples)
         ]
 
     def __repr__(self) -> str:
-        count = 0 if self.x1 is None else len(self.x1)
+        count = self.samples
         means = [f"{name} {rounded(float(values.mean()))}" for name, values in self.scores.items()]
         per_sample = f"{self.cost.nfe / max(1, count):g} network calls a sample"
         return f"<{visible(self.name)}: {', '.join([f'{count} samples', *means, per_sample])}>"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        pictures = self.images if self.data is not None and self.data.dim() == 4 else ()
+        data = self.data
+        pictures = self.images if data is not None and data.dim() == 4 else ()
         return as_html(repr(self), self.table(), pictures)
 
 
-@torch.no_grad()
 def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
-    """Decode and score the samples of an arm; that is not part of its cost."""
-    arm, problem = built.arm, built.problem
+    """Decode and score all samples of an arm; that is not block of its cost."""
+    compared = bases.of(built.arm) is not None
+    block = Block.of(built, outcome, compared=compared)
+    return result_of(built.arm, block, built.problem.reward, built.weights, bases)
+
+
+def result_of(
+    arm: Arm,
+    block: Block,
+    reward: WeightedReward,
+    weights: Mapping[str, float],
+    bases: BaseSampleSet,
+) -> ArmResult:
+    """How an arm ended, by all that was made of its samples.
+
+    Args:
+        arm: as the recipe has it.
+        block: all samples together.
+        reward: what the arm optimises.
+        weights: of the rewards as [[reward]] says them, which all arms are compared by.
+        bases: samples of the base models.
+    """
+    base = bases.of(arm)
     result = ArmResult(
         arm.name,
-        None,
-        None,
+        block.x1,
+        block.data,
+        block.scores,
         {},
-        {},
-        outcome.cost,
-        warnings=_notes_of(built, outcome),
-        inputs=built.inputs,
-        licence=_licence_of(built) or "",
+        block.cost,
+        samples=block.samples,
+        plan=block.plan,
+        findings=block.findings,
+        warnings=block.notes,
+        inputs=block.inputs,
+        licence=block.licence,
         factors=arm.factors or {},
+        kept=block.kept,
     )
-    if isinstance(arm.mode, Study):
-        result = attrs.evolve(result, findings=arm.mode.findings(outcome.state))
-    if outcome.x1 is None:
+    if not block.samples:
         return result
-    data = problem.model.decode(outcome.x1)
-    scores = problem.reward.each(data, problem.cond.prompts)
-    logger.info("{}: {}", arm.name, {name: float(s.mean()) for name, s in scores.items()})
-    result = attrs.evolve(
-        result,
-        x1=outcome.x1,
-        data=data,
-        scores=scores,
-        warnings=result.warnings
-        + _dependent_model(built, outcome.x1, data)
-        + _dependent(problem, data, scores),
-    )
-    departure = _departure(built, outcome.x1, bases)
     is_base = isinstance(arm.mode, ReportsKL) and arm.mode.is_base
-    note = None if departure is None or is_base else departure.note(len(outcome.x1))
-    if note is not None:
-        result = attrs.evolve(result, warnings=(*result.warnings, note))
-    result = attrs.evolve(result, departure=departure)
-    if "reward" not in arm.mode.needs or not problem.reward.optimised:
+    if base is not None and block.traits is not None:
+        departure = Departure.of(block.traits, base.traits)
+        note = None if departure is None or is_base else departure.note(block.samples)
+        warnings = result.warnings if note is None else (*result.warnings, note)
+        result = attrs.evolve(result, departure=departure, warnings=warnings)
+    if "reward" not in arm.mode.needs or not reward.optimised:
         return result
-    at_most = arm.mode.path_kl(outcome.state) if isinstance(arm.mode, ReportsKL) else None
-    base, stats = bases.of(built), bases.stats(built)
-    common = problem.reward.weighed(built.weights)
+    common = reward.weighed(weights)
     divergence = Divergence.of(
-        problem.reward.of(scores), stats, at_most, compared=common.of(scores)
+        reward.of(block.scores),
+        BaseRewardStats(reward.of(base.scores)) if base else None,
+        block.path_kl,
+        compared=common.of(block.scores),
     )
     shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
     logger.info("{}: {}", arm.name, shown)
@@ -183,126 +209,17 @@ def score(built: Built, outcome: Outcome, bases: BaseSampleSet) -> ArmResult:
     )
 
 
-def _notes_of(built: Built, outcome: Outcome) -> tuple[str, ...]:
-    """What mode, prompts, sampler and weights have to say beside the arm's numbers."""
-    mode, sampler = built.arm.mode, built.arm.sampler
-    notes = tuple(mode.warnings(outcome.state)) if isinstance(mode, HasWarnings) else ()
-    notes += _prompt_notes(built)
-    notes += built.arm.model.file_notes() if built.arm.model else ()
-    if sampler and built.arm.draws:
-        with attributed(f"sampler '{sampler.kind}': notes"):
-            notes += tuple(sampler.notes(built.problem.model))
-    licence = _licence_of(built)
-    if licence is not None:
-        stated = f"'{licence}', as their card states" if licence else "not stated by their card"
-        notes += (f"the licence of the weights is {stated}",)
-    return notes
-
-
-def _licence_of(built: Built) -> str | None:
-    """Of the model's weights; None where they have none of their own."""
-    licensed = built.problem.model.capability(Licensed)
-    return licensed.licence if licensed else None
-
-
-def _departure(built: Built, x1: Tensor, bases: BaseSampleSet) -> Departure | None:
-    """An arm's samples beside those of its base model, if there are any; see `Departure`."""
-    base, problem = bases.of(built), built.problem
-    if base is None or len(x1) != len(problem.cond):
-        return None
-    return Departure.of(Traits.of(problem.model, x1, problem.cond, built.streams), base.traits)
-
-
-_AMONG: Final = 4  # samples that a model is asked about at once
-_ROUNDED: Final = 0.03  # of the root mean square: more than half precision rounds
-
-
-def _dependent_model(built: Built, x1: Tensor, data: Tensor) -> tuple[str, ...]:
-    """Whether the model moves or decodes the last sample alone otherwise than among others.
-
-    It costs five rows of the network and one of the decoder.
-    """
-    if len(x1) < 2:
-        return ()
-    model, cond = guarded(built.problem.model), built.problem.cond
-    t = times_of(x1, 0.5)
-    noise = built.streams.fold_in("alone").normal(model.shape).to(x1)
-    x = model.path.interpolate(noise, x1, t)
-
-    def velocity(rows: slice) -> Tensor:
-        return model.velocity(x[rows], t[rows], cond.rows(rows))
-
-    def decoded(rows: slice) -> Tensor:
-        return model.decode(x1[rows])
-
-    notes = list[str]()
-    last, among = slice(len(x1) - 1, None), slice(max(0, len(x1) - _AMONG), None)
-    for what, ask, known in (("velocity", velocity, None), ("decode", decoded, data)):
-        who = f"model '{model.name}': {what}"
-        try:
-            usual = (ask(among) if known is None else known)[-1:].double()
-        except AlignError:  # samples that no flow has any more
-            continue
-        try:
-            alone = ask(last).double()
-        except AlignError as error:
-            notes.append(f"{who} cannot be asked about a sample alone: {error}")
-            continue
-        if not float((alone - usual).norm()) <= _ROUNDED * float(usual.norm()):
-            notes.append(
-                f"{who} of a sample alone is another than among others: row i of it must depend on"
-                " row i of what it is given alone, and be the same each time."
-            )
-    return tuple(notes)
-
-
-def _dependent(problem: Problem, data: Tensor, scores: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Which rewards score the last sample alone otherwise than among the others.
-
-    That is by more than half a percent of the largest score and a percent of the scores' deviation,
-    far beyond rounding. It costs a row of every reward.
-    """
-    if len(data) < 2:
-        return ()
-    prompts, notes = problem.cond.prompts[-1:], list[str]()
-    for term in problem.reward.terms:
-        among = scores[term.name].double()
-        allowed = 0.005 * float(among.abs().max()) + 0.01 * float(among.std())
-        try:
-            alone = float(term.reward.score(data[-1:], prompts))
-        except AlignError as error:
-            notes.append(f"reward '{term.name}' cannot score a sample alone: {error}")
-            continue
-        if not abs(alone - float(among[-1])) <= allowed:
-            notes.append(
-                f"reward '{term.name}' scores a sample alone otherwise than among others: row i of"
-                " a score must depend on row i of the data alone, and be the same each time."
-            )
-    return tuple(notes)
-
-
-def _prompt_notes(built: Built) -> tuple[str, ...]:
-    """What the model and the rewards leave out of the prompts."""
-    problem, model = built.problem, built.arm.model
-    if model is None:
-        return ()
-    parts = [(f"model '{model.kind}'", problem.model.capability(ReadsPrompts))]
-    for term in problem.reward.terms:
-        parts.append((f"reward '{term.name}'", term.reward.capability(ReadsPrompts)))
-    prompts = problem.cond.prompts
-    return tuple(note for who, part in parts if part for note in prompt_notes(who, part, prompts))
-
-
 @torch.no_grad()
 def measure(results: Sequence[ArmResult], metrics: Sequence[Metric]) -> tuple[ArmResult, ...]:
     """Every metric on every arm; the first arm's samples are the references of the others."""
     with_metrics = []
     for result in results:
         numbers: dict[str, float] = {}
-        for metric in metrics:
-            compared = result is not results[0] and results[0].data is not None
-            if result.data is not None and (compared or not metric.needs_references):
-                numbers |= compute_metric(metric, result.data, results[0].data)
+        for place, metric in enumerate(metrics):
+            references = results[0].kept[place] if results[0].kept else None
+            compared = result is not results[0] and references is not None
+            if result.kept and (compared or not metric.needs_references):
+                numbers |= finish_metric(metric, result.kept[place], references)
         with_metrics.append(attrs.evolve(result, metrics=numbers))
     return tuple(with_metrics)
 
@@ -334,7 +251,7 @@ def _numbers(result: ArmResult, folder: str, independent: bool) -> ArmNumbers:
     return ArmNumbers(
         name=result.name,
         folder=folder,
-        samples=0 if result.x1 is None else len(result.x1),
+        samples=result.samples,
         scores=_plain(result.scores),
         metrics=dict(result.metrics),
         cost=result.cost,
@@ -395,11 +312,11 @@ def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
 
 def _unmeasured(metrics: Sequence[Metric], results: Sequence[ArmResult]) -> tuple[str, ...]:
     """Which metrics have nothing to measure, or to compare with."""
-    notes, without = list[str](), [result.name for result in results if result.data is None]
+    notes, without = list[str](), [result.name for result in results if not result.samples]
     if metrics and without:
         notes.append(f"{', '.join(without)}: no metric is measured, as no samples are made.")
     compared = [metric.kind for metric in metrics if metric.needs_references]
-    if compared and results[0].data is None and len(without) < len(results):
+    if compared and not results[0].samples and len(without) < len(results):
         text = f"{', '.join(compared)}: not measured, as the first arm, which samples are compared"
         notes.append(f"{text} with, makes none.")
     return tuple(notes)

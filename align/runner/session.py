@@ -21,7 +21,7 @@ from align.core.errors import (
     RecipeError,
 )
 from align.core.interrupt import is_interrupt, user_interrupts
-from align.core.mode import Continues, Trainable
+from align.core.mode import Trainable
 from align.core.option import Key
 from align.core.study import Study
 from align.engine.loop import Earlier, Observer, Outcome
@@ -31,18 +31,20 @@ from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
 from align.recipe.inputs import file_digests
-from align.runner.base_samples import BaseSampleSet, sample_bases
+from align.runner.base_samples import BaseSampleSet
 from align.runner.build import Built, Rewards, build, device_of
+from align.runner.fanout import Fanout, planned
 from align.runner.film import Film
 from align.runner.folder import check_folder, differences, would_claim
 from align.runner.half_precision import slow_precisions
 from align.runner.kept import Shelves
-from align.runner.observers import Listener, RunObserver, ends_in_order
-from align.runner.plan import NoPlanError, Plan, Planner, RecipePlan, plan_recipe, summary
+from align.runner.observers import RunObserver, ends_in_order
+from align.runner.plan import Planner, RecipePlan, plan_recipe
 from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.runner.tracking import Tracking
+from align.runner.worker import earlier_of, is_cut
 from align.training import parallel
 
 
@@ -80,54 +82,48 @@ class Session:
     shelves: Shelves | None = None
 
     def run(self) -> Result:
-        """All stages: base samples, the arms one by one, metrics, record and report."""
+        """All stages: base samples, the arms, metrics, record and report."""
+        arguments = self.recipe, self.record, self.observer, self.rewards, self.shelves
+        blocks = Fanout.of(*arguments)
         with self.observer.watching():
-            watch, shelves = self.observer.base_samples, self.shelves
-            bases = sample_bases(self.recipe, self.rewards, watch, shelves)
-            if origins := [base.origin for base in bases.models if base.origin]:
-                self.record.about(unsteered=origins)
-            results = self.run_arms(bases)
+            blocks.run()
+            results = self.run_whole(blocks.results, blocks.bases)
         results = measure(results, self.recipe.metric)
-        return Result(self.record.folder, results, self.finish(results, bases))
+        failures = self.finish(results, blocks.bases)
+        blocks.store.clear()
+        return Result(self.record.folder, results, failures)
 
-    def run_arms(self, bases: BaseSampleSet) -> tuple[ArmResult, ...]:
-        """Build, execute and score each arm; some go on from where one before them ended."""
+    def run_whole(
+        self, made: Mapping[int, ArmResult], bases: BaseSampleSet
+    ) -> tuple[ArmResult, ...]:
+        """Run the arms that are not made in blocks: those that train, and studies.
+
+        Args:
+            made: results of the others, by their numbers.
+            bases: samples of the base models.
+        """
         results, ended = list[ArmResult](), list[tuple[Arm, Earlier]]()
         planner = Planner(self.recipe.reward, self.observer.measuring)
-        for arm in self.recipe.arms():
+        for number, arm in enumerate(self.recipe.arms()):
+            if number in made:
+                results.append(made[number])
+                continue
             built = bases.normalised(build(arm, self.rewards, self.recipe.run))
             self.record.given(built.reference_images())
             self.record.follow(arm.name, built.problem.chunks)
-            plan = self.plan(built, planner)
+            plan = planned(planner, built)
             share = shares(plan.cost, built.meter) if plan and not plan.most else None
             film = Film.of(built, self.recipe.run.pictures_every)
-            observer, mode = self.observer.of(arm, share, film), arm.mode
-            listener = Listener(observer) if isinstance(mode, Continues) else None
-            outcome = self.execute(built, listener or observer, _earlier(arm, ended))
-            if isinstance(mode, Study):
+            earlier = earlier_of(arm, ended)
+            observer = self.observer.of(arm, share, film)
+            outcome = self.execute(built, observer, earlier and earlier[1])
+            if isinstance(arm.mode, Study):
                 ended.append((arm, Earlier(outcome.state)))
-            elif listener is not None:
-                counted = built.meter.save(self.rewards.device)
-                ended.append((arm, Earlier(outcome.state, listener.infos, counted)))
             result = attrs.evolve(score(built, outcome, bases), plan=plan and plan.cost)
             if result.x1 is not None and result.data is not None:
                 self.record.samples(arm.name, result.x1, result.data)
             results.append(result)
         return tuple(results)
-
-    def plan(self, built: Built, planner: Planner) -> Plan | None:
-        """Say what an arm will cost; its parts are warm then. Training is not planned."""
-        try:
-            plan = planner.plan(built)
-        except NoPlanError as error:
-            logger.info("{}: no plan: {}", built.arm.name, error)
-            return None
-        notice = logger.bind(notice=True)
-        notice.info("{}: {}", built.arm.name, summary(plan))
-        if plan.cures:
-            text = "{}: memory may not suffice; what helps: {}"
-            notice.warning(text, built.arm.name, ", or ".join(plan.cures))
-        return plan
 
     def execute(self, built: Built, observer: Observer, last: Earlier | None) -> Outcome:
         """Run an arm's mode from its last checkpoint, if it has one, and export what it trained."""
@@ -204,8 +200,8 @@ def run(
         observer = _observer(options, record, catalog, bar)
         try:
             observer.begin()
-            device = device_of(options.device)
-            for slow in slow_precisions(text, device):
+            device = device_of(options.device if _computes(loaded.recipe) else "cpu")
+            for slow in slow_precisions(text, device) if options.on is None else ():
                 logger.bind(notice=True).warning(slow)
             rewards = Rewards(loaded.recipe.reward, device)
             with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
@@ -263,31 +259,9 @@ def _observer(options: Run, record: Record, catalog: Catalog, bar: Progress) -> 
     return RunObserver(record, catalog, bar, options.checkpoint_every, tracking)
 
 
-def _earlier(arm: Arm, ended: Sequence[tuple[Arm, Earlier]]) -> Earlier | None:
-    """The arm that ended farthest on an arm's own way; None if there is none."""
-    steps = [_shared(arm, before) for before, _ in ended]
-    shared = max(steps, default=0)
-    if not shared:
-        return None
-    before, earlier = ended[steps.index(shared)]
-    if not isinstance(arm.mode, Study):
-        text = "{}: {} of its {} steps are those of '{}', and are charged as if taken again"
-        logger.info(text, arm.name, shared, arm.mode.steps, before.name)
-    return earlier
-
-
-def _shared(arm: Arm, before: Arm) -> int:
-    """How many steps of an arm one before it has taken; 1 for what a study prepares."""
-    mode = arm.mode
-    if arm.model != before.model:
-        return 0
-    if isinstance(mode, Study):
-        return int(mode == before.mode)
-    if "estimator" in mode.needs and arm.estimator != before.estimator:
-        return 0
-    if arm.draws and arm.sampler != before.sampler:
-        return 0
-    return mode.steps_shared(before.mode) if isinstance(mode, Continues) else 0
+def _computes(recipe: Recipe) -> bool:
+    """Whether this process makes anything itself."""
+    return recipe.run.on is None or not all(is_cut(arm.mode) for arm in recipe.arms())
 
 
 def _shelves(options: Run, recipe: str) -> Shelves | None:

@@ -18,7 +18,8 @@ from align.core.draws import draws_option
 from align.core.dynamics import Dynamics, Transition
 from align.core.errors import PartError, PromptError
 from align.core.estimator import ClosedForm, ValueEstimator
-from align.core.metric import Metric
+from align.core.executor import Executor, performed
+from align.core.metric import Metric, StreamedMetric
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.model import (
     Condition,
@@ -830,6 +831,71 @@ def test_broken_trackers(fault, expected):
     assert failed("tracker", Book(fault=fault)) == expected
 
 
+@attrs.frozen(kw_only=True)
+class Total(StreamedMetric):
+    """Mean brightness; what is kept of halves is spoilt by `fault`."""
+
+    kind: ClassVar[str] = "total"
+    domain: ClassVar[str | None] = "image"
+    needs_references: ClassVar[bool] = False
+
+    fault: str = option("what is wrong", default="")
+
+    def update(self, samples):
+        return {"sum": samples.mean((1, 2, 3)).sum(), "count": torch.tensor(len(samples))}
+
+    def merge(self, states):
+        kept = states[:1] if self.fault == "first" else states
+        return {name: sum(state[name] for state in kept) for name in ("sum", "count")}
+
+    def finish(self, state, references):
+        return {"mean": float(state["sum"] / state["count"])}
+
+
+@pytest.mark.parametrize("fault", ["", "first"])
+def test_broken_sums(fault):
+    assert failed("metric", Total(fault=fault)) == ({"merged"} if fault else set())
+
+
+# Executors.
+
+
+@attrs.frozen(kw_only=True)
+class InTurn(Executor):
+    """Does tasks in this process, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "in_turn"
+
+    fault: str = option("what is wrong", default="")
+
+    def run(self, job, tasks, watch):
+        for task in tasks[: -1 if self.fault == "leaves one" else None]:
+            if self.fault != "deaf":
+                watch.check()
+            failure = performed(job, task)
+            if failure and self.fault == "silent":
+                continue
+            if failure:
+                raise PartError(failure.text) if self.fault == "vague" else failure.error(task.name)
+            for _ in range(1 + (self.fault == "tells twice")):
+                watch.done(task)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("leaves one", {"every_task"}),
+        ("tells twice", {"every_task"}),
+        ("silent", {"failures"}),
+        ("vague", {"failures"}),
+        ("deaf", {"stopping"}),
+    ],
+)
+def test_broken_executors(fault, expected):
+    assert failed("executor", InTurn(fault=fault)) == expected
+
+
 # The form of parts, and the kit itself.
 
 
@@ -889,7 +955,7 @@ def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
     elsewhere = {
         *("form", "point", "path", "velocity", "resumes", "findings"),
-        *("is_quadratic", "trainable_velocity", "describes_conditions", "files_read"),
+        *("is_quadratic", "trainable_velocity", "describes_conditions", "files_read", "merged"),
     }
     tables = (
         test_broken_samplers,
@@ -900,6 +966,7 @@ def test_every_check_is_seen_to_fail():
         test_broken_modes,
         test_broken_metrics,
         test_broken_trackers,
+        test_broken_executors,
     )
     for table in tables:
         (contract,) = [

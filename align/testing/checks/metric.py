@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.errors import PartError
-from align.core.metric import Metric
+from align.core.metric import Metric, finish_metric, merge_metric, update_metric
 from align.core.streams import Streams
 from align.testing.checks.form import form
 from align.testing.checks.reward import noise
@@ -71,6 +71,18 @@ def repeatable(measuring: Measuring) -> None:
     assert measuring.measure() == measuring.measure(), "other numbers the second time"
 
 
+def merged(measuring: Measuring) -> None:
+    """What is kept of two halves of the samples, merged, has the numbers of all samples."""
+    part, cut = measuring.part, len(measuring.samples) // 2
+    halves = (measuring.samples[:cut], measuring.samples[cut:])
+    references = None if measuring.given is None else update_metric(part, measuring.given)
+    state = merge_metric(part, [update_metric(part, half) for half in halves])
+    numbers = finish_metric(part, state, references)
+    for name, number in measuring.measure().items():
+        same = math.isclose(numbers[name], number, rel_tol=1e-5, abs_tol=1e-6)
+        assert same, f"'{name}' is {number:.6g}, and {numbers[name]:.6g} of two halves"
+
+
 def needs_references(measuring: Measuring) -> None:
     """Without references it raises PartError if and only if it says that it needs them."""
     try:
@@ -101,6 +113,7 @@ CHECKS: Final = (
     numbers,
     order,
     repeatable,
+    merged,
     needs_references,
     random_state,
     inputs_untouched,

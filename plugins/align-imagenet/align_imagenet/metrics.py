@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import attrs
 import torch
 from torch import Tensor
 
-from align import Domain, Metric, PartError
-from align.metrics.frechet import frechet_distance
+from align import Domain, PartError, StreamedMetric
+from align.core.metric import State
+from align.metrics.frechet import Gaussian
 from align_imagenet.features import features
 
 
@@ -19,17 +21,28 @@ def mean_cosine_distance(rows: Tensor) -> float:
     Raises:
         PartError: there are fewer than two rows.
     """
-    count = len(rows)
+    return _of_pairs(_directions(rows))
+
+
+def _directions(rows: Tensor) -> State:
+    """Sums over the rows (B, D) by which the cosines of all pairs can be added up."""
+    unit = torch.nn.functional.normalize(rows.double(), dim=-1)
+    count = torch.tensor(float(len(rows)), dtype=torch.float64)
+    return {"count": count, "directions": unit.sum(0), "squares": unit.square().sum()}
+
+
+def _of_pairs(state: State) -> float:
+    """The mean over pairs, of `_directions`."""
+    count = int(state["count"])
     if count < 2:
         raise PartError(f"diversity is about pairs and needs at least 2 samples, got {count}")
-    unit = torch.nn.functional.normalize(rows.double(), dim=-1)
-    pairs = unit.sum(0).square().sum() - unit.square().sum()
+    pairs = state["directions"].square().sum() - state["squares"]
     return float(1 - pairs / (count * (count - 1)))
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Frechet(Metric):
+class Frechet(StreamedMetric):
     """How far pictures are from the first arm's, by features.
 
     Fréchet distance to the references, of Gaussians fitted to MobileNetV2 features.
@@ -45,29 +58,45 @@ class Frechet(Metric):
     domain: ClassVar[Domain | None] = "image"
     needs_references: ClassVar[bool] = True
 
-    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
-        """`frechet_mobilenet` of pictures (B, C, H, W) beside (R, C, H, W), both in [0, 1].
+    def update(self, samples: Tensor) -> State:
+        """The Gaussian of the features of pictures (B, C, H, W) in [0, 1], and their size.
+
+        Raises:
+            ContractError: the data are not pictures.
+        """
+        gaussian = Gaussian.of(features(samples, samples.device))
+        return {**gaussian.state(), "size": torch.tensor(samples.shape[2:])}
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The Gaussian of all features."""
+        whole = Gaussian.joined([_gaussian(state) for state in states])
+        return {**whole.state(), "size": states[0]["size"]}
+
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
+        """`frechet_mobilenet` of samples beside references.
 
         Raises:
             PartError: there are no references, fewer than two samples or references, or pictures
                 of different sizes, whose features differ for that reason alone.
-            ContractError: the data are not pictures.
         """
         if references is None:
             raise PartError("metric 'frechet' compares with references and was given none")
-        if samples.shape[2:] != references.shape[2:]:
+        sizes = [tuple(kept["size"].tolist()) for kept in (state, references)]
+        if sizes[0] != sizes[1]:
             raise PartError(
                 "metric 'frechet' needs samples and references of one size, got "
-                f"{tuple(samples.shape[2:])} and {tuple(references.shape[2:])} pixels"
+                f"{sizes[0]} and {sizes[1]} pixels"
             )
-        device = samples.device
-        distance = frechet_distance(features(samples, device), features(references, device))
-        return {"frechet_mobilenet": distance}
+        return {"frechet_mobilenet": _gaussian(state).distance(_gaussian(references))}
+
+
+def _gaussian(state: State) -> Gaussian:
+    return Gaussian(state["count"], state["mean"], state["root"])
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Diversity(Metric):
+class Diversity(StreamedMetric):
     """How unlike each other an arm's pictures are.
 
     Mean cosine distance between MobileNetV2 features over all pairs of samples.
@@ -79,11 +108,22 @@ class Diversity(Metric):
     domain: ClassVar[Domain | None] = "image"
     needs_references: ClassVar[bool] = False
 
-    def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
-        """`diversity_mobilenet`, from 0 to 1, of pictures (B, C, H, W) in [0, 1].
+    def update(self, samples: Tensor) -> State:
+        """Sums over the features' directions, of pictures (B, C, H, W) in [0, 1].
+
+        Raises:
+            ContractError: the data are not pictures.
+        """
+        return _directions(features(samples, samples.device))
+
+    def merge(self, states: Sequence[State]) -> State:
+        """Sums over all pictures."""
+        return {name: torch.stack([state[name] for state in states]).sum(0) for name in states[0]}
+
+    def finish(self, state: State, references: State | None) -> dict[str, float]:
+        """`diversity_mobilenet`, from 0 to 1.
 
         Raises:
             PartError: there are fewer than two samples.
-            ContractError: the data are not pictures.
         """
-        return {"diversity_mobilenet": mean_cosine_distance(features(samples, samples.device))}
+        return {"diversity_mobilenet": _of_pairs(state)}
