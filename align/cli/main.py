@@ -643,8 +643,16 @@ def pack(folder: str, to: str | None, largest: float, traceback: bool) -> None:
 
 @main.command("list")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...", shell_complete=_listable)
+@click.option(
+    "--for",
+    "recipe",
+    metavar="RECIPE",
+    shell_complete=_recipes_from,
+    help="Only parts that could stand in this recipe, and why others could not.",
+)
+@_traceback
 @_guarded
-def list_parts(kinds: tuple[str, ...]) -> None:
+def list_parts(kinds: tuple[str, ...], recipe: str | None, traceback: bool) -> None:
     """List parts that a recipe may name, or recipes.
 
     Every KIND is one of models, samplers, estimators, dynamics, rewards, modes, metrics, networks,
@@ -655,11 +663,24 @@ def list_parts(kinds: tuple[str, ...]) -> None:
     from align.cli.shown import RECIPES, contract_asked, list_lines, recipe_lines
 
     contracts = [contract_asked(kind) for kind in kinds if kind not in (RECIPES, "recipe")]
+    if recipe is not None:
+        _list_for(recipe, contracts)
+        return
     listing = read_listing()
     if contracts or not kinds:
         _print_lines(list_lines(listing, contracts or CONTRACT_CLASSES))
     if len(contracts) < len(kinds):
         _print_lines(recipe_lines(listing))
+
+
+def _list_for(recipe: str, contracts: Sequence[str]) -> None:
+    """The parts that could stand in a recipe, of some contracts or of all."""
+    from align.catalog.registry import load_catalog
+    from align.cli.fitting import fitting_lines
+    from align.recipe import load
+
+    catalog = load_catalog()
+    _print_lines(fitting_lines(load(recipe, catalog=catalog).recipe, catalog, contracts))
 
 
 @main.command()

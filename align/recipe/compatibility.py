@@ -69,17 +69,22 @@ def check_compatibility(
         document: it was read from; says what each [[compare]] table changes.
         catalog: from which other parts are suggested.
     """
-    errors: list[ConfigError] = []
+    return list(dict.fromkeys(problems(recipe, document, catalog)))
+
+
+def problems(
+    recipe: Recipe, document: Mapping[str, Any], catalog: Catalog
+) -> Iterator[ConfigError]:
+    """What `check_compatibility` finds, as it finds it, so that who needs the first may stop."""
     tables, memory = document.get("compare") or [{}], available()
     for index, (arm, table) in enumerate(zip(recipe.arms(), tables, strict=True)):
         question = _Question(recipe, arm, index, frozenset(table), catalog, memory)
         try:
             for check in _CHECKS:
-                errors += check(question)
+                yield from check(question)
         # A specification may look at its files to say what it makes.
         except AlignError as error:
-            errors.append(question.error(str(error), "model"))
-    return list(dict.fromkeys(errors))
+            yield question.error(str(error), "model")
 
 
 def _present(ask: _Question) -> Iterator[ConfigError]:
