@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
@@ -21,6 +21,7 @@ from align.core.errors import (
     AlignError,
     PartError,
     PeerFailedError,
+    PluginError,
     RecipeError,
     UserInterrupt,
 )
@@ -503,21 +504,45 @@ def _print_planned(planned: RecipePlan) -> None:
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(tuple(CONTRACT_CLASSES)))
+@click.argument("kind", type=click.Choice(("recipe", *CONTRACT_CLASSES)))
 @click.argument("name")
 @click.option("--into", default=".", metavar="FOLDER", help="Where to write; by default here.")
+@click.option("--model", metavar="KIND", help="Of a recipe: its model.")
+@click.option("--reward", metavar="KIND", help="Of a recipe: its reward.")
+@click.option("--mode", metavar="KIND", help="Of a recipe: steer, best_of_n or finetune.")
+@click.option(
+    "--budget",
+    type=click.IntRange(min=2),
+    metavar="NFE",
+    help="Of a recipe: network calls that a sample may cost, about; 450 unless given.",
+)
+@_sets
 @_traceback
 @_guarded
-def new(kind: str, name: str, into: str, traceback: bool) -> None:
-    """Write a plugin with a part of this KIND.
+def new(kind: str, name: str, into: str, sets: Sets, traceback: bool, **wishes: Any) -> None:
+    """Write a new recipe, or a plugin with a part.
 
-    It is a complete distribution with a part NAME, tests included.
+    `align new recipe NAME` writes NAME.toml. On a terminal it asks for what no option says: the
+    model, the reward, what they must be told, the mode and the budget.
+
+    `align new KIND NAME`, with another KIND, writes a complete distribution with a part NAME of
+    this KIND, tests included.
     """
     from pathlib import Path
 
     from align.catalog.registry import load_catalog
+    from align.cli.new_recipe import Wish, write_recipe
     from align.cli.scaffold import write_scaffold
 
+    if kind == "recipe":
+        path = write_recipe(name, Wish(**wishes, sets=sets), Path(into), load_catalog())
+        click.echo(f"{path}: written. What it would cost, and the run:")
+        named = shlex.quote(str(path))
+        click.echo(f"  align plan {named} && align run {named}")
+        return
+    if sets or any(wish is not None for wish in wishes.values()):
+        given = [f"--{name}" for name, wish in {**wishes, "set": sets or None}.items() if wish]
+        raise PluginError(f"{', '.join(given)}: for recipes alone, and this is a {kind}")
     folder = write_scaffold(kind, name, Path(into), load_catalog())
     click.echo(f"{folder}: written. Install it and try it:")
     click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
