@@ -84,7 +84,7 @@ def _reason(recipe: Recipe, place: str, of_mode: bool, entry: Entry, catalog: Ca
     """Why a recipe could not have a part in some place; "" where nothing speaks against it."""
     try:
         changed = _with(recipe, place, of_mode, draft(entry.cls))
-        tables = {"compare": [{}] * len(changed.arms())}
+        tables: dict[str, Any] = {"compare": [{}] * len(changed.arms())}
         error = next(problems(changed, tables, catalog), None)
     except (ValueError, AlignError) as refused:
         return _short(str(refused), entry.kind)
@@ -110,7 +110,7 @@ def _with(recipe: Recipe, place: str, of_mode: bool, part: Any) -> Recipe:
     return attrs.evolve(recipe, compare=tuple(map(changed, recipe.arms())))
 
 
-def draft(cls: type[Any]) -> Any:
+def draft(cls: Any) -> Any:
     """A part with the options that have defaults, and without the others."""
     part = cls.__new__(cls)
     for field in attrs.fields(cls):
