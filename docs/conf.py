@@ -10,8 +10,9 @@ project = "align"
 author = "The align maintainers"
 copyright = author
 
-extensions = ["myst_parser"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+nb_execution_mode = "off"  # tests run them; the site shows what they kept
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4
 nitpicky = True
