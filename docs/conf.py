@@ -28,6 +28,7 @@ ELSEWHERE = {
     "changes": ROOT / "changelog.d" / "README.md",
     "contributing": ROOT / "CONTRIBUTING.md",
     "plugins/clip": ROOT / "plugins" / "align-clip" / "README.md",
+    "plugins/http": ROOT / "plugins" / "align-http" / "README.md",
     "plugins/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
     "security": ROOT / "SECURITY.md",
     "start": ROOT / "README.md",

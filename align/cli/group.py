@@ -5,16 +5,49 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
+
+from align.core.errors import PluginError
 
 _WIDEST: Final = 100  # columns of help, however wide the terminal is
 _NARROWEST: Final = 30
 
 
+_BROUGHT: Final = "align.commands"
+"""Group of the entry points by which plugins bring commands, each one of click's."""
+
+
 class Commands(click.Group):
-    """A group of commands, whose output may go anywhere."""
+    """A group of commands, whose output may go anywhere; plugins may bring further ones."""
+
+    guard: Callable[[Callable[..., None]], Callable[..., None]] = staticmethod(lambda call: call)
+    """What a command of a plugin runs in."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, by the alphabet."""
+        return sorted({*super().list_commands(ctx), *entry_points(group=_BROUGHT).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name: our own, or one that a plugin brings."""
+        own = super().get_command(ctx, cmd_name)
+        brought = [] if own else [*entry_points(group=_BROUGHT, name=cmd_name)]
+        return self._loaded(brought[0]) if brought else own
+
+    def _loaded(self, point: EntryPoint) -> click.Command:
+        """A plugin's command, which tells its errors as ours do; one that says why it is none."""
+        who = f"the command '{point.name}' of {point.dist.name if point.dist else point.value}"
+        try:
+            command = point.load()
+        except Exception as error:
+            return _broken(point.name, f"{who} did not load: {type(error).__name__}: {error}")
+        if not isinstance(command, click.Command) or command.callback is None:
+            return _broken(point.name, f"{who} is no command of click")
+        command.callback = self.guard(command.callback)
+        return command
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run it; exit code 1 where it succeeds and its output cannot be written."""
@@ -40,6 +73,19 @@ class Commands(click.Group):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _broken(name: str, reason: str) -> click.Command:
+    """A command that cannot run, and says why."""
+
+    def refuse(**_: Any) -> None:
+        raise PluginError(f"{reason}; update or uninstall it")
+
+    settings = {"ignore_unknown_options": True}
+    argument = click.Argument(["words"], nargs=-1)
+    return click.Command(
+        name, callback=refuse, params=[argument], help="Cannot run.", context_settings=settings
+    )
 
 
 def first_sentence(text: str | None) -> str:

@@ -200,6 +200,9 @@ def main(traceback: bool) -> None:
     """Align flow and diffusion models with rewards: steer, search and fine-tune."""
 
 
+main.guard = _guarded
+
+
 @main.command()
 @_recipe
 @click.option(

@@ -22,7 +22,10 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D)."""
+        """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D).
+
+        NaN is a score that is missing, of a reward that declares `may_miss`.
+        """
 
     def capability(self, kind: type[Able]) -> Able | None:
         """The reward as a `kind`, for instance `Quadratic`; None where it cannot do that.
@@ -120,6 +123,21 @@ class RewardSpec(ABC):
     def dimension(self) -> int | None:
         """Entries of the vectors that it scores; None for any number, and for pictures."""
         return None
+
+    @property
+    def external(self) -> bool:
+        """Whether a service computes it: a call may cost money, or wait for others."""
+        return False
+
+    @property
+    def price_per_score(self) -> float:
+        """Money that a score costs, in any currency."""
+        return 0.0
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether a score may be missing, which NaN says; such a reward can only be held out."""
+        return False
 
     @property
     def is_quadratic(self) -> bool:

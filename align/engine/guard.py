@@ -218,6 +218,7 @@ class GuardedReward(Reward):
         chunks: most rows that are scored at once; a number is the cap.
         differentiable: whether the reward declares that its score carries a gradient.
         dimension: numbers in the vectors that it scores, if it declares that.
+        may_miss: whether it declares that a score may be missing, which NaN says.
     """
 
     inner: Reward
@@ -226,6 +227,7 @@ class GuardedReward(Reward):
     chunks: Chunks = attrs.field(converter=chunks_of)
     differentiable: bool = False
     dimension: int | None = None
+    may_miss: bool = False
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
@@ -270,7 +272,9 @@ class GuardedReward(Reward):
                 " an estimator that follows no gradient, like 'stein', and tell the reward's author"
             )
         why = functools.partial(_why, data.dim() == 4)
-        return _finite(score.clone(), f"{who}: score", why, extent(data))
+        finite = score.nan_to_num(nan=0.0) if self.may_miss else score
+        _finite(finite, f"{who}: score", why, extent(data))
+        return score.clone()
 
 
 def guarded(model: FlowModel) -> GuardedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +30,7 @@ class Cost:
         backward: rows differentiated, by the same parts.
         reward_calls: rows scored, by the reward's name.
         reward_backward: scores differentiated, by the reward's name.
+        reward_seconds: time that scoring took, by the reward's name.
         flops: floating-point operations by torch's counter. Sampling: those of each part's first
             call stand for all its calls, a backward pass through a frozen part counting as much
             as the forward pass. Training: those of the first step stand for every step.
@@ -45,6 +46,7 @@ class Cost:
     backward: dict[str, int] = attrs.field(factory=dict)
     reward_calls: dict[str, int] = attrs.field(factory=dict)
     reward_backward: dict[str, int] = attrs.field(factory=dict)
+    reward_seconds: dict[str, float] = attrs.field(factory=dict)
     flops: int = 0
     seconds: float = 0.0
     memory: int = 0
@@ -66,6 +68,14 @@ class Cost:
         """Rows through all rewards, forward and backward."""
         return sum(self.reward_calls.values()) + sum(self.reward_backward.values())
 
+    def price(self, prices: Mapping[str, float]) -> float:
+        """Money that its scores cost.
+
+        Args:
+            prices: of a score, by the reward's name.
+        """
+        return sum(prices.get(name, 0.0) * calls for name, calls in self.reward_calls.items())
+
 
 @attrs.define
 class Tally:
@@ -74,6 +84,8 @@ class Tally:
     calls: Counter[str] = attrs.field(factory=Counter)
     backward: Counter[str] = attrs.field(factory=Counter)
     row_flops: dict[str, float] = attrs.field(factory=dict)
+    seconds: dict[str, float] = attrs.field(factory=lambda: defaultdict(float))
+    """Of all calls, as far as the part did not go on in the background."""
     first_calls: dict[str, tuple[int, float]] = attrs.field(factory=dict)
     """Rows and seconds of the first call of parts that were called once."""
     warmup_seconds: float = 0.0
@@ -91,7 +103,14 @@ class Tally:
         return result
 
     def measured(self, part: str, rows: int, call: Callable[[], Tensor]) -> Tensor:
-        """The result of `call`, whose operations are counted if it is the part's first."""
+        """The result of `call`, which is timed; its operations count if it is the part's first."""
+        began = time.perf_counter()
+        try:
+            return self._counted(part, rows, call)
+        finally:
+            self.seconds[part] += time.perf_counter() - began
+
+    def _counted(self, part: str, rows: int, call: Callable[[], Tensor]) -> Tensor:
         began = time.perf_counter()
         if part in self.first_calls:
             result = call()
@@ -143,6 +162,8 @@ class Meter(Tally):
         self.rewards.calls.update(saved["reward_calls"])
         self.rewards.backward.update(saved["reward_backward"])
         self.rewards.row_flops.update(saved["reward_flops"])
+        for name, seconds in saved.get("reward_seconds", {}).items():
+            self.rewards.seconds[name] += seconds
         self.began -= saved["seconds"]
         self.memory = max(self.memory, saved["memory"])
         self.warmup_seconds += saved.get("warmup_seconds", 0.0)
@@ -194,6 +215,7 @@ class Meter(Tally):
             backward=dict(self.backward),
             reward_calls=dict(self.rewards.calls),
             reward_backward=dict(self.rewards.backward),
+            reward_seconds=dict(self.rewards.seconds),
             flops=flops if self.step_flops is None else self.step_flops,
             seconds=time.perf_counter() - self.began,
             memory=max(self.memory, peak_memory(device)),

@@ -73,6 +73,9 @@ _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType(
         "range": (-float("inf"), float("inf")),
         "needs_prompt": False,
         "dimension": None,
+        "external": False,
+        "price_per_score": 0.0,
+        "may_miss": False,
         "is_quadratic": True,
     }
 )

@@ -11,7 +11,7 @@ from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
 from align.core.errors import AlignError, PartError, PromptError
 from align.core.estimator import ValueEstimator
-from align.core.mode import ReportsKL, UsesRewardGradient
+from align.core.mode import ReportsKL, Trainable, UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
@@ -146,6 +146,21 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
         text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
         advice = ask.instead("sampler", differentiable=True)
         yield ask.error(text + advice, *sections, "sampler")
+
+
+def _missing(ask: _Question) -> Iterator[ConfigError]:
+    """A reward whose scores may be missing is measured alone, and by no training."""
+    for index, term in enumerate(ask.recipe.reward):
+        if not term.part.may_miss:
+            continue
+        cure = 'let it stop at the first score that it cannot make (on_failure = "stop")'
+        text = f"reward '{term.name}' may leave scores out, and"
+        if not term.held_out:
+            why = f"{text} what is optimised needs one of every sample"
+            yield ConfigError(("reward", index), f"{why}; hold it out (held_out = true), or {cure}")
+        elif isinstance(ask.arm.mode, Trainable):
+            why = f"'{ask.arm.mode.kind}' compares the same samples' scores from step to step"
+            yield ConfigError(("reward", index), f"{text} {why}; {cure}")
 
 
 def _quadratic(ask: _Question) -> Iterator[ConfigError]:
@@ -339,6 +354,7 @@ _CHECKS: Final = (
     _mode_and_model,
     _sampling,
     _gradients,
+    _missing,
     _quadratic,
     _references,
     _capabilities,

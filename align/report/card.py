@@ -11,7 +11,15 @@ from align.core.errors import PartError
 from align.io.files import read_table, read_text, write
 from align.io.numbers import with_error
 from align.io.text import code, fence, markdown
-from align.report.schema import AGAIN, ArmNumbers, RunResults, moments, read_metrics, shown_name
+from align.report.schema import (
+    AGAIN,
+    ArmNumbers,
+    RunResults,
+    known,
+    moments,
+    read_metrics,
+    shown_name,
+)
 from align.training import weights
 
 NAME = "MODEL_CARD.md"
@@ -87,7 +95,7 @@ def _rewards(arm: ArmNumbers, results: RunResults) -> list[str]:
     lines = ["## Rewards", "", heads, "|---|---|---|---|"]
     for name, role in results.rewards.items():
         scores = arm.scores.get(name, ())
-        mean = f"{with_error(*moments(scores))} ({len(scores)})" if scores else ""
+        mean = f"{with_error(*moments(scores))} ({len(known(scores))})" if known(scores) else ""
         held = "yes" if role.held_out else ""
         lines.append(f"| {markdown(name)} | {role.weight:g} | {held} | {mean} |")
     return [*lines, ""]

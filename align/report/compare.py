@@ -23,7 +23,15 @@ from align.catalog.names import did_you_mean
 from align.core.errors import PartError
 from align.core.term import TERM_OPTIONS
 from align.io.numbers import rounded, with_error
-from align.report.schema import ArmNumbers, RunResults, by_content, check_recipe, moments, read
+from align.report.schema import (
+    ArmNumbers,
+    RunResults,
+    by_content,
+    check_recipe,
+    known,
+    moments,
+    read,
+)
 
 LEVEL: Final = 0.95
 """Of the intervals."""
@@ -193,12 +201,18 @@ class Comparison:
                 keys = _differing(first.rewards[name], second.rewards[name])
                 notes.append(f"{name}: not the same reward in both, as it differs in {keys}.")
                 continue
+            scores = first.arm.scores[name][:count], second.arm.scores[name][:count]
+            if missing := count - min(len(known(some)) for some in scores):
+                notes.append(
+                    f"{name}: {missing} of its scores are missing, so that it is left out."
+                )
+                continue
             other = second.results.rewards[name]
             differences.append(
                 Difference(
                     reward=name,
-                    a=first.arm.scores[name][:count],
-                    b=second.arm.scores[name][:count],
+                    a=scores[0],
+                    b=scores[1],
                     held_out=role.held_out and other.held_out,
                     sign=-1 if role.weight < 0 else 1,
                 )

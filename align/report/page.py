@@ -386,6 +386,12 @@ def _prices(results: RunResults) -> Iterator[Plot]:
         partial(reward_over, results=results, price="seconds"),
         "The same by the clock of this machine.",
     )
+    if results.prices:
+        yield _plot(
+            "r over price",
+            partial(reward_over, results=results, price="money"),
+            "The same by the money that services ask for scores while an arm runs.",
+        )
     if any(base.r for base in results.unsteered):
         yield _plot(
             "r over distance from the base model",

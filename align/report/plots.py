@@ -30,13 +30,14 @@ from align.report.meanings import meaning
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults, moments, read_metrics
 
 Points: TypeAlias = "list[tuple[int, float]]"
-Price: TypeAlias = Literal["calls", "seconds"]
-"""What a sample costs: network calls (NFE), or seconds."""
+Price: TypeAlias = Literal["calls", "seconds", "money"]
+"""What a sample costs: network calls (NFE), seconds, or what services ask for their scores."""
 
 _COLUMNS: Final = 3
 _PRICES: Final[Mapping[Price, str]] = {
     "calls": "NFE (network calls) a sample",
     "seconds": "seconds a sample",
+    "money": "price of scores a sample",
 }
 _MEAN: Final = "mean r"
 _LEAST: Final = "KL at least"
@@ -291,8 +292,8 @@ def reward_over(axes: Axes, results: RunResults, price: Price) -> None:
     gains = _gains(results)
     low, high = _usual_rewards(results)
     for base in results.unsteered:
-        _best_of(axes, base, price)
-    prices = [_price(arm.cost, arm.samples, price) for _, arm, _ in gains]
+        _best_of(axes, base, price, results.prices)
+    prices = [_price(arm.cost, arm.samples, price, results.prices) for _, arm, _ in gains]
     for (number, arm, gain), cost in zip(gains, prices, strict=True):
         if _has_left(arm) and not low <= gain.reward <= high:
             label = (
@@ -349,17 +350,19 @@ def _gains(results: RunResults) -> list[tuple[int, ArmNumbers, Divergence]]:
     ]
 
 
-def _price(cost: Cost, samples: int, price: Price) -> float:
+def _price(cost: Cost, samples: int, price: Price, prices: Mapping[str, float]) -> float:
     """What a sample cost."""
+    if price == "money":
+        return cost.price(prices) / max(1, samples)
     return (cost.nfe if price == "calls" else cost.steady_seconds) / max(1, samples)
 
 
-def _best_of(axes: Axes, base: BaseNumbers, price: Price) -> None:
+def _best_of(axes: Axes, base: BaseNumbers, price: Price, prices: Mapping[str, float]) -> None:
     """The best of n samples of a base model."""
     if not base.r or len(base.r) < 2:
         return
     r = torch.tensor(base.r, dtype=torch.float64)
-    one = _price(base.cost, len(r), price)
+    one = _price(base.cost, len(r), price, prices)
     numbers, means, errors = (np.array(c) for c in zip(*BaseRewardStats(r).best_of(), strict=True))
     if one > 0:
         label = f"best of n, by {len(r)} unsteered samples"

@@ -41,10 +41,19 @@ _DIGITS: Final = 32  # of a file's digest
 @final
 @attrs.frozen(kw_only=True)
 class RewardRole:
-    """What a reward does in a run: its weight, and whether it is only measured."""
+    """What a reward does in a run.
+
+    Attributes:
+        weight: λ.
+        held_out: whether it is only measured.
+        external: whether a service computes it.
+        price: money that a score costs.
+    """
 
     weight: float
     held_out: bool
+    external: bool = False
+    price: float = 0.0
 
 
 @final
@@ -143,6 +152,13 @@ class RunResults:
         """The arms that are studies."""
         return tuple(arm for arm in self.arms if arm.findings is not None)
 
+    @property
+    def prices(self) -> dict[str, float]:
+        """Money that a score costs, of the optimised rewards that cost any."""
+        return {
+            n: role.price for n, role in self.rewards.items() if role.price and not role.held_out
+        }
+
     def sampled(self) -> tuple[ArmNumbers, ...]:
         """The arms that made samples."""
         return tuple(arm for arm in self.arms if arm.samples)
@@ -157,9 +173,9 @@ class RunResults:
     def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:
         """The scores of one sample by each reward, by what stands above them."""
         return {
-            shown: rounded(arm.scores[name][number])
+            shown: rounded(score) if not math.isnan(score) else "missing"
             for name, shown in self.reward_heads().items()
-            if number < len(arm.scores.get(name, ()))
+            for score in arm.scores.get(name, ())[number : number + 1]
         }
 
     def all_notes(self) -> list[str]:
@@ -294,9 +310,20 @@ def by_content(table: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "files": sorted(set(map(str, files.values())))}
 
 
+def known(scores: Sequence[float]) -> list[float]:
+    """The scores that are not missing, which NaN says."""
+    return [score for score in scores if not math.isnan(score)]
+
+
 def moments(scores: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of some scores, and its standard error if there is more than one."""
+    """Mean of the scores that are not missing, and its standard error if there are several.
+
+    The mean is NaN where all are missing.
+    """
+    scores = known(scores)
     count = len(scores)
+    if not count:
+        return math.nan, None
     mean = sum(scores) / count
     if count == 1:
         return mean, None

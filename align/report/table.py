@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeAlias, get_args
@@ -14,7 +14,7 @@ import attrs
 from align.core.baseline import FEW, Divergence
 from align.io.numbers import rounded, with_error
 from align.io.text import markdown as markdown_text
-from align.report.schema import ArmNumbers, RunResults, moments, read_metrics, shown_name
+from align.report.schema import ArmNumbers, RunResults, known, moments, read_metrics, shown_name
 
 Column: TypeAlias = Literal[
     "r", "KL at least", "KL at most", "norm / unsteered", "residual / unsteered"
@@ -27,6 +27,7 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
     Of an arm that trains and makes no samples, the numbers of its steps, each a mean over the last
     tenth of those that were recorded, and the whole cost.
 
+    Of rewards that a service computes, "judge calls" a sample, and seconds and price of the arm.
     "NFE" counts rows through the network, forward and backward, a sample; "reward calls" likewise.
     What a sweep varied comes first. "r" is what the arms optimise, in the weights of [[reward]],
     where it is not the score of one reward; "KL at least" and "KL at most" are bounds of
@@ -42,10 +43,13 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
     heads = ["arm", *factors]
     heads += results.reward_heads().values()
     heads += [*metrics, *columns, "NFE (network calls)", "reward calls", "GFLOP", "seconds"]
+    judges = {name: role.price for name, role in results.rewards.items() if role.external}
+    heads += ["judge calls", "judge seconds"] if judges else []
+    heads += ["price"] if any(judges.values()) else []
     names = list(results.rewards)
     varied = ([arm.varied.get(name, "") for name in factors] for arm in arms)
     return heads, [
-        [arm.name, *values, *_numbers(arm, names, metrics, columns)]
+        [arm.name, *values, *_numbers(arm, names, metrics, columns), *_judged(arm, judges)]
         for arm, values in zip(arms, varied, strict=True)
     ]
 
@@ -59,7 +63,10 @@ def long(folder: Path, results: RunResults) -> list[list[str]]:
     lines = [["arm", *factors, "samples", "number", "value", "error"]]
     for arm in results.arms:
         start = [arm.name, *(arm.varied.get(name, "") for name in factors), str(arm.samples)]
-        for name, (value, error) in numbers_of(folder, arm).items():
+        numbers = numbers_of(folder, arm)
+        if prices := {n: role.price for n, role in results.rewards.items() if role.price}:
+            numbers |= {"price": (arm.cost.price(prices), None)}
+        for name, (value, error) in numbers.items():
             lines.append([*start, name, f"{value:.8g}", "" if error is None else f"{error:.4g}"])
     return lines
 
@@ -144,6 +151,16 @@ def _numbers(
     return [*scores, *numbers, *gains, *map(rounded, costs), f"{cost.steady_seconds:.1f}"]
 
 
+def _judged(arm: ArmNumbers, judges: Mapping[str, float]) -> list[str]:
+    """What services cost: calls a sample, seconds of the whole arm and, if they cost any, money."""
+    if not judges:
+        return []
+    calls = sum(arm.cost.reward_calls.get(name, 0) for name in judges)
+    seconds = sum(arm.cost.reward_seconds.get(name, 0.0) for name in judges)
+    cells = [rounded(calls / max(1, arm.samples)), f"{seconds:.1f}"]
+    return [*cells, rounded(arm.cost.price(judges))] if any(judges.values()) else cells
+
+
 def _gain(arm: ArmNumbers, column: Column) -> str:
     """A number of the divergence ± its standard error; * where unsteered samples are too few.
 
@@ -172,7 +189,10 @@ def _number(gain: Divergence, column: Column) -> tuple[float | None, float | Non
 
 
 def _mean(scores: Sequence[float]) -> str:
-    """Mean ± standard error."""
+    """Mean ± standard error, and how many have a score where not all do."""
     if not scores:
         return ""
-    return with_error(*moments(scores))
+    text = with_error(*moments(scores))
+    if (count := len(known(scores))) == len(scores):
+        return text
+    return f"{text} ({count} of {len(scores)})" if count else f"none of {len(scores)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, final
 
@@ -278,16 +278,20 @@ def _prompt_notes(built: Built) -> tuple[str, ...]:
 def total_cost(costs: Sequence[Cost]) -> Cost:
     """What several things cost together, one after the other; they are not in memory at once."""
     calls, backward, rewards, back = (Counter[str]() for _ in range(4))
+    seconds = defaultdict[str, float](float)
     for cost in costs:
         calls.update(cost.calls)
         backward.update(cost.backward)
         rewards.update(cost.reward_calls)
         back.update(cost.reward_backward)
+        for name, spent in cost.reward_seconds.items():
+            seconds[name] += spent
     return Cost(
         calls=dict(calls),
         backward=dict(backward),
         reward_calls=dict(rewards),
         reward_backward=dict(back),
+        reward_seconds=dict(seconds),
         flops=sum(cost.flops for cost in costs),
         seconds=math.fsum(cost.seconds for cost in costs),
         warmup_seconds=math.fsum(cost.warmup_seconds for cost in costs),

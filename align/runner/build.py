@@ -205,7 +205,13 @@ def build(
         Term(
             name=term.name,
             reward=GuardedReward(
-                reward, term.name, meter, chunks, term.part.differentiable, term.part.dimension
+                reward,
+                term.name,
+                meter,
+                chunks,
+                term.part.differentiable,
+                term.part.dimension,
+                term.part.may_miss,
             ),
             weight=term.weight,
             held_out=term.held_out,

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, final
 
 import attrs
@@ -35,6 +36,7 @@ from align.runner.build import Built, Rewards, build, device_of
 
 _ALL: Final = 1 << 20  # rows; measured calls are not cut
 _DECODE: Final[Part] = ("model", "decode")
+_EXTERNAL: Final = "a service computes it, which is asked for nothing before the run"
 
 
 @final
@@ -138,7 +140,10 @@ class Planner:
             if known is None:
                 self.on_part(part[1])
                 decoded = parts[_DECODE].row_shape if _DECODE in parts else None
-                known = _measured(built.problem, part, gradient, most_rows, decoded)
+                if any(part == ("reward", t.name) and t.part.external for t in self.terms):
+                    known = _EXTERNAL
+                else:
+                    known = _measured(built.problem, part, gradient, most_rows, decoded)
                 self._measured.append((spec, part, known))
             if isinstance(known, str):
                 unknown[part] = known
@@ -356,10 +361,12 @@ class RecipePlan:
     """The plans of a recipe's arms, and of the unsteered samples that it draws first.
 
     Attributes:
+        prices: money that a score costs, by the reward's name, where it costs any.
         notes: what must be said beside the numbers.
     """
 
     arms: tuple[ArmPlan, ...]
+    prices: Mapping[str, float] = attrs.field(factory=dict)
     notes: tuple[str, ...] = ()
 
     def all_notes(self) -> tuple[str, ...]:
@@ -379,19 +386,25 @@ class RecipePlan:
 
 def arm_rows(planned: RecipePlan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads and rows of a table with a row an arm, and their sum where there are several."""
-    heads = ("arm", "NFE", "rewards", "decoder", "FLOP", "time", "memory")
+    heads: tuple[str, ...] = ("arm", "NFE", "rewards", "decoder", "FLOP", "time", "memory")
+    prices = planned.prices
+    heads += ("price",) if prices else ()
     rows = list[tuple[str, ...]]()
     known = [arm.plan for arm in planned.arms if arm.plan]
     for arm in planned.arms:
         if arm.plan is None:
             rows.append((arm.name, *["?"] * (len(heads) - 1)))
         else:
-            rows.append((arm.name, *_cells(arm.plan.cost, arm.plan.most), readable(arm.plan.above)))
+            cost, most = arm.plan.cost, arm.plan.most
+            cells = (*_cells(cost, most), readable(arm.plan.above))
+            rows.append((arm.name, *cells, *_price(cost, most, prices)))
     if len(known) > 1:
         least = _sum([plan.cost for plan in known])
         most = _sum([plan.most or plan.cost for plan in known])
         above = readable(max(plan.above for plan in known))
-        rows.append(("all together", *_cells(least, most if most != least else None), above))
+        range_to = most if most != least else None
+        cells = (*_cells(least, range_to), above, *_price(least, range_to, prices))
+        rows.append(("all together", *cells))
     return heads, rows
 
 
@@ -414,11 +427,19 @@ def _sum(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def _cells(cost: Cost, most: Cost | None) -> tuple[str, ...]:
-    def both(number: Callable[[Cost], str]) -> str:
-        texts = [number(cost), *([number(most)] if most else [])]
-        return " to ".join(dict.fromkeys(texts))
+def _price(cost: Cost, most: Cost | None, prices: Mapping[str, float]) -> tuple[str, ...]:
+    """What scores cost in money; nothing where none costs any."""
+    return (_both(cost, most, lambda c: f"{c.price(prices):.4g}"),) if prices else ()
 
+
+def _both(cost: Cost, most: Cost | None, number: Callable[[Cost], str]) -> str:
+    """A number of the least and of the most cost, once where they are alike."""
+    texts = [number(cost), *([number(most)] if most else [])]
+    return " to ".join(dict.fromkeys(texts))
+
+
+def _cells(cost: Cost, most: Cost | None) -> tuple[str, ...]:
+    both = partial(_both, cost, most)
     return (
         both(lambda c: f"{c.nfe:,}"),
         both(lambda c: f"{c.rewards:,}"),
@@ -511,7 +532,8 @@ def plan_recipe(
         for spec, model in models
         if spec is not None and isinstance(model, Sketch)
     ]
-    return RecipePlan(arms=tuple(arms), notes=tuple(notes))
+    prices = {t.name: t.part.price_per_score for t in recipe.reward if t.part.price_per_score}
+    return RecipePlan(arms=tuple(arms), prices=prices, notes=tuple(notes))
 
 
 UNSTEERED: Final = "(unsteered samples)"

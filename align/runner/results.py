@@ -134,7 +134,9 @@ class ArmResult:
 
     def __repr__(self) -> str:
         count = self.samples
-        means = [f"{name} {rounded(float(values.mean()))}" for name, values in self.scores.items()]
+        means = [
+            f"{name} {rounded(float(values.nanmean()))}" for name, values in self.scores.items()
+        ]
         per_sample = f"{self.cost.nfe / max(1, count):g} network calls a sample"
         return f"<{visible(self.name)}: {', '.join([f'{count} samples', *means, per_sample])}>"
 
@@ -179,7 +181,7 @@ def result_of(
         samples=block.samples,
         plan=block.plan,
         findings=block.findings,
-        warnings=block.notes,
+        warnings=block.notes + _missing(block.scores),
         inputs=block.inputs,
         licence=block.licence,
         factors=arm.factors or {},
@@ -206,6 +208,17 @@ def result_of(
     logger.info("{}: {}", arm.name, shown)
     return attrs.evolve(
         result, divergence=divergence, base_r=common.of(base.scores) if base else None
+    )
+
+
+def _missing(scores: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Which rewards have no score of some samples."""
+    counts = {name: int(values.isnan().sum()) for name, values in scores.items()}
+    return tuple(
+        f"reward '{name}' has no score of {count} of {len(scores[name])} samples; its mean is over"
+        " the others"
+        for name, count in counts.items()
+        if count
     )
 
 
@@ -240,7 +253,15 @@ def to_record(
     """
     independent = {arm.name: arm.mode.independent for arm in recipe.arms()}
     return RunResults(
-        rewards={t.name: RewardRole(weight=t.weight, held_out=t.held_out) for t in recipe.reward},
+        rewards={
+            term.name: RewardRole(
+                weight=term.weight,
+                held_out=term.held_out,
+                external=term.part.external,
+                price=term.part.price_per_score,
+            )
+            for term in recipe.reward
+        },
         arms=tuple(_numbers(x, folders[x.name], independent[x.name]) for x in results),
         unsteered=_bases(recipe, results, bases),
         notes=_notes(recipe, results),
