@@ -60,17 +60,13 @@ def attempt(folder: Path) -> None:
     wheels = sorted((folder / "wheels").glob("*/*.whl"))
     call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *wheels)
     elsewhere.mkdir()
-    shutil.copy(ROOT / "recipes" / "tabby_cat.toml", elsewhere)
+    align = environment / "bin" / "align"
     call(python, "-c", CHECK, cwd=elsewhere)
-    call(environment / "bin" / "align", "new", "reward", "probe", cwd=elsewhere)
-    call(
-        environment / "bin" / "align",
-        "run",
-        "tabby_cat.toml",
-        "--set",
-        "run.samples=2",
-        cwd=elsewhere,
-    )
+    call(align, "doctor", cwd=elsewhere)
+    call(align, "new", "reward", "probe", cwd=elsewhere)
+    # The files that these name lie beside them.
+    call(align, "check", "@rewards/centred", "@inverse/blur", cwd=elsewhere)
+    call(align, "run", "@tabby_cat", "--set", "run.samples=2", cwd=elsewhere)
     for name in ("grid.png", "table.md", "recipe.toml"):
         assert (elsewhere / "runs" / "tabby_cat" / name).stat().st_size, f"no {name}"
 

@@ -16,6 +16,7 @@ from align.catalog import hookspecs
 from align.catalog.describe import members
 from align.catalog.names import did_you_mean
 from align.catalog.registry import load_catalog
+from align.cli.main import main
 from align.core.errors import RecipeError
 from align.recipe import Recipe, RewardTerm, load
 
@@ -134,6 +135,13 @@ def test_every_hook_is_documented_with_its_signature():
     hooks = {n: hook for n, hook in vars(hookspecs).items() if n.startswith("align_")}
     signatures = [n + str(inspect.signature(hook)).replace("'", "") for n, hook in hooks.items()]
     assert headings == signatures
+
+
+def test_every_command_is_documented():
+    page = (ROOT / "docs" / "command_line.md").read_text()
+    table = re.findall(r"^\| (`.*?) \|", page, re.M)
+    named = {name for row in table for name in re.findall(r"`(\w+)", row)}
+    assert named == {*main.commands}
 
 
 def test_random_numbers_come_from_streams_alone():

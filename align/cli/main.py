@@ -290,9 +290,9 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
 @_traceback
 @_guarded
 def compare(first: str, second: str, table: str | None, traceback: bool) -> None:
-    """Say which of two arms is better, sample by sample: A and B are RUN, or RUN:ARM.
+    """Say which of two arms is better, sample by sample.
 
-    Samples of one number begin from one noise, so that they are pairs. Differences have paired t
+    A and B are RUN, or RUN:ARM. Samples of one number begin from one noise, so that they are pairs. Differences have paired t
     intervals of 95 %.
     """
     from pathlib import Path
@@ -652,7 +652,10 @@ def doctor(traceback: bool) -> None:
 @_traceback
 @_guarded
 def pack(folder: str, to: str | None, largest: float, traceback: bool) -> None:
-    """Write a run into one zip that repeats elsewhere: its recipe, and the files that it reads."""
+    """Write a run into one zip that repeats elsewhere.
+
+    It has the recipe, and the files that the recipe reads.
+    """
     from pathlib import Path
 
     from align.catalog.registry import load_catalog
@@ -715,7 +718,7 @@ def _list_for(recipe: str, contracts: Sequence[str]) -> None:
 @click.argument("name", metavar="NAME", shell_complete=_shown_from)
 @_guarded
 def show(name: str) -> None:
-    """Show a part: what it is, its options, its reference and its origin.
+    """Show a part: what it is, and its options.
 
     NAME is that of the part; of parts of one name, sampler.exact and estimator.exact are told
     apart by what they are. Of @NAME, a recipe that comes with align, the text is printed.
