@@ -233,14 +233,14 @@ def _key(contract: str, cls: type[Any], catalog: Catalog) -> str:
 
     if contract in attrs.fields_dict(Recipe):
         return contract
-    if plural(contract) in attrs.fields_dict(Run):
-        return f"run.{plural(contract)}"
+    tables: list[tuple[str, type[Any]]] = [("run", Run)]
     for other, named in catalog.parts.items():
-        for _, entry in sorted(named.items()):
-            for field in attrs.fields(entry.cls):
-                for tp in members(field.type) or [field.type]:
-                    if contract_of(tp) == contract and issubclass(cls, get_origin(tp) or tp):
-                        return f"{other}.{field.alias or field.name}"
+        tables += [(other, entry.cls) for _, entry in sorted(named.items())]
+    for table, holder in tables:
+        for field in attrs.fields(attrs.resolve_types(holder)):
+            for tp in members(field.type) or [field.type]:
+                if contract_of(tp) == contract and issubclass(cls, get_origin(tp) or tp):
+                    return f"{table}.{field.alias or field.name}"
     return contract
 
 

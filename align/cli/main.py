@@ -292,8 +292,8 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
 def compare(first: str, second: str, table: str | None, traceback: bool) -> None:
     """Say which of two arms is better, sample by sample.
 
-    A and B are RUN, or RUN:ARM. Samples of one number begin from one noise, so that they are pairs. Differences have paired t
-    intervals of 95 %.
+    A and B are RUN, or RUN:ARM. Samples of one number begin from one noise, so that they are
+    pairs. Differences have paired t intervals of 95 %.
     """
     from pathlib import Path
 
@@ -687,8 +687,8 @@ def list_parts(kinds: tuple[str, ...], recipe: str | None, traceback: bool) -> N
     """List parts that a recipe may name, or recipes.
 
     Every KIND is one of models, samplers, estimators, dynamics, rewards, modes, metrics, networks,
-    autoencoders, datasets and objectives; or recipes, for those that come with align. Without
-    any, all parts are listed. Plugins that did not load are named too.
+    autoencoders, datasets, objectives, trackers and executors; or recipes, for those that come
+    with align. Without any, all parts are listed. Plugins that did not load are named too.
     """
     from align.cli.listing import read_listing
     from align.cli.shown import RECIPES, contract_asked, list_lines, recipe_lines

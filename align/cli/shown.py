@@ -166,7 +166,7 @@ def _in_a_recipe(part: Part) -> Iterator[str]:
         return
     inner = ", ".join([f'kind = "{part.kind}"', *(f"{option.name} = ..." for option in required)])
     named = f"{{ {inner} }}" if required else f'"{part.kind}"'
-    several = part.key.endswith(f".{plural(part.contract)}")
+    several = part.key == f"run.{plural(part.contract)}"
     yield f"{part.key} = " + (f"[{named}]" if several else named)
 
 

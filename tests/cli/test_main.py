@@ -187,6 +187,7 @@ def test_show_of_two_parts_of_one_name_says_which_they_are():
         ("torch", ["[model]", 'kind = "torch"', "shape = ...  # an array of integers"]),
         ("compressibility", ["[[reward]]", 'kind = "compressibility"']),
         ("sde", ['mode.dynamics = "sde"']),
+        ("local", ['run.on = "local"']),
         ("stein", ["[estimator]", 'kind = "stein"']),
         ("draft", ['mode.objective = "draft"']),
     ],
