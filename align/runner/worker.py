@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -245,10 +246,13 @@ def _store(job: RunJob) -> BlockStore:
     from align.runner.folder import slugs
 
     os.chdir(job.cwd)
-    path = Path(job.folder) / "recipe.toml"
-    recipe = load(path, catalog=load_catalog()).recipe
+    text = (Path(job.folder) / "recipe.toml").read_text("utf-8")
+    tables = tomllib.loads(text)
+    for name in ("on", "trackers"):  # whose plugins need not be here
+        tables["run"].pop(name, None)
+    recipe = load(tables, catalog=load_catalog()).recipe
     names = slugs([arm.name for arm in recipe.arms()])
-    return BlockStore(Path(job.folder), recipe, recipe_digest(path.read_text("utf-8")), names)
+    return BlockStore(Path(job.folder), recipe, recipe_digest(text), names)
 
 
 @functools.lru_cache(maxsize=1)

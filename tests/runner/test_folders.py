@@ -778,7 +778,7 @@ def test_stopped_training_says_what_is_kept_and_what_goes_on_from_there(go, monk
     assert "2 steps, from step 1" in (folder / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("place", ["worker.sample_bases", "plan.rehearse"])
+@pytest.mark.parametrize("place", ["fanout.tasks_of", "plan.rehearse"])
 def test_signal_before_the_first_step_ends_a_run_in_order(go, monkeypatch, tmp_path, place):
     monkeypatch.setattr(
         f"align.runner.{place}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -55,7 +56,7 @@ class RayActors(Executor):
                 return
             watch.check()
             try:
-                with self._cluster(ray):
+                with self.cluster():
                     self._work(ray, job, left, watch)
             except (ray.exceptions.RayError, ConnectionError) as error:
                 lost = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -96,8 +97,10 @@ class RayActors(Executor):
                     ray.kill(one)
 
     @contextmanager
-    def _cluster(self, ray: Any) -> Iterator[None]:
-        """A cluster that this process has to do with, unless it had already."""
+    def cluster(self) -> Iterator[None]:
+        """The cluster of the options, which this process leaves again; one it has is used."""
+        import ray
+
         if ray.is_initialized():
             yield
             return
@@ -113,7 +116,7 @@ class RayActors(Executor):
                 "_node_ip_address": "127.0.0.1",
             }
         try:
-            ray.init(log_to_driver=False, logging_level="error", **options)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = f"'{self.address}'" if self.address else "a cluster on this machine"
             raise PartError(f"run.on.address: Ray cannot reach {where}: {error}") from error

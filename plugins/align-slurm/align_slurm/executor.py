@@ -59,21 +59,21 @@ class Slurm(Executor):
         executor.update_parameters(**self._parameters())
         left = list(tasks)
         for attempt in range(1 + self.retries):
-            shares = [left[n :: self.workers] for n in range(min(self.workers, len(left)))]
-            with _sent(executor, [_Share(job, tuple(share), self.threads) for share in shares]) as (
-                sent
-            ):
-                left = _watched(sent, job, left, watch)
             if not left:
                 return
-            if attempt < self.retries:
+            if attempt:
                 text = "{} blocks were left undone by their jobs, and are sent again"
                 logger.bind(notice=True).warning(text, len(left))
-        raise PartError(
-            f"run.on: {left[0].name} was left undone by {1 + self.retries} jobs, one after the"
-            f" other; '{folder}' has what they printed: raise run.on.minutes or run.on.memory, or"
-            " take a smaller run.block; what is finished is kept"
-        )
+            shares = [left[n :: self.workers] for n in range(min(self.workers, len(left)))]
+            jobs = [_Share(job, tuple(share), self.threads) for share in shares]
+            with _sent(executor, jobs) as sent:
+                left = _watched(sent, job, left, watch)
+        if left:
+            raise PartError(
+                f"run.on: {left[0].name} was left undone by {1 + self.retries} jobs, one after the"
+                f" other; '{folder}' has what they printed: raise run.on.minutes or run.on.memory,"
+                " or take a smaller run.block; what is finished is kept"
+            )
 
     def _parameters(self) -> dict[str, Any]:
         """As submitit names them; those that are left out are the cluster's own."""
