@@ -241,15 +241,20 @@ def run(
     with _notices(), parallel.joined():
         result = run_recipe(recipe, sets=sets, sweeps=sweeps)
         if parallel.first():
-            _print_table(result.folder)
-            names = [name for name in _SHOWN if (result.folder / name).exists()]
-            click.echo(visible(f"{result.folder}: {', '.join(names)}"))
-            if result.failures:
-                missing = "\n".join(map(visible, result.failures))
-                click.echo(f"not everything could be made of the results:\n{missing}", err=True)
-                again = shlex.join(["align", "report", str(result.folder)])
-                click.echo(f"the results are kept; `{visible(again)}` tries again", err=True)
-                click.get_current_context().exit(1)
+            _print_run(result.folder, result.failures)
+
+
+def _print_run(folder: Path, failures: Sequence[str]) -> None:
+    """Print the table of a run that has just ended, what is in its folder, and what is not."""
+    _print_table(folder)
+    names = [name for name in _SHOWN if (folder / name).exists()]
+    click.echo(visible(f"{folder}: {', '.join(names)}"))
+    if failures:
+        missing = "\n".join(map(visible, failures))
+        click.echo(f"not everything could be made of the results:\n{missing}", err=True)
+        again = shlex.join(["align", "report", str(folder)])
+        click.echo(f"the results are kept; `{visible(again)}` tries again", err=True)
+        click.get_current_context().exit(1)
 
 
 @main.command()
@@ -281,6 +286,29 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
     if shown:
         click.launch(str(page))
     click.get_current_context().exit(1 if failures else 0)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN")
+@click.option("--samples", required=True, type=click.IntRange(min=1), help="How many to have.")
+@_traceback
+@_guarded
+def extend(folder: str, samples: int, traceback: bool) -> None:
+    """Add samples to a run that is done, until every arm has as many as are asked for.
+
+    Only what is missing is made; metrics, tables and pictures are made anew of all. A run that is
+    stopped meanwhile stays as it was, and the same command goes on.
+    """
+    from pathlib import Path
+
+    with _uncollected():
+        from align.engine.allocator import keep_freed
+        from align.runner.extend import extend as extended
+
+    keep_freed()  # the process is ours
+    with _notices():
+        failures = extended(Path(folder).expanduser(), samples)
+    _print_run(Path(folder).expanduser(), failures)
 
 
 @main.command()

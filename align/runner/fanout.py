@@ -19,6 +19,7 @@ from align.engine.meter import Cost, shares
 from align.recipe import Arm, Recipe
 from align.report.schema import recipe_digest
 from align.runner.base_samples import BaseSampleSet, OnProgress
+from align.runner.before import Before
 from align.runner.block import Block
 from align.runner.build import Built, Rewards
 from align.runner.kept import Shelves
@@ -43,6 +44,7 @@ class Fanout:
         observer: watches the run.
         store: where blocks are kept.
         worker: makes blocks in this process, where the recipe names no executor.
+        begun: samples of every arm that are one block already.
         bases: samples of the base models, once they are known.
         results: of the arms that are whole, by their numbers.
     """
@@ -52,6 +54,7 @@ class Fanout:
     observer: RunObserver
     store: BlockStore
     worker: Worker | None
+    begun: int = 0
     bases: BaseSampleSet = attrs.field(factory=BaseSampleSet, init=False)
     results: dict[int, ArmResult] = attrs.field(factory=dict, init=False)
     _tasks: Sequence[Task] = attrs.field(init=False)
@@ -60,7 +63,7 @@ class Fanout:
 
     def __attrs_post_init__(self) -> None:
         """See which blocks are to be made, and which there are."""
-        self._tasks = tasks_of(self.recipe)
+        self._tasks = tasks_of(self.recipe, self.begun)
         self._done = {task for task in self._tasks if task.arms and self.store.holds(task)}
 
     @classmethod
@@ -71,10 +74,14 @@ class Fanout:
         observer: RunObserver,
         rewards: Rewards,
         shelves: Shelves | None,
+        *,
+        before: Before | None = None,
     ) -> Fanout:
-        """The blocks of a run as its recipe says who makes them."""
+        """The blocks of a run as its recipe says who makes them, `before` what is there already."""
         store = BlockStore(record.folder, recipe, recipe_digest(record.recipe), record.arms)
-        fanout = cls(recipe, record, observer, store, None)
+        if before is not None:
+            before.fill(store, rewards)
+        fanout = cls(recipe, record, observer, store, None, before.samples if before else 0)
         if recipe.run.on is None:
             planner = Planner(recipe.reward, observer.measuring)
             host = _Here(fanout, planner, shelves)

@@ -30,6 +30,9 @@ _FILES: Final = (
     "model.safetensors",
 )
 
+EXTENSION: Final = "extension"
+"""Folder in which more samples of a run are made, before they are part of it."""
+
 SLUG_BYTES: Final = 80
 
 # Names of files and folders that a run adds to them have room within what systems allow.

@@ -68,6 +68,11 @@ _BEGINNINGS: Final = frozenset({"recipe.toml", "about.json", "log.txt", "given",
 LIBRARIES = ("align-core", "torch", "numpy", "attrs", "cattrs", "safetensors", "pillow")
 
 
+def libraries() -> dict[str, str]:
+    """Versions of what numbers may depend on, by name."""
+    return {name: version(name) for name in LIBRARIES}
+
+
 def origins_of(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     """Where every part of a recipe comes from, by its class."""
     parts: list[Any] = [*(term.part for term in recipe.reward), *recipe.metric]
@@ -115,7 +120,7 @@ class Record:
     _made: Path | None = None
     _facts: dict[str, Any] = attrs.field(factory=dict)
     _steps: dict[str, _Steps] = attrs.field(factory=lambda: defaultdict(_Steps))
-    _pulse: _Pulse = attrs.field(factory=lambda: _Pulse())
+    _pulse: Pulse = attrs.field(factory=lambda: Pulse())
 
     @classmethod
     def open(
@@ -176,7 +181,7 @@ class Record:
                     "host": platform.node(),
                     "process": os.getpid(),
                     "threads": torch.get_num_threads(),
-                    "libraries": {name: version(name) for name in LIBRARIES},
+                    "libraries": libraries(),
                     **facts,
                 }
             )
@@ -341,11 +346,15 @@ class Record:
         """What an interrupted run left behind."""
         return checkpoint.read(self._home(arm), self._identity(arm))
 
-    def kept(self) -> str:
-        """What a run that stops here leaves behind, and the command that takes it up."""
+    def kept(self, command: str = "") -> str:
+        """What a run that stops here leaves behind, and the command that takes it up.
+
+        Args:
+            command: that began it, where it is not `align run`.
+        """
         done = {arm: checkpoint.steps_done(self._home(arm)) for arm in self.arms}
         kept = [f"'{arm}' after {steps} steps" for arm, steps in done.items() if steps is not None]
-        command = shlex.join(["align", "run", str(self.folder / "recipe.toml")])
+        command = command or shlex.join(["align", "run", str(self.folder / "recipe.toml")])
         again = f"`{command}`" if parallel.count() == 1 else "the same command"
         if kept:
             text = f"'{self.folder}' keeps the checkpoint of {' and of '.join(kept)}"
@@ -435,7 +444,7 @@ class _Log:
 
 
 @final
-class _Pulse:
+class Pulse:
     """Does something again and again, until it is stopped, in a thread of its own."""
 
     def __init__(self) -> None:
@@ -444,6 +453,8 @@ class _Pulse:
         self._thread: threading.Thread | None = None
 
     def start(self, beat: Callable[[], None]) -> None:
+        """Begin to do it."""
+
         def beats() -> None:
             while not self._stopped.wait(locks.HEARTBEAT):
                 beat()
@@ -452,6 +463,7 @@ class _Pulse:
         self._thread.start()
 
     def stop(self) -> None:
+        """Do it no more."""
         self._stopped.set()
         if self._thread:
             self._thread.join()

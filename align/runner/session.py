@@ -32,6 +32,7 @@ from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
 from align.recipe.inputs import file_digests
 from align.runner.base_samples import BaseSampleSet
+from align.runner.before import Before
 from align.runner.build import Built, Rewards, build, device_of
 from align.runner.fanout import Fanout, planned
 from align.runner.film import Film
@@ -73,6 +74,8 @@ class Session:
         rewards: of the recipe, loaded when an arm first needs them.
         observer: watches the run.
         shelves: where base samples are kept from run to run; None for nowhere.
+        before: a run with fewer samples, which are not made again; whoever has more of them made
+            makes the report.
     """
 
     recipe: Recipe
@@ -80,11 +83,12 @@ class Session:
     rewards: Rewards
     observer: RunObserver
     shelves: Shelves | None = None
+    before: Before | None = None
 
     def run(self) -> Result:
         """All stages: base samples, the arms, metrics, record and report."""
         arguments = self.recipe, self.record, self.observer, self.rewards, self.shelves
-        blocks = Fanout.of(*arguments)
+        blocks = Fanout.of(*arguments, before=self.before)
         with self.observer.watching():
             blocks.run()
             results = self.run_whole(blocks.results, blocks.bases)
@@ -152,12 +156,13 @@ class Session:
         for note in numbers.all_notes():
             logger.warning(note)
         self.record.results(numbers)
-        failures = _reported(self.record.folder) if parallel.first() else ()
+        reports = parallel.first() and self.before is None
+        failures = reported(self.record.folder) if reports else ()
         self.record.about(not_made=list(failures))
         return failures
 
 
-def _reported(folder: Path) -> tuple[str, ...]:
+def reported(folder: Path) -> tuple[str, ...]:
     """Make the report of a run folder; what could not be made of it."""
     from align.report.writer import write  # needs matplotlib, as nothing before it does
 
@@ -191,32 +196,56 @@ def run(
     """
     with user_interrupts(), ends_in_order(), parallel.joined():
         catalog = catalog or load_catalog()
-        loaded, text = _checked(load(recipe, sets=sets, sweeps=sweeps, catalog=catalog))
-        options = loaded.recipe.run
-        origins, arms = origins_of(loaded.recipe, catalog), loaded.recipe.arms()
-        record = Record.open(Path(options.out), text, origins, [arm.name for arm in arms])
-        _say_where(Path(options.out), record.folder, text)
-        bar = Progress(shown=progress and parallel.first())
-        observer = _observer(options, record, catalog, bar)
-        try:
-            observer.begin()
-            device = device_of(options.device if _computes(loaded.recipe) else "cpu")
-            for slow in slow_precisions(text, device) if options.on is None else ():
-                logger.bind(notice=True).warning(slow)
-            rewards = Rewards(loaded.recipe.reward, device)
-            with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
-                shelves = _shelves(options, loaded.source.path)
-                result = Session(loaded.recipe, record, rewards, observer, shelves).run()
-        except BaseException as error:
-            if is_interrupt(error):
-                error.add_note(record.kept())
-            else:
-                logger.opt(exception=error).debug("the error")
-            observer.end(None, error)
-            raise
-        observer.end(result, None)
-        observer.raise_hook_errors()
-        return result
+        loaded = load(recipe, sets=sets, sweeps=sweeps, catalog=catalog)
+        return run_loaded(loaded, catalog, progress=progress)
+
+
+def run_loaded(
+    loaded: Loaded,
+    catalog: Catalog,
+    *,
+    progress: bool,
+    out: Path | None = None,
+    before: Before | None = None,
+    again: str = "",
+) -> Result:
+    """Run a recipe that is read.
+
+    Args:
+        loaded: the recipe.
+        catalog: the installed parts.
+        progress: whether to show a progress bar on the terminal.
+        out: the run folder, where it is not the recipe's own.
+        before: a run of the recipe with fewer samples, which are not made again.
+        again: the command that takes the run up when it is stopped, where it is not `align run`.
+    """
+    loaded, text = checked(loaded)
+    options, out = loaded.recipe.run, out or Path(loaded.recipe.run.out)
+    origins, arms = origins_of(loaded.recipe, catalog), loaded.recipe.arms()
+    record = Record.open(out, text, origins, [arm.name for arm in arms])
+    _say_where(out, record.folder, text)
+    bar = Progress(shown=progress and parallel.first())
+    observer = _observer(options, record, catalog, bar)
+    try:
+        observer.begin()
+        device = device_of(options.device if _computes(loaded.recipe) else "cpu")
+        for slow in slow_precisions(text, device) if options.on is None else ():
+            logger.bind(notice=True).warning(slow)
+        rewards = Rewards(loaded.recipe.reward, device)
+        with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
+            shelves = _shelves(options, loaded.source.path)
+            session = Session(loaded.recipe, record, rewards, observer, shelves, before)
+            result = session.run()
+    except BaseException as error:
+        if is_interrupt(error):
+            error.add_note(record.kept(again))
+        else:
+            logger.opt(exception=error).debug("the error")
+        observer.end(None, error)
+        raise
+    observer.end(result, None)
+    observer.raise_hook_errors()
+    return result
 
 
 def dry_run(
@@ -239,13 +268,13 @@ def dry_run(
         AlignError: something else that the user can mend.
     """
     with user_interrupts():
-        loaded, text = _checked(load(recipe, sets=sets, sweeps=sweeps, catalog=load_catalog()))
+        loaded, text = checked(load(recipe, sets=sets, sweeps=sweeps, catalog=load_catalog()))
         folder = would_claim(Path(loaded.recipe.run.out), text)
         with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
             return folder, plan_recipe(loaded.recipe, ready=True)
 
 
-def _checked(loaded: Loaded) -> tuple[Loaded, str]:
+def checked(loaded: Loaded) -> tuple[Loaded, str]:
     """A recipe that may run here, and its resolved text; raises RecipeError where it may not."""
     _check_processes(loaded)
     text = _written(loaded)

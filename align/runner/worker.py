@@ -6,6 +6,7 @@ import functools
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -40,10 +41,14 @@ def is_cut(mode: AlignmentMode[Any]) -> bool:
     return not isinstance(mode, Trainable | Study)
 
 
-def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
+def tasks_of(recipe: Recipe, made: int = 0) -> tuple[Task, ...]:
     """The blocks of all arms that are cut, and before them samples of the base models.
 
     They depend on the recipe alone: not on who does them, nor on free memory.
+
+    Args:
+        recipe: of the run.
+        made: samples that are one block already, as a run before made them.
     """
     arms, run, tasks = recipe.arms(), recipe.run, list[Task]()
     if arms_with_bases(recipe):
@@ -53,8 +58,9 @@ def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
         if not all(arms[number].mode.independent for number in group):
             size = run.samples
         names = ", ".join(f"'{arms[number].name}'" for number in group)
-        for first in range(0, run.samples, size):
-            count = min(size, run.samples - first)
+        starts = [*([0] if made else ()), *range(made, run.samples, size), run.samples]
+        for first, end in pairwise(starts):
+            count = end - first
             name = f"samples {first} to {first + count - 1} of {names}"
             tasks.append(Task(name=name, arms=group, first=first, count=count))
     return tuple(tasks)
