@@ -304,6 +304,14 @@ class ModelSpec(ABC):
         """
         return ""
 
+    @property
+    def known_classes(self) -> Sequence[str] | None:
+        """Names of the classes of which a prompt names one; None where only `build` tells.
+
+        `align check` refuses a prompt that names none of them.
+        """
+        return None
+
     @classmethod
     def wrap(cls, loaded: object, **options: Any) -> ModelSpec | None:
         """What `align.wrap` makes of a model that is loaded already; None if it is of another kind.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as File
 from typing import Any, ClassVar, final
 
@@ -117,6 +117,13 @@ class Network(ModelSpec, HasOrigins, Repeatable):
         """As the weights file says, or the option of an untrained flow of vectors."""
         shape = self._about.get("shape", ()) if self.weights else self.shape
         return tuple(shape) or None
+
+    @property
+    def known_classes(self) -> Sequence[str] | None:
+        """As the weights file says, or the option of an untrained flow."""
+        if not self.weights:
+            return self.classes
+        return None if "model" in self._about else tuple(self._about.get("classes", ()))
 
     @property
     def provides(self) -> frozenset[type]:

@@ -15,7 +15,7 @@ from align.core.mode import ReportsKL, Trainable, UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
-from align.core.prompts import expand_prompt
+from align.core.prompts import expand_prompt, match_class
 from align.core.study import Study
 from align.engine.memory import available
 from align.io.prompt_file import PromptFile
@@ -290,10 +290,12 @@ def _prompts(ask: _Question) -> Iterator[ConfigError]:
     prompt: Key = ("model", "prompts" if model.prompts else "prompt")
     prompt = ("compare", ask.index, *prompt) if "model" in ask.changed else prompt
     try:
-        # Which classes there are is in the weights.
-        prompts = expand_prompt(model.prompt, None)
+        classes = model.known_classes
+        prompts = expand_prompt(model.prompt, classes)
         if model.prompts:
             prompts = _prompts_of_file(model, ask.recipe.run.samples)
+        for text in filter(None, prompts if classes else ()):
+            match_class(text, classes or ())
     except (PromptError, PartError) as error:
         yield ConfigError(prompt, str(error))
         return

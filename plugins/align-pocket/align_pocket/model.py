@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import ClassVar, Literal, final
 
 import attrs
@@ -19,6 +22,7 @@ from align import (
     prompts_option,
 )
 from align.models.network import load
+from align.training.weights import about
 
 
 @final
@@ -26,7 +30,7 @@ from align.models.network import load
 class Pocket(ModelSpec, Repeatable):
     """Small pictures of animals; the weights are inside.
 
-    Small pictures of animals by class: a latent flow and its meta flow map, weights inside.
+    A latent flow and its meta flow map.
 
     Silhouettes: 28x28, ten animals (bear, bird, cat, cow, dog, elephant, giraffe, horse, sheep,
     zebra). Photographs: 64x64, 29 animals of ImageNet, from "tabby cat" to "albatross", of which
@@ -53,7 +57,16 @@ class Pocket(ModelSpec, Repeatable):
         """A meta flow map, and so a flow map."""
         return frozenset({FlowMap, PosteriorMap})
 
+    @property
+    def known_classes(self) -> Sequence[str]:
+        """The animals, as the weights say."""
+        with self._file() as file:
+            return tuple(about(file).get("classes", ()))
+
     def build(self, device: torch.device) -> FlowModel:
         """Load the weights that ship with the plugin."""
-        with as_file(files("align_pocket") / "weights" / f"{self.variant}.safetensors") as file:
+        with self._file() as file:
             return load(file, device, self.guidance)
+
+    def _file(self) -> AbstractContextManager[Path]:
+        return as_file(files("align_pocket") / "weights" / f"{self.variant}.safetensors")

@@ -7,10 +7,13 @@ from align_pocket import Pocket, SilhouetteClass
 from align_pocket.judges import CLASSES, load, prepared
 
 from align import FlowMap, NoisyState, PosteriorMap, PromptError, RewardTerm, Streams, sample
+from align.catalog.registry import load_catalog
+from align.core.errors import RecipeError
 from align.estimators.gradient import Gradient
 from align.models.network_model import NetworkModel
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
+from align.recipe import load as load_recipe
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 
@@ -232,3 +235,24 @@ def test_a_prompt_that_names_two_animals_is_noted_by_model_and_reward():
     assert side.warnings == (f"model 'pocket': {end}", f"reward 'animal': {end}")
     with pytest.raises(PromptError, match="names none of the classes"):
         SilhouetteClass().check_prompt("a unicorn")
+
+
+@pytest.mark.parametrize("variant", ["silhouettes", "photographs"])
+def test_animals_are_known_before_the_model_is_built(variant):
+    spec = Pocket(variant=variant)
+    assert spec.known_classes == spec.build(CPU).classes
+
+
+def test_recipe_whose_prompt_names_no_animal_is_refused(tmp_path):
+    path, catalog = tmp_path / "wrong.toml", load_catalog()
+    path.write_text(
+        '[model]\nkind = "pocket"\nprompt = "A silhouette of an animal."\n'
+        '[mode]\nkind = "best_of_n"\n'
+    )
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, catalog=catalog)
+    assert str(error.value).startswith(
+        f"{path}:3: model.prompt: 'A silhouette of an animal.' names none of the classes: bear, "
+    )
+    for good in ("", "a CAT", "A {class}.", "{dogs|horse}"):
+        assert load_recipe(path, sets=[f"model.prompt='{good}'"], catalog=catalog)
