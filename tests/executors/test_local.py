@@ -16,7 +16,6 @@ from align.executors.local import Local
 from align.runner.session import run
 from align.testing.checks.executor import Told
 
-pytestmark = pytest.mark.usefixtures("unpainted")
 RECIPE = """\
 [run]
 samples = 20
@@ -75,6 +74,14 @@ def recipe(tmp_path_factory):
     (folder / "reward.py").write_text(REWARD)
     (folder / "r.toml").write_text(RECIPE.format(file=folder / "reward.py"))
     return folder / "r.toml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unreported():
+    """Runs without their reports, which take longer than such runs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("align.runner.session._reported", lambda folder: ())
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -81,3 +81,19 @@ def test_thumbnails_see_layout_and_colour_alone():
 def test_thumbnails_need_references():
     with pytest.raises(PartError, match="compares with references; got none"):
         FrechetThumbnails().compute(torch.rand(3, 3, 16, 16), None)
+
+
+@pytest.mark.parametrize("count", [5, 60])
+def test_gaussian_of_parts_is_that_of_all_rows_at_once(count):
+    """Fewer rows than numbers, where covariances have no full rank, and more."""
+    rows, others = (Streams(seed, tuple(range(count))).normal((12,)) + seed for seed in (3, 4))
+    rows = rows * torch.logspace(-3, 1, 12)
+    parts = [Gaussian.of(piece) for piece in rows.split(4)]
+    whole, joined = Gaussian.of(rows), Gaussian.joined(parts)
+    assert joined.count == count
+    assert torch.allclose(joined.mean, whole.mean, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(joined.root.T @ joined.root, whole.root.T @ whole.root, atol=1e-12)
+    assert len(joined.root) <= 12
+    distance = whole.distance(Gaussian.of(others))
+    assert joined.distance(Gaussian.of(others)) == pytest.approx(distance, rel=1e-9)
+    assert frechet_distance(rows, others) == distance
