@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.core.errors import PartError
-from align.metrics.frechet import FrechetThumbnails, frechet_distance
+from align.metrics.frechet import FrechetThumbnails, Gaussian, frechet_distance
 
 
 def normal(count, size, seed):
@@ -86,7 +86,7 @@ def test_thumbnails_need_references():
 @pytest.mark.parametrize("count", [5, 60])
 def test_gaussian_of_parts_is_that_of_all_rows_at_once(count):
     """Fewer rows than numbers, where covariances have no full rank, and more."""
-    rows, others = (Streams(seed, tuple(range(count))).normal((12,)) + seed for seed in (3, 4))
+    rows, others = (normal(count, 12, seed) + seed for seed in (3, 4))
     rows = rows * torch.logspace(-3, 1, 12)
     parts = [Gaussian.of(piece) for piece in rows.split(4)]
     whole, joined = Gaussian.of(rows), Gaussian.joined(parts)

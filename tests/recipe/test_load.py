@@ -177,6 +177,9 @@ def test_every_value_is_written(read):
         "chunk": 0,
         "checkpoint_every": 200,
         "pictures_every": "auto",
+        "block": 0,
+        "npz": False,
+        "trackers": [],
     }
     assert written["reward"] == [
         {
