@@ -26,7 +26,7 @@ class Gaussian:
     has Rᵀ R = Σ (f − mean) (f − mean)ᵀ, and as many rows as there are features, D at most.
 
     Attributes:
-        count: N, ().
+        count: N, (), a float.
         mean: of the features, (D,).
         root: R (min(N, D), D).
     """
@@ -40,7 +40,7 @@ class Gaussian:
         """Of features (N, D), N >= 1."""
         exact = features.detach().double().cpu()
         mean = exact.mean(0)
-        return cls(torch.tensor(len(exact)), mean, _upright(exact - mean))
+        return cls(mean.new_tensor(len(exact)), mean, _upright(exact - mean))
 
     @classmethod
     def joined(cls, sets: Sequence[Self]) -> Self:
@@ -64,7 +64,7 @@ class Gaussian:
                 "a Fréchet distance needs at least 2 samples and 2 references to fit Gaussians to, "
                 f"got {int(self.count)} and {int(other.count)}"
             )
-        mine, theirs = (g.root / (g.count - 1).double().sqrt() for g in (self, other))
+        mine, theirs = (g.root / (g.count - 1).sqrt() for g in (self, other))
         shared = torch.linalg.svdvals(mine @ theirs.T).sum()
         spread = mine.square().sum() + theirs.square().sum() - 2 * shared
         return float((self.mean - other.mean).square().sum() + spread.clamp_min(0))
