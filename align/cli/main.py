@@ -290,16 +290,21 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
 
 @main.command()
 @click.argument("folder", metavar="RUN")
-@click.option("--samples", required=True, type=click.IntRange(min=1), help="How many to have.")
+@click.option("--samples", type=click.IntRange(min=1), help="Samples that every arm is to have.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps that every arm is to train.")
 @_traceback
 @_guarded
-def extend(folder: str, samples: int, traceback: bool) -> None:
-    """Add samples to a run that is done, until every arm has as many as are asked for.
+def extend(folder: str, samples: int | None, steps: int | None, traceback: bool) -> None:
+    """Add samples to a run that is done, or steps to its training.
 
     Only what is missing is made; metrics, tables and pictures are made anew of all. A run that is
-    stopped meanwhile stays as it was, and the same command goes on.
+    stopped meanwhile stays as it was, and the same command goes on. Training goes on where none of
+    its steps depends on how many there are.
     """
     from pathlib import Path
+
+    if (samples is None) == (steps is None):
+        raise click.UsageError("give either --samples or --steps")
 
     with _uncollected():
         from align.engine.allocator import keep_freed
@@ -307,7 +312,7 @@ def extend(folder: str, samples: int, traceback: bool) -> None:
 
     keep_freed()  # the process is ours
     with _notices():
-        failures = extended(Path(folder).expanduser(), samples)
+        failures = extended(Path(folder).expanduser(), samples=samples, steps=steps)
     _print_run(Path(folder).expanduser(), failures)
 
 

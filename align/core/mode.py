@@ -149,10 +149,19 @@ class Trainable(ABC, Generic[State]):
     Several processes may train together: each runs the same mode on its share of every batch.
     """
 
+    kind: ClassVar[str]
+
     @property
     @abstractmethod
     def batch(self) -> int:
         """Rows of data of a step."""
+
+    def other_with(self, steps: int) -> str:
+        """Why the steps of this mode are not the first ones of the same with more `steps`.
+
+        "" where they are, so that a training may go on beyond its end.
+        """
+        return f"'{self.kind}' does not say whether its steps depend on how many there are"
 
     @abstractmethod
     def save(self, state: State) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
+import attrs
 from loguru import logger
 
 from align.catalog.registry import Catalog, load_catalog
@@ -22,8 +23,9 @@ from align.core.mode import Trainable
 from align.core.study import Study
 from align.io import files
 from align.io import lock as locks
-from align.recipe import Loaded, load
+from align.recipe import Arm, Loaded, Recipe, load
 from align.report.schema import (
+    METRICS,
     RunResults,
     check_metrics,
     check_recipe,
@@ -32,25 +34,32 @@ from align.report.schema import (
     recipe_digest,
 )
 from align.runner.before import Before
-from align.runner.folder import EXTENSION, differences
+from align.runner.folder import EXTENSION, differences, slugs
 from align.runner.observers import ends_in_order
-from align.runner.record import Pulse
+from align.runner.record import Pulse, Record, libraries
 from align.runner.session import checked, reported, run_loaded
+from align.training import checkpoint
 
 _WHOLE: Final = "whole"  # the extension, once it is whole and has but to be moved
 
 
 def extend(
-    folder: Path, samples: int, *, progress: bool = True, catalog: Catalog | None = None
+    folder: Path,
+    *,
+    samples: int | None = None,
+    steps: int | None = None,
+    progress: bool = True,
+    catalog: Catalog | None = None,
 ) -> tuple[str, ...]:
-    """Make the samples of a run that it lacks of `samples`; its metrics are computed anew.
+    """Make the samples, or take the steps, that a run lacks; its metrics are computed anew.
 
-    The results are those of a run that had as many from the start, to the rounding that other
-    blocks make; costs are added up.
+    The results are those of a run that had as many from the start: of samples to the rounding that
+    other blocks make, of a training to the bit. Costs are added up.
 
     Args:
         folder: of a run that is done.
-        samples: how many each arm is to have.
+        samples: how many each arm is to have; or
+        steps: how many steps each arm is to train.
         progress: whether to show a progress bar on the terminal.
         catalog: the installed parts, if they are already loaded.
 
@@ -66,14 +75,19 @@ def extend(
         moved = folder / EXTENSION / _WHOLE
         if moved.exists():
             _move(moved, folder)
-        results = read(folder)
         catalog = catalog or load_catalog()
-        loaded, made = _more(folder, results, samples, catalog)
-        if made < samples:
-            again = shlex.join(["align", "extend", str(folder), "--samples", str(samples)])
+        wanted = _Wanted(samples=samples, steps=steps)
+        known, results = _known(folder, wanted, catalog)
+        if any(wanted.lacks(arm, known.recipe.run.samples) for arm in known.recipe.arms()):
             home = folder / EXTENSION / folder.absolute().name
-            _forget_others(home, checked(loaded)[1])
-            before = Before(folder, results, made)
+            loaded = load(folder / "recipe.toml", sets=wanted.sets(known.recipe), catalog=catalog)
+            text = checked(loaded)[1]
+            _forget_others(home, text)
+            before = None
+            if samples is not None:
+                before = Before(folder, results, known.recipe.run.samples)
+            _begin(home, folder, known.recipe, text)
+            again = shlex.join(["align", "extend", str(folder), *wanted.options])
             run_loaded(loaded, catalog, progress=progress, out=home, before=before, again=again)
             _join_logs(home, folder)
             home.replace(moved)
@@ -81,43 +95,103 @@ def extend(
         return reported(folder)
 
 
-def _more(folder: Path, results: RunResults, samples: int, catalog: Catalog) -> tuple[Loaded, int]:
-    """The recipe with so many samples, and how many there are.
+@final
+@attrs.frozen(kw_only=True)
+class _Wanted:
+    """What a run is to have: so many samples, or so many steps of training."""
+
+    samples: int | None
+    steps: int | None
+
+    @property
+    def number(self) -> int:
+        number = self.steps if self.samples is None else self.samples
+        assert number is not None
+        return number
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """Of the command."""
+        return ("--steps" if self.samples is None else "--samples"), str(self.number)
+
+    def lacks(self, arm: Arm, samples: int) -> bool:
+        """Whether an arm, of a run with so many samples, has fewer."""
+        return (arm.mode.steps if self.samples is None else samples) < self.number
+
+    def sets(self, recipe: Recipe) -> list[str]:
+        """What `--set` would be given."""
+        if self.samples is not None:
+            return [f"run.samples={self.samples}"]
+        arms = [f"compare[{place}]." for place in range(len(recipe.compare))] or [""]
+        return [f"{arm}mode.steps={self.steps}" for arm in arms]
+
+    def refusal(self, arm: Arm, samples: int) -> str:
+        """Why an arm, of a run with so many samples, cannot be added to; "" where it can."""
+        name, mode = arm.name, arm.mode
+        if self.samples is not None:
+            if reason := _alone(name, mode):
+                return reason
+            more = samples > self.samples
+            return f"it has {samples} samples already; name a number above that" if more else ""
+        if not isinstance(mode, Trainable):
+            return f"'{name}' does not train; --samples adds samples"
+        if mode.steps > self.number:
+            return f"'{name}' has {mode.steps} steps already; name a number above that"
+        reason = mode.other_with(self.number) if mode.steps < self.number else ""
+        return f"'{name}' with more steps is another training from the start: {reason}" * bool(
+            reason
+        )
+
+
+def _known(folder: Path, wanted: _Wanted, catalog: Catalog) -> tuple[Loaded, RunResults]:
+    """The recipe of a run, and its results.
 
     Raises:
-        PartError: they are not what a run of this recipe with more samples would begin with.
+        PartError: they are not what a run of this recipe with more would begin with.
     """
-    path = folder / "recipe.toml"
+    results = read(folder)
     check_recipe(folder, results)
     check_metrics(folder, results)
     for arm in results.arms:
         check_samples(folder, arm)
-    known, text = checked(load(path, catalog=catalog))
+    known, text = checked(load(folder / "recipe.toml", catalog=catalog))
     if recipe_digest(text) != results.recipe:
         what = differences(folder, text) or "what its parts are"
         raise PartError(
             f"'{folder}' cannot be extended: what the recipe says now is not what was run (it"
-            f" differs in {what}); run it again, with --set run.samples={samples}"
+            f" differs in {what}); run it again"
         )
-    made = known.recipe.run.samples
-    reasons = [reason for arm in known.recipe.arms() if (reason := _alone(arm.name, arm.mode))]
-    reasons += [
-        f"'{arm.name}' has {arm.samples} samples, and not {made}"
-        for arm in results.arms
-        if arm.samples != made and not reasons
-    ]
-    if made > samples:
-        reasons.append(f"it has {made} samples already; name a number above that")
-    if reasons:
+    samples = known.recipe.run.samples
+    reasons = [wanted.refusal(arm, samples) for arm in known.recipe.arms()]
+    if reasons := list(dict.fromkeys(filter(None, reasons))):
         raise PartError(f"'{folder}' cannot be extended: {'; '.join(reasons)}")
     _compare_versions(folder)
-    return load(path, sets=[f"run.samples={samples}"], catalog=catalog), made
+    return known, results
+
+
+def _begin(home: Path, folder: Path, recipe: Recipe, text: str) -> None:
+    """Have an extension go on from where the run ended: its chunks, and its checkpoints."""
+    if (home / "recipe.toml").exists():
+        return
+    names = slugs([arm.name for arm in recipe.arms()])
+    ours = Record(home, names, text)
+    theirs = Record(folder, names, files.read_text(folder / "recipe.toml"))
+    trained = [arm for arm in recipe.arms() if isinstance(arm.mode, Trainable)]
+    for arm in trained:
+        if theirs.saved(arm.name) is None:
+            raise PartError(
+                f"'{folder}' cannot be extended: the checkpoint of '{arm.name}' is gone"
+            )
+        checkpoint.adopt(ours.home(arm.name), theirs.home(arm.name), ours.identity(arm.name))
+    for name in ("about.json", *([METRICS] if trained else ())):
+        if (folder / name).exists():
+            files.write(home / name, files.read_text(folder / name))
 
 
 def _alone(name: str, mode: Any) -> str:
     """Why an arm's samples cannot be added to; "" where they can."""
     if isinstance(mode, Trainable):
-        return f"'{name}' trains, and what it learns depends on how long; run it with more steps"
+        return f"'{name}' trains; --steps has it train on"
     if isinstance(mode, Study):
         return f"'{name}' is a study, whose numbers are of all it looks at; run it again"
     if not mode.independent:
@@ -127,8 +201,6 @@ def _alone(name: str, mode: Any) -> str:
 
 def _compare_versions(folder: Path) -> None:
     """Say where libraries are others than those of the run."""
-    from align.runner.record import libraries
-
     facts = files.read_table(folder / "about.json")
     before, now = facts.get("libraries"), libraries()
     if isinstance(before, dict) and before != now:
@@ -167,6 +239,8 @@ def _move(whole: Path, folder: Path) -> None:
         for path in (folder / arm.folder).glob("*"):
             if path.suffix in (".png", ".npz") and path.name not in {*arm.files, "samples.npz"}:
                 files.remove(path)
+    for home in {path.parent for path in folder.rglob("checkpoint-*") if path.is_dir()}:
+        checkpoint.remove_older(home)
     files.remove(folder / EXTENSION)
 
 

@@ -340,11 +340,11 @@ class Record:
         if parallel.first() and (path := self.folder / METRICS).exists():
             files.keep(path)
         digest = self._steps[arm].digest()
-        checkpoint.write(self._home(arm), {**saved, "metrics": digest}, self._identity(arm))
+        checkpoint.write(self.home(arm), {**saved, "metrics": digest}, self.identity(arm))
 
     def saved(self, arm: str) -> dict[str, Any] | None:
         """What an interrupted run left behind."""
-        return checkpoint.read(self._home(arm), self._identity(arm))
+        return checkpoint.read(self.home(arm), self.identity(arm))
 
     def kept(self, command: str = "") -> str:
         """What a run that stops here leaves behind, and the command that takes it up.
@@ -352,7 +352,7 @@ class Record:
         Args:
             command: that began it, where it is not `align run`.
         """
-        done = {arm: checkpoint.steps_done(self._home(arm)) for arm in self.arms}
+        done = {arm: checkpoint.steps_done(self.home(arm)) for arm in self.arms}
         kept = [f"'{arm}' after {steps} steps" for arm, steps in done.items() if steps is not None]
         command = command or shlex.join(["align", "run", str(self.folder / "recipe.toml")])
         again = f"`{command}`" if parallel.count() == 1 else "the same command"
@@ -365,13 +365,13 @@ class Record:
         text = f"'{self.folder}' keeps what was written so far, which holds no checkpoint"
         return f"{text}; {again} begins anew"
 
-    def _identity(self, arm: str) -> dict[str, str]:
+    def identity(self, arm: str) -> dict[str, str]:
         """What a checkpoint must be of."""
         return {"recipe": recipe_digest(self.recipe), "arm": arm}
 
     def export(self, arm: str, export: Export) -> Path:
         """Write the trained weights."""
-        path = self._home(arm) / "model.safetensors"
+        path = self.home(arm) / "model.safetensors"
         self._write(path, export)
         for name, other in export.others.items():
             self._write(path.with_stem(f"model_{name}"), other())
@@ -383,7 +383,7 @@ class Record:
         for name, content in export.files.items():
             write(path.with_suffix("") / name, content)
 
-    def _home(self, arm: str) -> Path:
+    def home(self, arm: str) -> Path:
         """Where the weights of an arm are: in the run folder, unless there are several arms."""
         return self.folder if len(self.arms) == 1 else self.folder / "weights" / self.arms[arm]
 

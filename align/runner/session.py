@@ -74,8 +74,8 @@ class Session:
         rewards: of the recipe, loaded when an arm first needs them.
         observer: watches the run.
         shelves: where base samples are kept from run to run; None for nowhere.
-        before: a run with fewer samples, which are not made again; whoever has more of them made
-            makes the report.
+        before: a run with fewer samples, which are not made again.
+        reports: whether tables and pictures are made of the results.
     """
 
     recipe: Recipe
@@ -84,6 +84,7 @@ class Session:
     observer: RunObserver
     shelves: Shelves | None = None
     before: Before | None = None
+    reports: bool = True
 
     def run(self) -> Result:
         """All stages: base samples, the arms, metrics, record and report."""
@@ -156,7 +157,7 @@ class Session:
         for note in numbers.all_notes():
             logger.warning(note)
         self.record.results(numbers)
-        reports = parallel.first() and self.before is None
+        reports = parallel.first() and self.reports
         failures = reported(self.record.folder) if reports else ()
         self.record.about(not_made=list(failures))
         return failures
@@ -217,7 +218,8 @@ def run_loaded(
         progress: whether to show a progress bar on the terminal.
         out: the run folder, where it is not the recipe's own.
         before: a run of the recipe with fewer samples, which are not made again.
-        again: the command that takes the run up when it is stopped, where it is not `align run`.
+        again: the command that takes the run up when it is stopped, where it is not `align run`;
+            it makes tables and pictures itself.
     """
     loaded, text = checked(loaded)
     options, out = loaded.recipe.run, out or Path(loaded.recipe.run.out)
@@ -234,8 +236,8 @@ def run_loaded(
         rewards = Rewards(loaded.recipe.reward, device)
         with _at(loaded, _prompt_key(loaded.recipe)), _naming_far_numbers(text):
             shelves = _shelves(options, loaded.source.path)
-            session = Session(loaded.recipe, record, rewards, observer, shelves, before)
-            result = session.run()
+            arguments = loaded.recipe, record, rewards, observer, shelves, before
+            result = Session(*arguments, reports=not again).run()
     except BaseException as error:
         if is_interrupt(error):
             error.add_note(record.kept(again))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -61,9 +62,7 @@ def write(home: Path, saved: Mapping[str, Any], identity: Mapping[str, str] = _N
             text = json.dumps({**progress, "digest": _digest(progress)})
             files.write(partial / PROGRESS, text + "\n")
     if parallel.first():
-        for old in _folders(home).values():
-            if old != folder:
-                files.remove(old)
+        remove_older(home)
 
 
 def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any] | None:
@@ -106,6 +105,34 @@ def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any
     if not parallel.first():
         saved["meter"] |= {name: {} for name in parallel.COUNTS}
     return {**saved, "state": folder}
+
+
+def remove_older(home: Path) -> None:
+    """Remove all checkpoints in a folder but the latest."""
+    folders = _folders(home)
+    for done, folder in folders.items():
+        if done < max(folders):
+            files.remove(folder)
+
+
+def adopt(home: Path, source: Path, identity: Mapping[str, str]) -> None:
+    """Take the latest checkpoint of another run as one's own, with what it says that it is of.
+
+    Args:
+        home: folder that it is copied to.
+        source: folder of the other run's checkpoints; `read` has looked at it.
+        identity: of which recipe and arm it is from now on.
+    """
+    done = max(_folders(source))
+    with files.filling(home / f"checkpoint-{done}") as partial, files.writing(partial):
+        for path in sorted(_folders(source)[done].iterdir()):
+            if path.name != PROGRESS:
+                shutil.copyfile(path, partial / path.name)
+        progress = files.read_table(_folders(source)[done] / PROGRESS, "")
+        progress.pop("digest")
+        progress["of"] = dict(identity)
+        text = json.dumps({**progress, "digest": _digest(progress)})
+        files.write(partial / PROGRESS, text + "\n")
 
 
 def steps_done(home: Path) -> int | None:

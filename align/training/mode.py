@@ -15,7 +15,7 @@ from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.training import checkpoint
-from align.training.loop import Optimisation, StepResult, Training, advance
+from align.training.loop import Optimisation, StepResult, Training, advance, learning_rate_at
 
 
 @attrs.define(eq=False)
@@ -47,6 +47,19 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
     def sample_every(self) -> int:
         """Steps from one set of pictures in the record to the next; an option of some modes."""
         return self.steps
+
+    def other_with(self, steps: int) -> str:
+        """The learning rate must be the same; modes add what else depends on the number."""
+        rates = (
+            [learning_rate_at(self.optimisation, index, count) for index in range(self.steps)]
+            for count in (self.steps, steps)
+        )
+        if len({*map(tuple, rates)}) == 1:
+            return ""
+        return (
+            "its learning rate depends on the number of steps; with decay = 'none' and a warm-up of"
+            " its own ('warmup') it does not"
+        )
 
     @abstractmethod
     def loss(self, problem: Problem, state: State, rows: Streams, index: int) -> Loss:

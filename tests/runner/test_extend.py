@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from align.catalog.registry import load_catalog
 from align.core.errors import PartError, TakenError, UserInterrupt
 from align.io.lock import Lock
+from align.modes.distill.mode import Distill
 from align.modes.sampling.steer import Steer
 from align.report.schema import check_metrics, check_recipe, check_samples, read
 from align.runner import extend as extending
@@ -94,7 +95,7 @@ def few(whole, tmp_path):
 
 
 def more(folder, samples, catalog):
-    return extend(folder, samples, progress=False, catalog=catalog)
+    return extend(folder, samples=samples, progress=False, catalog=catalog)
 
 
 def states(folder, arm):
@@ -188,12 +189,11 @@ def test_extension_that_is_stopped_leaves_the_run_and_goes_on(few, whole, catalo
     alike(few, whole(7))
 
 
-@pytest.mark.parametrize("moves", [0, 3])
 def test_extension_that_is_killed_as_it_takes_its_place_takes_it_later(
-    few, whole, catalog, monkeypatch, moves
+    few, whole, catalog, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        replace, left = extending.Path.replace, [moves]
+        replace, left = extending.Path.replace, [3]
 
         def killed(self, target):
             if "whole" in self.parts:
@@ -273,3 +273,79 @@ def test_other_versions_of_libraries_are_named(few, catalog):
 def test_folder_without_a_run_is_refused(tmp_path, catalog):
     with pytest.raises(PartError, match="holds no finished run"):
         more(tmp_path / "away", 7, catalog)
+
+
+TRAINING = """\
+[run]
+checkpoint_every = 4
+
+[model]
+kind = "mixture"
+weights = [0.4, 0.6]
+means = [[-2.0, 0.0], [2.0, 1.0]]
+stds = [0.5, 0.7]
+
+[mode]
+kind = "distill"
+net = { kind = "mlp", width = 8, depth = 1 }
+steps = 6
+
+[mode.optimisation]
+batch = 8
+warmup = 2
+decay = "none"
+ema_decay = 0.9
+"""
+
+
+@pytest.fixture
+def trained(catalog, tmp_path):
+    """Train so many steps; returns the run folder."""
+
+    def training(steps, *sets):
+        (tmp_path / "r.toml").write_text(TRAINING)
+        more = [f"mode.steps={steps}", f'run.out="{tmp_path}/{steps} steps"', *sets]
+        return run(tmp_path / "r.toml", sets=more, progress=False, catalog=catalog).folder
+
+    return training
+
+
+def test_training_with_steps_added_is_the_one_that_had_them_from_the_start(
+    trained, catalog, monkeypatch
+):
+    folder, other = trained(6, "mode.pool=8"), trained(11, "mode.pool=8")
+    before = (folder / "metrics.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Distill, "finish", None)  # after the last step
+        with pytest.raises(PartError):
+            extend(folder, steps=11, progress=False, catalog=catalog)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    check_recipe(folder, read(folder))
+    extend(folder, steps=11, progress=False, catalog=catalog)
+    sound(folder)
+    assert lines(folder) == lines(other)
+    ours, theirs = (load_file(place / "model.safetensors") for place in (folder, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-11"]
+    assert read(folder).arms[0].cost.calls == read(other).arms[0].cost.calls
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ('mode.optimisation.decay="cosine"', "its learning rate depends on the number of steps"),
+        ("mode.times.diagonal_until=0.5", "its 'diagonal_until' is a share of all steps"),
+        ("mode.pool=100", "its 'pool' is no larger than training is long"),
+    ],
+)
+def test_training_whose_steps_depend_on_their_number_is_refused(trained, catalog, change, reason):
+    folder = trained(4, "mode.pool=8", change)
+    with pytest.raises(PartError, match=f"is another training from the start: {reason}"):
+        extend(folder, steps=6, progress=False, catalog=catalog)
+
+
+def test_samples_and_steps_are_added_to_what_has_them_alone(few, trained, catalog):
+    with pytest.raises(PartError, match="'steer' does not train; --samples adds samples"):
+        extend(few, steps=99, progress=False, catalog=catalog)
+    with pytest.raises(PartError, match="'distill' trains; --steps has it train on"):
+        extend(trained(2), samples=99, progress=False, catalog=catalog)

@@ -117,6 +117,15 @@ class Distill(TrainingMode[DistillState]):
                 raise OptionError(text, ("mode", "net"))
             networks.highest_rung(self.role)
 
+    def other_with(self, steps: int) -> str:
+        """Shares of all steps, and a pool that is as large as training is long, are others."""
+        for name in ("diagonal_until", "full_length_at", "context_start"):
+            if getattr(self.times, name):
+                return f"its '{name}' is a share of all steps"
+        if self.data is None and min(self.steps, steps) * self.batch < self.pool:
+            return "its 'pool' is no larger than training is long"
+        return super().other_with(steps)
+
     def init(self, problem: Problem, streams: Streams) -> DistillState:
         """Make the map, and read or make its clean data.
 

@@ -112,6 +112,12 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         if self.path == "tilt" and self.steps % self.stages:
             raise ValueError(f"'stages' must divide 'steps', {self.steps}")
 
+    def other_with(self, steps: int) -> str:
+        """Stages of a path are shares of all steps."""
+        if self.path == "tilt":
+            return "each of its 'stages' is a share of all steps"
+        return super().other_with(steps)
+
     @property
     def needs(self) -> frozenset[Need]:
         """The model and a reward; a sampler too where the objective draws from the posterior."""
