@@ -35,17 +35,10 @@ class Commands(click.Group):
         """A command by its name: our own, or one that a plugin brings."""
         own = super().get_command(ctx, cmd_name)
         brought = [] if own else [*entry_points(group=_BROUGHT, name=cmd_name)]
-        return self._loaded(brought[0]) if brought else own
-
-    def _loaded(self, point: EntryPoint) -> click.Command:
-        """A plugin's command, which tells its errors as ours do; one that says why it is none."""
-        who = f"the command '{point.name}' of {point.dist.name if point.dist else point.value}"
-        try:
-            command = point.load()
-        except Exception as error:
-            return _broken(point.name, f"{who} did not load: {type(error).__name__}: {error}")
-        if not isinstance(command, click.Command) or command.callback is None:
-            return _broken(point.name, f"{who} is no command of click")
+        if not brought:
+            return own
+        command = _loaded(brought[0])
+        assert command.callback is not None
         command.callback = self.guard(command.callback)
         return command
 
@@ -73,6 +66,18 @@ class Commands(click.Group):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _loaded(point: EntryPoint) -> click.Command:
+    """A plugin's command; one that says why it cannot run, where it cannot."""
+    who = f"the command '{point.name}' of {point.dist.name if point.dist else point.value}"
+    try:
+        command = point.load()
+    except Exception as error:
+        return _broken(point.name, f"{who} did not load: {type(error).__name__}: {error}")
+    if not isinstance(command, click.Command) or command.callback is None:
+        return _broken(point.name, f"{who} is no command of click")
+    return command
 
 
 def _broken(name: str, reason: str) -> click.Command:

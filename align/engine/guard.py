@@ -272,8 +272,8 @@ class GuardedReward(Reward):
                 " an estimator that follows no gradient, like 'stein', and tell the reward's author"
             )
         why = functools.partial(_why, data.dim() == 4)
-        finite = score.nan_to_num(nan=0.0) if self.may_miss else score
-        _finite(finite, f"{who}: score", why, extent(data))
+        known = score.masked_fill(score.isnan(), 0.0) if self.may_miss else score
+        _finite(known, f"{who}: score", why, extent(data))
         return score.clone()
 
 

@@ -8,6 +8,7 @@ finetuning   a step of fine-tuning over one of flow matching; from when fine-tun
 objectives   a step of each objective of `distill` over one of flow matching
 isolation    a reward in an interpreter of its own over the same reward here
 pipelines    sampling of pipelines of diffusers, in passes of their networks; needs the plugin
+remote       a reward of another machine over the same reward here; needs align-http[serve]
 startup      what a command costs before it does anything, in seconds of processes
 
 What a GPU takes at the size of DiT-XL/2 is measured by `python -m benchmarks.gpu`.
@@ -20,7 +21,15 @@ from importlib.util import find_spec
 
 import attrs
 
-from benchmarks.speed import finetuning, isolation, objectives, pipelines, startup, steering
+from benchmarks.speed import (
+    finetuning,
+    isolation,
+    objectives,
+    pipelines,
+    remote,
+    startup,
+    steering,
+)
 from benchmarks.speed.timing import Sizes
 from benchmarks.table import Table, parsed, parser_of, publish
 
@@ -30,9 +39,11 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "objectives": objectives.tables,
     "isolation": isolation.tables,
     "pipelines": pipelines.tables,
+    "remote": remote.tables,
     "startup": startup.tables,
 }
-HAS_PIPELINES = find_spec("align_diffusers") is not None
+NEEDED = {"pipelines": "align_diffusers", "remote": "align_http"}
+"""Plugins that parts need."""
 TOY = Sizes(rows=2, steps=2, rounds=1, batch=2, toy=True)
 
 
@@ -53,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = (field.name for field in attrs.fields(Sizes))
         sizes = Sizes(**{name: getattr(options, name) for name in names})
     module, settings = command[:3], [word for word in command[3:] if word not in PARTS]
-    everywhere = [name for name in PARTS if name != "pipelines" or HAS_PIPELINES]
+    everywhere = [name for name in PARTS if name not in NEEDED or find_spec(NEEDED[name])]
     for part in options.parts or everywhere:
         publish(PARTS[part](sizes), (*module, part, *settings), options.page, part)
 

@@ -39,7 +39,6 @@ def scores_and_gradient(reward: Reward, data: Tensor) -> tuple[Tensor, ...]:
 
 def tables(sizes: Sizes) -> Iterator[Table]:
     """Milliseconds a call of scores, and of scores with the vector-Jacobian product."""
-    head = ("pictures of 256x256", "what", "here, ms", "isolated, ms", "more, ms", "same bits")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "reward.py"
         file.write_text(CODE)
@@ -51,9 +50,15 @@ def tables(sizes: Sizes) -> Iterator[Table]:
         }
         part = read_part("reward", isolated, load_catalog())
         try:
-            yield Table("", head, rows(here, part.build(CPU), sizes))
+            yield table(here, part.build(CPU), sizes, "isolated")
         finally:
             part.close()
+
+
+def table(here: Reward, there: Reward, sizes: Sizes, place: str) -> Table:
+    """Of a reward in this process and the same one elsewhere."""
+    head = ("pictures of 256x256", "what", "here, ms", f"{place}, ms", "more, ms", "same bits")
+    return Table("", head, rows(here, there, sizes))
 
 
 def rows(here: Reward, there: Reward, sizes: Sizes) -> Iterator[tuple[str, ...]]:

@@ -254,6 +254,19 @@ def test_a_model_is_not_to_blame_for_states_that_no_flow_has(what, size, said, i
         calls(model, (torch.full_like(x, size), s, u, cond))[what]()
 
 
+def test_score_that_is_missing_passes_where_the_reward_may_miss_one():
+    data = torch.ones(3, 2)
+
+    def spoil(value):
+        return value.index_fill(0, torch.tensor([1]), math.nan)
+
+    guard = GuardedReward(Sums(spoil), "judge", Meter(), 100, may_miss=True)
+    assert guard.score(data, [""] * 3).isnan().tolist() == [False, True, False]
+    with pytest.raises(ContractError, match="1 numbers that are not finite"):
+        attrs.evolve(guard, inner=Sums(lambda v: v + math.inf)).score(data[:1], [""])
+    assert guard.meter.rewards.seconds["judge"] > 0
+
+
 @attrs.frozen(eq=False)
 class Sums(Reward):
     spoil: object

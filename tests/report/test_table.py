@@ -1,6 +1,7 @@
 """The numbers of the table."""
 
 import json
+import math
 from statistics import fmean
 
 import attrs
@@ -51,6 +52,25 @@ def test_heads_and_cells(tmp_path, results):
     # Mean 3, deviation sqrt(14 / 3), standard error sqrt(14 / 3 / 4) = 1.08.
     assert first == ["plain", "3.0 ± 1.1", "0.5 ± 0", "", "100", "25", "2", "12.3"]
     assert second == ["steered", "1.25", "", "0.1235", "0", "0", "0", "0.0"]
+
+
+def test_scores_that_are_missing_are_counted(tmp_path, arm_of):
+    scores = {"cat": [1.0, math.nan, 3.0, 2.0], "dog": [math.nan] * 4}
+    results = RunResults(rewards=REWARDS, arms=(arm_of("plain", 0, 4, scores=scores),))
+    _, (cells,) = rows(tmp_path, results)
+    assert cells[1] == "2.00 ± 0.58 (3 of 4)" and cells[2] == "none of 4"
+    assert results.scores_of(results.arms[0], 1)["cat"] == "missing"
+
+
+def test_judges_have_columns_of_calls_seconds_and_price(tmp_path, arm_of):
+    judge = RewardRole(weight=1.0, held_out=False, external=True, price=0.25)
+    cost = Cost(reward_calls={"cat": 60, "dog": 20}, reward_seconds={"cat": 7.5})
+    arms = (arm_of("plain", 0, 4, scores={"cat": [1.0] * 4}, cost=cost),)
+    heads, (cells,) = rows(tmp_path, RunResults(rewards=REWARDS | {"cat": judge}, arms=arms))
+    known = dict(zip(heads, cells, strict=True))
+    assert (known["judge calls"], known["judge seconds"], known["price"]) == ("15", "7.5", "15")
+    lines = long(tmp_path, RunResults(rewards=REWARDS | {"cat": judge}, arms=arms))
+    assert ["plain", "4", "price", "15", ""] in lines
 
 
 def test_scores_beyond_any_square_have_their_error(tmp_path, arm_of):

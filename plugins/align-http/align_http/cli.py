@@ -15,7 +15,12 @@ from align.core.errors import PartError, RecipeError
 @click.command()
 @click.argument("rewards", nargs=-1, required=True, metavar="REWARD...")
 @click.option("--host", default="127.0.0.1", help="Address to listen at; by default this machine.")
-@click.option("--port", default=8423, help="Port to listen at; 0 takes a free one.")
+@click.option(
+    "--port",
+    default=8423,
+    type=click.IntRange(0, 65535),
+    help="Port to listen at; 0 takes a free one.",
+)
 @click.option("--token-env", default="", metavar="NAME", help="Variable with a token to ask for.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--max-megabytes", default=256.0, help="Largest request.")
@@ -101,7 +106,10 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there; raises PartError where it cannot."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+        listener = socket.create_server((host, port), family=family)
+        # Connections have it from the listener: an answer does not wait for the client's next word.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except OSError as error:
         text = f"cannot listen at {host}, port {port}: {error}"
         raise PartError(f"{text}; choose others by --host and --port") from error

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import math
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,9 +34,8 @@ def served(app: Any, **options: Any) -> Iterator[str]:
         app: of ASGI.
         options: of uvicorn, such as `ssl_certfile`.
     """
-    import socket
-
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     settings = {"log_level": "critical", "ws": "none", "lifespan": "off", **options}
     config = uvicorn.Config(app, timeout_graceful_shutdown=5, **settings)
     server = uvicorn.Server(config)
