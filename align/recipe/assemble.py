@@ -18,6 +18,7 @@ from align.catalog.registry import Catalog
 from align.core.option import MOST_ERRORS, ConfigError, ConfigErrors, Key
 from align.core.term import RewardTerm
 from align.recipe.schema import Arm, Recipe
+from align.recipe.source_map import holds
 from align.recipe.sweep import SECTION, VARIED
 
 LONGEST_NAME: Final = 200
@@ -138,7 +139,7 @@ def _read_arms(
         errors += [
             error.under("compare", index)
             for error in arm_errors
-            if error not in base_errors or _holds(table, error.key)
+            if error not in base_errors or holds(table, error.key)
         ]
         if not errors and not base_errors:
             base: dict[str, Any] = {name: read.get(name) for name in VARIED}
@@ -173,13 +174,3 @@ def _read_arm(
         except ConfigErrors as error:
             errors += [error.under(key) for error in error.errors]
     return changed, errors
-
-
-def _holds(table: Any, key: Key) -> bool:
-    """Whether the document has something at `key`."""
-    for part in key:
-        inside = range(len(table)) if isinstance(table, list) else table
-        if not isinstance(inside, dict | range) or part not in inside:
-            return False
-        table = table[part]
-    return True

@@ -113,9 +113,27 @@ class Source:
         return self.path if self.text is None else f"{self.path}:{line}"
 
     def _override(self, key: Key) -> Override | None:
-        """The last override that set `key`, or a table around it."""
+        """The last override that set `key` or a table around it, or made the table at `key`."""
         setting = [o for o in self.overrides if key[: len(o.key)] == o.key]
+        if not setting and self.overrides and not self._has(key):
+            setting = [o for o in self.overrides if o.key[: len(key)] == key]
         return setting[-1] if setting else None
+
+    def _has(self, key: Key) -> bool:
+        """Whether the file itself holds `key`; what is no file is taken to do so."""
+        if self.text is None:
+            return True
+        return holds(tomllib.loads(self.text), key)
+
+
+def holds(table: Any, key: Key) -> bool:
+    """Whether a document has something at `key`."""
+    for part in key:
+        inside = range(len(table)) if isinstance(table, list) else table
+        if not isinstance(inside, dict | range) or part not in inside:
+            return False
+        table = table[part]
+    return True
 
 
 def one_line(text: str) -> str:

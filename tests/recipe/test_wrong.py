@@ -342,6 +342,7 @@ def read_lines(read):
         (['mode.inner="toy_mpa"'], ["no sampler named 'toy_mpa'; did you mean 'toy_map'?"]),
         (["mode.kind.x=1"], ["mode.kind is the string 'toy_guide', not a table"]),
         (["mode[0]=1"], ["mode is a table, and [0] counts the elements of an array"]),
+        (["metrik.x=3"], ["metrik: no section named 'metrik'; did you mean 'metric'?"]),
         (["mode.steps=0", "moed=1"], ["'steps' must be at least 1, got 0", None]),
     ],
 )
