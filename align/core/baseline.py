@@ -104,6 +104,30 @@ class BaseRewardStats:
             n *= 2
         return found
 
+    def bound(self, mean: float) -> tuple[float, float, float]:
+        """The largest λ E_q[r] − log E_p[e^{λ r}] of a law q with this mean of r.
+
+        KL(q | p) is no less; the bound is KL(p_λ | p) where p_λ has the mean. λ goes no further
+        than where its effective number of samples falls to `FEW`.
+
+        Returns:
+            The bound, λ, and the effective number.
+        """
+        r = self.r.double()
+        sign = 1.0 if mean >= float(r.mean()) else -1.0
+        spread = deviation(self.r) if len(self.r) > 1 else 0.0
+        if not spread or len(self.r) < FEW:
+            return 0.0, 0.0, float(len(self.r))
+        low, high = 0.0, 64 / spread
+        for _ in range(60):
+            # The mean of r rises with λ, and the effective number falls.
+            tilt = (low + high) / 2
+            reached = sign * (self.law(sign * tilt)[0] - mean) >= 0
+            low, high = (low, tilt) if reached or self._ess(sign * tilt) < FEW else (tilt, high)
+        tilt = sign * low
+        evidence = float(torch.logsumexp(tilt * r, 0)) - math.log(len(r))
+        return tilt * mean - evidence, tilt, self._ess(tilt)
+
     def _ess(self, tilt: float) -> float:
         return 1 / float(torch.softmax(tilt * self.r.double(), 0).square().sum())
 
@@ -129,6 +153,7 @@ class Divergence:
         ess: how many unsteered samples V̂_0 rests on. With fewer than `FEW` V̂_0 is too low,
             and so `at_least` too high.
         at_most: KL(q | p) by the mode's own account, or a bound of it from above.
+        base: the arm whose model is the base model p; "" for the arm's own model.
     """
 
     reward: float
@@ -137,6 +162,7 @@ class Divergence:
     at_least_error: float | None = None
     ess: float | None = None
     at_most: float | None = None
+    base: str = ""
 
     @property
     def says_nothing(self) -> bool:
@@ -167,6 +193,26 @@ class Divergence:
         return attrs.evolve(
             gain, at_least=mean - baseline.value, at_least_error=both, ess=baseline.ess
         )
+
+    @classmethod
+    def elsewhere(
+        cls, r: Tensor, baseline: BaseRewardStats | None, base: str, *, compared: Tensor
+    ) -> Divergence:
+        """The divergence from the model of another arm, as of one that was tuned from it.
+
+        Samples of a tuned model follow no tilted law of this r, so that the bound from below is the
+        best of all λ r; see `BaseRewardStats.bound`. From above nothing is known.
+        """
+        shown, shown_error = _mean(compared)
+        gain = cls(reward=shown, reward_error=shown_error, base=base)
+        if baseline is None:
+            return gain
+        mean, error = _mean(r)
+        bound, tilt, ess = baseline.bound(mean)
+        count = len(baseline.r)
+        of_base = math.sqrt(max(count / ess - 1, 0) / max(count - 1, 1))
+        both = None if error is None else math.hypot(tilt * error, of_base)
+        return attrs.evolve(gain, at_least=max(bound, 0.0), at_least_error=both, ess=ess)
 
 
 def _mean(r: Tensor) -> tuple[float, float | None]:

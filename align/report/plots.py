@@ -317,13 +317,18 @@ def reward_over_divergence(axes: Axes, results: RunResults) -> None:
     an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
     law has a higher mean of r at the same divergence.
     """
+    gains = _gains(results)
+    measured_from = {gain.base or arm.name for _, arm, gain in gains}
     for base in results.unsteered:
-        _family(axes, base)
+        if measured_from & set(base.arms):
+            _family(axes, base)
     low, high = _usual_rewards(results)
     for number, arm, gain in _gains(results):
         if not _has_left(arm) or low <= gain.reward <= high:
             _divergence(axes, gain, number)
-    axes.set_xlabel("KL(samples | base model), nats")
+    other = next((gain.base for *_, gain in gains if gain.base), "")
+    model = f"model of '{plot_text(other)}'" if other else "base model"
+    axes.set_xlabel(f"KL(samples | {model}), nats")
     axes.set_ylabel(_MEAN)
     # The best possible mean of a normal reward is a straight line on this scale.
     axes.set_xscale("function", functions=(_root, _square))

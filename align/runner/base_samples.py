@@ -29,13 +29,16 @@ from align.io.tensors import packed, unpacked
 from align.io.text import visible
 from align.modes.sampling.best_of_n import BestOfN
 from align.recipe import Arm, Recipe
-from align.runner.block import total_cost
+from align.runner.block import latents_of, total_cost
 from align.runner.build import Built, Rewards, build
 from align.runner.kept import Drawn, Scored, Shelf, Shelves
 from align.runner.observers import NullObserver
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Is called with the number of samples made so far, and of all."""
+
+_SAME: Final = 0.02  # differences of data that half precision makes
+_ASKED: Final = frozenset({"prompt", "prompts", "negative_prompt"})
 
 PIECES: Final = 4  # the progress bar moves this often, if memory asks for no smaller pieces
 
@@ -52,6 +55,7 @@ class BaseSamples:
         cost: of making and scoring them, whenever that was; no arm's cost counts it.
         traits: what arms' samples are compared with.
         origin: says where they are from, if they were not drawn in this run.
+        latents: what the model makes of fixed states, as `latents_of` says.
     """
 
     model: ModelSpec
@@ -60,6 +64,7 @@ class BaseSamples:
     cost: Cost
     traits: Traits
     origin: str = ""
+    latents: tuple[float, ...] = ()
 
 
 @final
@@ -71,10 +76,12 @@ class BaseSampleSet:
         models: samples of each base model that something needs them of.
         transforms: f of each optimised reward by name, from the first optimising arm's model, so
             that r is the same function for all arms.
+        first: the first optimising arm of the run.
     """
 
     models: tuple[BaseSamples, ...] = ()
     transforms: Mapping[str, Transform | None] = attrs.field(factory=dict)
+    first: Arm | None = None
 
     def normalised(self, built: Built) -> Built:
         """The arm with its rewards normalised and clipped as the recipe says."""
@@ -91,6 +98,22 @@ class BaseSampleSet:
     def of(self, arm: Arm) -> BaseSamples | None:
         """The samples of an arm's own model; None where there are none."""
         return next((base for base in self.models if base.model == arm.model), None)
+
+    def measured_from(self, arm: Arm, latents: Sequence[float]) -> Arm | None:
+        """The arm whose model another arm's divergence is from; None for the arm's own model.
+
+        That is the first arm, for another model over the same latents, such as one that was tuned
+        from it. Where there are no samples to tell, models that make the same data count as such.
+
+        Args:
+            arm: the other arm.
+            latents: what its model makes of fixed states, as `latents_of` says.
+        """
+        first = self.first
+        if first is None or not _alike_at_sight(first.model, arm.model):
+            return None
+        base = self.of(first)
+        return first if base is None or _close(base.latents, latents) else None
 
 
 def sample_bases(
@@ -138,7 +161,7 @@ def fitted_to(recipe: Recipe, models: Sequence[BaseSamples]) -> BaseSampleSet:
     for name, transform in transforms.items():
         if transform is not None:
             logger.info("reward {}: {}", name, transform)
-    return BaseSampleSet(tuple(models), transforms)
+    return BaseSampleSet(tuple(models), transforms, optimising[0])
 
 
 def to_file(bases: BaseSampleSet) -> bytes:
@@ -154,6 +177,7 @@ def to_file(bases: BaseSampleSet) -> bytes:
                 "cost": cattrs.unstructure(base.cost),
                 "scores": list(base.scores),
                 "origin": base.origin,
+                "latents": list(base.latents),
             }
         )
     return packed(tensors, {"models": facts})
@@ -173,6 +197,7 @@ def from_file(recipe: Recipe, content: bytes) -> BaseSampleSet | None:
             cost=cattrs.structure(table["cost"], Cost),
             traits=Traits(tensors[f"{place} norm"], tensors[f"{place} residual"]),
             origin=table["origin"],
+            latents=tuple(table["latents"]),
         )
         for place, (arm, table) in enumerate(zip(arms, facts["models"], strict=True))
         if arm.model is not None
@@ -187,6 +212,8 @@ def arms_with_bases(recipe: Recipe) -> tuple[Arm, ...]:
     needed = [arm for arm in optimising if _is_compared(arm)]
     if optimising and any(term.normalise != "none" for term in terms):
         needed.insert(0, optimising[0])
+    if any(_alike_at_sight(optimising[0].model, arm.model) for arm in optimising):
+        needed.insert(0, optimising[0])
     first = list[Arm]()
     for arm in needed:
         if arm.model is not None and not any(other.model == arm.model for other in first):
@@ -197,6 +224,27 @@ def arms_with_bases(recipe: Recipe) -> tuple[Arm, ...]:
 def flow_steps_of(recipe: Recipe, model: ModelSpec | None) -> int:
     """The most steps in which an arm of a model samples plainly, else as many as is usual."""
     return _flow_steps([arm for arm in recipe.arms() if arm.model == model])
+
+
+def _alike_at_sight(first: ModelSpec | None, other: ModelSpec | None) -> bool:
+    """Whether another model may be one that was tuned from the first: it makes the same data."""
+    if first is None or other is None or first == other or first.domain != other.domain:
+        return False
+    shapes = {first.state_shape, other.state_shape} - {None}
+    return len(shapes) < 2 and _asks(first) != _asks(other)
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two models make the same of fixed states, up to what half precision makes of it."""
+    return len(one) == len(other) and all(
+        abs(a - b) <= _SAME for a, b in zip(one, other, strict=True)
+    )
+
+
+def _asks(model: ModelSpec) -> dict[str, object]:
+    """A model's options without what samples are made for."""
+    options = attrs.asdict(model, recurse=False)
+    return {"kind": model.kind} | {k: v for k, v in options.items() if k not in _ASKED}
 
 
 def _optimising(recipe: Recipe) -> list[Arm]:
@@ -247,6 +295,7 @@ def draw(
         cost=total_cost([drawn.cost, *(one.cost for one in scored.values())]),
         traits=drawn.traits,
         origin=origin,
+        latents=latents_of(problem.model),
     )
 
 

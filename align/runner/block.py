@@ -17,8 +17,9 @@ from align.core.attribution import attributed
 from align.core.departure import Traits
 from align.core.metric import Metric, State, merge_metric, update_metric
 from align.core.mode import HasWarnings, Info, ReportsKL
-from align.core.model import Licensed
+from align.core.model import FlowModel, Licensed
 from align.core.prompts import ReadsPrompts, prompt_notes
+from align.core.streams import Streams
 from align.core.study import Findings, Study
 from align.engine.loop import Outcome
 from align.engine.meter import Cost
@@ -50,6 +51,7 @@ class Block:
         kept: what each metric keeps of the samples, in the recipe's order.
         chunks: how many rows went through the parts at once, by part.
         findings: of a study.
+        latents: what the model makes of fixed states, as `latents_of` says.
     """
 
     samples: int
@@ -68,6 +70,7 @@ class Block:
     kept: tuple[State, ...] = ()
     chunks: Mapping[str, int] = attrs.field(factory=dict)
     findings: Findings | None = None
+    latents: tuple[float, ...] = ()
 
     @classmethod
     @torch.no_grad()
@@ -118,6 +121,7 @@ class Block:
             traits=Traits.of(problem.model, x1, problem.cond, built.streams) if compared else None,
             notes=notes,
             kept=tuple(update_metric(metric, data) for metric in metrics),
+            latents=latents_of(problem.model),
         )
 
     @classmethod
@@ -161,6 +165,7 @@ class Block:
                 for place, metric in enumerate(metrics)
             ),
             chunks=_fewest([block.chunks for block in every]),
+            latents=every[0].latents,
         )
 
     def on_disk(self) -> Self:
@@ -203,6 +208,7 @@ class Block:
             "scores": list(self.scores),
             "given": list(self.given),
             "kept": [list(state) for state in self.kept],
+            "latents": list(self.latents),
         }
         return packed(tensors, facts)
 
@@ -238,7 +244,19 @@ class Block:
                 for place, names in enumerate(facts["kept"])
             ),
             chunks=facts["chunks"],
+            latents=tuple(facts["latents"]),
         )
+
+
+@torch.no_grad()
+def latents_of(model: FlowModel) -> tuple[float, ...]:
+    """By what a model is known to have the latents of another: some of what it makes of one state.
+
+    The number of entries of the data comes first.
+    """
+    x1 = Streams(0, (0,), ("latents",), model.device).normal(model.shape).to(model.dtype)
+    data = model.decode(x1).detach().double().flatten().cpu()
+    return (float(len(data)), *data[:: max(1, len(data) // 64)].tolist())
 
 
 def _notes_of(built: Built, outcome: Outcome) -> tuple[str, ...]:

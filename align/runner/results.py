@@ -198,13 +198,16 @@ def result_of(
     if "reward" not in arm.mode.needs or not reward.optimised:
         return result
     common = reward.weighed(weights)
-    divergence = Divergence.of(
-        reward.of(block.scores),
-        BaseRewardStats(reward.of(base.scores)) if base else None,
-        block.path_kl,
-        compared=common.of(block.scores),
-    )
-    shown = {name: f"{v:.4g}" for name, v in attrs.asdict(divergence).items() if v is not None}
+    r, compared = reward.of(block.scores), common.of(block.scores)
+    if first := bases.measured_from(arm, block.latents):
+        its = bases.of(first)
+        stats = BaseRewardStats(reward.of(its.scores)) if its else None
+        divergence = Divergence.elsewhere(r, stats, first.name, compared=compared)
+    else:
+        stats = BaseRewardStats(reward.of(base.scores)) if base else None
+        divergence = Divergence.of(r, stats, block.path_kl, compared=compared)
+    known = attrs.asdict(divergence, filter=lambda _, value: value is not None)
+    shown = {name: rounded(v) if isinstance(v, float) else v for name, v in known.items()}
     logger.info("{}: {}", arm.name, shown)
     return attrs.evolve(
         result, divergence=divergence, base_r=common.of(base.scores) if base else None
@@ -312,6 +315,7 @@ def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     """What must be said about the run as a whole."""
     notes = _unmeasured(recipe.metric, results) + _not_finite(recipe, results)
     known = [(x.name, x.divergence) for x in results if x.divergence is not None]
+    notes += _measured_elsewhere(known)
     if silent := [name for name, gain in known if gain.says_nothing]:
         notes += (
             f"'KL at least' says nothing of {', '.join(silent)}, and is shown as 0: the mean of r"
@@ -329,6 +333,23 @@ def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
         " samples count in it. Scores and pictures are not affected; "
         f"run.unsteered = {enough} or more measures it better.",
     )
+
+
+def _measured_elsewhere(known: Sequence[tuple[str, Divergence]]) -> tuple[str, ...]:
+    """Of which arms the divergence is from the model of another, and of which it is unknown."""
+    names = {
+        is_known: [name for name, x in known if x.base and (x.at_least is not None) == is_known]
+        for is_known in (True, False)
+    }
+    base = next((gain.base for _, gain in known if gain.base), "")
+    notes = list[str]()
+    if names[True]:
+        text = f"KL of {', '.join(names[True])} is from the model of '{base}', which has the same"
+        notes.append(f"{text} latents; from above it is not known.")
+    if names[False]:
+        text = f"KL of {', '.join(names[False])} from the model of '{base}' is not known, as"
+        notes.append(f"{text} run.unsteered is 0; 64 or more measures it.")
+    return tuple(notes)
 
 
 def _unmeasured(metrics: Sequence[Metric], results: Sequence[ArmResult]) -> tuple[str, ...]:

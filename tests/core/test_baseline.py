@@ -139,3 +139,22 @@ def test_the_best_of_n_is_the_mean_over_all_choices():
         spread = torch.tensor(left, dtype=torch.float64).var(correction=0)
         assert error == pytest.approx(math.sqrt((len(r) - 1) * spread), rel=1e-9)
     assert BaseRewardStats(r[:1]).best_of() == []
+
+
+@pytest.mark.parametrize("mean", [1.0, 0.4, -0.7])
+def test_bound_of_a_shifted_normal_is_its_divergence(mean):
+    # r = x on N(0, 1): of all laws with this mean, N(mean, 1) is the nearest.
+    baseline = BaseRewardStats(normal(50_000))
+    bound, tilt, _ = baseline.bound(mean)
+    assert (bound, tilt) == (pytest.approx(mean**2 / 2, abs=0.03), pytest.approx(mean, abs=0.03))
+    found = Divergence.elsewhere(normal(2000, 1) + mean, baseline, "first", compared=normal(9))
+    assert found.at_least == pytest.approx(mean**2 / 2, abs=4 * found.at_least_error)
+    assert (found.base, found.at_most) == ("first", None)
+
+
+def test_bound_goes_no_further_than_samples_tell():
+    baseline = BaseRewardStats(normal(64))
+    near, far = (baseline.bound(mean) for mean in (6.0, 12.0))
+    assert near[1] == far[1] and near[2] == far[2] == pytest.approx(10, abs=0.1)
+    assert BaseRewardStats(torch.zeros(64)).bound(3.0)[:2] == (0.0, 0.0)
+    assert BaseRewardStats(normal(8)).bound(3.0)[0] == 0.0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import align
-from align.core.baseline import FEW, Divergence
+from align.core.baseline import FEW, BaseRewardStats, Divergence
 from align.core.errors import PartError
 from align.core.model import NoisyState
 from align.core.reward import Term, WeightedReward
@@ -134,6 +134,37 @@ def test_no_model_is_sampled_where_nothing_needs_samples(unsteered):
     assert bases.normalised(training) is training
     assert bases_of(recipe(arm(Steer()), rewards=())).models == ()
     assert bases_of(recipe(arm(ValueCorrelation()), unsteered=unsteered)).models == ()
+
+
+def test_divergence_of_another_model_is_from_that_of_the_first_arm():
+    arms = arm(BestOfN(n=1)), arm(BestOfN(n=1), model=OTHER, name="tuned")
+    asked = recipe(*arms, unsteered=64)
+    bases = bases_of(asked)
+    results = [ended(asked, bases, number) for number in range(2)]
+    first, tuned = (result.divergence for result in results)
+    assert (first.at_least, first.at_most, first.base) == (0, 0, "")
+    stats = BaseRewardStats(bases.models[0].scores["near"])
+    assert tuned.at_least == pytest.approx(stats.bound(tuned.reward)[0])
+    assert (tuned.at_least > 0, tuned.at_most, tuned.base) == (True, None, "a")
+    (note,) = to_record(asked, results, bases, {"a": "samples/a", "tuned": "samples/t"}).notes
+    assert note.startswith(
+        "KL of tuned is from the model of 'a', which has the same latents; from above"
+    )
+    # One that decodes otherwise has a base model of its own.
+    models = (attrs.evolve(bases.models[0], latents=(1.0, 9.0)),)
+    found = ended(asked, attrs.evolve(bases, models=models), 1).divergence
+    assert (found.at_least, found.at_most, found.base) == (0, 0, "")
+
+
+def test_divergence_of_another_model_is_not_known_without_base_samples():
+    arms = arm(BestOfN(n=1)), arm(BestOfN(n=1), model=OTHER, name="tuned")
+    asked = recipe(*arms, unsteered=0)
+    bases = bases_of(asked)
+    results = [ended(asked, bases, number) for number in range(2)]
+    tuned = results[1].divergence
+    assert (tuned.at_least, tuned.at_most, tuned.base) == (None, None, "a")
+    (note,) = to_record(asked, results, bases, {"a": "samples/a", "tuned": "samples/t"}).notes
+    assert note.endswith("is not known, as run.unsteered is 0; 64 or more measures it.")
 
 
 def test_no_bound_without_base_samples():
