@@ -86,6 +86,11 @@ def inputs(part: Any) -> dict[str, tuple[Path, ...]]:
     return found
 
 
+def kept_folders(part: Any) -> list[str]:
+    """Folders that a part, or a whole recipe, fills or uses, and that are no part of it."""
+    return [value for _, value, use in _paths(part) if use == "kept"]
+
+
 def _paths(part: Any) -> Iterator[tuple[str, str, Any]]:
     """Names, values and uses of options that are paths, in parts and tables inside too.
 

@@ -12,7 +12,7 @@ import attrs
 import tomli_w
 
 from align.catalog.registry import Catalog
-from align.catalog.tables import inputs
+from align.catalog.tables import inputs, kept_folders
 from align.core.errors import PartError
 from align.io.files import read_table, readable, replacing
 from align.io.paths import files_in
@@ -111,7 +111,7 @@ class _Layout:
     Attributes:
         members: relative place of each file, by its absolute path.
         values: what stands in the recipe in place of each path.
-        outside: what code names that lies neither beside it nor in the working folder.
+        outside: what is not packed though it is needed, and what is to be done.
     """
 
     members: dict[str, str] = attrs.field(factory=dict)
@@ -129,6 +129,8 @@ class _Layout:
                 layout._add_code(value, code)
             else:
                 layout._add(value)
+        for value in kept_folders(recipe):
+            layout._leave(value)
         return layout
 
     def moved(self, value: Any) -> Any:
@@ -166,6 +168,13 @@ class _Layout:
             for name, (file, _) in files_in(value).items():
                 self.members[str(file)] = f"{root}/{name}"
         self.values[value] = place
+
+    def _leave(self, value: str) -> None:
+        """What a run keeps is made anew; an environment is not, and the recipe has to name one."""
+        if (Path(value) / "pyvenv.cfg").exists():
+            self.outside.append(f"'{value}', an environment: make one, and name it in recipe.toml")
+        else:
+            self.values[value] = f"kept/{Path(value).name}"
 
     def _home(self, what: str, name: str) -> str:
         """A folder in the archive for what lies in one place."""

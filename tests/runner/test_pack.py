@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from align.catalog.registry import load_catalog
 from align.cli.main import main
 from align.core.errors import PartError, RecipeError
+from align.recipe import load
 from align.runner.pack import pack
 from align.runner.session import run
 
@@ -127,3 +128,44 @@ def test_what_cannot_be_packed_is_told(made, tmp_path):
     Path("prompts.txt").write_text("a cat\na dog\na fox\n")
     with pytest.raises(RecipeError, match=r"prompts\.txt\": it has changed since"):
         pack(made, tmp_path / "b.zip", load_catalog(), largest=1e6)
+
+
+TRAINED = """\
+[run]
+samples = 2
+
+[mode]
+kind = "autoencode"
+steps = 1
+data = { path = "%s", latents = "kept latents" }
+net = { kind = "upsample", colours = 1, width = 8 }
+
+[files]
+"""
+
+
+@pytest.mark.parametrize("path", ["pictures", "pictures/train/a/{0..1}.png"])
+def test_data_are_packed_as_they_lie(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    inner = tmp_path / "pictures" / "train" / "a"
+    inner.mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        (inner / name).write_bytes(b"no picture is read")
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(TRAINED % path)
+    packed = pack(folder, tmp_path / "a.zip", load_catalog(), largest=1e6)
+    there = unpacked(packed.path, tmp_path / "there")
+    tables = tomllib.loads((there / "recipe.toml").read_text())
+    root = "files/pictures" if path == "pictures" else "files/a"
+    placed = root + path.removeprefix("pictures").removeprefix("/train/a")
+    assert (tables["mode"]["data"]["path"], tables["mode"]["data"]["latents"]) == (
+        placed,
+        "kept/kept latents",
+    )
+    assert list(tables["files"]) == [placed]
+    names = sorted(str(p.relative_to(there / root)) for p in (there / root).rglob("*.png"))
+    within = "train/a/" if path == "pictures" else ""
+    assert names == [f"{within}0.png", f"{within}1.png"]
+    monkeypatch.chdir(there)
+    assert load("recipe.toml", catalog=load_catalog()).recipe.mode.data.path == str(there / placed)
