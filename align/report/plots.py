@@ -318,15 +318,15 @@ def reward_over_divergence(axes: Axes, results: RunResults) -> None:
     law has a higher mean of r at the same divergence.
     """
     gains = _gains(results)
+    other = next((gain.base for *_, gain in gains if gain.base), "")
     measured_from = {gain.base or arm.name for _, arm, gain in gains}
     for base in results.unsteered:
-        if measured_from & set(base.arms):
+        if not other or measured_from & set(base.arms):
             _family(axes, base)
     low, high = _usual_rewards(results)
     for number, arm, gain in _gains(results):
         if not _has_left(arm) or low <= gain.reward <= high:
             _divergence(axes, gain, number)
-    other = next((gain.base for *_, gain in gains if gain.base), "")
     model = f"model of '{plot_text(other)}'" if other else "base model"
     axes.set_xlabel(f"KL(samples | {model}), nats")
     axes.set_ylabel(_MEAN)

@@ -290,6 +290,25 @@ def test_tradeoff_shows_the_best_possible_by_base_samples(
         assert rewards[0] == pytest.approx(0.7)
 
 
+def test_tradeoff_of_a_tuned_model_is_over_the_distance_from_the_first(folder_of, arm_of, drawn):
+    r = (0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0, 1.9)
+    arms = (
+        arm_of("plain", 0, divergence=gained(0.7, at_least=0.0, at_most=0.0)),
+        arm_of("tuned", 1, divergence=gained(1.2, at_least=0.3, base="plain")),
+    )
+    bases = tuple(
+        attrs.evolve(base_of(numbers), arms=(arm.name,))
+        for arm, numbers in zip(arms, (r, (*r, 2.0)), strict=True)
+    )
+    tradeoff(folder_of(*arms), RunResults(arms=arms, unsteered=bases))
+    _, distance = drawn["tradeoff.png"].axes
+    labels = distance.get_legend_handles_labels()[1]
+    assert [label for label in labels if "possible" in label] == [
+        "best possible, by 8 unsteered samples"
+    ]
+    assert distance.get_xlabel() == "KL(samples | model of 'plain'), nats"
+
+
 def test_no_tradeoff_of_arms_without_a_reward(folder_of, arm_of):
     folder = folder_of(arm_of("a", 0))
     tradeoff(folder, RunResults(arms=(arm_of("a", 0), arm_of("b", 1, divergence=None))))
