@@ -8,6 +8,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -138,9 +139,8 @@ def _plugins(catalog: Catalog) -> Iterator[Finding]:
 
 def _missing() -> Iterator[Finding]:
     """Packages that align and its plugins ask for and that are not installed."""
-    points = metadata.entry_points(group=_GROUP)
     needed, wanted = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-    for name in sorted({_CORE, *(point.dist.name for point in points if point.dist)}):
+    for name in _distributions():
         for package, extra in _asked_for(name):
             if extra:
                 wanted[package].append(f"'{extra}' of {name}: pip install '{name}[{extra}]'")
@@ -151,6 +151,16 @@ def _missing() -> Iterator[Finding]:
         yield Finding(package, text, broken=True)
     for package, texts in wanted.items():
         yield Finding(package, f"for {'; '.join(texts)}")
+
+
+def _distributions() -> list[str]:
+    """align and the distributions of plugins, but for those that are damaged."""
+    names = {_CORE}
+    with suppress(Exception):  # whatever a damaged one raises; it is told among the plugins
+        for point in metadata.entry_points(group=_GROUP):
+            with suppress(Exception):
+                names |= {point.dist.name} if point.dist else set()
+    return sorted(names)
 
 
 def _asked_for(name: str) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,8 @@ def write_recipe(name: str, wish: Wish, into: Path, catalog: Catalog) -> Path:
         RecipeError: something is not said, or the recipe would not run; nothing is written.
     """
     path = into / f"{name.removesuffix('.toml')}.toml"
+    if path.name == ".toml":
+        raise RecipeError(f"'{name}' is no name of a recipe; give one, such as 'cats'")
     if path.exists():
         raise RecipeError(f"'{path}' is there already; choose another name, or move it away")
     if not into.is_dir():
@@ -98,22 +100,34 @@ def _wished(wish: Wish, catalog: Catalog, ask: bool) -> dict[str, Any]:
         RecipeError: with a line for everything that is not said.
     """
     document = _chosen(wish, catalog, ask)
-    missing = list[str]()
+    missing, chosen = list[str](), _kinds(document)
     for text in wish.sets:
         try:
             apply_override(document, parse_override(text))
         except ValueError as error:
             missing.append(f"--set {text}: {error}")
-    for key, field in _needed(document, catalog, ask):
+    if _kinds(document) != chosen:
+        text = "give options of the model, the reward and the mode, and their kinds by"
+        missing.append(f"--set: {text} --model, --reward and --mode")
+    for key, field in _needed(document, catalog, ask) if not missing else ():
         if ask:
             table = document["reward"][0] if key[0] == "reward" else document[str(key[0])]
             table[key[-1]] = _value(key, field)
         else:
-            advice = f"--set '{dotted(key)}=...', {expected(field.type)}: {field.metadata['help']}"
+            advice = (
+                f"--set '{dotted(key)}=...', {expected(field.type)}: {field.metadata.get('help')}"
+            )
             missing.append(f"{dotted(key)} has no default; give {advice}")
     if missing:
         raise RecipeError("\n".join(missing))
     return document
+
+
+def _kinds(document: dict[str, Any]) -> list[Any]:
+    """The kinds of model, mode and rewards; None for what is no table."""
+    rewards = document["reward"]
+    tables = [document["model"], document["mode"], *(rewards if type(rewards) is list else [None])]
+    return [table.get("kind") if isinstance(table, dict) else None for table in tables]
 
 
 def _chosen(wish: Wish, catalog: Catalog, ask: bool) -> dict[str, Any]:
@@ -186,7 +200,7 @@ def _needed(
 
 def _value(key: Key, field: attrs.Attribute[Any]) -> Any:
     """A value that somebody types: TOML, or a string without its quotes."""
-    said = f"{field.metadata['help']} [{expected(field.type)}]\n{dotted(key)}"
+    said = f"{field.metadata.get('help', '')} [{expected(field.type)}]\n{dotted(key)}"
     has_default = field.default is not attrs.NOTHING
     answer: str = click.prompt(said, default="" if has_default else None, err=True)
     try:
@@ -277,6 +291,7 @@ def _text(path: Path, document: dict[str, Any], budget: int, catalog: Catalog) -
     lines += [f"{key} = {inline(item)}" for key, item in rest.items()]
     for section in _SECTIONS:
         tables = document.get(section, [])
+        tables = {"kind": tables} if isinstance(tables, str) else tables
         for table in tables if isinstance(tables, list) else [tables]:
             lines += ["", f"[[{section}]]" if isinstance(tables, list) else f"[{section}]"]
             lines += _table_lines(section, table, catalog)
@@ -287,9 +302,10 @@ def _text(path: Path, document: dict[str, Any], budget: int, catalog: Catalog) -
 
 def _table_lines(section: str, table: dict[str, Any], catalog: Catalog) -> Iterator[str]:
     entry = catalog.parts[section][table["kind"]] if section in catalog.parts else None
-    fields = attrs.fields_dict(RewardTerm) | attrs.fields_dict(entry.cls if entry else Run)
+    own = attrs.fields(entry.cls if entry else Run)
+    fields = {field.alias or field.name: field for field in (*attrs.fields(RewardTerm), *own)}
     for key, item in table.items():
-        about = entry.summary if key == "kind" and entry else fields[key].metadata["help"]
+        about = entry.summary if key == "kind" and entry else fields[key].metadata.get("help", "")
         about = about.removesuffix(".")
         line = f"{key} = {inline(item)}"
         if len(line) < _COMMENT and _COMMENT + len(about) < _WIDEST:

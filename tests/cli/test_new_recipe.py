@@ -126,6 +126,25 @@ def test_recipe_that_would_not_run_is_not_written(asked, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "wrong", ["model.kind='pocket'", "reward=3", "reward=[]", "model='pocket'", "mode=['steer']"]
+)
+def test_kinds_are_no_options(asked, tmp_path, wrong):
+    result = asked(*KINDS, "--mode", "steer", sets=(*MIXTURE, wrong))
+    assert result.exit_code == 2
+    assert "their kinds by --model, --reward and --mode" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_sampler_and_comparison_may_be_set(asked, tmp_path, catalog):
+    sets = (*MIXTURE, "sampler='glass'", "compare=[]", "estimator.draws=2")
+    assert asked(*KINDS, "--mode", "steer", sets=sets).exit_code == 0
+    recipe = written(tmp_path, catalog)
+    assert recipe["sampler"] == {"kind": "glass"}
+    assert "compare" not in recipe
+    assert recipe["estimator"]["draws"] == 2
+
+
 def test_file_that_is_there_is_left_alone(asked, tmp_path):
     (tmp_path / "mine.toml").write_text("# mine\n")
     result = asked(*KINDS, "--mode", "steer", sets=MIXTURE)
