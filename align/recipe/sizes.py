@@ -19,8 +19,10 @@ from align.core.network import NetworkSpec
 from align.core.objective import Objective
 from align.core.option import Grows, Key
 from align.core.study import Study
-from align.recipe.schema import Arm, Recipe
+from align.recipe.schema import Arm, Recipe, Run
 
+_PICTURES: Final = 256  # samples of a block where `run.block` is 0
+_VECTORS: Final = 16384
 _NUMBER: Final = 4  # bytes
 _ROW: Final = 80  # bytes that Python keeps of a row: its number, its prompt, its score
 _TIME: Final = 32  # bytes of one number in a list
@@ -80,20 +82,33 @@ def needs(recipe: Recipe, arm: Arm) -> Iterator[Need]:
     run, mode, shape = recipe.run, arm.mode, arm.model.state_shape if arm.model else None
     # A state and its data; nothing is known of one whose weights are not read.
     state = 2 * _NUMBER * math.prod(shape or (1,))
-    row, samples = _ROW + state, run.samples
-    yield Need(_SAMPLES, f"{samples:,} samples", samples * row)
+    row, samples, together = _ROW + state, run.samples, samples_together(run, arm)
+    yield Need(_SAMPLES, f"{samples:,} samples", samples * _ROW + together * state)
     if "reward" in mode.needs and run.unsteered:
         count = run.unsteered
         yield Need(("run", "unsteered"), f"{count:,} unsteered samples", count * row)
     particles = getattr(mode, "particles", 1)
     if particles > 1:
-        rows = particles * samples
+        rows = particles * together
         yield Need(_PARTICLES, f"{particles:,} particles", rows * row, times=(_SAMPLES,))
     if isinstance(mode, Trainable):
         yield Need(_BATCH, f"{mode.batch:,} rows of a batch", mode.batch * row)
     yield from _steps(mode)
     for use in _uses(recipe, arm):
         yield from use.needs(state)
+
+
+def is_cut(mode: AlignmentMode[Any]) -> bool:
+    """Whether a mode makes samples in blocks; training and studies run in one, in one process."""
+    return not isinstance(mode, Trainable | Study)
+
+
+def samples_together(run: Run, arm: Arm) -> int:
+    """Samples of an arm that are in memory at once: a block; all, where a mode is not cut."""
+    if not is_cut(arm.mode) or not arm.mode.independent:
+        return run.samples
+    vectors = arm.model is not None and arm.model.domain == "vector"
+    return min(run.samples, run.block or (_VECTORS if vectors else _PICTURES))
 
 
 def _steps(mode: AlignmentMode[Any]) -> Iterator[Need]:
@@ -170,7 +185,7 @@ class _Use:
 
 def _uses(recipe: Recipe, arm: Arm) -> Iterator[_Use]:
     """The parts that an arm uses."""
-    mode, estimator, samples = arm.mode, arm.estimator, recipe.run.samples
+    mode, estimator, samples = arm.mode, arm.estimator, samples_together(recipe.run, arm)
     several, trains = "n" in attrs.fields_dict(type(mode)), isinstance(mode, Trainable)
     rounds = mode.steps * (getattr(mode, "flow_steps", 1) if several else 1)
     times: tuple[Key, ...] = (("mode", "steps"), ("mode", "n"), ("mode", "flow_steps"))

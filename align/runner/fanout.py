@@ -17,6 +17,7 @@ from align.core.reward import Reward, Term, WeightedReward
 from align.engine.loop import Observer
 from align.engine.meter import Cost, shares
 from align.recipe import Arm, Recipe
+from align.recipe.sizes import is_cut
 from align.report.schema import recipe_digest
 from align.runner.base_samples import BaseSampleSet, OnProgress
 from align.runner.before import Before
@@ -28,7 +29,7 @@ from align.runner.plan import NoPlanError, Plan, Planner, summary
 from align.runner.record import Record
 from align.runner.results import ArmResult, result_of
 from align.runner.store import BlockStore
-from align.runner.worker import Host, RunJob, Worker, is_cut, tasks_of
+from align.runner.worker import Host, RunJob, Worker, tasks_of
 
 _BASES: Final = "unsteered samples"
 

@@ -31,6 +31,7 @@ from align.io.text import visible
 from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
 from align.recipe.inputs import file_digests
+from align.recipe.sizes import is_cut
 from align.runner.base_samples import BaseSampleSet
 from align.runner.before import Before
 from align.runner.build import Built, Rewards, build, device_of
@@ -45,7 +46,7 @@ from align.runner.progress import Progress
 from align.runner.record import Record, origins_of
 from align.runner.results import ArmResult, measure, score, to_record
 from align.runner.tracking import Tracking
-from align.runner.worker import earlier_of, is_cut
+from align.runner.worker import earlier_of
 from align.training import parallel
 
 

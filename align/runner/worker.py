@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import attrs
 from loguru import logger
@@ -16,7 +16,7 @@ from loguru import logger
 from align.catalog.registry import load_catalog
 from align.core.chunks import Chunks
 from align.core.executor import Job, Task
-from align.core.mode import AlignmentMode, Continues, Trainable
+from align.core.mode import Continues
 from align.core.model import FlowModel, ModelSpec
 from align.core.study import Study
 from align.engine.guard import guarded
@@ -24,6 +24,7 @@ from align.engine.loop import Earlier, Observer
 from align.engine.meter import Cost
 from align.io.cache import Cache
 from align.recipe import Arm, Recipe, Run, load
+from align.recipe.sizes import is_cut, samples_together
 from align.runner.base_samples import BaseSampleSet, OnProgress, arms_with_bases, sample_bases
 from align.runner.block import Block
 from align.runner.build import Built, Rewards, build, device_of
@@ -31,14 +32,6 @@ from align.runner.film import Film
 from align.runner.kept import Shelves
 from align.runner.observers import Listener, NullObserver
 from align.runner.store import BlockStore
-
-PICTURES, VECTORS = 256, 16384
-"""Samples of a block where `run.block` is 0."""
-
-
-def is_cut(mode: AlignmentMode[Any]) -> bool:
-    """Whether a mode makes samples in blocks; training and studies run in one, in one process."""
-    return not isinstance(mode, Trainable | Study)
 
 
 def tasks_of(recipe: Recipe, made: int = 0) -> tuple[Task, ...]:
@@ -54,9 +47,7 @@ def tasks_of(recipe: Recipe, made: int = 0) -> tuple[Task, ...]:
     if arms_with_bases(recipe):
         tasks.append(Task(name="samples of the base models"))
     for group in _groups(run, arms):
-        size = min(_block(run, arms[number]) for number in group)
-        if not all(arms[number].mode.independent for number in group):
-            size = run.samples
+        size = max(samples_together(run, arms[number]) for number in group)
         names = ", ".join(f"'{arms[number].name}'" for number in group)
         starts = [*([0] if made else ()), *range(made, run.samples, size), run.samples]
         for first, end in pairwise(starts):
@@ -64,12 +55,6 @@ def tasks_of(recipe: Recipe, made: int = 0) -> tuple[Task, ...]:
             name = f"samples {first} to {first + count - 1} of {names}"
             tasks.append(Task(name=name, arms=group, first=first, count=count))
     return tuple(tasks)
-
-
-def _block(run: Run, arm: Arm) -> int:
-    """Samples of a block."""
-    vectors = arm.model is not None and arm.model.domain == "vector"
-    return run.block or (VECTORS if vectors else PICTURES)
 
 
 def _groups(run: Run, arms: Sequence[Arm]) -> list[tuple[int, ...]]:
@@ -82,12 +67,12 @@ def _groups(run: Run, arms: Sequence[Arm]) -> list[tuple[int, ...]]:
     for number, arm in enumerate(arms):
         if not is_cut(arm.mode):
             continue
-        cut = run.samples > _block(run, arm)
+        size = samples_together(run, arm)
         before = [
             earlier
             for group in groups
             for earlier in group
-            if not cut or arms[earlier].mode.independent == arm.mode.independent
+            if samples_together(run, arms[earlier]) == size
         ]
         shared = {earlier: shared_steps(arm, arms[earlier]) for earlier in before}
         if isinstance(arm.mode, Continues) and any(shared.values()):

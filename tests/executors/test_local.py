@@ -80,7 +80,7 @@ def recipe(tmp_path_factory):
 def unreported():
     """Runs without their reports, which take longer than such runs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("align.runner.session._reported", lambda folder: ())
+        patched.setattr("align.runner.session.reported", lambda folder: ())
         yield
 
 

@@ -66,7 +66,7 @@ IN_BLOCKS = RECIPE.replace("samples = 10", "samples = 10\nblock = 4")
 def unreported():
     """Runs without their reports, which take longer than such runs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("align.runner.session._reported", lambda folder: ())
+        patched.setattr("align.runner.session.reported", lambda folder: ())
         yield
 
 

@@ -62,7 +62,7 @@ def bits(folder):
 
 def test_actor_that_is_killed_in_the_middle_of_a_block_costs_that_block(tmp_path, monkeypatch):
     # The report is not what is tried here, and takes longer than the run.
-    monkeypatch.setattr("align.runner.session._reported", lambda folder: ())
+    monkeypatch.setattr("align.runner.session.reported", lambda folder: ())
     (tmp_path / "reward.py").write_text(REWARD)
     (tmp_path / "r.toml").write_text(RECIPE.format(file=tmp_path / "reward.py"))
     catalog = load_catalog([EntryPoint("ray", "align_ray", "align")])

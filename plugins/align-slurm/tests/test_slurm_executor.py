@@ -68,7 +68,7 @@ def go(tmp_path_factory):
         sets = [f'run.out="{out}"', *([f"run.on={on}"] if on else [])]
         with pytest.MonkeyPatch.context() as patched:
             # The report is not what is tried here, and takes longer than the run.
-            patched.setattr("align.runner.session._reported", lambda folder: ())
+            patched.setattr("align.runner.session.reported", lambda folder: ())
             catalog = load_catalog([EntryPoint("slurm", "align_slurm", "align")])
             run(folder / "r.toml", sets=sets, progress=False, catalog=catalog)
         assert not (folder / "marker").exists()
