@@ -9,6 +9,7 @@ objectives   a step of each objective of `distill` over one of flow matching
 isolation    a reward in an interpreter of its own over the same reward here
 pipelines    sampling of pipelines of diffusers, in passes of their networks; needs the plugin
 remote       a reward of another machine over the same reward here; needs align-http[serve]
+workers      samples a second by two processes over one, on cores that are otherwise idle
 startup      what a command costs before it does anything, in seconds of processes
 
 What a GPU takes at the size of DiT-XL/2 is measured by `python -m benchmarks.gpu`.
@@ -29,6 +30,7 @@ from benchmarks.speed import (
     remote,
     startup,
     steering,
+    workers,
 )
 from benchmarks.speed.timing import Sizes
 from benchmarks.table import Table, parsed, parser_of, publish
@@ -40,6 +42,7 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "isolation": isolation.tables,
     "pipelines": pipelines.tables,
     "remote": remote.tables,
+    "workers": workers.tables,
     "startup": startup.tables,
 }
 NEEDED = {"pipelines": "align_diffusers", "remote": "align_http"}
