@@ -540,7 +540,7 @@ def _print_planned(planned: RecipePlan) -> None:
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(("recipe", *CONTRACT_CLASSES)))
+@click.argument("kind", type=click.Choice(("recipe", *CONTRACT_CLASSES)), metavar="KIND")
 @click.argument("name")
 @click.option("--into", default=".", metavar="FOLDER", help="Where to write; by default here.")
 @click.option("--model", metavar="KIND", help="Of a recipe: its model.")
@@ -561,8 +561,8 @@ def new(kind: str, name: str, into: str, sets: Sets, traceback: bool, **wishes: 
     `align new recipe NAME` writes NAME.toml. On a terminal it asks for what no option says: the
     model, the reward, what they must be told, the mode and the budget.
 
-    `align new KIND NAME`, with another KIND, writes a complete distribution with a part NAME of
-    this KIND, tests included.
+    `align new KIND NAME` writes a complete distribution with a part NAME, tests included. KIND is
+    a heading of `align list` in the singular, such as reward, sampler or dynamics.
     """
     from pathlib import Path
 
