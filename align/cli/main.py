@@ -436,7 +436,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 @click.option(
     "--start-isolated",
     is_flag=True,
-    help="Start the interpreters of isolated rewards, which read their rewards' options.",
+    help="Have rewards that are elsewhere read there: start interpreters, ask servers.",
 )
 @click.option(
     "--plan", "planned", is_flag=True, help="Say what good ones would cost, as align plan does."
@@ -473,7 +473,7 @@ def check(
             click.echo(f"{recipe}: good" + (f", compares {len(arms)}" if arms else ""))
             for reward in unread:
                 text = "its options, and whether it fits the other parts, were not looked at"
-                click.echo(f"{recipe}: {reward}: {text}; --start-isolated has its interpreter look")
+                click.echo(f"{recipe}: {reward}: {text}; --start-isolated looks at them")
             if planned:
                 with _notices():
                     _print_plan(loaded.recipe)

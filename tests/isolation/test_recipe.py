@@ -240,7 +240,7 @@ def test_check_starts_no_interpreter_unless_it_is_asked_to(written, tmp_path):
     assert result.output.splitlines() == [
         f"{path}: good",
         f"{path}: reward 'anything' of '{venv}': its options, and whether it fits the other parts,"
-        " were not looked at; --start-isolated has its interpreter look",
+        " were not looked at; --start-isolated looks at them",
     ]
     assert not (venv / "started").exists()
     result = CliRunner().invoke(main, ["check", "--start-isolated", str(path)])

@@ -64,8 +64,8 @@ class ServiceSpec(RewardSpec):
     )
     in_flight: int = option("requests at once", default=8, check=at_least(1))
     max_calls: int | None = option(
-        "most requests in one start of the command, tries and measurements included; then it stops."
-        " None: any number",
+        "most requests of one process, tries and measurements included; then the run stops. None:"
+        " any number",
         default=None,
         check=attrs.validators.optional(at_least(1)),
     )
