@@ -13,7 +13,7 @@ from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import PartError
 from align.engine.cost import How, Linear, PartCost, PassCost
 from align.engine.guard import guarded
-from align.engine.meter import Cost
+from align.engine.meter import Cost, shares
 from align.engine.rehearsal import rehearse
 from align.recipe import Recipe, load
 from align.report.schema import read
@@ -125,6 +125,28 @@ def test_calls_that_are_planned_are_those_of_the_run(
     assert plan.most is None
     assert not plan.unknown
     assert not plan.cures
+
+
+def test_share_of_the_planned_calls_rises_to_one_within_a_step(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    recipe = _recipe(catalog, tmp_path, ARMS["one candidate"])
+    built = _built(recipe)
+    share, seen = shares(Planner().plan(built).cost, built.meter), list[float]()
+    inner = guarded(built.problem.model).inner
+    velocity = type(inner).velocity
+
+    def watched(self: Any, *args: Any) -> torch.Tensor:
+        seen.append(share())
+        return velocity(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(inner), "velocity", watched)
+        built.execute(NullObserver())
+    assert seen[0] == 0.0
+    assert seen == sorted(seen)
+    assert len(set(seen)) == 4
+    assert share() == 1.0
 
 
 def test_plan_charges_nobody_and_changes_no_sample(catalog: Catalog, tmp_path: Path) -> None:
