@@ -15,7 +15,7 @@ from align import ArmTracker, TrackedArm, Tracker, option
 from align_trackers.package import require
 
 if TYPE_CHECKING:
-    from trackio import Run
+    from trackio.run import Run
 
 
 @final
