@@ -18,7 +18,7 @@ What a GPU takes at the size of DiT-XL/2 is measured by `python -m benchmarks.gp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
+from importlib.metadata import entry_points
 
 import attrs
 
@@ -45,8 +45,9 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Table]]] = {
     "workers": workers.tables,
     "startup": startup.tables,
 }
-NEEDED = {"pipelines": "align_diffusers", "remote": "align_http"}
-"""Plugins that parts need."""
+NEEDED = {"pipelines": "diffusers", "remote": "http"}
+"""Plugins that parts need, by the names of their entry points."""
+MISSING = {part for part, name in NEEDED.items() if not entry_points(group="align", name=name)}
 TOY = Sizes(rows=2, steps=2, rounds=1, batch=2, toy=True)
 
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = (field.name for field in attrs.fields(Sizes))
         sizes = Sizes(**{name: getattr(options, name) for name in names})
     module, settings = command[:3], [word for word in command[3:] if word not in PARTS]
-    everywhere = [name for name in PARTS if name not in NEEDED or find_spec(NEEDED[name])]
+    everywhere = [name for name in PARTS if name not in MISSING]
     for part in options.parts or everywhere:
         publish(PARTS[part](sizes), (*module, part, *settings), options.page, part)
 

@@ -4,7 +4,6 @@ import importlib
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -18,7 +17,7 @@ from align.runner.session import run
 from benchmarks import gpu
 from benchmarks.closed_form.__main__ import GROUPS
 from benchmarks.estimators import PARTS as ESTIMATES
-from benchmarks.speed.__main__ import NEEDED
+from benchmarks.speed.__main__ import MISSING
 from benchmarks.speed.__main__ import PARTS as SPEED
 from benchmarks.table import Table, publish
 
@@ -34,7 +33,7 @@ COMMANDS = (
     ("peers",),
     ("plan",),
     ("pocket",),
-    *(("speed", part) for part in SPEED if find_spec(NEEDED.get(part, "align"))),
+    *(("speed", part) for part in SPEED if part not in MISSING),
 )
 
 
