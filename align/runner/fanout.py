@@ -99,7 +99,7 @@ class Fanout:
         arms = self.recipe.arms()
         self._tell_uncut(arms)
         if self._done:
-            count, of_all = len(self._done), sum(1 for task in self._tasks if task.arms)
+            count, of_all = (sum(len(t.arms) for t in ts) for ts in (self._done, self._tasks))
             text = "{} of {} blocks are there from a run before, and are not made again"
             logger.bind(notice=True).info(text, count, of_all)
         self._run_bases()
@@ -114,13 +114,10 @@ class Fanout:
     def _run_bases(self) -> None:
         """Have samples of the base models made, or read those of a run before."""
         todo = [task for task in self._tasks if not task.arms]
-        known = self.store.bases() if self.recipe.run.on is not None else None
-        if todo and known is None:
+        if todo and self.store.bases() is None:
             self._execute(todo)
-        if self.worker is not None:
-            self.bases = self.worker.bases or BaseSampleSet()
-        else:
-            self.bases = self.store.bases() or BaseSampleSet()
+        made = self.worker.bases if self.worker else None
+        self.bases = made or self.store.bases() or BaseSampleSet()
         if origins := [base.origin for base in self.bases.models if base.origin]:
             self.record.about(unsteered=origins)
 
@@ -198,7 +195,7 @@ class Fanout:
         bar, count = self.observer.bar, self.recipe.run.samples
         for number in dict.fromkeys(arm for task in tasks for arm in task.arms):
             made = sum(task.count for task in self.blocks(number) if task in self._done)
-            bar.step(self.recipe.arms()[number].name, made - 1, count, {})
+            bar.step(self.recipe.arms()[number].name, made - 1, count, {}, unit="samples")
         if any(not task.arms for task in tasks):
             bar.step(_BASES, 0 if tasks[0] in self._done else -1, 1, {})
 

@@ -58,9 +58,18 @@ class Progress:
             )
 
     def step(
-        self, arm: str, index: int, steps: int, numbers: Mapping[str, float], rows: int = 0
+        self,
+        arm: str,
+        index: int,
+        steps: int,
+        numbers: Mapping[str, float],
+        rows: int = 0,
+        unit: str = "steps",
     ) -> None:
-        """Step `index` of `steps` is done; in training, it saw so many rows of data."""
+        """Step `index` of `steps` is done; in training, it saw so many rows of data.
+
+        What is counted may be another `unit`, such as samples that are made elsewhere.
+        """
         self.begin(arm, steps)
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
         number = f"{shown_name(shown)} {rounded(numbers[shown])}" if shown else ""
@@ -68,7 +77,7 @@ class Progress:
         if not task.completed:  # it goes on from a checkpoint
             self._bar.update(task.id, completed=index, first=index / max(1, steps))
         pace = task.speed
-        speed = f"{pace:.2f} steps/s" if pace else ""
+        speed = f"{pace:.2f} {unit}/s" if pace else ""
         speed += f", {pace * rows:.4g} rows/s" if pace and rows else ""
         self._bar.update(task.id, completed=index + 1, number=number, speed=speed)
 

@@ -313,6 +313,10 @@ MANY = (
 [[compare]]
 name = "plain"
 mode = { kind = "best_of_n", flow_steps = 8 }
+
+[[compare]]
+name = "best of 2"
+mode = { kind = "best_of_n", flow_steps = 8, n = 2 }
 """
 )
 
