@@ -50,8 +50,9 @@ def _told(fit: Fit) -> str:
 def fitting(recipe: Recipe, catalog: Catalog) -> Iterator[tuple[str, list[Fit]]]:
     """Every place of a recipe, each with the parts that could be meant for it.
 
-    A part is tried with its defaults, by the checks that every recipe passes. What depends on
-    options that have none is left to these checks, once the options are there.
+    A part is tried as the recipe has it, others with their defaults, by the checks that every
+    recipe passes. What depends on options that have none is left to these checks, once the options
+    are there.
     """
     arms = recipe.arms()
     arm = max(arms, key=lambda a: (a.mode.kind == recipe.mode.kind, len(a.mode.needs)))
@@ -83,7 +84,8 @@ def _tried(
 def _reason(recipe: Recipe, place: str, of_mode: bool, entry: Entry, catalog: Catalog) -> str:
     """Why a recipe could not have a part in some place; "" where nothing speaks against it."""
     try:
-        changed = _with(recipe, place, of_mode, draft(entry.cls))
+        there = (part for part in _there(recipe, place) if type(part) is entry.cls)
+        changed = _with(recipe, place, of_mode, next(there, None) or draft(entry.cls))
         tables: dict[str, Any] = {"compare": [{}] * len(changed.arms())}
         error = next(problems(changed, tables, catalog), None)
     except (ValueError, AlignError) as refused:
@@ -93,6 +95,15 @@ def _reason(recipe: Recipe, place: str, of_mode: bool, entry: Entry, catalog: Ca
             raise
         return ""
     return _short(error.text, entry.kind) if error else ""
+
+
+def _there(recipe: Recipe, place: str) -> Iterator[Any]:
+    """The recipe's own parts in some place, with their options."""
+    if place == "reward":
+        return (term.part for term in recipe.reward)
+    if place == "metric":
+        return iter(recipe.metric)
+    return (getattr(arm, place, None) or getattr(arm.mode, place, None) for arm in recipe.arms())
 
 
 def _with(recipe: Recipe, place: str, of_mode: bool, part: Any) -> Recipe:

@@ -281,6 +281,8 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
             page = Path(PAGE)
             join(paths, page)
     for path in paths:
+        if len(paths) > 1:
+            click.echo(f"{visible(str(path))}:")
         _print_table(path)
     click.echo(visible(str(page)))
     if shown:

@@ -190,9 +190,10 @@ class Divergence:
         if baseline is None:
             return gain
         both = None if error is None else math.hypot(error, baseline.error)
-        return attrs.evolve(
-            gain, at_least=mean - baseline.value, at_least_error=both, ess=baseline.ess
-        )
+        # Of a reward that is the same for all samples the difference is 0, but for its last bits.
+        equal = math.isclose(mean, baseline.value, rel_tol=1e-12, abs_tol=1e-12)
+        at_least = 0.0 if equal else mean - baseline.value
+        return attrs.evolve(gain, at_least=at_least, at_least_error=both, ess=baseline.ess)
 
     @classmethod
     def elsewhere(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 _MARKS: Final = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")
@@ -31,6 +32,12 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """The text with its line breaks, and otherwise as `visible`."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names one after the other, as a sentence has them; told apart where they hold commas."""
+    names = list(names)
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def shortened(text: str, letters: int) -> str:

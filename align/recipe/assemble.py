@@ -154,9 +154,10 @@ def _read_arm(
     changed: dict[str, Any] = {}
     errors: list[ConfigError] = []
     fields: dict[str, Any] = attrs.fields_dict(attrs.resolve_types(Arm))
-    if not table.get("name", "-"):
-        errors.append(ConfigError(("name",), "expected a name, got the string ''"))
-    if isinstance(name := table.get("name"), str) and len(name) > LONGEST_NAME:
+    name = table.get("name")
+    if isinstance(name, str) and not name.strip():
+        errors.append(ConfigError(("name",), f"expected a name, got the string '{name}'"))
+    if isinstance(name, str) and len(name) > LONGEST_NAME:
         text = f"a name has at most {LONGEST_NAME} letters, got {len(name)}"
         errors.append(ConfigError(("name",), text))
     if "name" not in table:

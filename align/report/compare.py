@@ -186,8 +186,8 @@ class Comparison:
         count = min(first.arm.samples, second.arm.samples)
         differences, notes = list[Difference](), list[str]()
         if first.arm.samples != second.arm.samples:
-            both = f"{names[0]} has {first.arm.samples} samples and {names[1]}"
-            notes.append(f"{both} {second.arm.samples}: the {count} that both have are compared.")
+            both = f"{names[0]} has {first.arm.samples} and {names[1]} {second.arm.samples}"
+            notes.append(f"Of samples {both}: the first {count} of both are compared.")
         if first.model != second.model:
             notes.append(
                 f"Their models differ in {_differing(first.model, second.model)}: pairs share noise"
@@ -406,11 +406,11 @@ def _sentence(names: tuple[str, str], one: Difference) -> str:
     """What one reward says of two arms."""
     count, who = len(one.a), one.reward + " (held out)" * one.held_out
     equal = count - one.better - one.worse
+    if count == 1:
+        return f"{who}: one sample says nothing of a difference; make more."
     ties = f" and equal on {equal}" if equal else ""
     if equal == count:
         return f"{who}: no difference at all, on {count} samples."
-    if count == 1:
-        return f"{who}: one sample says nothing of a difference; make more."
     if one.winner == 0 and one.mostly:
         wins, gain = max(one.better, one.worse), one.sign * one.mostly * one.mean
         size = with_error(gain, one.half_width)

@@ -11,6 +11,7 @@ import base64
 import io
 import itertools
 import re
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -101,7 +102,8 @@ class RunPage:
                 attrs.evolve(base, arms=tuple(prefix + arm for arm in base.arms))
                 for base in results.unsteered
             )
-            results = attrs.evolve(results, arms=named, unsteered=bases)
+            notes = tuple(prefix + note for note in results.notes)
+            results = attrs.evolve(results, arms=named, unsteered=bases, notes=notes)
         return cls(folder, results, lines, facts, text, SAMPLES not in without)
 
 
@@ -166,7 +168,7 @@ def _joined(runs: Sequence[RunPage]) -> RunResults:
         rewards=rewards,
         arms=tuple(arm for run in runs for arm in run.results.arms),
         unsteered=tuple(base for run in runs for base in run.results.unsteered),
-        notes=tuple(dict.fromkeys(note for run in runs for note in run.results.notes)),
+        notes=tuple(note for run in runs for note in run.results.notes),
     )
 
 
@@ -195,7 +197,7 @@ def _facts(run: RunPage) -> dict[str, Any]:
     return {
         "folder": visible(str(run.folder)),
         "command": visible(str(about.get("command", ""))),
-        "again": f"align run {visible(str(run.folder / 'recipe.toml'))}",
+        "again": visible(shlex.join(["align", "run", str(run.folder / RECIPE)])),
         "time": str(about.get("time", ""))[:16].replace("T", " "),
         "machine": visible(", ".join(str(about[k]) for k in ("host", "machine") if k in about)),
         "libraries": libraries if isinstance(libraries, dict) else {},

@@ -22,6 +22,7 @@ from align.engine.meter import Cost
 from align.io.files import digest, read_table, read_tables, read_text, write
 from align.io.lock import owner_of
 from align.io.numbers import rounded
+from align.io.text import listed
 
 VERSION: Final = 1
 """Of the file's layout; a file of another version is not read."""
@@ -184,7 +185,7 @@ class RunResults:
         for arm in self.arms:
             for note in arm.notes:
                 arms.setdefault(note, []).append(arm.name)
-        return [f"{', '.join(names)}: {note}" for note, names in arms.items()] + [*self.notes]
+        return [f"{listed(names)}: {note}" for note, names in arms.items()] + [*self.notes]
 
 
 def save(folder: Path, results: RunResults) -> None:

@@ -175,7 +175,7 @@ class Record:
                 {
                     "time": now,
                     "heartbeat": now,
-                    "command": " ".join(sys.argv),
+                    "command": shlex.join(sys.argv),
                     "python": platform.python_version(),
                     "machine": platform.platform(),
                     "host": platform.node(),

@@ -23,7 +23,7 @@ from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.io.images import to_bytes
 from align.io.numbers import rounded
-from align.io.text import visible
+from align.io.text import listed, visible
 from align.recipe import Arm, Recipe, to_toml
 from align.recipe.far import far_numbers
 from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
@@ -318,7 +318,7 @@ def _notes(recipe: Recipe, results: Sequence[ArmResult]) -> tuple[str, ...]:
     notes += _measured_elsewhere(known)
     if silent := [name for name, gain in known if gain.says_nothing]:
         notes += (
-            f"'KL at least' says nothing of {', '.join(silent)}, and is shown as 0: the mean of r"
+            f"'KL at least' says nothing of {listed(silent)}, and is shown as 0: the mean of r"
             " is so low that no divergence follows from it.",
         )
     gains = [gain for _, gain in known if not gain.says_nothing]
@@ -344,10 +344,10 @@ def _measured_elsewhere(known: Sequence[tuple[str, Divergence]]) -> tuple[str, .
     base = next((gain.base for _, gain in known if gain.base), "")
     notes = list[str]()
     if names[True]:
-        text = f"KL of {', '.join(names[True])} is from the model of '{base}', which has the same"
+        text = f"KL of {listed(names[True])} is from the model of '{base}', which has the same"
         notes.append(f"{text} latents; from above it is not known.")
     if names[False]:
-        text = f"KL of {', '.join(names[False])} from the model of '{base}' is not known, as"
+        text = f"KL of {listed(names[False])} from the model of '{base}' is not known, as"
         notes.append(f"{text} run.unsteered is 0; 64 or more measures it.")
     return tuple(notes)
 
@@ -356,7 +356,7 @@ def _unmeasured(metrics: Sequence[Metric], results: Sequence[ArmResult]) -> tupl
     """Which metrics have nothing to measure, or to compare with."""
     notes, without = list[str](), [result.name for result in results if not result.samples]
     if metrics and without:
-        notes.append(f"{', '.join(without)}: no metric is measured, as no samples are made.")
+        notes.append(f"{listed(without)}: no metric is measured, as no samples are made.")
     compared = [metric.kind for metric in metrics if metric.needs_references]
     if compared and not results[0].samples and len(without) < len(results):
         text = f"{', '.join(compared)}: not measured, as the first arm, which samples are compared"

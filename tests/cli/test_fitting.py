@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from align.catalog.registry import load_catalog
+from align.catalog.shipped import resolved
 from align.cli.fitting import draft, fitting
 from align.cli.main import main
 from align.recipe import load
@@ -84,6 +85,14 @@ def test_what_is_listed_is_what_a_recipe_with_the_part_is_told(recipe, catalog, 
             )
             assert (checked.exit_code == 0) == (not reason), (kind, checked.stderr)
             assert reason in checked.stderr
+
+
+def test_parts_of_the_recipe_itself_are_tried_as_it_has_them(catalog):
+    recipe = load(resolved("@tabby_cat"), catalog=catalog).recipe
+    kinds = {
+        place: {fit.kind: fit.reason for fit in fits} for place, fits in fitting(recipe, catalog)
+    }
+    assert kinds["rewards"]["silhouette_class"] == ""  # it has a label, which its prompt has not
 
 
 def test_draft_has_the_defaults_alone(catalog):

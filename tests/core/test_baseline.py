@@ -117,6 +117,14 @@ def test_unsteered_samples_and_single_ones():
     }
 
 
+def test_a_reward_that_is_the_same_everywhere_moves_nothing():
+    for value in (0.1, 1.5, -3e5):
+        gain = Divergence.of(
+            torch.full((4,), value), BaseRewardStats(torch.full((32,), value)), None
+        )
+        assert (gain.at_least, gain.says_nothing) == (0, False)
+
+
 @pytest.mark.parametrize("size", [1e-200, 1.0, 1e160, 1e300])
 def test_deviation_of_numbers_whose_squares_no_float_holds(size):
     numbers = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)

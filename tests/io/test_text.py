@@ -4,7 +4,16 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from align.io.text import code, cut_to_bytes, fence, markdown, shortened, visible, visible_lines
+from align.io.text import (
+    code,
+    cut_to_bytes,
+    fence,
+    listed,
+    markdown,
+    shortened,
+    visible,
+    visible_lines,
+)
 
 ESC, RTL_OVERRIDE, ZWJ = "\x1b", "\u202e", "\u200d"
 
@@ -23,6 +32,11 @@ ESC, RTL_OVERRIDE, ZWJ = "\x1b", "\u202e", "\u200d"
 )
 def test_visible_text_is_one_line_of_letters_that_can_be_seen(text, shown):
     assert visible(text) == shown
+
+
+def test_names_with_commas_are_told_apart():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(iter(["steps 2, draws 1", "b"])) == "steps 2, draws 1; b"
 
 
 def test_lines_of_a_message_stay_lines():

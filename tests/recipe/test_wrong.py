@@ -203,6 +203,10 @@ WRONG = {
         STEER + '[[compare]]\nname = "a"\n[[compare]]\nname = "a"\n',
         "r.toml:14: compare[1].name: the name 'a' is taken by compare[0]; choose another",
     ),
+    "an arm's name that nobody sees": (
+        STEER + '[[compare]]\nname = " "\n',
+        "r.toml:12: compare[0].name: expected a name, got the string ' '",
+    ),
     "a fault that arms inherit": (
         STEER + 'steps = 0\n[[compare]]\nname = "a"\nmode.scale = 2\n',
         "r.toml:11: mode.steps: 'steps' must be at least 1, got 0",

@@ -15,7 +15,7 @@ from align.engine.meter import Cost
 from align.io.images import save_picture
 from align.report.page import PAGE, RunPage, page
 from align.report.plots import FactorPanel
-from align.report.schema import BaseNumbers, RewardRole, RunResults
+from align.report.schema import BaseNumbers, RewardRole, RunResults, read, save
 from align.report.writer import join, write
 
 COST = Cost(calls={"network": 100}, reward_calls={"cat": 2}, seconds=3.0)
@@ -136,8 +136,12 @@ def test_several_runs_are_one_page_with_a_name_for_each_arm(run_of, tmp_path):
     shutil.copytree(folder, second, ignore=shutil.ignore_patterns("x"))
     shutil.copytree(folder, first, ignore=shutil.ignore_patterns("x"))
     target = tmp_path / "both.html"
+    shared = RunResults(rewards=ROLES, arms=read(folder).arms, notes=("a note of the run",))
+    save(first, shared)
+    save(second, shared)
     join([first, second], target)
     text = target.read_text()
+    assert [text.count(f"{name}: a note of the run") for name in ("one", "two")] == [1, 1]
     heads = re.findall(r'<div class="head">(.*?)</div>', text)
     assert heads == ["one: plain", "one: steered", "two: plain", "two: steered"]
     assert text.count("<details><summary>The recipe of") == 2
