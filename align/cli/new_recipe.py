@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import tomllib
@@ -23,6 +24,7 @@ from align.core.errors import RecipeError
 from align.core.interrupt import is_interrupt
 from align.core.option import Key
 from align.core.term import RewardTerm
+from align.io.files import write
 from align.recipe import Run, load
 from align.recipe.override import apply_override, parse_override
 from align.recipe.write import inline
@@ -66,11 +68,12 @@ def write_recipe(name: str, wish: Wish, into: Path, catalog: Catalog) -> Path:
 
     Raises:
         RecipeError: something is not said, or the recipe would not run; nothing is written.
+        PartError: the file cannot be written, and nothing is left of it.
     """
     path = into / f"{name.removesuffix('.toml')}.toml"
     if path.name == ".toml":
         raise RecipeError(f"'{name}' is no name of a recipe; give one, such as 'cats'")
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere counts as well
         raise RecipeError(f"'{path}' is there already; choose another name, or move it away")
     if not into.is_dir():
         raise RecipeError(f"no folder '{into}'; make it first")
@@ -82,10 +85,7 @@ def write_recipe(name: str, wish: Wish, into: Path, catalog: Catalog) -> Path:
         apply_override(document, parse_override(text))
     load(document, catalog=catalog)
     text = _text(path, document, budget, catalog)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"'{path}' cannot be written: {error.strerror}") from error
+    write(path, text)
     return path
 
 

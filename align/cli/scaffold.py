@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -18,6 +20,7 @@ from typing import Final
 
 from align.catalog.registry import Catalog
 from align.core.errors import PluginError
+from align.io.files import write, writing
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 FILES: Final[Mapping[str, str]] = MappingProxyType(
@@ -51,21 +54,22 @@ def write_scaffold(contract: str, name: str, into: Path, catalog: Catalog) -> Pa
 
     Raises:
         PluginError: the name cannot be used, or the folder is there already.
+        PartError: it cannot be written, and nothing is left of it.
     """
     _refuse(contract, name, catalog)
     folder = into / _names(contract, name)["distribution"]
     if not into.is_dir():
         raise PluginError(f"no folder '{into}'; make it first")
-    try:
+    if os.path.lexists(folder):
+        raise PluginError(f"'{folder}' is there already; choose another name, or move it away")
+    with writing(folder):
         folder.mkdir()
+    try:
         for path, text in scaffold_files(contract, name).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
-    except FileExistsError as error:
-        text = f"'{folder}' is there already; choose another name, or move it away"
-        raise PluginError(text) from error
-    except OSError as error:
-        raise PluginError(f"'{folder}' cannot be written: {error.strerror}") from error
+            write(folder / path, text)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

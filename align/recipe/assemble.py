@@ -165,6 +165,9 @@ def _read_arm(
     for key, item in table.items():
         if key not in fields:
             text = f"[{key}] is the same for all that is compared; take it out of [[compare]]"
+            if key == "reward":
+                text = "rewards are the same for all that is compared, but for weights; write"
+                text += " weights = { NAME = 2.0 } with a reward's name, or vary it by [sweep]"
             if key not in attrs.fields_dict(Recipe):
                 text = f"no section named '{key}'; {did_you_mean(key, fields)}"
             errors.append(ConfigError((key,), text))

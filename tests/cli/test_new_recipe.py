@@ -1,5 +1,7 @@
 """New recipes: from options, or from what somebody at a terminal says."""
 
+import errno
+import os
 import tomllib
 
 import pytest
@@ -8,6 +10,7 @@ from click.testing import CliRunner
 from align.catalog.registry import load_catalog
 from align.cli import new_recipe
 from align.cli.main import main
+from align.io import files
 from align.recipe import load
 
 MIXTURE = (
@@ -151,6 +154,19 @@ def test_file_that_is_there_is_left_alone(asked, tmp_path):
     assert result.exit_code == 2
     assert "is there already" in result.stderr
     assert (tmp_path / "mine.toml").read_text() == "# mine\n"
+
+
+def test_nothing_is_left_where_the_disk_is_full(asked, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    result = asked(*KINDS, "--mode", "steer", sets=MIXTURE)
+    assert result.exit_code == 1
+    assert "cannot be written: the disk is full" in result.stderr
+    part = CliRunner().invoke(main, ["new", "reward", "mine", "--into", str(tmp_path)])
+    assert "cannot be written: the disk is full" in part.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 def test_options_of_recipes_are_refused_for_parts():

@@ -199,6 +199,11 @@ WRONG = {
         "[[compare]]\n"
         "r.toml:14: compare[0].sampelr: no section named 'sampelr'; did you mean 'sampler'?",
     ),
+    "arm's reward": (
+        STEER + '[[compare]]\nname = "a"\nreward.weight = 2.0\n',
+        "r.toml:13: compare[0].reward: rewards are the same for all that is compared, but for "
+        "weights; write weights = { NAME = 2.0 } with a reward's name, or vary it by [sweep]",
+    ),
     "arms' names": (
         STEER + '[[compare]]\nname = "a"\n[[compare]]\nname = "a"\n',
         "r.toml:14: compare[1].name: the name 'a' is taken by compare[0]; choose another",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -124,10 +125,13 @@ def test_weights_lie_in_the_folder_unless_there_are_several_arms(tmp_path, recor
     assert tensors["x"].tolist() == [1, 1]
 
 
-def test_about_says_how_it_goes(tmp_path):
+def test_about_says_how_it_goes(tmp_path, monkeypatch):
+    words = ["align", "run", "a b.toml", "--set", 'run.out="x"']
+    monkeypatch.setattr("sys.argv", words)
     record = Record.open(tmp_path, RECIPE, {"a.B": "align-core 1"}, ["one"])
     said = about(tmp_path)
     assert (said["status"], said["origins"]) == ("running", {"a.B": "align-core 1"})
+    assert shlex.split(said["command"]) == words
     assert said["libraries"]["torch"] == torch.__version__
     assert (tmp_path / "recipe.toml").read_text() == RECIPE
     record.about(note="é")
