@@ -269,10 +269,11 @@ def report(folders: tuple[str, ...], shown: bool, traceback: bool) -> None:
     """
     from pathlib import Path
 
+    from align.io.paths import given
     from align.report.page import PAGE
     from align.report.writer import join, write
 
-    paths = [Path(folder).expanduser() for folder in folders]
+    paths = [given(folder) for folder in folders]
     failures: tuple[str, ...] = ()
     with _notices():
         if len(paths) == 1:
@@ -303,19 +304,18 @@ def extend(folder: str, samples: int | None, steps: int | None, traceback: bool)
     stopped meanwhile stays as it was, and the same command goes on. Training goes on where none of
     its steps depends on how many there are.
     """
-    from pathlib import Path
-
     if (samples is None) == (steps is None):
         raise click.UsageError("give either --samples or --steps")
 
     with _uncollected():
         from align.engine.allocator import keep_freed
+        from align.io.paths import given
         from align.runner.extend import extend as extended
 
     keep_freed()  # the process is ours
     with _notices():
-        failures = extended(Path(folder).expanduser(), samples=samples, steps=steps)
-    _print_run(Path(folder).expanduser(), failures)
+        failures = extended(given(folder), samples=samples, steps=steps)
+    _print_run(given(folder), failures)
 
 
 @main.command()
@@ -330,15 +330,14 @@ def compare(first: str, second: str, table: str | None, traceback: bool) -> None
     A and B are RUN, or RUN:ARM. Samples of one number begin from one noise, so that they are
     pairs. Differences have paired t intervals of 95 %.
     """
-    from pathlib import Path
-
     from align.io.files import write
+    from align.io.paths import given
     from align.report.compare import as_csv
     from align.report.compare import compare as compared
 
     comparisons = compared(first, second)
     if table is not None:
-        write(Path(table).expanduser(), as_csv(comparisons))
+        write(given(table), as_csv(comparisons))
     for number, comparison in enumerate(comparisons):
         if number:
             click.echo()
@@ -566,22 +565,21 @@ def new(kind: str, name: str, into: str, sets: Sets, traceback: bool, **wishes: 
     `align new KIND NAME` writes a complete distribution with a part NAME, tests included. KIND is
     a heading of `align list` in the singular, such as reward, sampler or dynamics.
     """
-    from pathlib import Path
-
     from align.catalog.registry import load_catalog
     from align.cli.new_recipe import Wish, write_recipe
     from align.cli.scaffold import write_scaffold
+    from align.io.paths import given
 
     if kind == "recipe":
-        path = write_recipe(name, Wish(**wishes, sets=sets), Path(into), load_catalog())
+        path = write_recipe(name, Wish(**wishes, sets=sets), given(into), load_catalog())
         click.echo(f"{path}: written. What it would cost, and the run:")
         named = shlex.quote(str(path))
         click.echo(f"  align plan {named} && align run {named}")
         return
     if sets or any(wish is not None for wish in wishes.values()):
-        given = [f"--{name}" for name, wish in {**wishes, "set": sets or None}.items() if wish]
-        raise PluginError(f"{', '.join(given)}: for recipes alone, and this is a {kind}")
-    folder = write_scaffold(kind, name, Path(into), load_catalog())
+        options = [f"--{name}" for name, wish in {**wishes, "set": sets or None}.items() if wish]
+        raise PluginError(f"{', '.join(options)}: for recipes alone, and this is a {kind}")
+    folder = write_scaffold(kind, name, given(into), load_catalog())
     click.echo(f"{folder}: written. Install it and try it:")
     click.echo(f"  pip install -e '{folder}[test]' && pytest {folder}")
 
@@ -695,10 +693,11 @@ def pack(folder: str, to: str | None, largest: float, traceback: bool) -> None:
 
     from align.catalog.registry import load_catalog
     from align.io.files import readable
+    from align.io.paths import given
     from align.runner.pack import pack as pack_run
 
-    run = Path(folder).expanduser()
-    target = Path(to).expanduser() if to else Path(f"{run.absolute().name}.zip")
+    run = given(folder)
+    target = given(to) if to else Path(f"{run.absolute().name}.zip")
     with _notices():
         packed = pack_run(run, target, load_catalog(), largest=largest * 1e6)
     for line in packed.left_out:

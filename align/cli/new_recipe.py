@@ -24,7 +24,7 @@ from align.core.errors import RecipeError
 from align.core.interrupt import is_interrupt
 from align.core.option import Key
 from align.core.term import RewardTerm
-from align.io.files import write
+from align.io.files import exists_as_folder, write
 from align.recipe import Run, load
 from align.recipe.override import apply_override, parse_override
 from align.recipe.write import inline
@@ -75,7 +75,7 @@ def write_recipe(name: str, wish: Wish, into: Path, catalog: Catalog) -> Path:
         raise RecipeError(f"'{name}' is no name of a recipe; give one, such as 'cats'")
     if os.path.lexists(path):  # a link that leads nowhere counts as well
         raise RecipeError(f"'{path}' is there already; choose another name, or move it away")
-    if not into.is_dir():
+    if not exists_as_folder(into):
         raise RecipeError(f"no folder '{into}'; make it first")
     ask = _on_terminal()
     document = _wished(wish, catalog, ask)

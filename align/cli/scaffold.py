@@ -20,7 +20,7 @@ from typing import Final
 
 from align.catalog.registry import Catalog
 from align.core.errors import PluginError
-from align.io.files import write, writing
+from align.io.files import exists_as_folder, write, writing
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 FILES: Final[Mapping[str, str]] = MappingProxyType(
@@ -58,7 +58,7 @@ def write_scaffold(contract: str, name: str, into: Path, catalog: Catalog) -> Pa
     """
     _refuse(contract, name, catalog)
     folder = into / _names(contract, name)["distribution"]
-    if not into.is_dir():
+    if not exists_as_folder(into):
         raise PluginError(f"no folder '{into}'; make it first")
     if os.path.lexists(folder):
         raise PluginError(f"'{folder}' is there already; choose another name, or move it away")

@@ -151,6 +151,11 @@ def _folders(text: str) -> list[str]:
     return known[:1] if whole else list(dict.fromkeys(known))
 
 
+def given(text: str) -> Path:
+    """What somebody names outside of a recipe; ~ is a home, where there is one of that name."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # `Path.expanduser` raises for others
+
+
 def _joined(folder: str, text: str) -> str:
     path = Path(folder, os.path.expanduser(text))  # noqa: PTH111  # any text, also with NUL
     return str(path.resolve() if ".." in path.parts and leads(str(path)) else path)

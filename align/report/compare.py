@@ -22,7 +22,9 @@ import attrs
 from align.catalog.names import did_you_mean
 from align.core.errors import PartError
 from align.core.term import TERM_OPTIONS
+from align.io.files import exists_as_folder
 from align.io.numbers import rounded, with_error
+from align.io.paths import given
 from align.report.schema import (
     ArmNumbers,
     RunResults,
@@ -217,13 +219,13 @@ class Comparison:
                     sign=-1 if role.weight < 0 else 1,
                 )
             )
-        if not differences:
-            raise PartError("\n".join(["no reward was scored in both", *notes]))
         notes += [
             f"{name}: {names[0]} has no scores of it."
             for name in second.results.rewards
             if name not in first.results.rewards
         ]
+        if not differences:
+            raise PartError("\n".join(["no reward was scored in both", *notes]))
         return cls(
             names=names,
             arm=first.arm.name,
@@ -355,10 +357,10 @@ def _split(text: str) -> tuple[Path, str | None]:
     """The folder of a run, and the arm after a colon; either may have colons in its name."""
     pieces = text.split(":")
     for count in range(len(pieces), 0, -1):
-        folder = Path(":".join(pieces[:count])).expanduser()
-        if folder.is_dir():
+        folder = given(":".join(pieces[:count]))
+        if exists_as_folder(folder):
             return folder, ":".join(pieces[count:]) if count < len(pieces) else None
-    return Path(text), None
+    return given(text), None
 
 
 def _names(first: ArmOfRun, second: ArmOfRun) -> tuple[str, str]:

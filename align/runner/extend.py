@@ -6,6 +6,7 @@ next attempt. The run itself is untouched until all of it is there.
 
 from __future__ import annotations
 
+import os
 import shlex
 import tomllib
 from collections.abc import Iterator
@@ -252,7 +253,7 @@ def _locked(folder: Path) -> Iterator[None]:
         PartError: there is no such run.
         TakenError: another process has it.
     """
-    if not (folder / EXTENSION / _WHOLE).exists():
+    if not os.path.lexists(folder / EXTENSION / _WHOLE):
         read(folder)  # which says it best where there is none
     if link := files.first_link(folder):
         raise PartError(

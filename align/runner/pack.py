@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import tomli_w
 from align.catalog.registry import Catalog
 from align.catalog.tables import inputs, kept_folders
 from align.core.errors import PartError
-from align.io.files import read_table, readable, replacing
+from align.io.files import exists_as_file, read_table, readable, replacing
 from align.io.paths import files_in
 from align.recipe import Recipe, load
 from align.recipe.inputs import file_digests
@@ -54,9 +55,9 @@ def pack(folder: Path, to: Path, catalog: Catalog, *, largest: float) -> Packed:
         PartError: the folder holds no run, or the archive is there or cannot be written.
     """
     recipe_file = folder / "recipe.toml"
-    if not recipe_file.is_file():
+    if not exists_as_file(recipe_file):
         raise PartError(f"'{folder}' holds no run: it has no recipe.toml; name the folder of a run")
-    if to.exists():
+    if os.path.lexists(to):
         raise PartError(f"'{to}' is there already; remove it, or choose another name with --to")
     name = folder.absolute().name
     recipe = load(recipe_file, catalog=catalog).recipe

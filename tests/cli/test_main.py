@@ -364,3 +364,25 @@ def test_many_arms_are_rows_and_no_cell_is_cut_at_80_columns(tmp_path):
         assert shown.count(f"weight {n}, dynamics sde") == shown.count("weight 0, dynamics sde") > 1
     for name in scores:
         assert f"{name} (held out)" in shown
+
+
+@pytest.mark.parametrize("name", ["y" * 300, "~nobody-of-this-name/run"])
+def test_names_that_no_file_can_have_are_told_in_a_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.parent.mkdir()
+    recipe.write_text('[model]\nkind = "pocket"\n[mode]\nkind = "best_of_n"\n')
+    for words in (
+        ("report", name),
+        ("extend", name, "--samples", "2"),
+        ("compare", name, f"{name}:a"),
+        ("pack", name),
+        ("new", "reward", "mine", "--into", name),
+        ("new", "recipe", "mine", "--into", name),
+    ):
+        refused = invoke(*words)
+        assert isinstance(refused.exception, SystemExit), words
+        assert refused.exit_code in {1, 2}
+        assert refused.stderr.count("\n") == 1
+    if not name.startswith("~"):
+        assert "cannot be written" in invoke("pack", "run", "--to", name).stderr

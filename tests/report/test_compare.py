@@ -171,6 +171,14 @@ def test_runs_of_other_lengths_are_compared_as_far_as_both_go(run_of):
     assert "one has 3 and other 4: the first 3 of both" in comparison.notes[0]
 
 
+def test_rewards_that_one_run_lacks_are_named_of_both(run_of):
+    role = {"dog": RewardRole(weight=1.0, held_out=False)}
+    other = attrs.evolve(arm("a"), samples=2, scores={"dog": (1.0, 2.0)})
+    one, two = run_of("one", arm("a", 1, 2)), run_of("two", other, **role)
+    with pytest.raises(PartError, match=r"(?s)cat: two has no scores.*dog: one has no scores"):
+        compare(str(one), str(two))
+
+
 def test_rewards_that_are_not_the_same_are_left_out_and_named(run_of):
     one = run_of("one", arm("a", 1, 2))
     changed = RECIPE | {"reward": [{"name": "cat", "kind": "cat", "label": "dog"}]}
