@@ -20,6 +20,7 @@ from align.report.page import ABOUT, CURVES, PAGE, RECIPE, SAMPLES, write_page
 from align.report.plots import curves, scatter, tradeoff
 from align.report.schema import (
     AGAIN,
+    NAME,
     ArmNumbers,
     RunResults,
     check_metrics,
@@ -66,8 +67,11 @@ def join(folders: Sequence[Path], target: Path) -> None:
     """Write one page of several runs.
 
     Raises:
-        PartError: a folder holds no results.
+        PartError: a folder holds no results, or the page of a run is there.
     """
+    if (target.parent / NAME).exists():
+        text = f"'{target.name}' here is the page of the run whose folder this is"
+        raise PartError(f"{text}; join runs in another working folder")
     names = [name for folder in folders for name in _names(read(folder))]
     with fonts_for(names):
         write_page(folders, target)

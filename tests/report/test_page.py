@@ -135,7 +135,7 @@ def test_several_runs_are_one_page_with_a_name_for_each_arm(run_of, tmp_path):
     first, second = tmp_path / "x" / "one", tmp_path / "x" / "two"
     shutil.copytree(folder, second, ignore=shutil.ignore_patterns("x"))
     shutil.copytree(folder, first, ignore=shutil.ignore_patterns("x"))
-    target = tmp_path / "both.html"
+    target = tmp_path / "x" / "both.html"
     shared = RunResults(rewards=ROLES, arms=read(folder).arms, notes=("a note of the run",))
     save(first, shared)
     save(second, shared)
@@ -147,6 +147,8 @@ def test_several_runs_are_one_page_with_a_name_for_each_arm(run_of, tmp_path):
     assert text.count("<details><summary>The recipe of") == 2
     with pytest.raises(PartError, match="holds no finished run"):
         join([first, tmp_path / "x"], target)
+    with pytest.raises(PartError, match="is the page of the run whose folder this is"):
+        join([first, second], first / PAGE)
 
 
 def test_pictures_on_the_way_are_strips(run_of):
