@@ -35,9 +35,10 @@ def visible_lines(text: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names one after the other, as a sentence has them; told apart where they hold commas."""
+    """Names one after the other, as a sentence has them; in quotes where they hold commas."""
     names = list(names)
-    return ("; " if any("," in name for name in names) else ", ").join(names)
+    quote = "'" if any("," in name for name in names) else ""
+    return ", ".join(f"{quote}{name}{quote}" for name in names)
 
 
 def shortened(text: str, letters: int) -> str:

@@ -36,7 +36,8 @@ def test_visible_text_is_one_line_of_letters_that_can_be_seen(text, shown):
 
 def test_names_with_commas_are_told_apart():
     assert listed(["a", "b"]) == "a, b"
-    assert listed(iter(["steps 2, draws 1", "b"])) == "steps 2, draws 1; b"
+    assert listed(iter(["steps 2, draws 1", "b"])) == "'steps 2, draws 1', 'b'"
+    assert listed(["steps 2, draws 1"]) == "'steps 2, draws 1'"
 
 
 def test_lines_of_a_message_stay_lines():
