@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -95,7 +95,11 @@ def matches(pattern: str) -> list[str]:
     return [file for group in names for file in group]
 
 
-def content(path: str, digest: Callable[[Path], str] = digest_of_file) -> str:
+def content(
+    path: str,
+    digest: Callable[[Path], str] = digest_of_file,
+    without: Sequence[str] = (),
+) -> str:
     """Digest of a file, or of all files in a folder or of a pattern with their names.
 
     Many small files count by their names and sizes.
@@ -103,13 +107,18 @@ def content(path: str, digest: Callable[[Path], str] = digest_of_file) -> str:
     Args:
         path: is there.
         digest: gives that of a single file.
+        without: folders whose files do not count.
 
     Raises:
         OSError: a file cannot be read.
     """
     if exists_as_file(path):
         return digest(Path(path))
-    inside = files_in(path)
+    inside = {
+        name: (file, size)
+        for name, (file, size) in files_in(path).items()
+        if not any(file.is_relative_to(folder) for folder in without)
+    }
     small = [size for _, size in inside.values() if size < _SMALL]
     by_size = len(small) > _MANY or sum(small) > _LONG
     known = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from align.catalog.tables import inputs
+from align.catalog.tables import inputs, kept_folders
 from align.core.errors import PartError
 from align.core.option import ConfigError
 from align.io import paths
@@ -17,14 +17,17 @@ from align.recipe.schema import Recipe
 def file_digests(recipe: Recipe) -> dict[str, str]:
     """Digests of all that a recipe reads, by absolute paths; folders and patterns have one each.
 
+    What a run itself writes into such a folder, such as the latents of its pictures, does not count.
+
     Raises:
         PartError: a file cannot be read.
     """
     cache, found = Cache.of_user(), dict[str, str]()
+    written = [str(Path(path).absolute()) for path in (*kept_folders(recipe), recipe.run.out)]
     digest = cache.digest if cache and recipe.run.cache else digest_of_file
     for path in _paths(recipe):
         try:
-            found[path] = paths.content(path, digest)
+            found[path] = paths.content(path, digest, written)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise PartError(f"'{path}' cannot be read: {reason}") from error

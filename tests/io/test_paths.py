@@ -82,6 +82,9 @@ def test_content_of_a_folder_is_of_names_and_bytes(tmp_path):
     assert len({first, made("c", x="1", z="2"), made("d", x="1", y="3"), made("e", x="1")}) == 4
     (tmp_path / "a" / "in" / "round").symlink_to(tmp_path / "a")
     assert content(str(tmp_path / "a")) == first
+    (tmp_path / "a" / "made").mkdir()
+    (tmp_path / "a" / "made" / "latents").write_text("by the run itself")
+    assert content(str(tmp_path / "a"), without=[str(tmp_path / "a" / "made")]) == first
 
 
 def test_content_of_many_small_files_is_of_names_and_sizes(tmp_path, monkeypatch):

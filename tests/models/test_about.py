@@ -227,4 +227,4 @@ def test_what_a_file_cannot_be_opened_with_is_said_before_a_run(options, told, o
     (tmp_path / "r.toml").write_text(text + '[mode]\nkind = "distill"\nnet = { kind = "mlp" }\n')
     with pytest.raises(RecipeError) as caught:
         load_recipe("r.toml", catalog=load_catalog())
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(told)

@@ -396,7 +396,8 @@ def test_mistakes_are_located_without_running_the_file(own, options, told):
     (own / "r.toml").write_text(RECIPE.format(options))
     with pytest.raises(RecipeError) as caught:
         load("r.toml", catalog=load_catalog())
-    assert any(line.startswith(told) for line in str(caught.value).splitlines()), caught.value
+    lines = str(caught.value).replace(f"{own}/", "").splitlines()
+    assert any(line.startswith(told) for line in lines), lines
 
 
 @pytest.mark.parametrize(
@@ -495,7 +496,7 @@ def test_check_reads_the_file_and_says_where_it_is_from(own):
     (own / "r.toml").write_text(RECIPE.format(""))
     part = load("r.toml", catalog=load_catalog()).recipe.model
     assert part.state_shape == (2,) and part.domain == "vector"
-    assert re.fullmatch(r"sha256 [0-9a-f]{64}", part.origins()["own.py"])
+    assert re.fullmatch(r"sha256 [0-9a-f]{64}", part.origins()[str(own / "own.py")])
 
 
 def test_module_is_found_by_name(own):

@@ -50,7 +50,7 @@ def test_inverse_problems(path, go):
     assert 0.05 < distance < 0.3
     rewards = json.loads((done.folder / "results.json").read_text())["rewards"]
     assert [rewards[n]["held_out"] for n in ("measurement", "psnr")] == [False, True]
-    assert levels(done.folder / "grid.png").shape[1] == 6 + 2 * (28 * 4 + 6)
+    assert levels(done.folder / "grid.png").shape[1] == 6 + 2 * (28 * 6 + 6)
 
 
 def test_the_known_picture_is_what_its_recipe_makes(go):
