@@ -17,7 +17,7 @@ from align.recipe.schema import Recipe
 def file_digests(recipe: Recipe) -> dict[str, str]:
     """Digests of all that a recipe reads, by absolute paths; folders and patterns have one each.
 
-    What a run itself writes into such a folder, such as the latents of its pictures, does not count.
+    What a run itself writes into such a folder, such as latents of pictures, does not count.
 
     Raises:
         PartError: a file cannot be read.
