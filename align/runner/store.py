@@ -17,12 +17,15 @@ from align.runner.base_samples import BaseSampleSet, from_file, to_file
 from align.runner.block import Block
 from align.runner.folder import BLOCKS
 from align.runner.samples import Samples
+from align.training import parallel
 
 
 @final
 @attrs.frozen(eq=False)
 class BlockStore:
-    """Parts by arm and by the number of their first sample.
+    """Blocks by arm and by the number of their first sample.
+
+    Of several processes that train together, the first one alone writes.
 
     Attributes:
         folder: the run folder.
@@ -43,6 +46,8 @@ class BlockStore:
 
     def write(self, arm: int, task: Task, block: Block) -> None:
         """Keep a block, which is there once its file has its name."""
+        if not parallel.first():
+            return
         if block.x1 is not None and block.data is not None:
             self.samples(arm).write_pictures(task.first, block.data)
         files.write(self._path(arm, task), block.packed(self._about(arm, task)))
@@ -69,7 +74,8 @@ class BlockStore:
 
     def write_bases(self, bases: BaseSampleSet) -> None:
         """Keep what is known of samples of the base models."""
-        files.write(self._bases, to_file(bases))
+        if parallel.first():
+            files.write(self._bases, to_file(bases))
 
     def bases(self) -> BaseSampleSet | None:
         """What is known of samples of the base models; None where there are none, or damaged."""
@@ -79,7 +85,8 @@ class BlockStore:
 
     def clear(self) -> None:
         """Remove all blocks."""
-        files.remove(self.folder / BLOCKS)
+        if parallel.first():
+            files.remove(self.folder / BLOCKS)
 
     @property
     def _bases(self) -> Path:
