@@ -5,6 +5,7 @@ A score depends on how a picture is resized. Every resize here is bicubic and an
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, final
 
@@ -21,6 +22,9 @@ from align.io.files import replacing
 
 Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]
 Crop: TypeAlias = Literal["rounded", "floored"]
+
+FRAMES: Final = 12
+"""Frames of a film, where nobody asks for another number."""
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -231,6 +235,16 @@ def to_bytes(data: Tensor) -> np.ndarray:
     """Pictures (B, C, H, W) in [0, 1] as (B, H, W, 3) uint8."""
     pictures = data.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def frames(count: int, most: int = FRAMES) -> list[int]:
+    """Places of a film's frames among `count` pictures: even, with the first and the last."""
+    return sorted({round(n * (count - 1) / (most - 1)) for n in range(most)})
+
+
+def data_uri(data: bytes, kind: Literal["png", "jpeg"]) -> str:
+    """The bytes of a picture's file as a URI that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:

@@ -19,6 +19,8 @@ from align.report.letters import head, head_font
 from align.report.schema import ArmNumbers, RunResults
 
 MOST_ROWS = 16
+"""Samples that are shown of an arm."""
+
 SMALLEST = 144
 _GAP, _LINE = 6, 16
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -34,14 +36,25 @@ class _Column:
     captions: Sequence[str]
 
 
+def shown_files(folder: Path, arm: ArmNumbers) -> list[Path]:
+    """Pictures of an arm's first samples; none of samples that are vectors."""
+    return sorted((folder / arm.folder).glob("*.png"))[:MOST_ROWS]
+
+
+def given_files(folder: Path) -> list[tuple[str, Path]]:
+    """Pictures that a run's samples are to be seen beside, with their names."""
+    paths = sorted((folder / "given").glob("*.png"))
+    return [(path.stem.partition("_")[2].replace("_", " "), path) for path in paths]
+
+
 def grid(folder: Path, results: RunResults) -> None:
     """Write grid.png, if the arms made pictures."""
     columns = [_column(folder, arm, results) for arm in results.sampled()]
     if not columns or not all(column.files for column in columns):
         return
-    if given := sorted((folder / "given").glob("*.png")):
-        names = [path.stem.partition("_")[2].replace("_", " ") for path in given]
-        columns.insert(0, _Column(", ".join(names), given, [""] * len(given)))
+    if given := given_files(folder):
+        names, files = zip(*given, strict=True)
+        columns.insert(0, _Column(", ".join(names), files, [""] * len(given)))
     first = opened(columns[-1].files[0]).pil
     zoom = max(1, -(-SMALLEST // first.height))
     width, height = first.width * zoom, first.height * zoom
@@ -71,7 +84,7 @@ def grid(folder: Path, results: RunResults) -> None:
 
 def _column(folder: Path, arm: ArmNumbers, results: RunResults) -> _Column:
     """The samples of an arm, with their scores."""
-    files = sorted((folder / arm.folder).glob("*.png"))[:MOST_ROWS]
+    files = shown_files(folder, arm)
     captions = [" / ".join(results.scores_of(arm, row).values()) for row in range(len(files))]
     return _Column(head(arm.name), files, captions)
 

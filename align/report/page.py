@@ -7,7 +7,6 @@ made smaller, so that the page stays below five megabytes.
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import re
@@ -15,7 +14,7 @@ import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import attrs
 import jinja2
@@ -23,8 +22,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from align.io.files import read_table, read_text, write
-from align.io.images import opened
+from align.io.images import data_uri, frames, opened
 from align.io.text import visible
+from align.report.grid import given_files, shown_files
 from align.report.letters import plot_text
 from align.report.meanings import meaning
 from align.report.plots import (
@@ -49,10 +49,6 @@ SAMPLES: Final = "grid.png or scatter.png"
 CURVES: Final = "curves.png"
 """What else a report is made of, and what the page may have to do without."""
 
-MOST_ROWS: Final = 16
-"""Samples that are shown of an arm."""
-
-_FRAMES: Final = 12  # pictures of a film strip
 _BYTES: Final = 3_400_000  # of all pictures; in base64 a third more
 _SIDES: Final = (512, 384, 256, 192, 128, 96)  # that pictures are made smaller to, until they fit
 
@@ -246,7 +242,7 @@ class Column:
 
 def _pictures(sampled: Sequence[tuple[RunPage, ArmNumbers]]) -> dict[str, Any] | None:
     """Columns of pictures with their scores; None where the samples are no pictures."""
-    files = {arm.name: _files(run, arm) for run, arm in sampled}
+    files = {arm.name: shown_files(run.folder, arm) for run, arm in sampled}
     files = {name: paths for name, paths in files.items() if paths}
     if not files:
         return None
@@ -265,9 +261,9 @@ def _pictures(sampled: Sequence[tuple[RunPage, ArmNumbers]]) -> dict[str, Any] |
         if arm.name in files
     ]
     given = [
-        Column(_given_name(path), (Shown(encode(path)),))
+        Column(name, (Shown(encode(path)),))
         for run in dict.fromkeys(run for run, _ in sampled)
-        for path in sorted((run.folder / "given").glob("*.png"))
+        for name, path in given_files(run.folder)
     ]
     return {
         "columns": columns,
@@ -276,14 +272,6 @@ def _pictures(sampled: Sequence[tuple[RunPage, ArmNumbers]]) -> dict[str, Any] |
         "all": max(arm.samples for _, arm in sampled),
         "small": small,
     }
-
-
-def _files(run: RunPage, arm: ArmNumbers) -> list[Path]:
-    return sorted((run.folder / arm.folder).glob("*.png"))[:MOST_ROWS]
-
-
-def _given_name(path: Path) -> str:
-    return path.stem.partition("_")[2].replace("_", " ")
 
 
 def _encoder(files: Sequence[Path]) -> Any:
@@ -298,8 +286,8 @@ def _encoder(files: Sequence[Path]) -> Any:
 
 def _data_uri(path: Path, *, side: int | None) -> str:
     data = path.read_bytes() if side is None else _jpeg(path, side)
-    kind = "png" if side is None else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    kind: Literal["png", "jpeg"] = "png" if side is None else "jpeg"
+    return data_uri(data, kind)
 
 
 def _jpeg(path: Path, side: int) -> bytes:
@@ -317,13 +305,12 @@ def _strips(arms: Sequence[tuple[RunPage, ArmNumbers]]) -> Iterator[dict[str, An
         paths = sorted((run.folder / "looks" / Path(arm.folder).name).glob("*.png"))
         if not paths:
             continue
-        places = {round(n * (len(paths) - 1) / (_FRAMES - 1)) for n in range(_FRAMES)}
-        frames = [paths[place] for place in sorted(places)]
-        encode = _encoder(frames)
+        shown = [paths[place] for place in frames(len(paths))]
+        encode = _encoder(shown)
         yield {
             "name": arm.name,
             "sampled": arm.samples > 0,
-            "frames": [(f"step {int(path.stem)}", encode(path)) for path in frames],
+            "frames": [(f"step {int(path.stem)}", encode(path)) for path in shown],
         }
 
 
@@ -363,7 +350,11 @@ def _plot(title: str, draw: Any, sentence: str = "") -> Plot:
 
 def _clouds(sampled: Sequence[tuple[RunPage, ArmNumbers]]) -> Iterator[Plot]:
     """Samples that are points in the plane, an arm a plot."""
-    places = [(arm.name, run.folder / arm.folder) for run, arm in sampled if not _files(run, arm)]
+    places = [
+        (arm.name, run.folder / arm.folder)
+        for run, arm in sampled
+        if not shown_files(run.folder, arm)
+    ]
     for shown in Cloud.of(places):
         yield _plot(shown.name + shown.left_out, shown.draw)
 

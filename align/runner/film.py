@@ -12,10 +12,9 @@ from align.core.draws import Count
 from align.core.mode import Info
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
+from align.io.images import frames
 from align.runner.build import Built
 
-FRAMES: Final = 12
-"""Pictures of a whole run, evenly spaced, where nobody asks for another number."""
 _SAMPLES: Final = 2
 _DRAWS: Final = 2
 
@@ -29,7 +28,7 @@ class Film:
 
     Args:
         model: of the arm, under guard.
-        every: steps between pictures; 0 for none, "auto" for `FRAMES` in all.
+        every: steps between pictures; 0 for none, "auto" for those of `frames`.
     """
 
     model: GuardedModel
@@ -39,8 +38,9 @@ class Film:
     def of(cls, built: Built, every: Count) -> Film | None:
         """The film of an arm; None where nothing could be seen."""
         model = built.problem.model
-        shown = isinstance(model, GuardedModel) and model.domain == "image"
-        return cls(model, every) if isinstance(model, GuardedModel) and shown else None
+        if isinstance(model, GuardedModel) and model.domain == "image":
+            return cls(model, every)
+        return None
 
     def seen(self, index: int, steps: int, info: Info) -> Info:
         """What a step says, with a picture of its draws if the step is one to look at."""
@@ -51,7 +51,7 @@ class Film:
 
     def _due(self, index: int, steps: int) -> bool:
         if self.every == "auto":
-            return index in {round(n * (steps - 1) / (FRAMES - 1)) for n in range(FRAMES)}
+            return index in frames(steps)
         return self.every > 0 and (index % self.every == 0 or index == steps - 1)
 
     def _frame(self, draws: Tensor) -> Tensor:

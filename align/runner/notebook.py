@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Final
 
 from PIL import Image
 
+from align.io.images import data_uri
 from align.io.numbers import rounded
 
 _MOST: Final = 16  # samples
@@ -45,4 +45,4 @@ def _data_uri(picture: Image.Image) -> str:
     size = (picture.width * zoom, picture.height * zoom)
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.NEAREST).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(file.getvalue(), "png")
