@@ -24,14 +24,14 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 # Pages whose text lies elsewhere in the repository; their files in docs/ only point there.
 ELSEWHERE = {
-    "changelog": ROOT / "CHANGELOG.md",
-    "changes": ROOT / "changelog.d" / "README.md",
-    "contributing": ROOT / "CONTRIBUTING.md",
-    "plugins/clip": ROOT / "plugins" / "align-clip" / "README.md",
-    "plugins/http": ROOT / "plugins" / "align-http" / "README.md",
-    "plugins/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
-    "security": ROOT / "SECURITY.md",
-    "start": ROOT / "README.md",
+    "reference/changelog": ROOT / "CHANGELOG.md",
+    "how_to/changes": ROOT / "changelog.d" / "README.md",
+    "how_to/contributing": ROOT / "CONTRIBUTING.md",
+    "reference/clip": ROOT / "plugins" / "align-clip" / "README.md",
+    "reference/http": ROOT / "plugins" / "align-http" / "README.md",
+    "reference/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
+    "reference/security": ROOT / "SECURITY.md",
+    "start/overview": ROOT / "README.md",
 }
 LINK = re.compile(r"\]\(([^)\s:#]+)")
 

@@ -130,7 +130,7 @@ def test_every_part_says_what_it_is_for_in_a_line_of_80_columns(catalog):
 
 
 def test_every_hook_is_documented_with_its_signature():
-    text = (ROOT / "docs" / "plugins" / "hooks.md").read_text()
+    text = (ROOT / "docs" / "reference" / "hooks.md").read_text()
     headings = re.findall(r"^### `(.*)`$", text, re.M)
     hooks = {n: hook for n, hook in vars(hookspecs).items() if n.startswith("align_")}
     signatures = [n + str(inspect.signature(hook)).replace("'", "") for n, hook in hooks.items()]
@@ -138,7 +138,7 @@ def test_every_hook_is_documented_with_its_signature():
 
 
 def test_every_command_is_documented():
-    page = (ROOT / "docs" / "command_line.md").read_text()
+    page = (ROOT / "docs" / "reference" / "command_line.md").read_text()
     table = re.findall(r"^\| (`.*?) \|", page, re.M)
     named = {name for row in table for name in re.findall(r"`(\w+)", row)}
     assert named == {*main.commands}

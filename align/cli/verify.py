@@ -159,7 +159,7 @@ def compared(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[
             package = part.judged([p.pil for p in opened_pictures], [prompt] * len(files)).tolist()
         except ImportError as error:
             reason = f"the package cannot be asked: {str(error).partition(chr(10))[0]}"
-            reason += "; it needs an environment of its own, see docs/rewards.md"
+            reason += "; it needs an environment of its own, see docs/how_to/rewards.md"
     else:
         reason = "no package to ask: this reward stands in for none"
     columns = zip(files, ours, other, package, strict=True)

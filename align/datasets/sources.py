@@ -136,7 +136,9 @@ def files_of(path: str, split: str) -> list[str]:
         files = [path]
     for file in files:
         if not Path(file).exists():
-            raise PartError(f"data: no file or folder '{file}'; docs/training.md says what can be")
+            raise PartError(
+                f"data: no file or folder '{file}'; docs/how_to/training.md says what can be"
+            )
     return files
 
 

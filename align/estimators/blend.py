@@ -74,7 +74,7 @@ class Blend(ValueEstimator):
     with centring "regression".
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 20 and 22, for what
-    is mixed; the weights are our own, measured in docs/estimators.md.
+    is mixed; the weights are our own, measured in docs/results/estimators.md.
     """
 
     kind: ClassVar[str] = "blend"

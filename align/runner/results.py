@@ -42,7 +42,7 @@ class Step:
     Attributes:
         index: of the step, counted from 0.
         steps: how many there are.
-        numbers: such as "reward", by name; docs/recipes.md has what they are.
+        numbers: such as "reward", by name; docs/reference/recipes.md has what they are.
         x: states after it, (B, *S), or (M · B, *S) of M particles; None from a mode without any.
     """
 

@@ -1,4 +1,4 @@
-"""docs/plugins/dynamics.md: its dynamics are found, go into a recipe, and pass their test."""
+"""docs/how_to/dynamics.md: its dynamics are found, go into a recipe, and pass their test."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ from align.catalog.registry import load_catalog
 from align.recipe import load
 
 DOCS = Path(__file__).parents[2] / "docs"
-TEXT = (DOCS / "plugins" / "dynamics.md").read_text()
+TEXT = (DOCS / "how_to" / "dynamics.md").read_text()
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def test_a_recipe_may_name_the_dynamics_of_the_page(folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "midpoint", raising=False)
     catalog = load_catalog([EntryPoint("midpoint", "midpoint", "align")])
     assert not catalog.broken
-    recipe = re.search(r"^```toml\n(.*?)^```", (DOCS / "recipes.md").read_text(), re.M | re.S)
+    recipe = re.search(
+        r"^```toml\n(.*?)^```", (DOCS / "reference" / "recipes.md").read_text(), re.M | re.S
+    )
     path = folder / "two_points.toml"
     path.write_text(recipe[1])
     (override,) = re.findall(r"--set '(.*)'$", TEXT, re.M)

@@ -1,4 +1,4 @@
-"""docs/plugins/model.md: both models are trained, distilled and steered, as the page says."""
+"""docs/how_to/model.md: both models are trained, distilled and steered, as the page says."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from align.models.network_model import NetworkModel
 from align.models.torch_model import TorchModel
 from align.training import weights
 
-TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "model.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "how_to" / "model.md").read_text()
 BLOCKS = dict(re.findall(r"^```(?:python|toml)\n# (\w+\.\w+)\n(.*?)^```", TEXT, re.M | re.S))
 # As the page has them, but few and small.
 FEWER = {

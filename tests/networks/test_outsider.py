@@ -1,4 +1,4 @@
-"""The network and the data set of docs/plugins as distributions: trained, exported, steered."""
+"""The network and the data set of docs/how_to as distributions: trained, exported, steered."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from align.models.network import Network, load
 from align.training import weights
 
 pytestmark = pytest.mark.usefixtures("unpainted")
-DOCS = Path(__file__).parents[2] / "docs" / "plugins"
+DOCS = Path(__file__).parents[2] / "docs" / "how_to"
 CPU = torch.device("cpu")
 PRETRAIN = """
 [run]

@@ -1,4 +1,4 @@
-"""docs/plugins/conformance.md lists the checks there are, and its examples run."""
+"""docs/reference/conformance.md lists the checks there are, and its examples run."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from align.catalog.contracts import CONTRACT_CLASSES, plural
 from align.testing.kit import checks_of
 
-TEXT = (Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "conformance.md").read_text()
 
 
 def test_every_check_is_listed():

@@ -1,4 +1,4 @@
-"""docs/plugins/diffusers.md: its recipes run and its Python too, with tiny pipelines."""
+"""docs/how_to/diffusers.md: its recipes run and its Python too, with tiny pipelines."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from align_diffusers.testing import FAMILIES
 
 from align.runner.session import run
 
-TEXT = (Path(__file__).parents[3] / "docs" / "plugins" / "diffusers.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs" / "how_to" / "diffusers.md").read_text()
 RECIPES = re.findall(r"```toml\n# (\S+)\n(.*?)```", TEXT, re.S)
 SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 NAMES = {
