@@ -23,6 +23,7 @@ from align.cli.shown import two_columns
 from align.core.errors import RecipeError
 from align.core.interrupt import is_interrupt
 from align.core.option import Key
+from align.core.reward import LATENT
 from align.core.term import RewardTerm
 from align.io.files import exists_as_folder, write
 from align.recipe import Run, load
@@ -161,7 +162,9 @@ def _scoring(catalog: Catalog, model: str) -> list[str]:
     """Rewards of what a model makes, as far as that is known without their options."""
     made = _domain(catalog.parts["model"][model])
     kinds = {kind: _domain(entry) for kind, entry in sorted(catalog.parts["reward"].items())}
-    return [kind for kind, domain in kinds.items() if None in (made, domain) or domain == made]
+    return [
+        kind for kind, domain in kinds.items() if made is None or domain in (None, LATENT, made)
+    ]
 
 
 def _domain(entry: Entry) -> str | None:

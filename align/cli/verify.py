@@ -18,7 +18,7 @@ from align.catalog.describe import dotted
 from align.catalog.registry import Catalog, Entry
 from align.core.errors import AlignError, PartError
 from align.core.option import ConfigErrors
-from align.core.reward import HasReferenceImplementation, RewardSpec
+from align.core.reward import LATENT, HasReferenceImplementation, RewardSpec
 from align.io.images import Picture, opened
 from align.recipe.override import parse_override
 from align.testing.kit import checks_of
@@ -189,6 +189,8 @@ def lines(
     Raises:
         AlignError: the part cannot be built, or a file is no picture.
     """
+    if files and contract == "reward" and part.domain == LATENT:
+        raise PartError(f"reward '{part.kind}' scores clean states; leave the pictures out")
     pictures = [opened(file) for file in files] if contract == "reward" else []
     if pictures:
         comparisons, reason = compared(part, files, prompt)

@@ -55,11 +55,12 @@ class Problem:
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept.
 
-        Where nothing is optimised it is 0, and nothing is decoded.
+        Where nothing is optimised it is 0. Nothing is decoded for rewards that score states.
         """
         count = len(draws)
         if not self.reward.optimised:
             return draws.new_zeros(draws.shape[:2])
-        data = self.model.decode(draws.flatten(0, 1))
-        total = self.reward.total(data, cond.tile(count).prompts)
+        x1 = draws.flatten(0, 1)
+        data = self.model.decode(x1) if self.reward.needs_data else x1
+        total = self.reward.total(data, cond.tile(count).prompts, x1)
         return total.reshape(count, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, final
 
 import attrs
 import torch
@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+RewardDomain: TypeAlias = Domain | Literal["latent"]
+"""What a reward scores: decoded samples of a kind, or the clean states before they are decoded."""
+
+LATENT: Final = "latent"
+
+
 class Reward(ABC):
-    """Scores decoded samples; row i of the score depends on row i of the data alone."""
+    """Scores samples; row i of the score depends on row i of the data alone."""
 
     @abstractmethod
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32 or wider, for images (B, 3, H, W) in [0, 1] or vectors (B, D).
 
-        NaN is a score that is missing, of a reward that declares `may_miss`.
+        A reward whose domain is "latent" is given clean states (B, *S) instead, which nobody
+        decodes for it. NaN is a score that is missing, of a reward that declares `may_miss`.
         """
 
     def capability(self, kind: type[Able]) -> Able | None:
@@ -106,8 +113,8 @@ class RewardSpec(ABC):
 
     @property
     @abstractmethod
-    def domain(self) -> Domain | None:
-        """The kind of data that it scores; None for both."""
+    def domain(self) -> RewardDomain | None:
+        """The kind of data that it scores: None for pictures and vectors, "latent" for states."""
 
     @property
     @abstractmethod
@@ -176,6 +183,7 @@ class Term:
 
     Attributes:
         transform: f, or None for f(R) = R.
+        latent: whether it scores clean states instead of decoded data.
     """
 
     name: str
@@ -183,6 +191,11 @@ class Term:
     weight: float = 1.0
     held_out: bool = False
     transform: Transform | None = None
+    latent: bool = False
+
+    def score(self, x1: Tensor, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """R (B,) of samples: clean states x1 (B, *S), decoded to data (B, ...)."""
+        return self.reward.score(x1 if self.latent else data, prompts)
 
     def share(self, score: Tensor) -> Tensor:
         """What a score (B,) adds to r if the term is optimised: λ f(R), (B,)."""
@@ -206,11 +219,22 @@ class WeightedReward:
         terms = (attrs.evolve(t, weight=weights.get(t.name, t.weight)) for t in self.terms)
         return WeightedReward(tuple(terms))
 
-    def total(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
-        """r (B,) of decoded samples; held-out terms are not evaluated."""
-        total = data.new_zeros(len(data))
+    @property
+    def needs_data(self) -> bool:
+        """Whether an optimised term scores decoded samples."""
+        return not all(term.latent for term in self.optimised)
+
+    def total(self, data: Tensor, prompts: Sequence[str], x1: Tensor | None = None) -> Tensor:
+        """r (B,) of samples; held-out terms are not evaluated.
+
+        Args:
+            data: decoded, (B, ...); anything of B rows where nobody `needs_data`.
+            prompts: of the samples.
+            x1: clean states (B, *S); the data where they are left out.
+        """
+        x1, total = data if x1 is None else x1, data.new_zeros(len(data))
         for term in self.optimised:
-            total = total + term.share(term.reward.score(data, prompts))
+            total = total + term.share(term.score(x1, data, prompts))
         return total
 
     def of(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -220,6 +244,6 @@ class WeightedReward:
             total = total + term.share(scores[term.name])
         return total
 
-    def each(self, data: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Every term's own score R (B,) by name; held-out ones included."""
-        return {term.name: term.reward.score(data, prompts) for term in self.terms}
+    def each(self, x1: Tensor, data: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Every term's own score R (B,) of samples by name; held-out ones included."""
+        return {term.name: term.score(x1, data, prompts) for term in self.terms}

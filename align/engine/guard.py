@@ -219,6 +219,7 @@ class GuardedReward(Reward):
         differentiable: whether the reward declares that its score carries a gradient.
         dimension: numbers in the vectors that it scores, if it declares that.
         may_miss: whether it declares that a score may be missing, which NaN says.
+        latent: whether it scores clean states instead of decoded data.
     """
 
     inner: Reward
@@ -228,6 +229,7 @@ class GuardedReward(Reward):
     differentiable: bool = False
     dimension: int | None = None
     may_miss: bool = False
+    latent: bool = False
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """The inner reward's score (B,)."""
@@ -271,7 +273,7 @@ class GuardedReward(Reward):
                 f"{who} declares that it is differentiable, but its score carries no gradient; use"
                 " an estimator that follows no gradient, like 'stein', and tell the reward's author"
             )
-        why = functools.partial(_why, data.dim() == 4)
+        why = functools.partial(_why, data.dim() == 4 and not self.latent)
         known = score.masked_fill(score.isnan(), 0.0) if self.may_miss else score
         _finite(known, f"{who}: score", why, extent(data))
         return score.clone()

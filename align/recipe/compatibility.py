@@ -16,6 +16,7 @@ from align.core.model import ModelSpec
 from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
 from align.core.prompts import expand_prompt, match_class
+from align.core.reward import LATENT
 from align.core.study import Study
 from align.engine.memory import available
 from align.io.prompt_file import PromptFile
@@ -248,7 +249,7 @@ def _domains(ask: _Question) -> Iterator[ConfigError]:
     if not model:
         return
     for index, term in enumerate(ask.recipe.reward):
-        if term.part.domain not in (None, model.domain):
+        if term.part.domain not in (None, LATENT, model.domain):
             text = f"'{term.part.kind}' scores {term.part.domain}s, but model '{model.kind}' makes"
             yield _at(ask, ("reward", index), f"{text} {model.domain}s")
     for index, metric in enumerate(ask.recipe.metric):

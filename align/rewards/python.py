@@ -12,9 +12,8 @@ from torch import Tensor
 
 from align.core.attribution import seen
 from align.core.errors import ContractError
-from align.core.model import Domain
 from align.core.option import option
-from align.core.reward import HasOrigins, Repeatable, Reward, RewardSpec
+from align.core.reward import HasOrigins, Repeatable, Reward, RewardDomain, RewardSpec
 from align.io.python_code import (
     Code,
     check_one_place,
@@ -35,11 +34,11 @@ class Python(RewardSpec, HasOrigins, Repeatable):
 
     A function `score(data, prompts)` of a Python file, which returns the scores (B,).
 
-    `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device; `prompts` is
-    a list of B strings. Row i of the score must depend on row i of the data alone. The file is
-    run once, when the run begins; `align check` only reads it. It can import what lies beside it,
-    as a script can. A module is named like in an import statement, and is searched in the working
-    directory first.
+    `data` are pictures (B, 3, H, W) in [0, 1] or vectors (B, D), on the run's device, or with
+    `domain = "latent"` clean states (B, *S); `prompts` is a list of B strings. Row i of the score
+    must depend on row i of the data alone. The file is run once, when the run begins; `align check`
+    only reads it. It can import what lies beside it, as a script can. A module is named like in an
+    import statement, and is searched in the working directory first.
     """
 
     kind: ClassVar[str] = "python"
@@ -54,7 +53,11 @@ class Python(RewardSpec, HasOrigins, Repeatable):
         "whether the score carries a gradient back to the data; checked before the first score",
         default=True,
     )
-    domain: Domain | None = option("kind of data that it scores; both if left out", default=None)
+    domain: RewardDomain | None = option(
+        "kind of data that it scores; 'latent' is clean states, which are not decoded for it;"
+        " pictures and vectors if left out",
+        default=None,
+    )
 
     def __attrs_post_init__(self) -> None:
         """Refuse two places of the function, and none."""

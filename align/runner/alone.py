@@ -57,7 +57,7 @@ def dependent_model(built: Built, x1: Tensor, data: Tensor) -> tuple[str, ...]:
 
 
 def dependent_rewards(
-    problem: Problem, data: Tensor, scores: Mapping[str, Tensor]
+    problem: Problem, x1: Tensor, data: Tensor, scores: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
     """Which rewards score the last sample alone otherwise than among the others.
 
@@ -73,7 +73,7 @@ def dependent_rewards(
             continue
         allowed = 0.005 * float(among.abs().max()) + 0.01 * float(among.std())
         try:
-            alone = float(term.reward.score(data[-1:], prompts))
+            alone = float(term.score(x1[-1:], data[-1:], prompts))
         except AlignError as error:
             notes.append(f"reward '{term.name}' cannot score a sample alone: {error}")
             continue

@@ -353,7 +353,7 @@ class _Drawing:
                 data = problem.model.decode(x1)
             for term in terms:
                 with seconds.of(f"reward {term.name}"):
-                    scores[term.name].append(term.reward.score(data, cond.prompts))
+                    scores[term.name].append(term.score(x1, data, cond.prompts))
             made.append((x1, cond, piece))
         memory = meter.cost(problem.model.device).memory
         scored = {
@@ -409,7 +409,7 @@ class _Drawing:
                 if term.name in scored:
                     who = f"reward '{term.name}'"
                     kept[who] = scored[term.name].scores
-                    now[who] = term.reward.score(data, cond.prompts)
+                    now[who] = term.score(x1, data, cond.prompts)
         except AlignError:  # which is raised again where all samples are made
             return ["the model"]
         return [who for who, numbers in now.items() if not _alike(numbers, kept[who], rows)]

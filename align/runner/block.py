@@ -106,11 +106,11 @@ class Block:
         if x1 is None:
             return block
         data = problem.model.decode(x1)
-        scores = problem.reward.each(data, problem.cond.prompts)
+        scores = problem.reward.each(x1, data, problem.cond.prompts)
         logger.info("{}: {}", built.arm.name, {n: float(s.mean()) for n, s in scores.items()})
         notes = block.notes
         if last:
-            notes += dependent_model(built, x1, data) + dependent_rewards(problem, data, scores)
+            notes += dependent_model(built, x1, data) + dependent_rewards(problem, x1, data, scores)
         compared = compared and len(x1) == len(problem.cond)
         return attrs.evolve(
             block,

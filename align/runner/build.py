@@ -15,7 +15,7 @@ from align.core.errors import PartError
 from align.core.model import ClassConditional, FlowModel, NoModel, build_model
 from align.core.problem import Problem
 from align.core.prompts import expand_prompt
-from align.core.reward import HasReferenceImages, Reward, Term, WeightedReward
+from align.core.reward import LATENT, HasReferenceImages, Reward, Term, WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import GuardedModel, GuardedReward
 from align.engine.loop import Earlier, Observer, Outcome, execute
@@ -212,9 +212,11 @@ def build(
                 term.part.differentiable,
                 term.part.dimension,
                 term.part.may_miss,
+                latent=term.part.domain == LATENT,
             ),
             weight=term.weight,
             held_out=term.held_out,
+            latent=term.part.domain == LATENT,
         )
         for term, reward in zip(rewards.terms, rewards.loaded(), strict=True)
     )

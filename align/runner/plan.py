@@ -199,9 +199,11 @@ def _measured(
     """
     try:
         if part[0] == "reward":
-            if decoded is None:
+            term = next(term for term in problem.reward.terms if term.name == part[1])
+            shape = problem.model.shape if term.latent else decoded
+            if shape is None:
                 return "what the model decodes is not known"
-            inputs, call = _of_reward(problem, part[1], decoded)
+            inputs, call = _of_reward(problem, term.reward, shape)
             return part_cost(call, inputs, gradient=gradient, most_rows=rows)
         model = guarded(problem.model)
         if isinstance(model.inner, Sketch):
@@ -228,15 +230,14 @@ def _of_model(problem: Problem, method: str) -> tuple[Callable[[int], Tensor], C
 
 
 def _of_reward(
-    problem: Problem, name: str, decoded: tuple[int, ...]
+    problem: Problem, own: Reward, shape: tuple[int, ...]
 ) -> tuple[Callable[[int], Tensor], Call]:
-    """Data for a reward, and the reward."""
+    """Data of this shape for a reward, and the reward."""
     model = guarded(problem.model)
-    own = next(term for term in problem.reward.terms if term.name == name).reward
 
     def inputs(rows: int) -> Tensor:
         numbers = Streams(0, tuple(range(rows)), ("plan", "data"), model.device)
-        return numbers.uniform(decoded).to(model.device, model.dtype)
+        return numbers.uniform(shape).to(model.device, model.dtype)
 
     def call(x: Tensor, meter: Meter) -> Tensor:
         reward = (

@@ -69,7 +69,7 @@ class Evaluation:
         streams = Streams(seed, tuple(range(len(cond))), ("evaluation",), model.device)
         x1 = samples(model, cond, streams, self.flow_steps).to(problem.model.dtype)
         data = problem.model.decode(x1)
-        return data, problem.reward.each(data, cond.prompts)
+        return data, problem.reward.each(x1, data, cond.prompts)
 
     @torch.no_grad()
     def of(

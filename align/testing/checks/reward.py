@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from align.core.errors import PromptError
-from align.core.model import Domain
-from align.core.reward import Quadratic, Reward, RewardSpec
+from align.core.reward import LATENT, Quadratic, Reward, RewardDomain, RewardSpec
 from align.core.streams import Streams
 from align.testing.checks.form import files_read, form
 from align.testing.probes import close, finite, size
@@ -44,10 +43,15 @@ def subject(part: RewardSpec, on: Callable[[], Tensor] | None) -> Scoring:
     return Scoring(part, part.build(data.device), data)
 
 
-def noise(domain: Domain | None, streams: Streams, side: int = 64) -> Tensor:
-    """Vectors (B, 2) of normal numbers, or pictures (B, 3, side, side) of noise at many scales."""
+def noise(domain: RewardDomain | None, streams: Streams, side: int = 64) -> Tensor:
+    """Vectors (B, 2) or states (B, 4, 8, 8) of normal numbers, or pictures (B, 3, side, side).
+
+    Pictures are noise at many scales, in [0, 1].
+    """
     if domain == "vector":
         return streams.normal((2,)).float()
+    if domain == LATENT:
+        return streams.normal((4, 8, 8)).float()
     total = torch.zeros(len(streams.samples), 3, side, side)
     for cells in (2, 4, 8, 16):
         coarse = streams.fold_in(cells).normal((3, cells, cells)).float()
@@ -121,8 +125,8 @@ def is_quadratic(scoring: Scoring) -> None:
 
 def outside(scoring: Scoring) -> None:
     """Pictures a little outside of [0, 1] have finite scores, with a finite gradient."""
-    if scoring.data.dim() != 4:
-        raise SkipTest("vectors have no bounds")
+    if scoring.data.dim() != 4 or scoring.part.domain == LATENT:
+        raise SkipTest("vectors and states have no bounds")
     data = (1.3 * scoring.data - 0.15).requires_grad_(scoring.part.differentiable)
     score = scoring.score(data)
     finite(score.detach(), "scores")
