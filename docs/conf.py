@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -10,11 +11,12 @@ project = "align"
 author = "The align maintainers"
 copyright = author
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx_design"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 nb_execution_mode = "off"  # tests run them; the site shows what they kept
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery/**/*.md"]
 myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]
 nitpicky = True
 html_theme = "furo"
 html_title = "align"
@@ -53,6 +55,15 @@ def fetch(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = LINK.sub(lead, text)
 
 
+def write_pages(app: Sphinx) -> None:
+    """Write the pages that are made from the code, before Sphinx looks for pages."""
+    sys.path.insert(0, str(DOCS))
+    from generate import generate
+
+    generate()
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this once."""
+    app.connect("builder-inited", write_pages)
     app.connect("source-read", fetch)

@@ -29,7 +29,10 @@ PLUGIN_FILES = [
     for path in sorted(ROOT.glob("plugins/*/align_*/**/*.py"))
     if not {"tests", "scripts"} & set(path.relative_to(ROOT).parts)
 ]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *(p for p in sorted(ROOT.glob("docs/**/*.md")) if "generated" not in p.parts),
+]
 RECIPES = sorted(ROOT.glob("recipes/**/*.toml"))
 SCHEMA = ROOT / "recipes" / "recipe.schema.json"
 HEAVY = {

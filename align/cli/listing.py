@@ -120,7 +120,7 @@ def read_listing() -> Listing:
     from align.catalog.registry import load_catalog
 
     catalog = load_catalog()
-    listing = Listing(tuple(_parts(catalog)), catalog.broken)
+    listing = Listing(tuple(parts_of(catalog)), catalog.broken)
     unreadable = any(_UNREADABLE in part.options for part in listing.parts)
     if place and installed and not listing.broken and not unreadable:
         _keep(place, installed, listing.parts, _files(catalog), began)
@@ -210,7 +210,7 @@ def _files(catalog: Catalog) -> list[File]:
     return files
 
 
-def _parts(catalog: Catalog) -> Iterator[Part]:
+def parts_of(catalog: Catalog) -> Iterator[Part]:
     """The parts of a catalog, by contract and kind."""
     for contract in CONTRACT_CLASSES:
         for kind, entry in sorted(catalog.parts[contract].items()):

@@ -136,7 +136,7 @@ def part_lines(part: Part) -> Iterator[str]:
     yield from _document(part.doc)
     yield "In a recipe:"
     yield ""
-    yield from (f"    {line}" for line in _in_a_recipe(part))
+    yield from (f"    {line}" for line in in_a_recipe(part))
     yield ""
     if not part.options:
         yield "It has no options."
@@ -156,7 +156,7 @@ def _document(text: str) -> Iterator[str]:
         yield ""
 
 
-def _in_a_recipe(part: Part) -> Iterator[str]:
+def in_a_recipe(part: Part) -> Iterator[str]:
     """The shortest form in which a recipe can name a part, with the options that it must have."""
     required = [option for option in part.options if _is_required(option)]
     if section := _SECTIONS.get(part.contract):

@@ -1,0 +1,67 @@
+"""Keeps what a gallery shows of a run: its picture, its table, and how it was made.
+
+    align run @tabby_cat
+    python docs/gallery.py runs/tabby_cat
+
+writes docs/gallery/tabby_cat. Which recipe a run is of stands in its about.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+KEPT: Final = Path(__file__).resolve().parent / "gallery"
+PICTURES: Final = ("grid.png", "scatter.png", "study.png", "tradeoff.png", "curves.png")
+_SIDE: Final = 900  # most pixels of a side
+_COLOURS: Final = 96
+
+
+def keep(run: Path) -> Path:
+    """Write what is kept of a run; returns the folder.
+
+    Raises:
+        SystemExit: the run is not done, or not of a recipe that comes with align as it stands.
+    """
+    about = json.loads((run / "about.json").read_text(encoding="utf-8"))
+    command = re.search(r"align run (?:@|recipes/)([\w/]+)(?:\.toml)?$", about["command"])
+    if about["status"] != "done" or not command:
+        raise SystemExit(f"{run}: the gallery shows finished runs of `align run @NAME`")
+    folder = KEPT / command[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = next(run / picture for picture in PICTURES if (run / picture).exists())
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+        small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        small.quantize(_COLOURS, dither=Image.Dither.NONE).save(
+            folder / "picture.png", optimize=True
+        )
+    table = next(path for path in (run / "table.md", run / "study.md") if path.exists())
+    (folder / "table.md").write_text(table.read_text(encoding="utf-8"), encoding="utf-8")
+    costs = [arm["cost"] for arm in json.loads((run / "results.json").read_text())["arms"]]
+    with (run / "recipe.toml").open("rb") as file:
+        samples = tomllib.load(file)["run"]["samples"]
+    kept = {
+        "date": about["time"].partition("T")[0],
+        "picture": picture.name,
+        "samples": samples,
+        "seconds": round(sum(cost["seconds"] for cost in costs)),
+        "threads": about["threads"],
+        "device": about.get("device", "cpu"),
+        "align": about["libraries"]["align-core"],
+        "torch": about["libraries"]["torch"],
+        "machine": about["machine"],
+    }
+    (folder / "about.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(keep(Path(argument)))
