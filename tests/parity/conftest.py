@@ -16,6 +16,8 @@ PACKAGES = (
     "ImageReward",
     "hpsv2",
     "clip",
+    "torchvision",
+    "align_classifier",
     "align_clip",
     "align_hpsv2",
     "align_image_reward",

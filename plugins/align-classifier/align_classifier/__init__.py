@@ -1,4 +1,4 @@
-"""A reward for any image classifier of transformers or timm: how sure it is of a class."""
+"""A reward for any image classifier of transformers, timm or torchvision."""
 
 from __future__ import annotations
 

@@ -41,9 +41,18 @@ class Classifier(RewardSpec, Repeatable):
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
 
-    model: str = option("a folder, or an id of the Hugging Face hub", check=_named, path=True)
-    library: Literal["transformers", "timm"] = option(
+    model: str = option(
+        "a folder, or an id of the Hugging Face hub; of torchvision the name of an architecture",
+        check=_named,
+        path=True,
+    )
+    library: Literal["transformers", "timm", "torchvision"] = option(
         "library that loads the model", default="transformers"
+    )
+    weights: str = option(
+        "file of weights of torchvision's architecture, such as your own; '' is the released ones",
+        default="",
+        path=True,
     )
     label: str = option(
         "a class: its name in the model's configuration, or its number", check=_named
@@ -51,8 +60,18 @@ class Classifier(RewardSpec, Repeatable):
     score: Score = option(
         "score of a picture: log p, log p / (1 − p), or p of the label", default="log_probability"
     )
-    revision: str = option("branch, tag or commit of the model on the hub", default="main")
+    revision: str = option(
+        "branch, tag or commit of the model on the hub; of torchvision the name of its weights,"
+        " like 'IMAGENET1K_V2'",
+        default="main",
+    )
     offline: bool = option("whether nothing may be downloaded", default=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse weights for a library that has them in the model's folder."""
+        if self.weights and self.library != "torchvision":
+            cure = "give 'model' the folder that holds them"
+            raise ValueError(f"'weights' is for library 'torchvision' alone; {cure}")
 
     @property
     def range(self) -> tuple[float, float]:
@@ -67,6 +86,11 @@ class Classifier(RewardSpec, Repeatable):
 
     def files_read(self) -> tuple[Path, ...] | None:
         """The model's folder, or what the hub's cache has of its repository."""
+        if self.library == "torchvision":
+            from align_classifier.of_torchvision import file_of
+
+            path = Path(self.weights) if self.weights else file_of(self.model, self.revision)
+            return (path,) if path else None
         return all_stored((self.model, self.revision))
 
     def build(self, device: torch.device) -> Reward:
@@ -75,16 +99,23 @@ class Classifier(RewardSpec, Repeatable):
         Raises:
             PartError: it cannot be found, does not fit, or knows no such class.
         """
-        if self.library == "timm":
-            from align_classifier.of_timm import load
-        else:
-            from align_classifier.of_transformers import load
-        known = load(self.model, self.revision, self.offline)
+        known = self._known()
         index = numbered(self.label, known.labels, known.classes)
         if known.classes < 2:
             raise PartError(f"{WHO}: model: '{self.model}' has one class only; there is no choice")
         known.network.requires_grad_(False).eval().to(device, torch.float32)
         return _Classifier(known, index, self.score)
+
+    def _known(self) -> Known:
+        if self.library == "torchvision":
+            from align_classifier import of_torchvision
+
+            return of_torchvision.load(self.model, self.weights, self.revision, self.offline)
+        if self.library == "timm":
+            from align_classifier.of_timm import load
+        else:
+            from align_classifier.of_transformers import load
+        return load(self.model, self.revision, self.offline)
 
 
 @final

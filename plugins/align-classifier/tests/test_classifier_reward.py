@@ -196,6 +196,11 @@ def test_timm_says_what_it_says(tmp_path):
     assert float(reward.score(x, [""])) == pytest.approx(float(wanted), abs=0.02)
 
 
+def test_weights_are_for_torchvision_alone():
+    with pytest.raises(ValueError, match="'weights' is for library 'torchvision' alone"):
+        Classifier(model="a", label="0", weights="b.pt")
+
+
 def test_the_entry_module_is_light():
     code = (
         "import sys, align_classifier\n"
