@@ -27,6 +27,7 @@ from align.dynamics.ode import ODE
 from align.dynamics.renoise import Renoise as Renoising
 from align.dynamics.sde import SDE
 from align.estimators.blend import Blend
+from align.estimators.damped import Damped
 from align.estimators.exact import Exact
 from align.estimators.gaussian import GaussianValue
 from align.estimators.gradient import Gradient
@@ -260,6 +261,9 @@ test_stein = conformance("estimator", Stein)
 test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))
 
 test_blend = conformance("estimator", Blend)
+test_damped = conformance(
+    "estimator", Damped, on=lambda: Problem(*gaussian(), sampler=MetaFlowMap())
+)
 GREEDY = "the best draw, whatever the reward's weight"
 test_search = conformance(
     "estimator",

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 def align_estimators() -> list[type[ValueEstimator]]:
     """Value estimators."""
     from align.estimators.blend import Blend
+    from align.estimators.damped import Damped
     from align.estimators.exact import Exact
     from align.estimators.gaussian import GaussianValue
     from align.estimators.gradient import Gradient
     from align.estimators.search import Search
     from align.estimators.stein import Stein
 
-    return [Blend, Exact, GaussianValue, Gradient, Search, Stein]
+    return [Blend, Damped, Exact, GaussianValue, Gradient, Search, Stein]
