@@ -26,6 +26,7 @@ from align.dynamics.heun import Heun
 from align.dynamics.ode import ODE
 from align.dynamics.renoise import Renoise as Renoising
 from align.dynamics.sde import SDE
+from align.estimators.bank import Bank
 from align.estimators.blend import Blend
 from align.estimators.damped import Damped
 from align.estimators.exact import Exact
@@ -260,6 +261,17 @@ test_gradient = conformance("estimator", Gradient)
 test_stein = conformance("estimator", Stein)
 test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))
 
+ONE_BANK = "all states share one bank, whose error no repeat shows"
+test_bank = conformance(
+    "estimator",
+    Bank,
+    expect_fail={
+        "value": ONE_BANK,
+        "shift": ONE_BANK,
+        "error": ONE_BANK,
+        "ess": "the bank is weighed by likelihoods where there is no reward too",
+    },
+)
 test_blend = conformance("estimator", Blend)
 test_damped = conformance(
     "estimator", Damped, on=lambda: Problem(*gaussian(), sampler=MetaFlowMap())

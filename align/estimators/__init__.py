@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @hookimpl
 def align_estimators() -> list[type[ValueEstimator]]:
     """Value estimators."""
+    from align.estimators.bank import Bank
     from align.estimators.blend import Blend
     from align.estimators.damped import Damped
     from align.estimators.exact import Exact
@@ -21,4 +22,4 @@ def align_estimators() -> list[type[ValueEstimator]]:
     from align.estimators.search import Search
     from align.estimators.stein import Stein
 
-    return [Blend, Damped, Exact, GaussianValue, Gradient, Search, Stein]
+    return [Bank, Blend, Damped, Exact, GaussianValue, Gradient, Search, Stein]
