@@ -258,6 +258,15 @@ test_gaussian_value = conformance(
     "estimator", lambda: GaussianValue(data_std=0.7), on=lambda: Problem(*gaussian())
 )
 test_gradient = conformance("estimator", Gradient)
+COUPLED = "draws that are coupled are not independent: another bias, and a smaller error"
+test_gradient_of_pairs = conformance(
+    "estimator",
+    lambda: Gradient(noise="antithetic"),
+    expect_fail={"error": COUPLED},
+)
+test_gradient_of_even_draws = conformance(
+    "estimator", lambda: Gradient(noise="sobol"), expect_fail={"bias": COUPLED, "error": COUPLED}
+)
 test_stein = conformance("estimator", Stein)
 test_stein_about_the_denoiser = conformance("estimator", lambda: Stein(centring="velocity"))
 

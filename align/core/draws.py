@@ -6,7 +6,8 @@ alone: draw n of sample i is the same in any chunk.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias, final
 
 import attrs
@@ -59,7 +60,8 @@ class Draws:
     Attributes:
         x1: the draws, (N, B, *S), without a graph.
         rewards: r(x1), (N, B).
-        reward_grads: ∂r(x1)/∂x through the sampler, (N, B, *S); None if they were not computed.
+        reward_grads: ∂r(x1)/∂x through the sampler, (N, B, *S), or ∂r(x1)/∂x1 if these were asked
+            for; None if they were not computed.
         counts: number of draws at each state, (B,).
         point: whether there is one draw at each state, the denoiser.
     """
@@ -136,6 +138,7 @@ def make_draws(
     budget: int,
     gradient: bool,
     streams: Streams,
+    through_sampler: bool = True,
 ) -> Draws:
     """Make draws at the states of `noisy`, score them, and differentiate their rewards if asked to.
 
@@ -153,13 +156,15 @@ def make_draws(
         budget: the most draws at a state with "auto".
         gradient: whether to differentiate the rewards by the states.
         streams: random numbers, one row a state.
+        through_sampler: whether rewards are differentiated by the states, or by the draws alone.
 
     Raises:
         PartError: the problem has no sampler.
     """
+    make = partial(_differentiated, through_sampler=through_sampler) if gradient else _plain
     if draws != "auto":
-        return _fixed(problem, noisy, draws, gradient, streams)
-    result = _fixed(problem, noisy, FIRST, gradient, streams)
+        return _fixed(problem, noisy, draws, make, streams)
+    result = _fixed(problem, noisy, FIRST, make, streams)
     count = FIRST
     while not result.point and count < budget:
         low = torch.nonzero(result.ess < 0.75 * FIRST)[:, 0]
@@ -167,7 +172,7 @@ def make_draws(
             break
         extra = min(count, budget - count)
         later = streams.rows(low).after(count)
-        more = _fixed(problem, noisy.rows(low), extra, gradient, later)
+        more = _fixed(problem, noisy.rows(low), extra, make, later)
         result = _extended(result, low, more)
         count += extra
     return result
@@ -190,14 +195,17 @@ def _extended(draws: Draws, rows: Tensor, more: Draws) -> Draws:
 
 
 def _fixed(
-    problem: Problem, noisy: NoisyState, draws: int, gradient: bool, streams: Streams
+    problem: Problem,
+    noisy: NoisyState,
+    draws: int,
+    make: Callable[[Problem, NoisyState, int, Streams], tuple[Tensor, ...]],
+    streams: Streams,
 ) -> Draws:
     """The same number of draws at every state, made in chunks."""
     sampler, states = problem.sampler, len(noisy.x)
     if sampler is None:
         raise PartError("an estimator that draws needs a sampler")
     draws = 1 if sampler.point else draws
-    make = _differentiated if gradient else _plain
     x1, rewards, *reward_grads = make(problem, noisy, draws, streams)
     counts = torch.full((states,), draws, device=x1.device)
     return Draws(x1, rewards, reward_grads[0] if reward_grads else None, counts, sampler.point)
@@ -223,17 +231,20 @@ def _plain(problem: Problem, noisy: NoisyState, draws: int, streams: Streams) ->
 
 
 def _differentiated(
-    problem: Problem, noisy: NoisyState, draws: int, streams: Streams
+    problem: Problem, noisy: NoisyState, draws: int, streams: Streams, *, through_sampler: bool
 ) -> tuple[Tensor, ...]:
-    """Draws (N, B, *S), their rewards (N, B) and the gradients of these (N, B, *S)."""
+    """Draws (N, B, *S), their rewards (N, B) and the gradients of these (N, B, *S).
+
+    The gradients are by the states, through the sampler, or by the draws.
+    """
     # One row a draw: row (n, b) of the gradient then belongs to draw n of state b alone.
     tiled, spread = noisy.tile(draws), streams.spread(draws)
 
     def piece(rows: slice) -> tuple[Tensor, ...]:
         assert problem.sampler is not None
         some = tiled.rows(rows)
-        x = some.x.detach().requires_grad_()
-        with torch.enable_grad():
+        x = some.x.detach().requires_grad_(through_sampler)
+        with torch.set_grad_enabled(through_sampler):
             x1 = draw_posterior(
                 problem.sampler,
                 problem.model,
@@ -241,9 +252,13 @@ def _differentiated(
                 draws=1,
                 streams=spread.rows(rows),
             )
+        if not through_sampler:
+            x1 = x1.detach().requires_grad_()
+        with torch.enable_grad():
             rewards = problem.reward_of(x1, some.cond)
-            (reward_grads,) = torch.autograd.grad(rewards.sum(), x)
-        return x1[0].detach(), rewards[0].detach(), reward_grads
+            by = x if through_sampler else x1
+            (reward_grads,) = torch.autograd.grad(rewards.sum(), by)
+        return x1[0].detach(), rewards[0].detach(), reward_grads.reshape(x.shape)
 
     pieces = problem.chunks.cut("gradient of the reward", len(tiled.x), piece)
     parts = (torch.cat(part) for part in zip(*pieces, strict=True))

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
-from typing import TypeVar, final
+from typing import Final, Literal, TypeAlias, TypeVar, final
 
 import attrs
 import numpy as np
@@ -26,6 +27,10 @@ from align.core.transfer import on_device
 
 Result = TypeVar("Result")
 Words = TypeVar("Words", Tensor, NDArray[np.int64])
+Scheme: TypeAlias = Literal["independent", "antithetic", "sobol"]
+
+_SOBOL_DIMENSIONS: Final = torch.quasirandom.SobolEngine.MAXDIM
+_SOBOL_BITS: Final = torch.quasirandom.SobolEngine.MAXBIT
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -63,6 +68,12 @@ class Streams:
         device: where the numbers are made.
         first: the number of each row's first draw; () is 0 for all.
         branches: what each row's numbers are for, before `purpose`; () is nothing for all.
+        scheme: how the draws of one sample depend on each other: not at all; draw 2k + 1 mirrors
+            draw 2k; or together they are a scrambled Sobol sequence. Each draw alone has the same
+            law, and samples are independent, whatever the scheme.
+
+    Reference: Monte Carlo theory, methods and examples, Owen, 2013, sections 8.2 (antithetic) and
+    17.3 (randomised by a digital shift, for which each sample has one of its own).
     """
 
     seed: int
@@ -71,12 +82,15 @@ class Streams:
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
     first: tuple[int, ...] = ()
     branches: tuple[tuple[str | int, ...], ...] = ()
+    scheme: Scheme = "independent"
 
     def fold_in(self, *purpose: str | int) -> Streams:
         """The streams for a narrower purpose, independent of all others."""
         # Many times a step, and attrs.evolve takes three times as long.
         purpose = self.purpose + purpose
-        return Streams(self.seed, self.samples, purpose, self.device, self.first, self.branches)
+        return Streams(
+            self.seed, self.samples, purpose, self.device, self.first, self.branches, self.scheme
+        )
 
     def rows(self, rows: slice | Tensor) -> Streams:
         """The streams of some of the rows, given as a slice or as their numbers."""
@@ -108,7 +122,7 @@ class Streams:
         branches = tuple(row + self.purpose + last for last in purposes for row in before)
         count = len(purposes)
         samples, first = self.samples * count, self.first * count
-        return Streams(self.seed, samples, (), self.device, first, branches)
+        return Streams(self.seed, samples, (), self.device, first, branches, self.scheme)
 
     def particles(self, count: int) -> Streams:
         """(count · B) rows, particle-major like `NoisyState.tile`: particle 0 is the row's own.
@@ -142,17 +156,52 @@ class Streams:
 
         Draw n is the same whatever the number of draws.
         """
+        if self.scheme == "sobol":
+            return torch.special.ndtri(self.uniform(shape, draws=draws))
         w = self._words(math.prod(shape), draws or 1)
         # Box-Muller on pairs of words.
         radius = torch.sqrt(-2 * torch.log((w[..., 0::2].double() + 0.5) / 2**32))
         angle = (2 * math.pi / 2**32) * w[..., 1::2].double()
-        numbers = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
-        return self._shaped(numbers.flatten(-2), shape, draws)
+        numbers = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1).flatten(
+            -2
+        )
+        if self.scheme == "antithetic":
+            numbers = torch.where(self._odd(draws or 1), -numbers, numbers)
+        return self._shaped(numbers, shape, draws)
 
     def uniform(self, shape: tuple[int, ...], *, draws: int | None = None) -> Tensor:
         """Uniform numbers in (0, 1), float64: (B, *shape), or (draws, B, *shape)."""
-        words = self._words(math.prod(shape), draws or 1)
-        return self._shaped((words.double() + 0.5) / 2**32, shape, draws)
+        count, several = math.prod(shape), draws or 1
+        words = (
+            self._sobol(count, several) if self.scheme == "sobol" else self._words(count, several)
+        )
+        numbers = (words.double() + 0.5) / 2**32
+        if self.scheme == "antithetic":
+            numbers = torch.where(self._odd(several), 1 - numbers, numbers)
+        return self._shaped(numbers, shape, draws)
+
+    def _places(self, draws: int) -> Tensor:
+        """The number of each draw of each row, (draws, B)."""
+        first = on_device(self.first or (0,) * len(self.samples), self.device)
+        return torch.arange(draws, device=self.device)[:, None] + first
+
+    def _odd(self, draws: int) -> Tensor:
+        """Which draws mirror the one before, (draws, B, 1)."""
+        return (self._places(draws) % 2 == 1)[..., None]
+
+    def _sobol(self, count: int, draws: int) -> Tensor:
+        """32-bit words as int64, (draws, B, count rounded up to an even number).
+
+        The sequence is scrambled once for a seed, and shifted by bits of each sample's own. Numbers
+        beyond those that Sobol's sequence has directions for have the same directions again.
+        """
+        shifts = attrs.evolve(self, first=(), scheme="independent")._words(count, 1)
+        places = self._places(draws)
+        last = 1 << int(places.max()).bit_length()
+        points = _sobol_points(min(shifts.shape[2], _SOBOL_DIMENSIONS), self.seed, last)
+        points = points.to(self.device)[places]
+        repeats = -(-shifts.shape[2] // points.shape[2])
+        return points.repeat(1, 1, repeats)[..., : shifts.shape[2]] ^ shifts
 
     def _words(self, count: int, draws: int) -> Tensor:
         """32-bit words as int64, (draws, B, count rounded up to an even number)."""
@@ -176,6 +225,8 @@ class Streams:
         draw, block = draw[:, None, None], block[None, None, :]
         if self.first:
             draw = draw + array(self.first)[None, :, None]
+        if self.scheme == "antithetic":
+            draw = draw >> 1
         sample = array(self.samples)[None, :, None]
         counter = block, draw, sample & _MASK, (sample >> 32) & _MASK
         if not self.branches:
@@ -192,6 +243,18 @@ class Streams:
     def _shaped(self, numbers: Tensor, shape: tuple[int, ...], draws: int | None) -> Tensor:
         numbers = numbers[..., : math.prod(shape)].reshape(*numbers.shape[:2], *shape)
         return numbers[0] if draws is None else numbers
+
+
+@lru_cache(maxsize=8)
+def _sobol_points(dimensions: int, seed: int, count: int) -> Tensor:
+    """The first `count` points of Sobol's sequence as 32-bit words in int64, (count, dimensions).
+
+    Scrambled by random matrices that belong to the seed.
+    """
+    key = _key_of((seed, "sobol"))[0]
+    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=key)
+    whole = engine.draw(count, dtype=torch.float64) * 2**_SOBOL_BITS
+    return whole.long() << (32 - _SOBOL_BITS)
 
 
 def _key_of(purpose: tuple[str | int, ...]) -> tuple[int, int]:

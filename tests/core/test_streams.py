@@ -1,5 +1,6 @@
 """Random numbers: the generator's known answers, and that a sample's numbers are its own."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -117,3 +118,39 @@ def test_branches_are_the_streams_of_their_purposes():
         many = spread(branched, 2).normal(()).unflatten(0, (2, 9))
         alone = [spread(one, 2).normal(()).unflatten(0, (2, 3)) for one in each]
         assert torch.equal(many, torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize("scheme", ["antithetic", "sobol"])
+def test_coupled_draws_depend_on_seed_sample_and_number_alone(scheme):
+    streams = attrs.evolve(Streams(3, (0, 1, 2)), scheme=scheme).fold_in("posterior")
+    for numbers in ("normal", "uniform"):
+        whole = getattr(streams, numbers)((5,), draws=6)
+        assert torch.equal(
+            getattr(streams.rows(slice(1, 2)), numbers)((5,), draws=6)[:, 0], whole[:, 1]
+        )
+        assert torch.equal(getattr(streams.after(3), numbers)((5,), draws=2), whole[3:5])
+        spread = getattr(streams.spread(6), numbers)((5,))
+        assert torch.equal(spread, whole.flatten(0, 1))
+        assert torch.equal(getattr(streams, numbers)((5,), draws=3), whole[:3])
+
+
+def test_antithetic_draws_mirror_the_one_before():
+    streams = Streams(3, (0, 1))
+    paired = attrs.evolve(streams, scheme="antithetic")
+    plain, found = streams.normal((5,), draws=2), paired.normal((5,), draws=4)
+    assert torch.equal(found[::2], plain)
+    assert torch.equal(found[1::2], -plain)
+    uniform = paired.uniform((5,), draws=2)
+    assert torch.allclose(uniform.sum(0), torch.ones(2, 5).double())
+
+
+def test_sobol_draws_fill_every_cell_and_each_has_its_law():
+    streams = attrs.evolve(Streams(3, tuple(range(200))), scheme="sobol")
+    numbers = streams.uniform((7,), draws=16)
+    cells = (numbers * 16).long().sort(0).values
+    assert torch.equal(cells, torch.arange(16)[:, None, None].expand_as(cells))
+    first = numbers[0].flatten().sort().values
+    assert (first - torch.linspace(0, 1, len(first)).double()).abs().max() < 0.06  # Kolmogorov
+    normal = streams.normal((7,), draws=16)
+    assert torch.allclose(torch.special.ndtr(normal), numbers)
+    assert not torch.equal(numbers, streams.fold_in("other").uniform((7,), draws=16))
