@@ -219,6 +219,11 @@ class WeightedReward:
         terms = (attrs.evolve(t, weight=weights.get(t.name, t.weight)) for t in self.terms)
         return WeightedReward(tuple(terms))
 
+    def times(self, factor: float) -> WeightedReward:
+        """The reward `factor` · r: the same terms with weights times a factor."""
+        terms = (attrs.evolve(term, weight=factor * term.weight) for term in self.terms)
+        return WeightedReward(tuple(terms))
+
     @property
     def needs_data(self) -> bool:
         """Whether an optimised term scores decoded samples."""

@@ -96,7 +96,7 @@ class Gradient(ValueEstimator):
         "whether draws count by their rewards, or alike", default="softmax"
     )
     jacobian: Literal["draw", "denoiser"] = option(
-        "what leads the gradients at the draws back to the state: each draw's own map, or the denoiser",
+        "what leads the gradients at the draws back to the state: each draw's map, or the denoiser",
         default="draw",
     )
     noise: Scheme = option(

@@ -15,7 +15,6 @@ from align.core.model import Condition, FlowModel, TrainableVelocity
 from align.core.network import NetworkSpec, make_network
 from align.core.path import path_name
 from align.core.problem import Problem
-from align.core.reward import WeightedReward
 from align.core.streams import Streams
 from align.engine.guard import replaced
 from align.models.network_model import NetworkModel, student_of
@@ -146,5 +145,4 @@ def unguided(model: FlowModel) -> FlowModel:
 
 def strengthened(problem: Problem, factor: float) -> Problem:
     """The problem with the weights of all rewards times a factor."""
-    terms = (attrs.evolve(t, weight=factor * t.weight) for t in problem.reward.terms)
-    return attrs.evolve(problem, reward=WeightedReward(tuple(terms)))
+    return attrs.evolve(problem, reward=problem.reward.times(factor))

@@ -74,10 +74,16 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
     'ddim' are MFM-Search: ascent, not sampling. So is `guidance_norm = "renorm"`, which keeps the
     direction of the guidance alone.
 
+    With `temper_until` = τ guidance and weights of a step at time t are those of min(1, t/τ) r.
+    Early values are the least certain, so that particles then lose fewer of their ancestors; the
+    last weights are those of r, so that p* stays their target. One particle has no weights to correct it.
+
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 and 136,
     Algorithm 4; Practical and asymptotically exact conditional sampling in diffusion models, Wu et
     al., 2023, arXiv:2306.17775, Algorithm 1; A general framework for inference-time scaling and
-    steering of diffusion models, Singhal et al., 2025, arXiv:2501.06848, section 3.
+    steering of diffusion models, Singhal et al., 2025, arXiv:2501.06848, section 3; DAS, Kim et
+    al., 2025, arXiv:2501.05803 (tempering; there min(1, (1 + γ)^k − 1) at step k, read in its code,
+    github.com/Jaewoopudding/das, commit 71f9403).
     """
 
     kind: ClassVar[str] = "steer"
@@ -104,6 +110,11 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         default="none",
     )
     scale: float = option("factor of the guidance", default=1.0, check=at_least(0))
+    temper_until: float = option(
+        "time until which the reward's weight rises from 0 to the whole; 0: whole from the start",
+        default=0.0,
+        check=between(0, 1),
+    )
     particles: int = option("particles M of each sample", default=1, check=at_least(1))
     resample: Resample = option(
         "how particles are replaced: by weight, all by the best, or each by its own best draw",
@@ -150,7 +161,11 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
     ) -> tuple[Steered, Info]:
         """One step; costs what the dynamics evaluate: an estimate a particle, as a rule."""
         rows, path = streams.particles(self.particles), problem.model.path
-        guide = Guide(problem, problem.cond.tile(self.particles), rows.fold_in("estimate", index))
+        guide = Guide(
+            self._tempered(problem, state.times[index]),
+            problem.cond.tile(self.particles),
+            rows.fold_in("estimate", index),
+        )
         times = [times_of(state.x, time) for time in state.times[index : index + 2]]
         state, selection = self._selected(state, guide, index, times[0], streams)
         flow = GuidedFlow(path, guide, self.guidance_norm, self.scale)
@@ -174,13 +189,26 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         return float(state.path_kl.mean()) if known else None
 
     def warnings(self, state: Steered) -> tuple[str, ...]:
-        """That `guidance_norm = "renorm"` samples another law than p e^r."""
-        if self.guidance_norm != "renorm":
-            return ()
-        return (
-            "guidance_norm = 'renorm' keeps the direction of the guidance alone. That climbs the "
-            "reward and does not sample p e^r, so that 'KL at least' is a bound and no estimate.",
-        )
+        """That renormalised guidance, or a tempered single particle, samples another law."""
+        warnings = list[str]()
+        if self.guidance_norm == "renorm":
+            warnings.append(
+                "guidance_norm = 'renorm' keeps the direction of the guidance alone. That climbs "
+                "the reward and does not sample p e^r, so that 'KL at least' is a bound and no "
+                "estimate."
+            )
+        if self.temper_until and self.particles == 1:
+            warnings.append(
+                "temper_until guides less at first, which the weights of particles make up for. "
+                "With one particle samples need not follow p e^r."
+            )
+        return tuple(warnings)
+
+    def _tempered(self, problem: Problem, t: float) -> Problem:
+        """The problem with the reward that steps at time t follow."""
+        if t >= self.temper_until:
+            return problem
+        return attrs.evolve(problem, reward=problem.reward.times(t / self.temper_until))
 
     @property
     def _selection(self) -> Selection:

@@ -268,3 +268,34 @@ def test_renoising_one_plain_draw_is_the_refinement_sampler(steps):
     x1 = sampled(mode, world, 4000, **parts)[:, 0]
     # Exact draws make it exact for any number of steps.
     assert w1(x1, world[0].draw(Streams(1, tuple(range(50_000))))[:, 0]) < 0.06
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+@pytest.mark.parametrize("steps", [8, 40])
+def test_tempered_particles_still_have_the_tilted_law(path, steps):
+    """Whatever guides and weighs them on the way, the last weights are those of r."""
+    world, rows = line(path), 256
+    exact = world[0].draw_tilted(world[1], Streams(1, tuple(range(4 * rows))))
+    many = Steer(steps=steps, dynamics=SDE(), temper_until=0.8, particles=24, resample="systematic")
+    assert sliced_w2(sampled(many, world, rows, estimator=Exact()), exact) < 0.2
+
+
+def test_reward_of_a_tempered_step_is_that_of_its_time():
+    seen = []
+
+    def rewarded(self, problem, noisy, *, streams):
+        seen.append((round(float(noisy.t[0]), 3), problem.reward.terms[0].weight))
+        return Exact().estimate(problem, noisy, streams=streams)
+
+    class Watching:
+        kind, needs_sampler, estimate = "watching", False, rewarded
+
+    mode = Steer(times=(0.1, 0.2, 0.5, 0.9, 1.0), temper_until=0.5)
+    sampled(mode, line(), 2, estimator=Watching())
+    assert seen == [(0.1, 0.2), (0.2, 0.4), (0.5, 1.0), (0.9, 1.0)]
+    assert "one particle" in mode.warnings(None)[0]
+    plain, whole = (Steer(steps=4, temper_until=until) for until in (0.0, 0.01))
+    world = line()
+    assert torch.equal(
+        sampled(plain, world, 3, estimator=Exact()), sampled(whole, world, 3, estimator=Exact())
+    )
