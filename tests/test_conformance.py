@@ -58,6 +58,7 @@ from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
+from align.modes.sampling.best_draft import BestDraft
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.modes.studies.fidelity import Fidelity
@@ -376,6 +377,11 @@ test_finetune_without_gradients = conformance(
     ),
     on=lambda: Problem(*line(), sampler=ExactPosterior()),
     expect_fail=TOO_FEW,
+)
+test_best_draft = conformance(
+    "mode",
+    lambda: BestDraft(n=4, flow_steps=25),
+    expect_fail={"tilted_law": "the best of four does not depend on the reward's scale"},
 )
 test_best_of_n = conformance(
     "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}

@@ -76,7 +76,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
 
     With `temper_until` = τ guidance and weights of a step at time t are those of min(1, t/τ) r.
     Early values are the least certain, so that particles then lose fewer of their ancestors; the
-    last weights are those of r, so that p* stays their target. One particle has no weights to correct it.
+    last weights are those of r, so that p* stays their target. One particle has no such correction.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 to 39 and 136,
     Algorithm 4; Practical and asymptotically exact conditional sampling in diffusion models, Wu et
