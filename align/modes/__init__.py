@@ -41,10 +41,16 @@ def align_objectives() -> list[type[Objective]]:
     from align.modes.distill.mean_flow import MeanFlow
     from align.modes.distill.semigroup import Semigroup
     from align.modes.distill.shortcut import Shortcut
+    from align.modes.finetune.adjoint_matching import AdjointMatching
     from align.modes.finetune.draft import Draft
     from align.modes.finetune.gradient import GradientObjective
     from align.modes.finetune.stein import SteinObjective
 
-    finetuning: list[type[Objective]] = [Draft, GradientObjective, SteinObjective]
+    finetuning: list[type[Objective]] = [
+        AdjointMatching,
+        Draft,
+        GradientObjective,
+        SteinObjective,
+    ]
     consistency: list[type[Objective]] = [Eulerian, Lagrangian, MeanFlow, Semigroup, Shortcut]
     return [*finetuning, *consistency, DataTarget, TeacherTarget]
