@@ -52,10 +52,12 @@ from align.modes.distill.mean_flow import MeanFlow
 from align.modes.distill.mode import Distill
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
+from align.modes.finetune.adjoint_matching import AdjointMatching
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
+from align.modes.finetune.nft import NegativeAware
 from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_draft import BestDraft
@@ -378,6 +380,25 @@ test_finetune_without_gradients = conformance(
     on=lambda: Problem(*line(), sampler=ExactPosterior()),
     expect_fail=TOO_FEW,
 )
+test_finetune_by_adjoints = conformance(
+    "mode",
+    lambda: FineTune(
+        net=MLPConfig(width=16),
+        objective=AdjointMatching(flow_steps=4),
+        steps=4,
+        optimisation=OPTIONS,
+    ),
+    on=lambda: Problem(*line()),
+    expect_fail=TOO_FEW,
+)
+test_finetune_by_good_and_bad = conformance(
+    "mode",
+    lambda: FineTune(
+        net=MLPConfig(width=16), objective=NegativeAware(), steps=4, optimisation=OPTIONS
+    ),
+    on=lambda: Problem(*line()),
+    expect_fail=TOO_FEW,
+)
 test_best_draft = conformance(
     "mode",
     lambda: BestDraft(n=4, flow_steps=25),
@@ -463,6 +484,16 @@ test_gradient_objective_as_released = conformance(
 test_stein_objective = conformance("objective", SteinObjective)
 test_stein_objective_from_data = conformance(
     "objective", lambda: SteinObjective(draws_from="data", centred=False)
+)
+test_adjoint_matching = conformance(
+    "objective",
+    lambda: AdjointMatching(flow_steps=8),
+    expect_fail={"fixed_point": "the minimum is met as steps get short"},
+)
+test_nft = conformance(
+    "objective",
+    NegativeAware,
+    expect_fail={"fixed_point": "the minimum is the tilted law to first order in the reward"},
 )
 test_draft = conformance(
     "objective", lambda: Draft(flow_steps=5), expect_fail={"fixed_point": NO_BASE_LAW}

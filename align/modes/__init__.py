@@ -44,12 +44,14 @@ def align_objectives() -> list[type[Objective]]:
     from align.modes.finetune.adjoint_matching import AdjointMatching
     from align.modes.finetune.draft import Draft
     from align.modes.finetune.gradient import GradientObjective
+    from align.modes.finetune.nft import NegativeAware
     from align.modes.finetune.stein import SteinObjective
 
     finetuning: list[type[Objective]] = [
         AdjointMatching,
         Draft,
         GradientObjective,
+        NegativeAware,
         SteinObjective,
     ]
     consistency: list[type[Objective]] = [Eulerian, Lagrangian, MeanFlow, Semigroup, Shortcut]

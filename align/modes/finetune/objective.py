@@ -37,7 +37,7 @@ class FinetuneObjective(Objective):
     @property
     @abstractmethod
     def weighs(self) -> bool:
-        """Whether rows count e^{r − c}; where they do not, no c is fitted or moved."""
+        """Whether a c is taken off r, as where rows count e^{r − c}; if not, none is fitted."""
 
     @property
     def unguided(self) -> bool:
@@ -52,8 +52,12 @@ class FinetuneObjective(Objective):
         grouped by prompt (`TiltedTarget.prompt_weights`).
         """
 
+    def level(self, rewards: Tensor) -> Tensor:
+        """The c (), that is taken off rewards r (n,) of one prompt: log E e^r."""
+        return torch.logsumexp(rewards, 0) - math.log(len(rewards))
+
     def first_log_normalizer(self, target: TiltedTarget, rows: Streams) -> Tensor:
-        """log E e^r over draws that these rows of training would see, for each prompt (P,)."""
+        """The first c of each prompt, (P,), from draws that these rows of training would see."""
         noisy, x1 = target.noisy(rows, 0.01)
         streams = rows.fold_in("draws")
         if self.needs_sampler:
@@ -65,7 +69,7 @@ class FinetuneObjective(Objective):
         for number in range(len(log_normalizer)):
             of_prompt = rewards[prompts == number]
             of_prompt = of_prompt if len(of_prompt) else rewards
-            log_normalizer[number] = torch.logsumexp(of_prompt, 0) - math.log(len(of_prompt))
+            log_normalizer[number] = self.level(of_prompt)
         return log_normalizer
 
 

@@ -40,11 +40,11 @@ def slope(path, steps, tilted):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(("steps", "allowed"), [(6, 0.5), (30, 0.15)])
+@pytest.mark.parametrize(("steps", "allowed"), [(6, 0.12), (30, 0.1)])
 def test_loss_is_least_at_the_tilted_law_as_steps_get_short(path, steps, allowed):
-    there, noise = slope(path, steps, tilted=True)
+    there, _ = slope(path, steps, tilted=True)
     elsewhere, _ = slope(path, steps, tilted=False)
-    assert there.norm() < allowed * elsewhere.norm() + 4 * noise.norm()
+    assert there.norm() < allowed * elsewhere.norm()
 
 
 @pytest.mark.parametrize("path", PATHS)
