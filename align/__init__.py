@@ -95,7 +95,9 @@ if TYPE_CHECKING:
     from align.dynamics.heun import Heun
     from align.dynamics.ode import ODE
     from align.dynamics.sde import SDE
+    from align.estimators.bank import Bank
     from align.estimators.blend import Blend
+    from align.estimators.damped import Damped
     from align.estimators.exact import Exact
     from align.estimators.gaussian import GaussianValue
     from align.estimators.gradient import Gradient
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from align.modes.finetune.objective import FinetuneObjective, regression
     from align.modes.finetune.target import TiltedTarget
     from align.modes.pretrain import Pretrain
+    from align.modes.sampling.best_draft import BestDraft
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
@@ -239,7 +242,9 @@ _NAMES: Final = {
     "align.dynamics.heun": ("Heun",),
     "align.dynamics.ode": ("ODE",),
     "align.dynamics.sde": ("SDE",),
+    "align.estimators.bank": ("Bank",),
     "align.estimators.blend": ("Blend",),
+    "align.estimators.damped": ("Damped",),
     "align.estimators.exact": ("Exact",),
     "align.estimators.gaussian": ("GaussianValue",),
     "align.estimators.gradient": ("Gradient",),
@@ -255,6 +260,7 @@ _NAMES: Final = {
     "align.modes.distill.mode": ("Distill",),
     "align.modes.finetune.mode": ("FineTune",),
     "align.modes.pretrain": ("Pretrain",),
+    "align.modes.sampling.best_draft": ("BestDraft",),
     "align.modes.sampling.best_of_n": ("BestOfN",),
     "align.modes.sampling.steer": ("Steer",),
     "align.modes.studies.fidelity": ("Fidelity",),
@@ -301,6 +307,8 @@ __all__ = [
     "ArmTracker",
     "Autoencode",
     "AutoencoderSpec",
+    "Bank",
+    "BestDraft",
     "BestOfN",
     "Blend",
     "Catalog",
@@ -313,6 +321,7 @@ __all__ = [
     "ConsistencyLoss",
     "Continues",
     "ContractError",
+    "Damped",
     "DataSampler",
     "Dataset",
     "DatasetSpec",
