@@ -386,7 +386,9 @@ test_finetune_by_adjoints = conformance(
         net=MLPConfig(width=16),
         objective=AdjointMatching(flow_steps=4),
         steps=4,
+        flow_steps=10,
         optimisation=OPTIONS,
+        evaluation=Evaluation(every=2, samples=8, flow_steps=4),
     ),
     on=lambda: Problem(*line()),
     expect_fail=TOO_FEW,
@@ -394,7 +396,12 @@ test_finetune_by_adjoints = conformance(
 test_finetune_by_good_and_bad = conformance(
     "mode",
     lambda: FineTune(
-        net=MLPConfig(width=16), objective=NegativeAware(), steps=4, optimisation=OPTIONS
+        net=MLPConfig(width=16),
+        objective=NegativeAware(),
+        steps=4,
+        flow_steps=10,
+        optimisation=OPTIONS,
+        evaluation=Evaluation(every=2, samples=8, flow_steps=4),
     ),
     on=lambda: Problem(*line()),
     expect_fail=TOO_FEW,
