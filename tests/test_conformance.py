@@ -494,7 +494,7 @@ test_stein_objective_from_data = conformance(
 )
 test_adjoint_matching = conformance(
     "objective",
-    lambda: AdjointMatching(flow_steps=8),
+    lambda: AdjointMatching(flow_steps=8, matched=1),
     expect_fail={"fixed_point": "the minimum is met as steps get short"},
 )
 test_nft = conformance(

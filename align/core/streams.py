@@ -157,7 +157,8 @@ class Streams:
         Draw n is the same whatever the number of draws.
         """
         if self.scheme == "sobol":
-            return torch.special.ndtri(self.uniform(shape, draws=draws))
+            quantiles: Tensor = torch.special.ndtri(self.uniform(shape, draws=draws))
+            return quantiles
         w = self._words(math.prod(shape), draws or 1)
         # Box-Muller on pairs of words.
         radius = torch.sqrt(-2 * torch.log((w[..., 0::2].double() + 0.5) / 2**32))
@@ -253,8 +254,8 @@ def _sobol_points(dimensions: int, seed: int, count: int) -> Tensor:
     """
     key = _key_of((seed, "sobol"))[0]
     engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=key)
-    whole = engine.draw(count, dtype=torch.float64) * 2**_SOBOL_BITS
-    return whole.long() << (32 - _SOBOL_BITS)
+    points: Tensor = engine.draw(count, dtype=torch.float64)
+    return (points * 2**_SOBOL_BITS).long() << (32 - _SOBOL_BITS)
 
 
 def _key_of(purpose: tuple[str | int, ...]) -> tuple[int, int]:
