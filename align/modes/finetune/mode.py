@@ -263,8 +263,8 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         return exported(model, problem.part, {**files, **model.files(network)})
 
     def _fit_log_normalizer(self, target: TiltedTarget, streams: Streams) -> None:
-        """Fit the first c, where rows count e^{r − c}."""
-        if self.objective.weighs:
+        """Fit the first c, where one is taken off r."""
+        if self.objective.takes_level:
             rows = streams.fold_in("level").numbered(0, 256)
             target.log_normalizer.copy_(self.objective.first_log_normalizer(target, rows))
 

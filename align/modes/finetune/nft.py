@@ -43,7 +43,8 @@ class NegativeAware(FinetuneObjective):
     kind: ClassVar[str] = "nft"
     needs_gradient: ClassVar[bool] = False
     needs_sampler: ClassVar[bool] = False
-    weighs: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    takes_level: ClassVar[bool] = True
 
     clip: float = option(
         "how far from the mean a reward counts, in nats", default=5.0, check=above(0)

@@ -37,7 +37,12 @@ class FinetuneObjective(Objective):
     @property
     @abstractmethod
     def weighs(self) -> bool:
-        """Whether a c is taken off r, as where rows count e^{r − c}; if not, none is fitted."""
+        """Whether rows count e^{r − c}; where they do not, no c is moved."""
+
+    @property
+    def takes_level(self) -> bool:
+        """Whether a c is taken off r, which is then fitted before the first step of a stage."""
+        return self.weighs
 
     @property
     def unguided(self) -> bool:
