@@ -255,7 +255,8 @@ def _sobol_points(dimensions: int, seed: int, count: int) -> Tensor:
     key = _key_of((seed, "sobol"))[0]
     engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=key)
     points: Tensor = engine.draw(count, dtype=torch.float64)
-    return (points * 2**_SOBOL_BITS).long() << (32 - _SOBOL_BITS)
+    words: Tensor = (points * 2**_SOBOL_BITS).long() << (32 - _SOBOL_BITS)
+    return words
 
 
 def _key_of(purpose: tuple[str | int, ...]) -> tuple[int, int]:
