@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from align.modes.finetune.objective import FinetuneObjective, regression
     from align.modes.finetune.target import TiltedTarget
     from align.modes.pretrain import Pretrain
-    from align.modes.sampling.best_draft import BestDraft
+    from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
@@ -260,7 +260,7 @@ _NAMES: Final = {
     "align.modes.distill.mode": ("Distill",),
     "align.modes.finetune.mode": ("FineTune",),
     "align.modes.pretrain": ("Pretrain",),
-    "align.modes.sampling.best_draft": ("BestDraft",),
+    "align.modes.sampling.best_noise": ("BestNoise",),
     "align.modes.sampling.best_of_n": ("BestOfN",),
     "align.modes.sampling.steer": ("Steer",),
     "align.modes.studies.fidelity": ("Fidelity",),
@@ -308,7 +308,7 @@ __all__ = [
     "Autoencode",
     "AutoencoderSpec",
     "Bank",
-    "BestDraft",
+    "BestNoise",
     "BestOfN",
     "Blend",
     "Catalog",

@@ -60,7 +60,7 @@ from align.modes.finetune.mode import FineTune
 from align.modes.finetune.nft import NegativeAware
 from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
-from align.modes.sampling.best_draft import BestDraft
+from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.steer import Steer
 from align.modes.studies.fidelity import Fidelity
@@ -406,9 +406,9 @@ test_finetune_by_good_and_bad = conformance(
     on=lambda: Problem(*line()),
     expect_fail=TOO_FEW,
 )
-test_best_draft = conformance(
+test_best_noise = conformance(
     "mode",
-    lambda: BestDraft(n=4, flow_steps=25),
+    lambda: BestNoise(n=4, flow_steps=25),
     expect_fail={"tilted_law": "the best of four does not depend on the reward's scale"},
 )
 test_best_of_n = conformance(

@@ -57,6 +57,17 @@ class ValueEstimator(ABC):
         """Value and shift at the states of `noisy`."""
 
 
+class Prepares(ABC):
+    """Capability of an estimator: it makes something once that all samples share."""
+
+    @abstractmethod
+    def prepare(self, problem: Problem, streams: Streams) -> None:
+        """Make it for the problem's samples; `estimate` makes what is not there yet.
+
+        A plan calls it to count what does not grow with the number of samples.
+        """
+
+
 class ClosedForm(ABC):
     """Capability of a model: the value and the tilted law are known exactly.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from align.core.chunks import Chunks
+from align.core.estimator import Prepares
 from align.core.mode import AlignmentMode
 from align.core.model import (
     Able,
@@ -97,6 +98,8 @@ class Rehearsal:
         samples: whose calls are counted.
         counts: of all steps.
         events: of the steps that were gone through, in turn.
+        shared: what is asked once, however many samples there are; of all samples.
+        shared_events: of what is shared, in turn.
         own_bytes: most bytes that the mode itself holds at once.
         own_seconds: what the mode itself takes, for all steps.
     """
@@ -106,6 +109,8 @@ class Rehearsal:
     events: tuple[Event, ...]
     own_bytes: int
     own_seconds: float
+    shared: Counts = attrs.field(factory=Counts)
+    shared_events: tuple[Event, ...] = ()
 
     def peak(self, costs: Mapping[Part, PartCost], rows: Callable[[Asked], int]) -> float:
         """Most bytes that calls of parts take at once.
@@ -114,8 +119,15 @@ class Rehearsal:
             costs: of the parts; one that is not there takes none.
             rows: how many are in memory at once for such a call.
         """
+        shared = self._peak(self.shared_events, costs, lambda call: min(call.rows, rows(call)))
+        return max(shared, self._peak(self.events, costs, rows))
+
+    @staticmethod
+    def _peak(
+        events: Sequence[Event], costs: Mapping[Part, PartCost], rows: Callable[[Asked], int]
+    ) -> float:
         held, now, peak = dict[int, float](), 0.0, 0.0
-        for event in self.events:
+        for event in events:
             if (part := costs.get(event.call.part)) is None:
                 continue
             cost, count = part.cost(gradient=event.call.graph), rows(event.call)
@@ -152,8 +164,9 @@ def rehearse(
         continues: whether it begins where an equal study ended, so that its beginning costs
             nothing.
     """
-    all_samples, streams, log = len(streams.samples), streams.rows(slice(SAMPLES)), _Log()
-    problem = log.problem(problem, len(streams.samples), all_samples, steep)
+    log = _Log()
+    few, shared, shared_events = _prepared(log, mode, problem, streams, steep)
+    problem, streams = few, streams.rows(slice(SAMPLES))
     with LivingBytes() as living:
         begun = mode.init(problem, streams)
         if continues:
@@ -183,7 +196,28 @@ def rehearse(
         events=tuple(log.events),
         own_bytes=living.peak,
         own_seconds=seconds * mode.steps,
+        shared=shared,
+        shared_events=shared_events,
     )
+
+
+def _prepared(
+    log: _Log, mode: AlignmentMode[Any], problem: Problem, streams: Streams, steep: bool
+) -> tuple[Problem, Counts, tuple[Event, ...]]:
+    """The problem with stand-ins, for `SAMPLES` samples, ready for the first step.
+
+    And what it cost to make what all samples share, in sum and in turn.
+    """
+    samples, estimator = len(streams.samples), problem.estimator
+    whole, few = (log.problem(problem, n, samples, steep) for n in (samples, min(SAMPLES, samples)))
+    if "estimator" not in mode.needs or not isinstance(estimator, Prepares):
+        return few, Counts(), ()
+    estimator.prepare(whole, streams)
+    shared, events = log.since(), tuple(log.events)
+    log.events.clear()
+    with log.off_the_record():
+        estimator.prepare(attrs.evolve(few, cond=whole.cond), streams)
+    return few, shared, events
 
 
 def _period(counts: Sequence[Counts]) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.estimate import Estimate
-from align.core.estimator import ValueEstimator
+from align.core.estimator import Prepares, ValueEstimator
 from align.core.model import Condition, DataSampler, FlowModel, NoisyState, Scheduled
 from align.core.option import at_least, option
 from align.core.path import Path, expand, times_of
@@ -51,9 +51,17 @@ def log_likelihoods(path: Path, x: Tensor, t: Tensor, x1: Tensor) -> Tensor:
     return (beta / alpha.square()) * (x1 @ x.mT - squares)
 
 
+def _rows_by_prompt(cond: Condition) -> list[Tensor]:
+    """Numbers (n,) of the rows that each prompt has, prompts in the order in which they come."""
+    rows = dict[str, list[int]]()
+    for number, prompt in enumerate(cond.prompts):
+        rows.setdefault(prompt, []).append(number)
+    return [torch.tensor(numbers) for numbers in rows.values()]
+
+
 @final
 @attrs.frozen(kw_only=True)
-class Bank(ValueEstimator):
+class Bank(ValueEstimator, Prepares):
     """Slow models and few dimensions: no network call, no gradient of the reward.
 
     Weighs samples of the base model, made once, by how likely each is to have led to the state.
@@ -70,8 +78,10 @@ class Bank(ValueEstimator):
     where it has its data's law, else Euler steps of its flow. A run that is made in blocks makes
     one in each of them.
 
-    The law that Look-ahead sample reward guidance (LiDAR), Kim et al., 2026, arXiv:2602.03211,
-    follows; of the paper the summary was read, and the formula was derived for align.
+    The formula was derived for align. By its abstract, Lookahead Sample Reward Guidance for
+    Test-Time Scaling of Diffusion Models (LiDAR), Kim et al., 2026, arXiv:2602.03211, too has
+    guidance in closed form from samples of the model; its equations were not read, so that nothing
+    here is said to be theirs.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 20 (the shift, here by
     importance weights).
@@ -93,6 +103,12 @@ class Bank(ValueEstimator):
     )
 
     @torch.no_grad()
+    def prepare(self, problem: Problem, streams: Streams) -> None:
+        """Make the banks of all prompts of the problem's samples."""
+        for rows in _rows_by_prompt(problem.cond):
+            self._of(problem, problem.cond.rows(rows[:1]), streams)
+
+    @torch.no_grad()
     def estimate(self, problem: Problem, noisy: NoisyState, *, streams: Streams) -> Estimate:
         """Value and shift; costs nothing but arithmetic once the bank is made.
 
@@ -102,9 +118,7 @@ class Bank(ValueEstimator):
         x = noisy.x
         shift, reward = torch.zeros_like(x), x.new_zeros(len(x))
         value, ess, error = torch.zeros_like(reward), torch.ones_like(reward), reward.clone()
-        prompts = noisy.cond.prompts
-        for prompt in dict.fromkeys(prompts):
-            rows = torch.tensor([n for n, own in enumerate(prompts) if own == prompt])
+        for rows in _rows_by_prompt(noisy.cond):
             rows = rows.to(x.device)
             bank = self._of(problem, noisy.cond.rows(rows[:1]), streams)
             log_prior = torch.log_softmax(

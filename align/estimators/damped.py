@@ -66,8 +66,8 @@ class Damped(ValueEstimator):
     posterior has several modes the measure is of little use, as the map from noise to draws is
     steep between them: there set `curvature`, with the s of one mode.
 
-    Derived for align from that case. A damping of rewards by their curvature is proposed in
-    Finite-draw bias, 2026, arXiv:2606.02884, too, of which the schedule was not read.
+    Derived for align from that case; no paper's damping was followed. That guidance from few draws
+    is biased where rewards bend is a subject of arXiv:2606.02884, 2026, too, which was not read.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 37 (what is damped).
     """

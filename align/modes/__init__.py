@@ -20,14 +20,14 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.distill.mode import Distill
     from align.modes.finetune.mode import FineTune
     from align.modes.pretrain import Pretrain
-    from align.modes.sampling.best_draft import BestDraft
+    from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
     from align.modes.studies.value_correlation import ValueCorrelation
 
-    sampling: list[type[AlignmentMode[Any]]] = [BestDraft, BestOfN, Steer]
+    sampling: list[type[AlignmentMode[Any]]] = [BestNoise, BestOfN, Steer]
     training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
     return [*sampling, *training, Fidelity, PosteriorRecovery, ValueCorrelation]
 

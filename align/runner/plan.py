@@ -128,11 +128,13 @@ class Planner:
     ) -> tuple[dict[Part, PartCost], dict[Part, str]]:
         """What a call of each part costs that is asked for, and why others are not known."""
         asked: dict[Part, bool] = {_DECODE: False}  # rewards are given what it makes
-        for call in rehearsal.counts.asked:
+        calls = [*rehearsal.counts.asked, *rehearsal.shared.asked]
+        for call in calls:
             asked[call.part] = asked.get(call.part, False) or call.graph
         times = len(built.streams.samples) / rehearsal.samples
-        largest = max((call.rows for call in rehearsal.counts.asked), default=1)
-        most_rows = min(built.problem.chunks.cap, math.ceil(times * largest))
+        rows = [times * call.rows for call in rehearsal.counts.asked]
+        rows += [call.rows for call in rehearsal.shared.asked]
+        most_rows = min(built.problem.chunks.cap, math.ceil(max(rows, default=times)))
         parts, unknown = dict[Part, PartCost](), dict[Part, str]()
         for part, gradient in asked.items():
             spec = built.arm.model if part[0] == "model" else None
@@ -260,40 +262,43 @@ def _cost(built: Built, rehearsal: Rehearsal, parts: Mapping[Part, PartCost]) ->
     """
     times, device = len(built.streams.samples) / rehearsal.samples, built.problem.model.device
     at_once = _rows_at_once(built, rehearsal, parts)
-    seconds, flops, counts = rehearsal.own_seconds, 0.0, rehearsal.counts
-    for call, number in counts.asked.items():
+    seconds, flops = rehearsal.own_seconds, 0.0
+    asked = [(call, number, call.rows * times) for call, number in rehearsal.counts.asked.items()]
+    asked += [(call, number, call.rows) for call, number in rehearsal.shared.asked.items()]
+    for call, number, rows in asked:
         if (part := parts.get(call.part)) is None:
             continue
-        passed, rows = part.cost(gradient=call.graph), call.rows * times
+        passed = part.cost(gradient=call.graph)
         pieces = math.ceil(rows / max(1, at_once(call)))
         seconds += number * (pieces * passed.seconds.fixed + rows * passed.seconds.slope)
         flops += number * rows * part.forward.flops.slope * (2 if call.graph else 1)
     above = times * rehearsal.own_bytes + rehearsal.peak(parts, at_once)
     cost = attrs.evolve(
-        _calls(counts, times),
+        _calls(rehearsal.counts, times, rehearsal.shared),
         flops=round(flops),
-        seconds=seconds if _all_timed(counts, parts) else 0.0,
+        seconds=seconds if _all_timed([call for call, _, _ in asked], parts) else 0.0,
         memory=round(memory_now(device) + above),
     )
     return cost, round(above)
 
 
-def _all_timed(counts: Counts, parts: Mapping[Part, PartCost]) -> bool:
+def _all_timed(calls: Sequence[Asked], parts: Mapping[Part, PartCost]) -> bool:
     """Whether each part that is asked for was called, and not derived from shapes or unknown."""
-    return all(call.part in parts and parts[call.part].how == "measured" for call in counts.asked)
+    return all(call.part in parts and parts[call.part].how == "measured" for call in calls)
 
 
-def _calls(counts: Counts | Cost, times: float = 1.0) -> Cost:
-    """The calls among `counts`, so many times, and no other cost."""
+def _calls(counts: Counts | Cost, times: float = 1.0, shared: Counts | None = None) -> Cost:
+    """The calls among `counts`, so many times, those of `shared` once, and no other cost."""
+    shared = shared or Counts()
 
-    def scaled(rows: Mapping[str, int]) -> dict[str, int]:
-        return {part: round(times * number) for part, number in rows.items()}
+    def scaled(rows: Mapping[str, int], once: Counter[str]) -> dict[str, int]:
+        return {part: round(times * rows.get(part, 0)) + once[part] for part in {**rows, **once}}
 
     return Cost(
-        calls=scaled(counts.calls),
-        backward=scaled(counts.backward),
-        reward_calls=scaled(counts.reward_calls),
-        reward_backward=scaled(counts.reward_backward),
+        calls=scaled(counts.calls, shared.calls),
+        backward=scaled(counts.backward, shared.backward),
+        reward_calls=scaled(counts.reward_calls, shared.reward_calls),
+        reward_backward=scaled(counts.reward_backward, shared.reward_backward),
     )
 
 

@@ -11,10 +11,14 @@ import torch
 
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import PartError
+from align.core.problem import Problem
+from align.core.streams import Streams
 from align.engine.cost import How, Linear, PartCost, PassCost
 from align.engine.guard import guarded
 from align.engine.meter import Cost, shares
 from align.engine.rehearsal import rehearse
+from align.estimators.bank import Bank
+from align.modes.sampling.steer import Steer
 from align.recipe import Recipe, load
 from align.report.schema import read
 from align.runner.build import Built, Rewards, build
@@ -29,6 +33,8 @@ from align.runner.plan import (
     summary,
 )
 from align.runner.session import dry_run, run
+from align.testing.probes import Plain
+from align.testing.worlds import line
 
 WORLD = """
 [run]
@@ -69,6 +75,7 @@ ARMS = {
     "glass dynamics": 'mode.dynamics = { kind = "glass", inner_steps = 2 }',
     "closed form": 'estimator = "exact"',
     "Gaussian value": 'estimator = "gaussian"',
+    "bank": 'estimator = { kind = "bank", size = 7 }',
     "particles": 'mode.particles = 3\nmode.dynamics = "sde"\nmode.resample = "systematic"',
     "every third step": (
         'mode.particles = 3\nmode.dynamics = "ddpm"\nmode.resample = "systematic"\n'
@@ -279,6 +286,19 @@ def test_rehearsal_of_many_steps_goes_through_few(catalog: Catalog, tmp_path: Pa
     rehearsal = rehearse(built.arm.mode, built.problem, built.streams)
     assert rehearsal.counts.calls["network"] == rehearsal.samples * 100000 * (1 + 3)
     assert len(rehearsal.events) < 1000
+
+
+@pytest.mark.parametrize("prompts", [("",), ("one", "two", "three")])
+def test_what_samples_share_is_counted_once_a_prompt(prompts: tuple[str, ...]) -> None:
+    model, reward = line()
+    problem = Problem(Plain(model), reward, None, Bank(size=6, flow_steps=4), prompts=prompts)
+    samples = tuple(range(40))
+    problem = attrs.evolve(problem, cond=problem.condition(samples))
+    rehearsal = rehearse(Steer(steps=5), problem, Streams(0, samples))
+    assert rehearsal.shared.calls == {"network": 6 * 4 * len(prompts)}
+    assert rehearsal.shared.reward_calls == {"reward": 6 * len(prompts)}
+    assert rehearsal.counts.calls == {"network": rehearsal.samples * 5}
+    assert not rehearsal.counts.reward_calls
 
 
 def test_dry_run_does_all_but_sample_and_writes_nothing(

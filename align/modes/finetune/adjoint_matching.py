@@ -53,9 +53,11 @@ class AdjointMatching(FinetuneObjective):
     Simulated in steps by way of the denoiser (`ddpm`), which need no cut of σ near t = 0 where the
     paper has Euler steps and adds a step's length to t. Rows count 1/(σ²/2 + 1/`flow_steps`).
 
-    Reference: Adjoint Matching, Domingo-Enrich, Drozdzal, Karrer, Chen, 2024, arXiv:2409.08861,
-    Eq. 37 to 41 (numbers as cited by public implementations; of the paper itself a summary was
-    read).
+    Reference: Adjoint Matching, Domingo-Enrich, Drozdzal, Karrer, Chen, 2024, arXiv:2409.08861, by
+    its abstract and by a public implementation, github.com/shawnye1994/soc-fine-tuning-sd, commit
+    918219f, src/trainers/am_trainer.py: `compute_adjoints` (the lean adjoint, from −∇r back through
+    the base model's step without noise) and `compute_loss` (‖√δ u + √δ σ ã‖²). The equations of the
+    paper itself were not read.
     """
 
     kind: ClassVar[str] = "adjoint_matching"

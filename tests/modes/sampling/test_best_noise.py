@@ -1,4 +1,4 @@
-"""Drafts by one jump, and the flow from the noise of the best."""
+"""Previews by one jump, and the flow from the noise of the best."""
 
 import math
 
@@ -11,7 +11,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.sde import SDE
 from align.models.mixture import GaussianMixture
-from align.modes.sampling.best_draft import BestDraft
+from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
 from align.testing.probes import Plain
 from align.testing.worlds import line, sampled
@@ -19,29 +19,29 @@ from align.testing.worlds import line, sampled
 
 @pytest.mark.parametrize("path", ["linear", "trigonometric"])
 @pytest.mark.parametrize(("steps", "share", "near"), [(12, 0.75, 1.0), (96, 0.95, 0.1)])
-def test_drafts_by_the_exact_map_choose_what_best_of_n_chooses(path, steps, share, near):
+def test_previews_by_the_exact_map_choose_what_best_of_n_chooses(path, steps, share, near):
     """On the line the map's jump is the flow's end, so that both keep the same noise."""
     world = line(path)
-    drafted = sampled(BestDraft(n=5, flow_steps=steps), world, 64)
+    previewed = sampled(BestNoise(n=5, flow_steps=steps), world, 64)
     best = sampled(BestOfN(n=5, flow_steps=steps), world, 64)
-    alike = (drafted - best).abs()[:, 0] < 1e-12
+    alike = (previewed - best).abs()[:, 0] < 1e-12
     assert alike.double().mean() > share
     # Where steps are so few that two noises end in another order, their rewards are nearly equal.
-    rewards = [world[1].total(x1, [""] * 64) for x1 in (drafted, best)]
+    rewards = [world[1].total(x1, [""] * 64) for x1 in (previewed, best)]
     assert (rewards[1] - rewards[0]).max() < near
 
 
-@pytest.mark.parametrize("dynamics", [BestDraft().dynamics, SDE()])
-def test_one_draft_is_plain_sampling(dynamics):
+@pytest.mark.parametrize("dynamics", [BestNoise().dynamics, SDE()])
+def test_one_noise_is_plain_sampling(dynamics):
     one, plain = (
         sampled(mode(n=1, flow_steps=20, dynamics=dynamics), line(), 4)
-        for mode in (BestDraft, BestOfN)
+        for mode in (BestNoise, BestOfN)
     )
     assert torch.equal(one, plain)
-    assert BestDraft(n=1).is_base
+    assert BestNoise(n=1).is_base
 
 
-def test_drafts_cost_a_call_each_and_their_batches_change_nothing(monkeypatch):
+def test_previews_cost_a_call_each_and_their_batches_change_nothing(monkeypatch):
     model, reward = line()
     jumps, steps, velocity, jump = [], [], GaussianMixture.velocity, GaussianMixture.jump
 
@@ -55,7 +55,7 @@ def test_drafts_cost_a_call_each_and_their_batches_change_nothing(monkeypatch):
 
     monkeypatch.setattr(GaussianMixture, "jump", counted_jump)
     monkeypatch.setattr(GaussianMixture, "velocity", counted_velocity)
-    streams, mode = Streams(0, (0, 1, 2)), BestDraft(n=7, flow_steps=4)
+    streams, mode = Streams(0, (0, 1, 2)), BestNoise(n=7, flow_steps=4)
     whole = Problem(model, reward, cond=model.encode([""] * 3))
     found = []
     for problem in (whole, attrs.evolve(whole, chunks=6)):
@@ -71,4 +71,4 @@ def test_drafts_cost_a_call_each_and_their_batches_change_nothing(monkeypatch):
 
 def test_model_without_a_map_is_refused_with_a_cure():
     with pytest.raises(OptionError, match="use mode 'best_of_n'"):
-        BestDraft().check_model(Plain(line()[0]))
+        BestNoise().check_model(Plain(line()[0]))
