@@ -74,9 +74,9 @@ def test_draws_that_are_missing_or_alike_measure_nothing():
 
 
 @pytest.mark.parametrize("path", ["linear", "trigonometric"])
-@pytest.mark.parametrize(("steps", "near"), [(8, 0.25), (64, 0.05)])
+@pytest.mark.parametrize(("steps", "near"), [(8, 0.25), (32, 0.08)])
 def test_steered_samples_reach_the_tilted_law_as_steps_grow(path, steps, near):
-    world, rows = gaussian("along", path), 512
+    world, rows = gaussian("along", path), 384
     exact = world[0].draw_tilted(world[1], Streams(1, tuple(range(4 * rows))))
     damped = Damped(draws=1, curvature=CURVATURES["along"], data_std=0.6)
     found = sampled(Steer(steps=steps), world, rows, sampler=DPS(), estimator=damped)

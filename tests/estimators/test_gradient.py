@@ -92,9 +92,9 @@ def test_even_draws_take_away_most_of_the_noise(path):
 
 
 @pytest.mark.parametrize("noise", ["antithetic", "sobol"])
-@pytest.mark.parametrize(("steps", "near"), [(6, 0.4), (24, 0.22)])
+@pytest.mark.parametrize(("steps", "near"), [(6, 0.4), (16, 0.22)])
 def test_steering_by_even_draws_reaches_the_tilted_law(steps, near, noise):
-    world, rows = gaussian("linear"), 256
+    world, rows = gaussian("linear"), 192
     exact = world[0].draw_tilted(world[1], Streams(1, tuple(range(4 * rows))))
     found = sampled(
         Steer(steps=steps),

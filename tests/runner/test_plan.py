@@ -11,6 +11,7 @@ import torch
 
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import PartError
+from align.core.model import Condition
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.cost import How, Linear, PartCost, PassCost
@@ -293,12 +294,13 @@ def test_what_samples_share_is_counted_once_a_prompt(prompts: tuple[str, ...]) -
     model, reward = line()
     problem = Problem(Plain(model), reward, None, Bank(size=6, flow_steps=4), prompts=prompts)
     samples = tuple(range(40))
-    problem = attrs.evolve(problem, cond=problem.condition(samples))
+    cond = Condition(tuple(prompts[number % len(prompts)] for number in samples))
+    problem = attrs.evolve(problem, cond=cond)
     rehearsal = rehearse(Steer(steps=5), problem, Streams(0, samples))
-    assert rehearsal.shared.calls == {"network": 6 * 4 * len(prompts)}
-    assert rehearsal.shared.reward_calls == {"reward": 6 * len(prompts)}
-    assert rehearsal.counts.calls == {"network": rehearsal.samples * 5}
-    assert not rehearsal.counts.reward_calls
+    bank = 6 * len(prompts)
+    assert rehearsal.shared.calls == {"network": 4 * bank, "decoder": bank}
+    assert sum(rehearsal.shared.reward_calls.values()) == bank
+    assert rehearsal.counts.calls["network"] == rehearsal.samples * 5
 
 
 def test_dry_run_does_all_but_sample_and_writes_nothing(

@@ -14,7 +14,7 @@ from align.modes.finetune.target import TiltedTarget
 from align.testing.worlds import line
 from tests.modes.finetune.test_target import Student
 
-ROWS, PATHS = 20_000, ["linear", "trigonometric"]
+ROWS, PATHS = 8_000, ["linear", "trigonometric"]
 
 
 @attrs.frozen(eq=False)

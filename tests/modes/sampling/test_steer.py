@@ -271,10 +271,10 @@ def test_renoising_one_plain_draw_is_the_refinement_sampler(steps):
 
 
 @pytest.mark.parametrize("path", ["linear", "trigonometric"])
-@pytest.mark.parametrize("steps", [8, 40])
+@pytest.mark.parametrize("steps", [8, 20])
 def test_tempered_particles_still_have_the_tilted_law(path, steps):
     """Whatever guides and weighs them on the way, the last weights are those of r."""
-    world, rows = line(path), 256
+    world, rows = line(path), 192
     exact = world[0].draw_tilted(world[1], Streams(1, tuple(range(4 * rows))))
     many = Steer(steps=steps, dynamics=SDE(), temper_until=0.8, particles=24, resample="systematic")
     assert sliced_w2(sampled(many, world, rows, estimator=Exact()), exact) < 0.2
