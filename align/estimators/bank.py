@@ -62,9 +62,10 @@ def _rows_by_prompt(cond: Condition) -> list[Tensor]:
 @final
 @attrs.frozen(kw_only=True)
 class Bank(ValueEstimator, Prepares):
-    """Slow models and few dimensions: no network call, no gradient of the reward.
+    """Slow models, few dimensions: no network call at a state.
 
-    Weighs samples of the base model, made once, by how likely each is to have led to the state.
+    Weighs samples of the base model, made once, by how likely each is to have led to the state. The
+    reward needs no gradient.
 
         π_m ∝ exp(−‖x − β x1_m‖² / (2 α²)),   V̂ = log Σ_m π_m e^{r_m},
         shift = Σ_m w_m x1_m − Σ_m π_m x1_m,   w_m ∝ π_m e^{r_m}.

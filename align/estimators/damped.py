@@ -48,7 +48,7 @@ def measured_damping(shifts: Tensor, x1: Tensor, equal: Tensor) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class Damped(ValueEstimator):
-    """Sharp rewards and few draws, or 'dps': guidance that does not overshoot.
+    """Sharp rewards, few draws: guidance without overshoot.
 
     Damps the mean gradient of the draws by the curvature κ of r across the posterior.
 

@@ -45,7 +45,7 @@ class Chosen:
 @final
 @attrs.frozen(kw_only=True)
 class BestNoise(AlignmentMode[Chosen], ReportsKL[Chosen]):
-    """Models with a map: Best-of-N whose candidates cost one call.
+    """Models with a map: Best-of-N at one call a candidate.
 
     N noises are led to the data by one jump of the model's map. The noise whose preview has the
     highest reward is then followed by the whole flow.
