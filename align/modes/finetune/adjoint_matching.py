@@ -35,7 +35,7 @@ def step_factors(path: Path, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tens
 @final
 @attrs.frozen(kw_only=True)
 class AdjointMatching(FinetuneObjective):
-    """finetune: the tilted law, by the gradient at whole samples.
+    """finetune: the tilted law, by gradients at whole samples.
 
     E Σ_t (2/σ_t²) ‖b̂_t(x_t) − (b_t(x_t) − (σ_t²/2) ã_t)‖² along paths of the student.
 
