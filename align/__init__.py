@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from align.core.estimate import Estimate
     from align.core.estimator import ClosedForm, ValueEstimator
     from align.core.executor import Executor, Job, Task, Watch, performed
+    from align.core.features import FeatureExtractor, FeatureNetwork, PictureFeatures
     from align.core.metric import Metric, StreamedMetric
     from align.core.mode import (
         AlignmentMode,
@@ -164,6 +165,7 @@ _NAMES: Final = {
     "align.core.estimate": ("Estimate",),
     "align.core.estimator": ("ClosedForm", "ValueEstimator"),
     "align.core.executor": ("Executor", "Job", "Task", "Watch", "performed"),
+    "align.core.features": ("FeatureExtractor", "FeatureNetwork", "PictureFeatures"),
     "align.core.metric": ("Metric", "StreamedMetric"),
     "align.core.mode": (
         "AlignmentMode",
@@ -337,6 +339,8 @@ __all__ = [
     "ExactPosterior",
     "Executor",
     "Export",
+    "FeatureExtractor",
+    "FeatureNetwork",
     "Fidelity",
     "Findings",
     "FineTune",
@@ -380,6 +384,7 @@ __all__ = [
     "Optimisation",
     "PartError",
     "Path",
+    "PictureFeatures",
     "PictureStatistic",
     "Point",
     "PosteriorMap",

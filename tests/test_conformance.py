@@ -3,6 +3,7 @@
 import atexit
 import functools
 import importlib.util
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -36,9 +37,15 @@ from align.estimators.search import Search
 from align.estimators.stein import Stein
 from align.executors.local import Local
 from align.isolation.reward import Isolated
+from align.metrics.classes import ClassHistogram, InceptionScore
+from align.metrics.fid import FID, SpatialFID
 from align.metrics.frechet import FrechetThumbnails
+from align.metrics.inception import Inception
+from align.metrics.mmd import KID, MMD
+from align.metrics.neighbours import DensityCoverage, PrecisionRecall
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 from align.metrics.statistics import ImageStatistics
+from align.metrics.variety import Vendi
 from align.models.about import about_of, modules_of
 from align.models.mixture import Mixture
 from align.models.network import Network
@@ -88,6 +95,7 @@ from align.testing import conformance
 from align.testing.worlds import line
 from align.training import weights
 from align.training.loop import Optimisation
+from tests.metrics.networks import Small, inception_file
 
 ROOT = Path(__file__).parents[1]
 FILES = tempfile.TemporaryDirectory()
@@ -459,6 +467,31 @@ test_fidelity_to_pictures = conformance(
 test_frechet_thumbnails = conformance("metric", FrechetThumbnails)
 test_image_statistics = conformance("metric", ImageStatistics)
 test_sliced_wasserstein = conformance("metric", SlicedWasserstein)
+test_fid = conformance("metric", lambda: FID(features=Small()))
+test_sfid = conformance("metric", lambda: SpatialFID(features=Small()))
+test_kid = conformance("metric", lambda: KID(features=Small()))
+test_mmd = conformance("metric", MMD)
+test_mmd_of_pictures = conformance("metric", lambda: MMD(kernel="polynomial", features=Small()))
+test_precision_recall = conformance("metric", lambda: PrecisionRecall(features=Small()))
+test_density_coverage = conformance(
+    "metric", lambda: DensityCoverage(neighbours=3, features=Small())
+)
+test_inception_score = conformance("metric", lambda: InceptionScore(features=Small()))
+test_class_histogram = conformance("metric", lambda: ClassHistogram(features=Small()))
+test_class_histogram_with_a_target = conformance(
+    "metric", lambda: ClassHistogram(features=Small(), target={"cat": 1.0, "2": 3.0})
+)
+test_vendi = conformance("metric", lambda: Vendi(features=Small()))
+
+
+def inception():
+    """Inception with random weights, whose file goes when Python ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return Inception(weights=str(inception_file(folder)))
+
+
+test_inception = conformance("features", inception)
 
 test_dit = conformance(
     "network", lambda: DiTConfig(width=16, depth=3, heads=2, patch=2, encoder_depth=2)

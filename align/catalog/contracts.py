@@ -20,6 +20,7 @@ CONTRACT_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "reward": "align.core.reward:RewardSpec",
         "mode": "align.core.mode:AlignmentMode",
         "metric": "align.core.metric:Metric",
+        "features": "align.core.features:FeatureNetwork",
         "network": "align.core.network:NetworkSpec",
         "autoencoder": "align.core.autoencoder:AutoencoderSpec",
         "dataset": "align.core.dataset:DatasetSpec",

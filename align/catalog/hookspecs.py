@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from align.core.dynamics import Dynamics
     from align.core.estimator import ValueEstimator
     from align.core.executor import Executor
+    from align.core.features import FeatureNetwork
     from align.core.metric import Metric
     from align.core.mode import AlignmentMode, Info
     from align.core.model import ModelSpec
@@ -65,6 +66,12 @@ def align_modes() -> Iterable[type[AlignmentMode[Any]]]:
 @hookspec
 def align_metrics() -> Iterable[type[Metric]]:
     """Metrics that a recipe may name."""
+    return ()
+
+
+@hookspec
+def align_features() -> Iterable[type[FeatureNetwork]]:
+    """Feature networks that the table of a metric may name."""
     return ()
 
 

@@ -721,8 +721,8 @@ def list_parts(kinds: tuple[str, ...], recipe: str | None, traceback: bool) -> N
     """List parts that a recipe may name, or recipes.
 
     Every KIND is one of models, samplers, estimators, dynamics, rewards, modes, metrics, networks,
-    autoencoders, datasets, objectives, trackers and executors; or recipes, for those that come
-    with align. Without any, all parts are listed. Plugins that did not load are named too.
+    features, autoencoders, datasets, objectives, trackers and executors; or recipes, for those that
+    come with align. Without any, all parts are listed. Plugins that did not load are named too.
     """
     from align.cli.listing import read_listing
     from align.cli.shown import RECIPES, contract_asked, list_lines, recipe_lines

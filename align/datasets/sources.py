@@ -17,9 +17,9 @@ import numpy as np
 
 from align.core.dataset import plain_name
 from align.core.errors import PartError
+from align.io.images import SUFFIXES
 from align.io.paths import is_pattern, leads_up, matches
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MANY: Final = 8
 Entry: TypeAlias = tuple[str, str, str, int, int]
 """Class, name, file, and the place in that file: first byte, and number of bytes (-1: all)."""

@@ -26,6 +26,9 @@ Crop: TypeAlias = Literal["rounded", "floored"]
 FRAMES: Final = 12
 """Frames of a film, where nobody asks for another number."""
 
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Endings of the files that are read as pictures."""
+
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
@@ -119,6 +122,15 @@ def checked(data: Tensor, who: str) -> Tensor:
             f"{who}: pictures must be in [0, 1], got {low:.3g} to {high:.3g}; {cure}"
         )
     return data.to(torch.promote_types(data.dtype, torch.float32)).expand(-1, 3, -1, -1)
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """The files in a folder and in those inside it that are read as pictures, by name."""
+    return sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 @final

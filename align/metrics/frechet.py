@@ -40,7 +40,7 @@ class Gaussian:
         """Of features (N, D), N >= 1."""
         exact = features.detach().double().cpu()
         mean = exact.mean(0)
-        return cls(mean.new_tensor(len(exact)), mean, _upright(exact - mean))
+        return cls(mean.new_tensor(len(exact)), mean, upright(exact - mean))
 
     @classmethod
     def joined(cls, sets: Sequence[Self]) -> Self:
@@ -49,7 +49,7 @@ class Gaussian:
         for other in sets[1:]:
             count, between = whole.count + other.count, other.mean - whole.mean
             apart = (whole.count * other.count / count).sqrt() * between
-            root = _upright(torch.cat([whole.root, other.root, apart[None]]))
+            root = upright(torch.cat([whole.root, other.root, apart[None]]))
             whole = cls(count, whole.mean + between * (other.count / count), root)
         return whole
 
@@ -90,7 +90,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return Gaussian.of(a).distance(Gaussian.of(b))
 
 
-def _upright(rows: Tensor) -> Tensor:
+def upright(rows: Tensor) -> Tensor:
     """R (min(N, D), D) with Rᵀ R = Aᵀ A of the rows A (N, D)."""
     return torch.linalg.qr(rows, mode="r").R if rows.shape[0] > rows.shape[1] else rows
 

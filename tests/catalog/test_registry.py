@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from align.catalog import registry
+from align.catalog.contracts import hook_of
 from align.catalog.hookspecs import hookimpl
 from align.catalog.names import did_you_mean
 from align.catalog.registry import CONTRACTS, load_catalog
@@ -357,7 +358,7 @@ def test_did_you_mean(name, words):
 
 def collects(point, contract, cls):
     """Whether the class comes out of the catalog when it goes into its contract's hook."""
-    name = f"align_{contract}s"
+    name = hook_of(contract)
     catalog = catalog_of(point("one", "align-one", **{name: hook(name, [cls])}))
     assert [str(broken) for broken in catalog.broken] == []
     return catalog.find(contract, "toy").cls is cls
@@ -402,6 +403,10 @@ def test_align_metrics(point):
             return {}
 
     assert collects(point, "metric", Toy)
+
+
+def test_align_features(point):
+    assert collects(point, "features", part("features"))
 
 
 def test_align_networks(point):

@@ -19,6 +19,7 @@ from align.core.dynamics import Dynamics, Transition
 from align.core.errors import PartError, PromptError
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.executor import Executor, performed
+from align.core.features import FeatureExtractor, FeatureNetwork, PictureFeatures
 from align.core.metric import Metric, StreamedMetric
 from align.core.mode import AlignmentMode, Info, Trainable
 from align.core.model import (
@@ -772,6 +773,64 @@ def test_broken_metrics(fault, expected):
     assert failed("metric", Mean(fault=fault)) == expected
 
 
+# Feature networks.
+
+
+@attrs.frozen(kw_only=True)
+class Thumbnails(FeatureNetwork):
+    """Thumbnails of pictures, spoilt by `fault`."""
+
+    kind: ClassVar[str] = "thumbnails"
+    has_logits: ClassVar[bool] = True
+
+    fault: str = option("what is wrong", default="")
+    builds: itertools.count = option("builds", default=attrs.Factory(itertools.count))
+
+    @property
+    def classes(self):
+        return ("dark", "light", "grey") if self.fault == "classless" else ("dark", "light")
+
+    def build(self, device):
+        return Thumbnail(self.fault, next(self.builds))
+
+
+@attrs.frozen
+class Thumbnail(FeatureExtractor):
+    fault: str
+    number: int
+
+    def extract(self, pictures):
+        if self.fault == "global":
+            torch.rand(())
+        if self.fault == "changes its input":
+            pictures[0, 0, 0, 0] = 0.5
+        side = 8 if self.fault == "sized" and pictures.shape[2] > 50 else 4
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, side).flatten(1)
+        if self.fault == "another batch":
+            pooled = pooled + 0.1 * pooled.mean(0)
+        if self.fault == "another network":
+            pooled = pooled + self.number
+        logits = None if self.fault == "undecided" else pooled[:, :2]
+        return PictureFeatures(pooled=pooled, logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", set()),
+        ("sized", {"shape"}),
+        ("classless", {"promises"}),
+        ("undecided", {"promises"}),
+        ("another batch", {"rows_are_independent", "repeatable"}),
+        ("another network", {"repeatable"}),
+        ("global", {"random_state"}),
+        ("changes its input", {"inputs_untouched"}),
+    ],
+)
+def test_broken_features(fault, expected):
+    assert failed("features", Thumbnails(fault=fault)) == expected
+
+
 # Trackers.
 
 
@@ -965,6 +1024,7 @@ def test_every_check_is_seen_to_fail():
         test_broken_models,
         test_broken_modes,
         test_broken_metrics,
+        test_broken_features,
         test_broken_trackers,
         test_broken_executors,
     )

@@ -7,8 +7,9 @@ from files that people have. Networks and weights are imported when a part is us
 
 from __future__ import annotations
 
-from align import Metric, ModelSpec, RewardSpec, hookimpl
+from align import FeatureNetwork, Metric, ModelSpec, RewardSpec, hookimpl
 from align.core.autoencoder import AutoencoderSpec
+from align_imagenet.features import MobileNet
 from align_imagenet.metrics import Diversity, Frechet
 from align_imagenet.model import ImageNetModel
 from align_imagenet.reward import ImageNet
@@ -20,7 +21,9 @@ __all__ = [
     "Frechet",
     "ImageNet",
     "ImageNetModel",
+    "MobileNet",
     "align_autoencoders",
+    "align_features",
     "align_metrics",
     "align_models",
     "align_rewards",
@@ -49,3 +52,9 @@ def align_rewards() -> list[type[RewardSpec]]:
 def align_metrics() -> list[type[Metric]]:
     """Distance to references, and spread, in the features of MobileNetV2."""
     return [Frechet, Diversity]
+
+
+@hookimpl
+def align_features() -> list[type[FeatureNetwork]]:
+    """MobileNetV2."""
+    return [MobileNet]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final, final
 
+import attrs
 import torch
 from torch import Tensor
 
+from align import FeatureExtractor, FeatureNetwork, PictureFeatures
 from align_imagenet.pictures import colour, resized
 
 SMALLEST = 64
@@ -59,3 +61,32 @@ def features(data: Tensor, device: torch.device) -> Tensor:
             values = chunk.to(device, torch.float32).clamp(0, 1)
             rows.append(network(resized(values, round(height * scale), round(width * scale))))
     return torch.cat(rows)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class MobileNet(FeatureNetwork):
+    """MobileNetV2 of ImageNet: 1280 pooled features, weights inside.
+
+    Pictures with a side under 64 pixels are enlarged.
+
+    Reference: MobileNetV2: Inverted Residuals and Linear Bottlenecks, Sandler et al., 2018,
+    arXiv:1801.04381, table 2.
+    """
+
+    kind: ClassVar[str] = "mobilenet"
+
+    def build(self, device: torch.device) -> FeatureExtractor:
+        """Load the network that ships with the plugin."""
+        from align_imagenet.loading import load
+
+        load("mobilenet", device)
+        return _MobileNet()
+
+
+@final
+@attrs.frozen(eq=False)
+class _MobileNet(FeatureExtractor):
+    def extract(self, pictures: Tensor) -> PictureFeatures:
+        """Pooled features alone."""
+        return PictureFeatures(pooled=features(pictures, pictures.device))

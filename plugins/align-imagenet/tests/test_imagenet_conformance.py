@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from align_imagenet import KL, Diversity, Frechet, ImageNet, ImageNetModel
+from align_imagenet import KL, Diversity, Frechet, ImageNet, ImageNetModel, MobileNet
 from align_imagenet.testing import HEADS, save_autoencoder, tensors
 
 from align.testing import conformance
@@ -47,6 +47,7 @@ test_imagenet_by_squeezenet = conformance(
 
 test_frechet = conformance("metric", Frechet)
 test_diversity = conformance("metric", Diversity)
+test_mobilenet = conformance("features", MobileNet)
 
 test_kl = latents(conformance("autoencoder", lambda: KL(widths=(8, 8), depth=1, groups=2)))
 test_mfm = latents(conformance("model", lambda: part("mfm"), expect_fail=UNTRAINED))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from align import ModelSpec, RewardSpec, hookimpl
+from align import FeatureNetwork, ModelSpec, RewardSpec, hookimpl
+from align_pocket.features import Silhouettes
 from align_pocket.model import Pocket
 from align_pocket.reward import SilhouetteClass
 
-__all__ = ["Pocket", "SilhouetteClass", "align_models", "align_rewards"]
+__all__ = [
+    "Pocket",
+    "SilhouetteClass",
+    "Silhouettes",
+    "align_features",
+    "align_models",
+    "align_rewards",
+]
 
 
 @hookimpl
@@ -19,3 +27,9 @@ def align_models() -> list[type[ModelSpec]]:
 def align_rewards() -> list[type[RewardSpec]]:
     """How sure a classifier is of an animal."""
     return [SilhouetteClass]
+
+
+@hookimpl
+def align_features() -> list[type[FeatureNetwork]]:
+    """What a judge makes of pictures."""
+    return [Silhouettes]

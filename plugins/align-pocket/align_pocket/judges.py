@@ -46,12 +46,16 @@ class Conv(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.out = nn.Linear(widths[-1], len(CLASSES))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 10) of pictures (B, 1, 28, 28)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (B, 128) of pictures (B, 1, 28, 28)."""
         for depth, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x = F.silu(norm(layer(x)))
             x = F.avg_pool2d(x, 2) if depth < 3 else x
-        logits: Tensor = self.out(x.mean((2, 3)))
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 10) of pictures (B, 1, 28, 28)."""
+        logits: Tensor = self.out(self.features(x))
         return logits
 
 
@@ -75,13 +79,17 @@ class Patch(nn.Module):
         )
         self.out = nn.Linear(width, len(CLASSES))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 10) of pictures (B, 1, 28, 28)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (B, 96) of pictures (B, 1, 28, 28)."""
         h = self.enter(F.unfold(x, 4, stride=4).transpose(1, 2))
         for places, channels in zip(self.places, self.channels, strict=True):
             h = h + places(h.transpose(1, 2)).transpose(1, 2)
             h = h + channels(h)
-        logits: Tensor = self.out(h.mean(1))
+        return h.mean(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 10) of pictures (B, 1, 28, 28)."""
+        logits: Tensor = self.out(self.features(x))
         return logits
 
 

@@ -1,6 +1,6 @@
 """The plugin's parts, by the checks of their contracts."""
 
-from align_pocket import Pocket, SilhouetteClass
+from align_pocket import Pocket, SilhouetteClass, Silhouettes
 
 from align.testing import conformance
 
@@ -21,3 +21,6 @@ test_silhouette_class = conformance("reward", lambda: SilhouetteClass(label="cat
 test_other_silhouette_class = conformance(
     "reward", lambda: SilhouetteClass(label="cat", network="patch", scale="log_probability")
 )
+
+test_silhouettes = conformance("features", Silhouettes)
+test_silhouettes_by_convolutions = conformance("features", lambda: Silhouettes(network="conv"))
