@@ -18,6 +18,8 @@ PACKAGES = (
     "clip",
     "torchvision",
     "align_classifier",
+    "prdc",
+    "torch_fidelity",
     "align_clip",
     "align_hpsv2",
     "align_image_reward",
