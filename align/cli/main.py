@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
@@ -316,6 +317,85 @@ def extend(folder: str, samples: int | None, steps: int | None, traceback: bool)
     with _notices():
         failures = extended(given(folder), samples=samples, steps=steps)
     _print_run(given(folder), failures)
+
+
+@main.command()
+@click.argument("folder", metavar="FOLDER")
+@click.option(
+    "--reward",
+    "rewards",
+    multiple=True,
+    metavar="KIND",
+    shell_complete=_kinds_from,
+    help="A reward: its kind, or a table as in TOML, '{ kind = \"...\", ... }'.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="KIND",
+    shell_complete=_kinds_from,
+    help="A metric, likewise.",
+)
+@click.option("--recipe", metavar="RECIPE", help="Take the rewards and metrics of a recipe too.")
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    help="A .csv or .jsonl with the columns 'file' and 'prompt'; it says which pictures count.",
+)
+@click.option(
+    "--out", metavar="FOLDER", help="Where to write; runs/NAME_scores unless it is given."
+)
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    help="Where to compute.",
+)
+@_traceback
+@_guarded
+def score(
+    folder: str,
+    rewards: tuple[str, ...],
+    metrics: tuple[str, ...],
+    traceback: bool,
+    **others: str | None,
+) -> None:
+    """Score pictures in a folder by rewards and metrics.
+
+    Whoever made them: no model is needed. The folder OUT then has table.md, table.csv, and
+    scores.csv with the scores of each picture; files of these names are replaced. A file that is no
+    picture, or damaged, is told before anything is scored.
+    """
+    from pathlib import Path
+
+    with _uncollected():
+        from align.catalog.registry import load_catalog
+        from align.io.listed_pictures import listed_pictures
+        from align.recipe.scoring import Scoring
+        from align.runner.build import device_of
+        from align.runner.score import FILES, score_pictures
+
+    scoring = Scoring.load(others["recipe"], rewards, metrics, load_catalog())
+    place, prompts = Path(folder).expanduser(), others["prompts"]
+    table = None if prompts is None else Path(prompts).expanduser()
+    pictures, notes = listed_pictures(place, table)
+    device = device_of(others["device"] or "auto")
+    with (
+        _notices(),
+        click.progressbar(
+            length=len(pictures), file=sys.stderr, hidden=not sys.stderr.isatty()
+        ) as bar,
+    ):
+        scores = score_pictures(pictures, scoring, device, bar.update)
+    target = Path(others["out"] or f"runs/{place.absolute().name}_scores").expanduser()
+    scores.save(target)
+    _print_rows(*scores.rows())
+    _print_notes(notes)
+    click.echo(visible(f"{target}: {', '.join(FILES)}"))
+    for failure in scores.failures:
+        click.echo(visible_lines(failure), err=True)
+    click.get_current_context().exit(1 if scores.failures else 0)
 
 
 @main.command()

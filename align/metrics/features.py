@@ -234,9 +234,15 @@ def reference_state(metric: ComparingMetric) -> State:
         PartError: the reference has no pictures, or one that cannot be read.
     """
     path = Path(metric.reference)
-    arrays = _arrays(path) if path.suffix == ".npz" else None
-    if arrays is not None and (known := metric.statistics(arrays)) is not None:
-        return known
+    if path.suffix != ".npz":
+        return _kept_state(metric, path, None)
+    with _arrays(path) as arrays:
+        known = metric.statistics(arrays)
+        return known if known is not None else _kept_state(metric, path, arrays)
+
+
+def _kept_state(metric: ComparingMetric, path: Path, arrays: Arrays | None) -> State:
+    """What a metric keeps of pictures or vectors, from the cache or made now."""
     device = _device()
     cache, key = _cache(), ""
     if cache is not None:
@@ -280,7 +286,8 @@ def _cache() -> Cache | None:
         return None  # a user without a home
 
 
-def _arrays(path: Path) -> Arrays:
+def _arrays(path: Path) -> Any:
+    """The arrays of a file, which are read when they are asked for; close it afterwards."""
     try:
         arrays = np.load(path, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):

@@ -50,7 +50,7 @@ def read_recipe(document: Mapping[str, Any], catalog: Catalog) -> Recipe:
         errors.append(
             ConfigError(("mode",), f"required section is missing; add [mode] with a kind, {known}")
         )
-    errors += _repeated("reward", [term.name for term in read.get("reward", ())])
+    errors += repeated("reward", [term.name for term in read.get("reward", ())])
     arms, more = _read_arms(converter, document, read, errors)
     terms = with_unique_names(read.get("reward", ()))
     more += [error for number, arm in enumerate(arms) for error in _weights(number, arm, terms)]
@@ -104,7 +104,7 @@ def with_unique_names(terms: Iterable[RewardTerm]) -> tuple[RewardTerm, ...]:
     return tuple(named)
 
 
-def _repeated(section: str, names: Iterable[Any]) -> list[ConfigError]:
+def repeated(section: str, names: Iterable[Any]) -> list[ConfigError]:
     """The names that are taken already, of tables in their order."""
     first, errors = dict[str, int](), list[ConfigError]()
     for index, name in enumerate(names):
@@ -127,7 +127,7 @@ def _read_arms(
         )
         return (), [ConfigError(("compare",), text)]
     names = [table.get("name") if isinstance(table, dict) else None for table in tables]
-    arms, errors = list[Arm](), _repeated("compare", names)
+    arms, errors = list[Arm](), repeated("compare", names)
     for index, table in enumerate(tables):
         if len(errors) > MOST_ERRORS:
             break

@@ -82,8 +82,7 @@ def load(
         document, path = _given(path), "recipe"
     else:
         path = resolved(path)
-        text = _text(path)
-        document = _parsed(path, text)
+        text, document = read_document(path)
     document, overrides, refused = _overridden(document, sets, sweeps, catalog)
     document, sweep = expanded(document)
     source = Source(str(path), text, overrides, sweep)
@@ -102,6 +101,12 @@ def load(
         run = attrs.evolve(recipe.run, out=f"runs/{Path(path).stem}")
         recipe = attrs.evolve(recipe, run=run)
     return Loaded(recipe, source)
+
+
+def read_document(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and what it says; raises RecipeError, with the line."""
+    text = _text(path)
+    return text, _parsed(path, text)
 
 
 def _given(document: Mapping[str, Any]) -> dict[str, Any]:

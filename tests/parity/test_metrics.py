@@ -4,7 +4,6 @@ import numpy as np
 import prdc
 import pytest
 import torch
-from tests.metrics.networks import inception_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
@@ -16,6 +15,7 @@ from align.metrics.frechet import frechet_distance
 from align.metrics.inception import Inception
 from align.metrics.mmd import gaussian, polynomial, squared_mmd
 from align.metrics.neighbours import density_coverage, precision_recall
+from tests.metrics.networks import inception_file
 
 
 def rows(count, seed, size=24):
@@ -78,4 +78,4 @@ def test_neighbours_are_those_of_prdc(neighbours):
     assert ours == pytest.approx(
         [theirs[name] for name in ("precision", "recall", "density", "coverage")]
     )
-    assert 0 < min(ours)
+    assert min(ours) > 0
