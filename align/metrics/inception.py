@@ -117,7 +117,8 @@ class _Extractor(FeatureExtractor):
         """All three kinds of features."""
         levels = (pictures.float() * 255).round()
         resized = resized_as_tensorflow(levels, SIDE)
-        return self.network((resized - 128) / 128)
+        features: PictureFeatures = self.network((resized - 128) / 128)
+        return features
 
 
 def resized_as_tensorflow(x: Tensor, side: int) -> Tensor:

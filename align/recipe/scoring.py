@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, final
 
 import attrs
@@ -21,7 +22,9 @@ from align.recipe.assemble import repeated, with_unique_names
 from align.recipe.load import read_document
 from align.recipe.source_map import Override, Source
 
-_TYPES: Final = {"reward": tuple[RewardTerm, ...], "metric": tuple[Metric, ...]}
+_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
+    {"reward": tuple[RewardTerm, ...], "metric": tuple[Metric, ...]}
+)
 
 
 @final

@@ -28,6 +28,19 @@ def small_classifier(kind: Kind, folder: Path) -> Path:
     return folder
 
 
+def small_dinov2(folder: Path) -> Path:
+    """Save a DINOv2 of random weights; returns its folder."""
+    import transformers
+
+    there: Any = transformers
+    config = there.Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    network = Streams(0, (0,)).initialise(lambda: there.Dinov2Model(config))
+    network.save_pretrained(folder)
+    return folder
+
+
 def _made(kind: Kind) -> tuple[Any, dict[str, Any]]:
     """A network, and what its pictures are prepared by."""
     import transformers

@@ -5,8 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from align_classifier import Classifier
-from align_classifier.testing import small_classifier
+from align_classifier import Classifier, DINOv2
+from align_classifier.testing import small_classifier, small_dinov2
 
 from align import Streams
 from align.testing import conformance
@@ -23,4 +23,12 @@ def smooth():
     return 0.2 + 0.6 * Streams(0, (0, 1)).uniform((3, 40, 40)).float()
 
 
+def small_features():
+    """DINOv2 with few weights, which go when Python ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return DINOv2(weights=str(small_dinov2(folder)))
+
+
 test_classifier = conformance("reward", small, on=smooth)
+test_dinov2 = conformance("features", small_features)

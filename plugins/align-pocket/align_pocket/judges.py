@@ -85,7 +85,8 @@ class Patch(nn.Module):
         for places, channels in zip(self.places, self.channels, strict=True):
             h = h + places(h.transpose(1, 2)).transpose(1, 2)
             h = h + channels(h)
-        return h.mean(1)
+        pooled: Tensor = h.mean(1)
+        return pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 10) of pictures (B, 1, 28, 28)."""
