@@ -25,6 +25,15 @@ def listed(cache: Cache) -> Iterator[str]:
         yield from _told(entry)
 
 
+def references_lines(cache: Cache) -> Iterator[str]:
+    """Lines about what metrics keep of references, if they keep anything."""
+    if entries := cache.entries():
+        size = readable(sum(entry.size for entry in entries))
+        count = f"{len(entries)} set{'' if len(entries) == 1 else 's'} of references of metrics"
+        yield ""
+        yield f"{cache.folder}: {count}, {size}"
+
+
 def _told(entry: Entry) -> Iterator[str]:
     """An entry: what it is, its scores, and whose it is."""
     headers = entry.headers()

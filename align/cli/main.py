@@ -696,23 +696,24 @@ def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceb
 @_traceback
 @_guarded
 def cache(clear: bool, traceback: bool) -> None:
-    """List the unsteered samples that are kept.
+    """List the unsteered samples that are kept, and what metrics keep of references.
 
-    Later runs take them in place of drawing them; --clear removes them.
+    Later runs take them in place of making them; --clear removes them.
     """
-    from align.cli.kept import listed
+    from align.cli.kept import listed, references_lines
     from align.io.cache import Cache, room
     from align.io.cache_dir import cache_dir
     from align.io.files import readable
 
     try:
-        kept = Cache(cache_dir("unsteered"), room())
+        kept, references = (Cache(cache_dir(x), room()) for x in ("unsteered", "references"))
     except OSError as error:
         raise PartError(str(error)) from error
     if clear:
-        click.echo(visible(f"{kept.folder}: {readable(kept.clear())} are free again"))
+        for one in (kept, *([references] if references.entries() else [])):
+            click.echo(visible(f"{one.folder}: {readable(one.clear())} are free again"))
         return
-    for line in listed(kept):
+    for line in (*listed(kept), *references_lines(references)):
         click.echo(visible(line))
 
 

@@ -38,7 +38,7 @@ Pool: TypeAlias = Literal["average", "max", "max, half the size"]
 @final
 @attrs.frozen(kw_only=True)
 class Inception(FeatureNetwork):
-    """Inception-v3 with the weights of 2015-12-05, as FID uses it.
+    """Inception-v3 of 2015-12-05, the network of FID.
 
     The network of the first FID, which others are compared by: 2048 pooled features, 1008 logits
     without their biases, and the first 7 channels of the block "mixed_6", which sFID is about.

@@ -84,3 +84,15 @@ def test_clear_removes_all_and_says_how_much(cache):
     assert lines("--clear") == [f"{cache.folder}: {size / 1e3:.1f} kB are free again"]
     assert cache.entries() == []
     assert lines("--clear") == [f"{cache.folder}: 0.0 kB are free again"]
+
+
+def test_references_of_metrics_are_listed_and_removed_too(cache):
+    references = Cache(cache.folder.with_name("references"), 10**9)
+    references.write(KEYS[0], "reference.safetensors", file())
+    assert lines()[1:] == [
+        "",
+        f"{references.folder}: 1 set of references of metrics, 0.1 kB",
+    ]
+    assert lines("--clear")[1] == f"{references.folder}: 0.1 kB are free again"
+    assert not references.entries()
+    assert len(lines()) == 1
