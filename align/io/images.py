@@ -19,6 +19,7 @@ from torch import Tensor
 from align.core.attribution import one
 from align.core.errors import ContractError, PartError
 from align.io.files import replacing
+from align.io.paths import files_in
 
 Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]
 Crop: TypeAlias = Literal["rounded", "floored"]
@@ -128,8 +129,8 @@ def pictures_in(folder: str | Path) -> list[Path]:
     """The files in a folder and in those inside it that are read as pictures, by name."""
     return sorted(
         path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        for path, _ in files_in(str(folder)).values()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
 
 

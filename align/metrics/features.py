@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, final
+from zipfile import BadZipFile
 
 import attrs
 import numpy as np
@@ -34,6 +37,8 @@ Arrays: TypeAlias = Mapping[str, Any]
 """The arrays of an .npz file, by name."""
 
 _FORM: Final = 1  # of what is kept of references
+_FILE: Final = "reference.safetensors"
+_DAMAGE: Final = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
 
 
 @final
@@ -54,6 +59,7 @@ class _Last:
 
 # Several metrics of a recipe are of one network, and are given the same pictures in turn.
 _BUILT: Final[deque[_Built]] = deque(maxlen=4)
+_REFERENCES: Final[deque[tuple[str, State]]] = deque(maxlen=4)  # which a training asks for often
 _LAST: Final[deque[_Last]] = deque(maxlen=4)
 
 
@@ -243,26 +249,37 @@ def reference_state(metric: ComparingMetric) -> State:
 
 def _kept_state(metric: ComparingMetric, path: Path, arrays: Arrays | None) -> State:
     """What a metric keeps of pictures or vectors, from the cache or made now."""
-    device = _device()
-    cache, key = _cache(), ""
-    if cache is not None:
-        content = paths.content(str(path), cache.digest)
-        said = f"{_FORM} {metric.kept_as} {metric.identity(device)} {content}"
-        key = hashlib.sha256(said.encode()).hexdigest()
-        kept = cache.read(key, "reference.safetensors")
-        if kept is not None and (found := unpacked(kept)) is not None:
-            return found[1]
+    device, cache = _device(), _cache()
+    content = paths.content(str(path), cache.digest) if cache else paths.content(str(path))
+    said = f"{_FORM} {metric.kept_as} {metric.identity(device)} {content}"
+    key = hashlib.sha256(said.encode()).hexdigest()
+    for known, state in _REFERENCES:
+        if known == key:
+            return state
+    state = _of_cache(cache, key) or _made_now(metric, path, arrays, device)
+    _REFERENCES.append((key, state))
+    if cache is not None and cache.read(key, _FILE) is None:
+        with suppress(PartError):  # it is made again
+            cache.write(key, _FILE, packed(state, {"reference": str(path), "kept": metric.kept_as}))
+            cache.make_room(key)
+    return state
+
+
+def _of_cache(cache: Cache | None, key: str) -> State | None:
+    content = None if cache is None else cache.read(key, _FILE)
+    found = None if content is None else unpacked(content)
+    if cache is not None and content is not None and found is None:
+        cache.discard(key, _FILE)  # it is damaged
+    return None if found is None else found[1]
+
+
+def _made_now(
+    metric: ComparingMetric, path: Path, arrays: Arrays | None, device: torch.device
+) -> State:
     state = None
     for batch in _batches(path, arrays):
         state = _together(metric, state, metric.update(batch.to(device)))
     assert state is not None
-    if cache is not None:
-        about = {"reference": str(path), "kept": metric.kept_as}
-        try:
-            cache.write(key, "reference.safetensors", packed(state, about))
-            cache.make_room(key)
-        except PartError:
-            pass  # it is made again
     return state
 
 
@@ -286,15 +303,31 @@ def _cache() -> Cache | None:
         return None  # a user without a home
 
 
-def _arrays(path: Path) -> Any:
-    """The arrays of a file, which are read when they are asked for; close it afterwards."""
+@contextmanager
+def _arrays(path: Path) -> Iterator[Arrays]:
+    """The arrays of a file, which are read when they are asked for."""
+    with ExitStack() as stack:
+        try:
+            # Opened here, as numpy leaves the files open that it cannot read.
+            arrays = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("one array, and not several by name")
+        except _DAMAGE as error:
+            raise PartError(f"'{path}' is no .npz file that can be read ({error})") from error
+        yield stack.enter_context(arrays)
+
+
+def array_in(arrays: Arrays, name: str) -> np.ndarray:
+    """One of the arrays of a file.
+
+    Raises:
+        PartError: it is damaged, or holds more than numbers.
+    """
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("one array, and not several by name")
-    except (OSError, ValueError, EOFError) as error:
-        raise PartError(f"'{path}' is no .npz file that can be read ({error})") from error
-    return arrays
+        array: np.ndarray = arrays[name]
+    except _DAMAGE as error:
+        raise PartError(f"reference: '{name}' cannot be read ({error})") from error
+    return array
 
 
 def _batches(path: Path, arrays: Arrays | None) -> Iterator[Tensor]:
@@ -322,7 +355,7 @@ def _batches_of_arrays(path: Path, arrays: Arrays) -> Iterator[Tensor]:
     names = ", ".join(f"'{name}'" for name in arrays)
     if "arr_0" not in arrays:
         raise PartError(f"'{path}' has no samples, 'arr_0', only {names or 'nothing'}")
-    rows = arrays["arr_0"]
+    rows = array_in(arrays, "arr_0")
     pictures = rows.ndim == 4 and rows.shape[3] in (1, 3) and rows.dtype == np.uint8
     if not len(rows) or not (pictures or (rows.ndim == 2 and rows.dtype.kind == "f")):
         raise PartError(

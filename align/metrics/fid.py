@@ -11,8 +11,15 @@ from torch import Tensor
 
 from align.core.errors import PartError
 from align.core.metric import State
-from align.metrics.features import Arrays, ComparingFeatureMetric, extracted, require_features
+from align.metrics.features import (
+    Arrays,
+    ComparingFeatureMetric,
+    array_in,
+    extracted,
+    require_features,
+)
 from align.metrics.frechet import Gaussian
+from align.metrics.inception import Inception
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +56,29 @@ class _Frechet(ComparingFeatureMetric):
             )
         return {self.named(self.kind): mine.distance(theirs)}
 
+    def _told(self, arrays: Arrays, mean: str, covariance: str) -> State | None:
+        """The Gaussian of a mean (D,) and a covariance (D, D) in a file.
+
+        None where they are not there, and where they are of Inception, as they are in files with
+        pictures, and this metric is of another network.
+        """
+        if mean not in arrays or covariance not in arrays:
+            return None
+        if "arr_0" in arrays and self.features.kind != Inception.kind:
+            return None
+        middle, spread = (
+            torch.from_numpy(array_in(arrays, name)).double() for name in (mean, covariance)
+        )
+        if middle.dim() != 1 or spread.shape != (len(middle), len(middle)):
+            raise PartError(
+                f"reference: '{mean}' is {tuple(middle.shape)} and '{covariance}'"
+                f" {tuple(spread.shape)}; expected (D,) and (D, D)"
+            )
+        values, vectors = torch.linalg.eigh((spread + spread.T) / 2)
+        root = values.clamp_min(0).sqrt()[:, None] * vectors.T
+        # Of two features, whose count less one is 1.
+        return Gaussian(middle.new_tensor(2), middle, root).state()
+
 
 @final
 @attrs.frozen(kw_only=True)
@@ -76,7 +106,7 @@ class FID(_Frechet):
 
     def statistics(self, arrays: Arrays) -> State | None:
         """Those of "mu" and "sigma"."""
-        return _told(arrays, "mu", "sigma")
+        return self._told(arrays, "mu", "sigma")
 
 
 @final
@@ -108,20 +138,4 @@ class SpatialFID(_Frechet):
 
     def statistics(self, arrays: Arrays) -> State | None:
         """Those of "mu_s" and "sigma_s"."""
-        return _told(arrays, "mu_s", "sigma_s")
-
-
-def _told(arrays: Arrays, mean: str, covariance: str) -> State | None:
-    """The Gaussian of a mean (D,) and a covariance (D, D); None where they are not there."""
-    if mean not in arrays or covariance not in arrays:
-        return None
-    middle, spread = (torch.from_numpy(arrays[name]).double() for name in (mean, covariance))
-    if middle.dim() != 1 or spread.shape != (len(middle), len(middle)):
-        raise PartError(
-            f"reference: '{mean}' is {tuple(middle.shape)} and '{covariance}'"
-            f" {tuple(spread.shape)}; expected (D,) and (D, D)"
-        )
-    values, vectors = torch.linalg.eigh((spread + spread.T) / 2)
-    root = values.clamp_min(0).sqrt()[:, None] * vectors.T
-    # Of two features, whose count less one is 1.
-    return Gaussian(middle.new_tensor(2), middle, root).state()
+        return self._told(arrays, "mu_s", "sigma_s")

@@ -12,7 +12,7 @@ from align.core.option import ConfigErrors
 from align.core.streams import Streams
 from align.io.images import save_picture, to_bytes
 from align.metrics.classes import ClassHistogram, InceptionScore
-from align.metrics.features import extracted
+from align.metrics.features import _REFERENCES, extracted
 from align.metrics.fid import FID, SpatialFID
 from align.metrics.frechet import frechet_distance
 from align.metrics.mmd import KID, MMD, gaussian, polynomial, squared_mmd
@@ -74,6 +74,13 @@ def test_fid_of_statistics_is_that_of_the_pictures(tmp_path):
         direct = metric(features=Small()).compute(samples, others)
         told = metric(features=Small(), reference=str(path)).compute(samples, None)
         assert told == pytest.approx(direct, rel=1e-6)
+
+
+def test_statistics_beside_pictures_are_of_inception_and_not_of_others(tmp_path, cache):
+    samples, others = pictures(20), pictures(30, seed=1)
+    np.savez(tmp_path / "adm.npz", arr_0=to_bytes(others), mu=np.zeros(48), sigma=np.eye(48))
+    told = FID(features=Small(), reference=str(tmp_path / "adm.npz")).compute(samples, None)
+    assert told == pytest.approx(FID(features=Small()).compute(samples, others), rel=1e-6)
 
 
 def test_discrepancies_are_means_over_pairs():
@@ -209,6 +216,10 @@ def test_reference_is_a_folder_or_an_npz_and_is_kept_by_its_content(tmp_path, ca
     assert fid.compute(samples, None) == first
     assert calls() - before < len(others)
     assert len(list(cache.iterdir())) == entries
+    (kept,) = [path for path in cache.glob("*/*") if b"gaussian\\" in path.read_bytes()[:500]][:1]
+    _REFERENCES.clear()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert fid.compute(samples, None) == pytest.approx(first)
     save_picture(folder / "001.png", np.zeros((12, 12, 3), np.uint8))
     assert fid.compute(samples, None) != first
 
@@ -225,6 +236,9 @@ def test_references_that_cannot_be_read_are_told(tmp_path, cache):
     empty.mkdir()
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK nothing")
+    np.savez(tmp_path / "whole.npz", arr_0=np.arange(3000).reshape(1, 1000, 3).astype(object))
+    np.savez(tmp_path / "cut.npz", arr_0=to_bytes(samples))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:900])
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no picture")
     np.savez(tmp_path / "other.npz", labels=np.zeros(3))
@@ -234,6 +248,8 @@ def test_references_that_cannot_be_read_are_told(tmp_path, cache):
     for name, message in (
         ("empty", "has no pictures"),
         ("broken.npz", "no .npz file that can be read"),
+        ("cut.npz", "no .npz file that can be read"),
+        ("whole.npz", "'arr_0' cannot be read"),
         ("bad", r"x.png' is not a picture"),
         ("other.npz", "has no samples, 'arr_0', only 'labels'"),
         ("floats.npz", r"expected pictures \(N, H, W, 3\) of uint8"),

@@ -66,7 +66,7 @@ def features(data: Tensor, device: torch.device) -> Tensor:
 @final
 @attrs.frozen(kw_only=True)
 class MobileNet(FeatureNetwork):
-    """MobileNetV2 of ImageNet: 1280 pooled features, weights inside.
+    """MobileNetV2: 1280 pooled features, weights inside.
 
     Pictures with a side under 64 pixels are enlarged.
 

@@ -15,7 +15,7 @@ from align_pocket.judges import CLASSES, Conv, Patch, load, prepared
 @final
 @attrs.frozen(kw_only=True)
 class Silhouettes(FeatureNetwork):
-    """What a judge of silhouettes makes of pictures: features, and ten animals.
+    """A judge of silhouettes: its features, and ten animals.
 
     Measure by the judge that was not followed: what pleases a judge moves its features too.
     """
