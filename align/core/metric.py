@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, final
 
 import attrs
 import torch
@@ -97,6 +97,31 @@ def merge_metric(metric: Metric, states: Sequence[State]) -> State:
         return {_ROWS: torch.cat([state[_ROWS] for state in states])}
     with attributed(f"metric '{metric.kind}'"):
         return _state(metric, metric.merge(states))
+
+
+@final
+@attrs.define(eq=False)
+class MergedStates:
+    """What is kept of many small sets together, added one after the other.
+
+    Sets of about equal size are merged, as in a sum by halves: each is so merged a logarithmic
+    number of times, and what grows with the samples is copied as seldom.
+    """
+
+    metric: Metric
+    _waiting: list[tuple[int, State]] = attrs.field(factory=list, init=False)
+
+    def add(self, state: State) -> None:
+        """Add what `update_metric` keeps of the samples that come next."""
+        count = 1
+        while self._waiting and self._waiting[-1][0] == count:
+            state = merge_metric(self.metric, [self._waiting.pop()[1], state])
+            count *= 2
+        self._waiting.append((count, state))
+
+    def state(self) -> State:
+        """What is kept of all samples; at least one state was added."""
+        return merge_metric(self.metric, [state for _, state in self._waiting])
 
 
 def finish_metric(metric: Metric, state: State, references: State | None) -> dict[str, float]:

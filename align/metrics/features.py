@@ -20,7 +20,7 @@ from torch import Tensor
 from align.core.attribution import made, seen
 from align.core.errors import ContractError, PartError
 from align.core.features import FeatureExtractor, FeatureNetwork, PictureFeatures
-from align.core.metric import State, StreamedMetric
+from align.core.metric import MergedStates, State, StreamedMetric, update_metric
 from align.core.model import Domain
 from align.core.option import ConfigError, ConfigErrors, option
 from align.io import paths
@@ -276,16 +276,10 @@ def _of_cache(cache: Cache | None, key: str) -> State | None:
 def _made_now(
     metric: ComparingMetric, path: Path, arrays: Arrays | None, device: torch.device
 ) -> State:
-    state = None
+    states = MergedStates(metric)
     for batch in _batches(path, arrays):
-        state = _together(metric, state, metric.update(batch.to(device)))
-    assert state is not None
-    return state
-
-
-def _together(metric: ComparingMetric, state: State | None, more: State) -> State:
-    plain = {name: tensor.cpu() for name, tensor in more.items()}
-    return plain if state is None else metric.merge([state, plain])
+        states.add(update_metric(metric, batch.to(device)))
+    return states.state()
 
 
 def _device() -> torch.device:

@@ -45,13 +45,15 @@ class Gaussian:
     @classmethod
     def joined(cls, sets: Sequence[Self]) -> Self:
         """Of the features of all sets together."""
-        whole = sets[0]
-        for other in sets[1:]:
-            count, between = whole.count + other.count, other.mean - whole.mean
-            apart = (whole.count * other.count / count).sqrt() * between
-            root = upright(torch.cat([whole.root, other.root, apart[None]]))
-            whole = cls(count, whole.mean + between * (other.count / count), root)
-        return whole
+        if len(sets) == 1:
+            return sets[0]
+        # By halves: sets of fewer features than a feature has numbers cost next to nothing.
+        half = len(sets) // 2
+        one, other = cls.joined(sets[:half]), cls.joined(sets[half:])
+        count, between = one.count + other.count, other.mean - one.mean
+        apart = (one.count * other.count / count).sqrt() * between
+        root = upright(torch.cat([one.root, other.root, apart[None]]))
+        return cls(count, one.mean + between * (other.count / count), root)
 
     def distance(self, other: Self) -> float:
         """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), as `frechet_distance` says it.

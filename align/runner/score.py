@@ -15,7 +15,7 @@ from torch import Tensor
 from align.core.attribution import attributed
 from align.core.chunks import Chunks
 from align.core.errors import AlignError, PartError, PromptError
-from align.core.metric import State, finish_metric, merge_metric, update_metric
+from align.core.metric import MergedStates, finish_metric, update_metric
 from align.engine.guard import GuardedReward
 from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
@@ -117,21 +117,19 @@ def score_pictures(
         )
     ]
     scores: dict[str, list[float]] = {term.name: [] for term in scoring.reward}
-    states: list[State | None] = [None] * len(scoring.metric)
+    merged = [MergedStates(metric) for metric in scoring.metric]
     for batch, data in _batches(pictures):
         there = data.to(device)
         prompts = tuple(picture.prompt for picture in batch)
         for reward in rewards:
             scores[reward.name] += reward.score(there, prompts).tolist()
-        for place, metric in enumerate(scoring.metric):
-            more, before = update_metric(metric, there), states[place]
-            states[place] = more if before is None else merge_metric(metric, [before, more])
+        for states in merged:
+            states.add(update_metric(states.metric, there))
         watch(len(batch))
     numbers, failures = dict[str, float](), list[str]()
-    for metric, state in zip(scoring.metric, states, strict=True):
-        assert state is not None
+    for states in merged:
         try:
-            for name, value in finish_metric(metric, state, None).items():
+            for name, value in finish_metric(states.metric, states.state(), None).items():
                 numbers[_free(name, numbers)] = value
         except AlignError as error:  # which takes nothing from what is measured already
             failures.append(str(error))
