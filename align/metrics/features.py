@@ -224,7 +224,10 @@ class ComparingFeatureMetric(ComparingMetric):
 
 
 def fingerprint(network: FeatureNetwork, device: torch.device) -> str:
-    """Tells networks apart by what they make of two pictures, with options that resize alike."""
+    """Tells networks apart by what they make of two pictures.
+
+    Their side, 72 pixels, is none that networks have, so that ways to resize are told apart too.
+    """
     axis = torch.linspace(0, 1, 72, device=device)
     waves = [(k * (axis[:, None] + axis * k)).sin() * 0.5 + 0.5 for k in (3, 7, 19)]
     rows = extracted(network, torch.stack([torch.stack(waves), torch.stack(waves[::-1])]))

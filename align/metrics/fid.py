@@ -92,7 +92,7 @@ class FID(_Frechet):
     network compare its values with each other only.
 
     Of an .npz file "mu" and "sigma" are taken where they are there, as ADM's evaluator does, and
-    else the pictures "arr_0".
+    else the pictures "arr_0". On another network than "inception" the pictures come first.
 
     Reference: GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium,
     Heusel et al., 2017, arXiv:1706.08500, equation 6.

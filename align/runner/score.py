@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -130,14 +130,14 @@ def score_pictures(
     for states in merged:
         try:
             for name, value in finish_metric(states.metric, states.state(), None).items():
-                numbers[_free(name, numbers)] = value
+                numbers[_free(name, {*scores, *numbers})] = value
         except AlignError as error:  # which takes nothing from what is measured already
             failures.append(str(error))
     return FolderScores(tuple(pictures), scores, numbers, tuple(failures))
 
 
-def _free(name: str, taken: dict[str, float]) -> str:
-    """The name, with a number where another metric has it."""
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, with a number where it is taken."""
     count, free = 1, name
     while free in taken:
         count += 1

@@ -76,6 +76,18 @@ def test_scores_and_metrics_are_those_of_the_pictures(folder, data, tmp_path):
     assert heads == "| number | of 9 pictures |"
 
 
+def test_numbers_of_one_name_are_told_apart(folder, tmp_path):
+    done = invoke(
+        folder,
+        *("--metric", '{ kind = "image_statistics", edge = 0.5 }'),
+        *("--metric", "image_statistics"),
+        *("--reward", '{ kind = "statistic", of = "edges", name = "edges" }'),
+    )
+    assert done.exit_code == 0, done.output
+    names = [row["number"] for row in read(tmp_path / "runs/mine_scores/table.csv")]
+    assert [name for name in names if "edges" in name] == ["edges", "edges_2", "edges_3"]
+
+
 def test_pictures_of_any_size_and_kind_are_scored_in_their_order(folder, tmp_path):
     Image.new("L", (7, 5), 255).save(folder / "4.png")
     Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(folder / "5.png")
