@@ -35,6 +35,17 @@ class Metric(ABC):
     def needs_references(self) -> bool:
         """Whether `compute` must be given references."""
 
+    def prepare(self, device: torch.device) -> None:
+        """Load what it needs to measure samples on a device, before any are made.
+
+        A run calls it first, so that weights that are missing cost no samples; what is called
+        without it loads what it needs then. The default needs nothing.
+
+        Raises:
+            PartError: weights or references cannot be used.
+        """
+        return
+
     @abstractmethod
     def compute(self, samples: Tensor, references: Tensor | None) -> dict[str, float]:
         """Named numbers for samples (B, ...) beside references (R, ...) of the same kind."""
@@ -74,6 +85,16 @@ class StreamedMetric(Metric):
 
 
 _ROWS: Final = "rows"
+
+
+def prepare_metric(metric: Metric, device: torch.device) -> None:
+    """Have a metric load what it needs; see `Metric.prepare`.
+
+    Raises:
+        PartError: weights or references cannot be used.
+    """
+    with attributed(f"metric '{metric.kind}'"):
+        metric.prepare(device)
 
 
 def update_metric(metric: Metric, samples: Tensor) -> State:

@@ -140,6 +140,10 @@ class FeatureMetric(StreamedMetric):
 
     features: FeatureNetwork = network_option()
 
+    def prepare(self, device: torch.device) -> None:
+        """Load the network."""
+        extractor_of(self.features, device)
+
     def named(self, number: str) -> str:
         """A number's name in tables."""
         return f"{number}_{self.features.kind}"
@@ -171,13 +175,21 @@ class ComparingMetric(StreamedMetric):
     def compare(self, state: State, references: State) -> dict[str, float]:
         """Named numbers for samples beside references."""
 
+    @property
+    def network(self) -> FeatureNetwork | None:
+        """Whose features are compared; None where the samples themselves are."""
+        return None
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the network, and read the reference."""
+        if self.network is not None:
+            extractor_of(self.network, device)
+        if self.reference:
+            reference_state(self)
+
     def statistics(self, arrays: Arrays) -> State | None:
         """What an .npz file of statistics says in place of `update`; None where it does not."""
         return None
-
-    def identity(self, device: torch.device) -> str:
-        """Tells what `update` makes of the same samples."""
-        return ""
 
     def finish(self, state: State, references: State | None) -> dict[str, float]:
         """Named numbers for samples beside references.
@@ -218,9 +230,10 @@ class ComparingFeatureMetric(ComparingMetric):
         """A number's name in tables."""
         return f"{number}_{self.features.kind}"
 
-    def identity(self, device: torch.device) -> str:
-        """What the network makes of two pictures."""
-        return fingerprint(self.features, device)
+    @property
+    def network(self) -> FeatureNetwork | None:
+        """Whose features are compared."""
+        return self.features
 
 
 def fingerprint(network: FeatureNetwork, device: torch.device) -> str:
@@ -254,7 +267,8 @@ def _kept_state(metric: ComparingMetric, path: Path, arrays: Arrays | None) -> S
     """What a metric keeps of pictures or vectors, from the cache or made now."""
     device, cache = _device(), _cache()
     content = paths.content(str(path), cache.digest) if cache else paths.content(str(path))
-    said = f"{_FORM} {metric.kept_as} {metric.identity(device)} {content}"
+    identity = "" if metric.network is None else fingerprint(metric.network, device)
+    said = f"{_FORM} {metric.kept_as} {identity} {content}"
     key = hashlib.sha256(said.encode()).hexdigest()
     for known, state in _REFERENCES:
         if known == key:

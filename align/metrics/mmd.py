@@ -15,7 +15,7 @@ from align.core.metric import State
 from align.core.model import Domain
 from align.core.option import at_least, option
 from align.core.streams import Streams
-from align.metrics.features import ComparingFeatureMetric, ComparingMetric, extracted, fingerprint
+from align.metrics.features import ComparingFeatureMetric, ComparingMetric, extracted
 
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """k(x_i, y_j), (N, M), of rows x (N, D) and y (M, D)."""
@@ -148,9 +148,10 @@ class MMD(ComparingMetric):
         """Pictures with a network, vectors without one."""
         return "image" if self.features else "vector"
 
-    def identity(self, device: torch.device) -> str:
-        """What the network makes of two pictures."""
-        return fingerprint(self.features, device) if self.features else ""
+    @property
+    def network(self) -> FeatureNetwork | None:
+        """Whose features are compared, if there are any."""
+        return self.features
 
     def update(self, samples: Tensor) -> State:
         """Features of pictures, or the vectors (B, D) themselves."""

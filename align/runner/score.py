@@ -15,7 +15,7 @@ from torch import Tensor
 from align.core.attribution import attributed
 from align.core.chunks import Chunks
 from align.core.errors import AlignError, PartError, PromptError
-from align.core.metric import MergedStates, finish_metric, update_metric
+from align.core.metric import MergedStates, finish_metric, prepare_metric, update_metric
 from align.engine.guard import GuardedReward
 from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
@@ -103,8 +103,8 @@ def score_pictures(
         watch: is told how many pictures have been scored since it was told last.
 
     Raises:
-        PartError: with one line for every file that is no picture, before anything is scored; or a
-            part cannot be loaded.
+        PartError: before anything is scored: with one line for every file that is no picture; or a
+            part or a reference cannot be loaded.
         PromptError: with one line for every prompt that a reward cannot follow.
     """
     _check_prompts(pictures, scoring)
@@ -117,6 +117,8 @@ def score_pictures(
         )
     ]
     scores: dict[str, list[float]] = {term.name: [] for term in scoring.reward}
+    for metric in scoring.metric:
+        prepare_metric(metric, device)
     merged = [MergedStates(metric) for metric in scoring.metric]
     for batch, data in _batches(pictures):
         there = data.to(device)

@@ -21,6 +21,7 @@ from align.core.errors import (
     RecipeError,
 )
 from align.core.interrupt import is_interrupt, user_interrupts
+from align.core.metric import prepare_metric
 from align.core.mode import Trainable
 from align.core.option import Key
 from align.core.study import Study
@@ -89,6 +90,8 @@ class Session:
 
     def run(self) -> Result:
         """All stages: base samples, the arms, metrics, record and report."""
+        for metric in self.recipe.metric:
+            prepare_metric(metric, self.rewards.device)
         arguments = self.recipe, self.record, self.observer, self.rewards, self.shelves
         blocks = Fanout.of(*arguments, before=self.before)
         with self.observer.watching():

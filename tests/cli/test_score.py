@@ -175,6 +175,15 @@ def test_a_metric_that_fails_takes_nothing_from_the_others(folder, tmp_path):
     assert len((tmp_path / "runs/mine_scores/scores.csv").read_text().splitlines()) == 10
 
 
+def test_a_broken_reference_is_told_before_anything_is_scored(folder, tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"cut")
+    metric = '{ kind = "fid", features = "mobilenet", reference = "cut.npz" }'
+    done = invoke(folder, "--metric", metric, "--reward", "compressibility")
+    assert done.exit_code == 1
+    assert "cut.npz' is no .npz file that can be read" in done.output
+    assert not (tmp_path / "runs").exists()
+
+
 def test_broken_pictures_are_told_and_nothing_is_scored(folder, tmp_path):
     (folder / "3.png").write_bytes(b"no picture")
     done = invoke(folder, "--reward", "compressibility")
