@@ -12,7 +12,7 @@ from align.core.option import ConfigErrors
 from align.core.streams import Streams
 from align.io.images import save_picture, to_bytes
 from align.metrics.classes import ClassHistogram, InceptionScore
-from align.metrics.features import _REFERENCES, extracted
+from align.metrics.features import _LAST, _REFERENCES, extracted
 from align.metrics.fid import FID, SpatialFID
 from align.metrics.frechet import frechet_distance
 from align.metrics.mmd import KID, MMD, gaussian, polynomial, squared_mmd
@@ -23,6 +23,7 @@ from align.metrics.neighbours import (
     precision_recall,
 )
 from align.metrics.variety import Vendi, root_of, vendi_score
+from align.testing.fake_device import fake_device
 from tests.metrics.networks import Small, calls, pictures
 
 
@@ -258,3 +259,16 @@ def test_references_that_cannot_be_read_are_told(tmp_path, cache):
     ):
         with pytest.raises(PartError, match=message):
             FID(features=Small(), reference=str(tmp_path / name)).compute(samples, None)
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.kind)
+def test_on_another_device_the_numbers_are_those_of_the_cpu(metric):
+    samples, references = pictures(12), pictures(10, seed=1)
+    expected = finish_metric(
+        metric, update_metric(metric, samples), update_metric(metric, references)
+    )
+    _LAST.clear()
+    with fake_device() as device:
+        kept = [update_metric(metric, data.to(device)) for data in (samples, references)]
+    assert all(tensor.device.type == "cpu" for state in kept for tensor in state.values())
+    assert finish_metric(metric, *kept) == pytest.approx(expected, rel=1e-6, abs=1e-9)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from align.core.errors import PartError
 from align.metrics.inception import Inception, InceptionV3, Mixed, resized_as_tensorflow
+from align.testing.fake_device import fake_device
 from tests.metrics.networks import inception_file, inception_state, pictures
 
 CPU = torch.device("cpu")
@@ -76,3 +77,10 @@ def test_without_weights_torchs_cache_is_asked_and_the_cure_named(tmp_path, monk
     folder.mkdir(parents=True)
     inception_file(folder)
     assert Inception().build(CPU).network.fc.weight.shape == (1008, 2048)
+
+
+def test_pictures_are_resized_on_their_own_device():
+    x = pictures(2, side=20)
+    with fake_device() as device:
+        there = resized_as_tensorflow(x.to(device), 33).to(CPU)
+    torch.testing.assert_close(there, resized_as_tensorflow(x, 33))
