@@ -391,7 +391,7 @@ def score(
     target = Path(others["out"] or f"runs/{place.absolute().name}_scores").expanduser()
     scores.save(target)
     _print_rows(*scores.rows())
-    _print_notes(notes)
+    _print_notes([*scoring.notes, *notes])
     click.echo(visible(f"{target}: {', '.join(FILES)}"))
     for failure in scores.failures:
         click.echo(visible_lines(failure), err=True)

@@ -38,18 +38,18 @@ def parse_override(text: str, *, swept: bool = False) -> Override:
         raise ValueError("expected one TOML value")
     if len(key) > DEEPEST or nested(read, DEEPEST):
         raise ValueError(f"nested more than {DEEPEST} deep")
-    given = _typed(read["value"])
+    given = typed(read["value"])
     if swept:
         return Override(f"--sweep {text}", ("sweep", match.group()), given)
     return Override(f"--set {text}", key, given)
 
 
-def _typed(value: Any) -> Any:
+def typed(value: Any) -> Any:
     """A value whose texts, as paths, start at the working folder."""
     if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
+        return {key: typed(item) for key, item in value.items()}
     if isinstance(value, list):
-        return list(map(_typed, value))
+        return list(map(typed, value))
     return Typed(value) if isinstance(value, str) else value
 
 

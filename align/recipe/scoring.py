@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -20,6 +20,7 @@ from align.core.term import RewardTerm
 from align.io.paths import beside
 from align.recipe.assemble import repeated, with_unique_names
 from align.recipe.load import read_document
+from align.recipe.override import typed
 from align.recipe.source_map import Override, Source
 
 _TYPES: Final[Mapping[str, Any]] = MappingProxyType(
@@ -34,13 +35,13 @@ class Scoring:
 
     Attributes:
         reward: each with a name of its own; weights count for nothing.
-        metric: each with references of its own, where it needs any.
-        source: finds the place of a key, for what goes wrong later on.
+        metric: each with a reference of its own, where it needs one.
+        notes: which metrics of the recipe are left out, and why.
     """
 
     reward: tuple[RewardTerm, ...]
     metric: tuple[Metric, ...]
-    source: Source
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -62,58 +63,70 @@ class Scoring:
         Raises:
             RecipeError: with one line for every mistake.
         """
-        text, document, path = None, dict[str, Any](), ""
-        if recipe is not None:
-            path = str(resolved(recipe))
-            text, document = read_document(path)
-        tables = {name: document.get(name, []) for name in _TYPES}
-        overrides = list[Override]()
-        for name, given in (("reward", rewards), ("metric", metrics)):
-            for typed in given:
-                if isinstance(tables[name], list):
-                    shown = f"--{name} {typed}"
-                    key = (name, len(tables[name]))
-                    overrides.append(Override(shown, key, _table(shown, typed)))
-                    tables[name] = [*tables[name], overrides[-1].value]
-        source = Source(path, text, tuple(overrides))
-        with beside(None if text is None else Path(path).parent):
+        tables, source = _tables(recipe, rewards, metrics)
+        with beside(None if recipe is None else Path(source.path).parent):
             read, errors = _converted(tables, catalog)
+        errors = errors or [*_misfits(read["reward"], read["metric"])]
+        own, notes = len(tables["metric"]) - len(metrics), list[ConfigError]()
+        if not errors:
+            for number, metric in enumerate(read["metric"]):
+                if metric.needs_references:
+                    error = ConfigError(("metric", number), _no_references(metric))
+                    (notes if number < own else errors).append(error)
         if errors:
             raise RecipeError("\n".join(source.report(errors)))
-        scoring = cls(with_unique_names(read["reward"]), read["metric"], source)
-        if errors := [*scoring._misfits()]:
-            raise RecipeError("\n".join(source.report(errors)))
-        if not (scoring.reward or scoring.metric):
-            raise RecipeError(
-                "nothing to score by; name a --reward, a --metric, or a --recipe that has some"
-            )
-        return scoring
-
-    def _misfits(self) -> Iterator[ConfigError]:
-        """Parts that say nothing of pictures in a folder."""
-        for number, term in enumerate(self.reward):
-            if term.part.domain not in (None, "image"):
-                yield ConfigError(("reward", number), f"'{term.part.kind}' scores no pictures")
-        for number, metric in enumerate(self.metric):
-            key = ("metric", number)
-            if metric.domain not in (None, "image"):
-                yield ConfigError(key, f"'{metric.kind}' measures no pictures")
-            elif metric.needs_references:
-                own = "reference" in attrs.fields_dict(type(metric))
-                cure = (
-                    '; name a folder of pictures or an .npz file, reference = "..."'
-                    if own
-                    else " and has no option that names some; use 'fid' or 'kid'"
-                )
-                yield ConfigError(key, f"'{metric.kind}' compares with references{cure}")
+        kept = tuple(metric for metric in read["metric"] if not metric.needs_references)
+        told = tuple(f"{line}; left out" for line in source.report(notes))
+        if not (kept or read["reward"]):
+            cure = "name a --reward, a --metric, or a --recipe that has some"
+            raise RecipeError("\n".join([*told, f"nothing to score by; {cure}"]))
+        return cls(with_unique_names(read["reward"]), kept, told)
 
 
-def _table(shown: str, typed: str) -> Any:
-    """A table of TOML, or the kind of one."""
-    if not typed.lstrip().startswith("{"):
-        return {"kind": typed.strip()}
+def _tables(
+    recipe: str | None, rewards: Sequence[str], metrics: Sequence[str]
+) -> tuple[dict[str, Any], Source]:
+    """The tables of a recipe, then those named beside it; and where they stand."""
+    content, document, path = None, dict[str, Any](), ""
+    if recipe is not None:
+        path = str(resolved(recipe))
+        content, document = read_document(path)
+    tables = {name: document.get(name, []) for name in _TYPES}
+    overrides = list[Override]()
+    for name, given in (("reward", rewards), ("metric", metrics)):
+        for text in given:
+            if isinstance(tables[name], list):
+                shown = f"--{name} {text}"
+                key = (name, len(tables[name]))
+                overrides.append(Override(shown, key, _table(shown, text)))
+                tables[name] = [*tables[name], overrides[-1].value]
+    return tables, Source(path, content, tuple(overrides))
+
+
+def _misfits(rewards: Iterable[RewardTerm], metrics: Iterable[Metric]) -> Iterator[ConfigError]:
+    """Parts that say nothing of pictures."""
+    for number, term in enumerate(rewards):
+        if term.part.domain not in (None, "image"):
+            yield ConfigError(("reward", number), f"'{term.part.kind}' scores no pictures")
+    for number, metric in enumerate(metrics):
+        if metric.domain not in (None, "image"):
+            yield ConfigError(("metric", number), f"'{metric.kind}' measures no pictures")
+
+
+def _no_references(metric: Metric) -> str:
+    """Why a metric cannot measure pictures in a folder, and what to do."""
+    text = f"'{metric.kind}' compares with references"
+    if "reference" in attrs.fields_dict(type(metric)):
+        return f'{text}; name a folder of pictures or an .npz file, reference = "..."'
+    return f"{text} and has no option that names some; use 'fid' or 'kid'"
+
+
+def _table(shown: str, text: str) -> Any:
+    """A table of TOML, whose paths start at the working folder, or the kind of one."""
+    if not text.lstrip().startswith("{"):
+        return {"kind": text.strip()}
     try:
-        return tomllib.loads(f"value = {typed}")["value"]
+        return typed(tomllib.loads(f"value = {text}")["value"])
     except ValueError as error:
         example = '{ kind = "clip", name = "alike" }'
         raise RecipeError(f"{shown}: expected a kind, or a table like {example}") from error

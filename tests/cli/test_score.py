@@ -121,7 +121,10 @@ def test_references_are_a_folder(folder, tmp_path, data):
     for number, picture in enumerate(to_bytes(others)):
         save_picture(place / f"{number}.png", picture)
     metric = '{ kind = "mmd", features = "mobilenet", kernel = "polynomial", reference = "others" }'
-    done = invoke(folder, "--metric", metric)
+    # Of that name there is another folder, beside the recipe.
+    (tmp_path / "elsewhere" / "others").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "r.toml").write_text("")
+    done = invoke(folder, "--metric", metric, "--recipe", "elsewhere/r.toml")
     assert done.exit_code == 0, done.output
     (row,) = read(tmp_path / "runs/mine_scores/table.csv")
     assert row["number"] == "mmd_squared_mobilenet"
@@ -131,6 +134,21 @@ def test_references_are_a_folder(folder, tmp_path, data):
 
     rows = [features(pictures, torch.device("cpu")) for pictures in (data, others)]
     assert float(row["value"]) == pytest.approx(squared_mmd(*rows, polynomial), rel=1e-4)
+
+
+def test_metrics_of_a_recipe_that_compare_arms_are_left_out_and_told(folder, tmp_path):
+    more = '\n[[metric]]\nkind = "frechet"\n'
+    (tmp_path / "r.toml").write_text(RECIPE + more)
+    done = invoke(folder, "--recipe", "r.toml")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert "r.toml:10: metric[1]: 'frechet' compares with references and has no option" in told
+    assert "use 'fid' or 'kid'; left out" in told
+    (tmp_path / "r.toml").write_text(more)
+    done = invoke(folder, "--recipe", "r.toml")
+    assert done.exit_code == 2
+    assert "r.toml:2: metric[0]: 'frechet' compares" in done.output
+    assert "nothing to score by" in done.output
 
 
 def test_every_mistake_is_told_at_its_place(folder, tmp_path):
