@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Final, TypeAlias, final
 
 import attrs
@@ -194,3 +194,32 @@ def _numbers(who: str, numbers: object) -> dict[str, float]:
         if not isinstance(name, str) or isinstance(number, str):
             raise ContractError(f"{who} returned {name!r}: {number!r}, expected a number")
     return {name: float(number) for name, number in numbers.items()}
+
+
+def named_apart(
+    arms: Sequence[Sequence[Mapping[str, float]]], taken: Collection[str] = ()
+) -> list[dict[str, float]]:
+    """The numbers of all metrics of each arm, those of one name with a number behind it.
+
+    Args:
+        arms: of each arm, the numbers of each metric, in the same order of metrics; none of a
+            metric that did not measure the arm.
+        taken: names of other numbers.
+    """
+    names, used = dict[tuple[int, str], str](), set(taken)
+    for place, metrics in enumerate(zip(*arms, strict=True)):
+        for name in dict.fromkeys(name for numbers in metrics for name in numbers):
+            free, count = name, 1
+            while free in used:
+                count += 1
+                free = f"{name}_{count}"
+            names[place, name] = free
+            used.add(free)
+    return [
+        {
+            names[place, name]: number
+            for place, numbers in enumerate(arm)
+            for name, number in numbers.items()
+        }
+        for arm in arms
+    ]

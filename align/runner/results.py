@@ -15,7 +15,7 @@ from torch import Tensor
 from align.core.baseline import FEW, BaseRewardStats, Divergence
 from align.core.departure import Departure
 from align.core.errors import PartError
-from align.core.metric import Metric, State, finish_metric
+from align.core.metric import Metric, State, finish_metric, named_apart
 from align.core.mode import ReportsKL
 from align.core.reward import WeightedReward
 from align.core.study import Findings
@@ -228,16 +228,16 @@ def _missing(scores: Mapping[str, Tensor]) -> tuple[str, ...]:
 @torch.no_grad()
 def measure(results: Sequence[ArmResult], metrics: Sequence[Metric]) -> tuple[ArmResult, ...]:
     """Every metric on every arm; the first arm's samples are the references of the others."""
-    with_metrics = []
+    arms = list[list[dict[str, float]]]()
     for result in results:
-        numbers: dict[str, float] = {}
+        arms.append([{} for _ in metrics])
         for place, metric in enumerate(metrics):
             references = results[0].kept[place] if results[0].kept else None
             compared = result is not results[0] and references is not None
             if result.kept and (compared or not metric.needs_references):
-                numbers |= finish_metric(metric, result.kept[place], references)
-        with_metrics.append(attrs.evolve(result, metrics=numbers))
-    return tuple(with_metrics)
+                arms[-1][place] = finish_metric(metric, result.kept[place], references)
+    numbers = named_apart(arms)
+    return tuple(attrs.evolve(r, metrics=n) for r, n in zip(results, numbers, strict=True))
 
 
 def to_record(

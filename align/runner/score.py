@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -15,7 +15,13 @@ from torch import Tensor
 from align.core.attribution import attributed
 from align.core.chunks import Chunks
 from align.core.errors import AlignError, PartError, PromptError
-from align.core.metric import MergedStates, finish_metric, prepare_metric, update_metric
+from align.core.metric import (
+    MergedStates,
+    finish_metric,
+    named_apart,
+    prepare_metric,
+    update_metric,
+)
 from align.engine.guard import GuardedReward
 from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
@@ -128,23 +134,14 @@ def score_pictures(
         for states in merged:
             states.add(update_metric(states.metric, there))
         watch(len(batch))
-    numbers, failures = dict[str, float](), list[str]()
+    found, failures = list[dict[str, float]](), list[str]()
     for states in merged:
         try:
-            for name, value in finish_metric(states.metric, states.state(), None).items():
-                numbers[_free(name, {*scores, *numbers})] = value
+            found.append(finish_metric(states.metric, states.state(), None))
         except AlignError as error:  # which takes nothing from what is measured already
             failures.append(str(error))
+    (numbers,) = named_apart([found], scores)
     return FolderScores(tuple(pictures), scores, numbers, tuple(failures))
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    """The name, with a number where it is taken."""
-    count, free = 1, name
-    while free in taken:
-        count += 1
-        free = f"{name}_{count}"
-    return free
 
 
 def _batches(pictures: Sequence[ListedPicture]) -> Iterator[tuple[list[ListedPicture], Tensor]]:

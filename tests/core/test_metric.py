@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.core.metric import MergedStates, update_metric
+from align.core.metric import MergedStates, named_apart, update_metric
 from align.metrics.frechet import FrechetThumbnails
 from align.metrics.sliced_wasserstein import SlicedWasserstein
 
@@ -30,3 +30,10 @@ def test_merged_sums_are_those_of_all_at_once():
     torch.testing.assert_close(merged["mean"], whole["mean"], rtol=1e-12, atol=1e-12)
     squares = [kept["root"].T @ kept["root"] for kept in (merged, whole)]
     torch.testing.assert_close(*squares, rtol=1e-9, atol=1e-12)
+
+
+def test_numbers_of_one_name_are_the_same_ones_in_every_arm():
+    first, second = [{}, {"fid": 1.0}], [{"fid": 2.0}, {"fid": 3.0}]
+    assert named_apart([first, second]) == [{"fid_2": 1.0}, {"fid": 2.0, "fid_2": 3.0}]
+    assert named_apart([[{"edges": 1.0}]], ["edges"]) == [{"edges_2": 1.0}]
+    assert named_apart([[], []]) == [{}, {}]
