@@ -265,7 +265,7 @@ def reference_state(metric: ComparingMetric) -> State:
 
 def _kept_state(metric: ComparingMetric, path: Path, arrays: Arrays | None) -> State:
     """What a metric keeps of pictures or vectors, from the cache or made now."""
-    device, cache = _device(), _cache()
+    device, cache = _device(metric.network), _cache()
     content = paths.content(str(path), cache.digest) if cache else paths.content(str(path))
     identity = "" if metric.network is None else fingerprint(metric.network, device)
     said = f"{_FORM} {metric.kept_as} {identity} {content}"
@@ -299,10 +299,13 @@ def _made_now(
     return states.state()
 
 
-def _device() -> torch.device:
-    """Where features were computed last."""
-    if _BUILT:
-        return _BUILT[-1].device
+def _device(network: FeatureNetwork | None) -> torch.device:
+    """Where a network was loaded last; the CPU for what needs none."""
+    if network is None:
+        return torch.device("cpu")
+    for built in reversed(_BUILT):
+        if built.network == network:
+            return built.device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -12,7 +12,7 @@ from align.core.option import ConfigErrors
 from align.core.streams import Streams
 from align.io.images import save_picture, to_bytes
 from align.metrics.classes import ClassHistogram, InceptionScore
-from align.metrics.features import _LAST, _REFERENCES, extracted
+from align.metrics.features import _BUILT, _LAST, _REFERENCES, extracted
 from align.metrics.fid import FID, SpatialFID
 from align.metrics.frechet import frechet_distance
 from align.metrics.mmd import KID, MMD, gaussian, polynomial, squared_mmd
@@ -270,5 +270,6 @@ def test_on_another_device_the_numbers_are_those_of_the_cpu(metric):
     _LAST.clear()
     with fake_device() as device:
         kept = [update_metric(metric, data.to(device)) for data in (samples, references)]
+    _BUILT.clear()
     assert all(tensor.device.type == "cpu" for state in kept for tensor in state.values())
     assert finish_metric(metric, *kept) == pytest.approx(expected, rel=1e-6, abs=1e-9)
