@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from align.core.reward import (
         HasReferenceImages,
         HasReferenceImplementation,
+        Pins,
         Quadratic,
         Repeatable,
         Reward,
@@ -220,6 +221,7 @@ _NAMES: Final = {
     "align.core.reward": (
         "HasReferenceImages",
         "HasReferenceImplementation",
+        "Pins",
         "Quadratic",
         "Repeatable",
         "Reward",
@@ -386,6 +388,7 @@ __all__ = [
     "Path",
     "PictureFeatures",
     "PictureStatistic",
+    "Pins",
     "Point",
     "PosteriorMap",
     "PosteriorRecovery",

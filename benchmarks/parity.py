@@ -128,7 +128,6 @@ def large_networks(folder: Path, pictures: dict[str, Picture]) -> Iterator[Table
     makers.__dict__["VIT_H"] = None
     from align_hpsv2.package import mended
 
-    makers.whole_hpsv2()
     with mended():
         from hpsv2.src import open_clip
 

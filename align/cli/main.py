@@ -668,24 +668,53 @@ def new(kind: str, name: str, into: str, sets: Sets, traceback: bool, **wishes: 
 @click.argument("name", metavar="NAME", shell_complete=_kinds_from)
 @click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
 @click.option("--prompt", default="a tabby cat", help="What pictures are scored for.")
+@click.option(
+    "--venv", default="", metavar="FOLDER", help="Ask the package in this virtual environment."
+)
+@click.option(
+    "--make-venv",
+    "made",
+    metavar="FOLDER",
+    help="Make that environment first, by the versions that the plugin pins.",
+)
 @_sets
 @_traceback
 @_guarded
-def verify(name: str, pictures: tuple[str, ...], prompt: str, sets: Sets, traceback: bool) -> None:
+def verify(
+    name: str,
+    pictures: tuple[str, ...],
+    prompt: str,
+    venv: str,
+    made: str | None,
+    sets: Sets,
+    traceback: bool,
+) -> None:
     """Try a part, with real weights, by its contract.
 
     Its weights are named by --set 'weights="FILE"'. Of a reward, scores of pictures are shown
-    beside those of the package it stands in for.
+    beside those of the package it stands in for. Where the package does not go with what is
+    installed here, it is asked in an environment of its own.
     """
     from align.catalog.registry import load_catalog
     from align.cli.listing import places
-    from align.cli.verify import lines, read_part
+    from align.cli.verify import lines, make_venv, read_part
 
+    if venv and made:
+        raise click.UsageError("give either --venv or --make-venv")
+    if venv and not pictures:
+        raise click.UsageError("--venv: name the pictures that the package is asked about")
     catalog, failed = load_catalog(), False
     with _notices():
         for contract, kind in places(name, catalog.parts, catalog.broken):
-            part = read_part(catalog, catalog.parts[contract][kind], sets)
-            for text, bad in lines(contract, part, pictures, prompt):
+            entry = catalog.parts[contract][kind]
+            part = read_part(catalog, entry, sets)
+            if made:
+                make_venv(part, entry, made, click.echo)
+                if not pictures:
+                    again = shlex.join(["align", "verify", name, "PICTURE", "--venv", made])
+                    click.echo(visible(f"{made}: made; `{again}` asks there"))
+                    continue
+            for text, bad in lines(contract, part, pictures, prompt, made or venv):
                 click.echo(text)
                 failed |= bad
     click.get_current_context().exit(1 if failed else 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import unittest
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import attrs
@@ -16,10 +17,14 @@ from align.catalog.contracts import CONTRACT_CLASSES
 from align.catalog.convert import read_table, strict_converter
 from align.catalog.describe import dotted
 from align.catalog.registry import Catalog, Entry
+from align.catalog.tables import part_table
+from align.cli.environment import make_environment
 from align.core.errors import AlignError, PartError
 from align.core.option import ConfigErrors
 from align.core.reward import LATENT, HasReferenceImplementation, RewardSpec
 from align.io.images import Picture, opened
+from align.io.paths import given
+from align.isolation.reward import Isolated
 from align.recipe.override import parse_override
 from align.testing.kit import checks_of
 
@@ -90,6 +95,19 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
         raise PartError(f"--set: {error}") from error
 
 
+def make_venv(part: Any, entry: Entry, folder: str, on_step: Callable[[str], None]) -> None:
+    """Make the environment in which a reward's package can be asked.
+
+    Raises:
+        PartError: the reward has no such package, or nobody has pinned its environment; or the
+            environment cannot be made.
+    """
+    pins = part.pins if isinstance(part, HasReferenceImplementation) else None
+    if pins is None:
+        raise PartError(f"--make-venv: there are no pins of an environment for '{entry.kind}'")
+    make_environment(given(folder), pins, entry.origin.distribution, on_step)
+
+
 def checked(contract: str, part: Any, pictures: Sequence[Picture]) -> Iterator[CheckResult]:
     """Every check of the contract on a part, one after the other.
 
@@ -137,11 +155,20 @@ def squares(pictures: Sequence[Picture]) -> Tensor:
 
 
 @torch.no_grad()
-def compared(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[Comparison], str]:
+def compared(
+    part: RewardSpec, files: Sequence[str], prompt: str, venv: str = ""
+) -> tuple[list[Comparison], str]:
     """Scores of pictures in files, and why the package has none; "" where it has.
 
+    Args:
+        part: the reward, with whatever weights its options name.
+        files: of the pictures.
+        prompt: what they are scored for.
+        venv: folder of the virtual environment in which the package is asked; "" for this one.
+
     Raises:
-        PartError: a file is no picture, or the reward cannot be built.
+        PartError: a file is no picture, or the reward cannot be built; or the environment has not
+            what the package needs.
     """
     opened_pictures, cpu = [opened(file) for file in files], torch.device("cpu")
 
@@ -156,14 +183,45 @@ def compared(part: RewardSpec, files: Sequence[str], prompt: str) -> tuple[list[
     package: Sequence[float | None] = [None] * len(files)
     if isinstance(part, HasReferenceImplementation):
         try:
-            package = part.judged([p.pil for p in opened_pictures], [prompt] * len(files)).tolist()
+            with _asked_in(venv, part) as asked:
+                scored = asked.judged([p.pil for p in opened_pictures], [prompt] * len(files))
+            package = scored.tolist()
         except ImportError as error:
-            reason = f"the package cannot be asked: {str(error).partition(chr(10))[0]}"
-            reason += "; it needs an environment of its own, see docs/how_to/rewards.md"
+            text = f"the package cannot be asked: {str(error).partition(chr(10))[0]}"
+            if venv:
+                raise PartError(f"'{venv}': {text}") from error
+            reason = f"{text}; {_cure(part)}"
+    elif venv:
+        raise PartError(f"--venv: reward '{part.kind}' stands in for no package to ask there")
     else:
         reason = "no package to ask: this reward stands in for none"
     columns = zip(files, ours, other, package, strict=True)
     return [Comparison(*column) for column in columns], reason
+
+
+@contextmanager
+def _asked_in(venv: str, part: HasReferenceImplementation) -> Iterator[HasReferenceImplementation]:
+    """The reward as it is asked for its package's scores: here, or in another environment."""
+    if not venv:
+        yield part
+        return
+    try:
+        there = _ISOLATED(venv=venv, reward=part_table(part))
+    except ConfigErrors as wrong:
+        raise PartError("; ".join(error.text for error in wrong.errors)) from wrong
+    try:
+        yield there
+    finally:
+        there.close()
+
+
+def _cure(part: HasReferenceImplementation) -> str:
+    if part.pins is None:
+        return "install it, or name an environment that has it by --venv"
+    return "--make-venv FOLDER makes an environment that has it"
+
+
+_ISOLATED: Final[Callable[..., Isolated]] = Isolated
 
 
 def table_rows(comparisons: Sequence[Comparison]) -> list[Mapping[str, str]]:
@@ -182,7 +240,7 @@ def table_rows(comparisons: Sequence[Comparison]) -> list[Mapping[str, str]]:
 
 
 def lines(
-    contract: str, part: Any, files: Sequence[str], prompt: str
+    contract: str, part: Any, files: Sequence[str], prompt: str, venv: str = ""
 ) -> Iterator[tuple[str, bool]]:
     """Lines to show, each with whether it reports a failure.
 
@@ -193,7 +251,7 @@ def lines(
         raise PartError(f"reward '{part.kind}' scores clean states; leave the pictures out")
     pictures = [opened(file) for file in files] if contract == "reward" else []
     if pictures:
-        comparisons, reason = compared(part, files, prompt)
+        comparisons, reason = compared(part, files, prompt, venv)
         rows = table_rows(comparisons)
         widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
         for row in [{name: name for name in widths}, *rows]:

@@ -58,8 +58,29 @@ class HasReferenceImages(ABC):
         """Pictures (C, H, W) in [0, 1], each by what it shows."""
 
 
+@final
+@attrs.frozen(kw_only=True)
+class Pins:
+    """What an environment in which a package can be asked has beside align and the plugin.
+
+    Attributes:
+        packages: requirements with exact versions, such as "torch==2.14.1".
+        alone: those that come last and without what they ask for, as they ask for versions that do
+            not go together; they find the others while they are built.
+    """
+
+    packages: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+
+
 class HasReferenceImplementation(ABC):
-    """Capability of a RewardSpec: the package it stands in for can be asked for its own score."""
+    """Capability of a RewardSpec: the package it stands in for can be asked for its own score.
+
+    Attributes:
+        pins: of an environment in which it can be asked; None where nobody has tried one.
+    """
+
+    pins: ClassVar[Pins | None] = None
 
     @abstractmethod
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:

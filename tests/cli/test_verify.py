@@ -108,7 +108,7 @@ def test_the_package_beside(picture):
     assert float(row["difference"]) == pytest.approx(one.ours - one.package, rel=0.1)
     (one,), why = verify.compared(Mean(there=False), [picture], "a cat")
     assert one.package is None
-    assert why.startswith("the package cannot be asked: no package; it needs an environment")
+    assert why.startswith("the package cannot be asked: no package; install it, or name an env")
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, UserInterrupt])

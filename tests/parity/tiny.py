@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -104,7 +102,6 @@ def hpsv2(folder: Path) -> Iterator[None]:
     """Within, what the package hpsv2 calls ViT-H-14 is small; writes `HPS.pt` of that size."""
     from align_hpsv2.package import mended
 
-    whole_hpsv2()
     with mended():
         from hpsv2.src import open_clip
         from hpsv2.src.open_clip import factory
@@ -117,15 +114,6 @@ def hpsv2(folder: Path) -> Iterator[None]:
             torch.save({"state_dict": state}, folder / "HPS.pt")
             yield
         factory._rescan_model_configs()
-
-
-def whole_hpsv2() -> None:
-    """Put the list of tokens that the wheel of hpsv2 lacks where clip-anytorch has it."""
-    places = [Path(importlib.util.find_spec(name).origin).parent for name in ("clip", "hpsv2")]
-    name = "bpe_simple_vocab_16e6.txt.gz"
-    there = places[1] / "src" / "open_clip" / name
-    if not there.exists():
-        shutil.copy(places[0] / name, there)
 
 
 def clip_file(folder: Path) -> Path:
@@ -179,7 +167,3 @@ def clip_folder(folder: Path) -> Path:
         pad_token=end,
     ).save_pretrained(folder)
     return folder
-
-
-if __name__ == "__main__":
-    whole_hpsv2()

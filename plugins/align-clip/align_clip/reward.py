@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from align import HasReferenceImplementation, PartError, option
+from align import HasReferenceImplementation, PartError, Pins, option
 from align_clip.spec import ClipSpec, assembled
 
 if TYPE_CHECKING:
@@ -43,6 +43,18 @@ class Clip(ClipSpec, HasReferenceImplementation):
     """
 
     kind: ClassVar[str] = "clip"
+    pins: ClassVar[Pins | None] = Pins(
+        packages=(
+            "torch==2.14.1",
+            "torchvision==0.29.1",
+            "transformers==5.23.0",
+            "ftfy==6.3.1",
+            "regex==2026.11.19",
+            "setuptools==81.0.0",
+            "tqdm==4.70.1",
+        ),
+        alone=("clip-anytorch==2.6.0",),
+    )
     released: ClassVar[str] = REPO
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 

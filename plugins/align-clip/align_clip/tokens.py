@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 START: Final = "<|startoftext|>"
 END: Final = "<|endoftext|>"
-_LIST: Final = "bpe_simple_vocab_16e6.txt.gz"
+LIST: Final = "bpe_simple_vocab_16e6.txt.gz"
 # Lines of the list that count: after a first line of its version, up to 49408 tokens in all.
 _MERGES: Final = 49408 - 2 * 256 - 2
 _WORDS: Final = (
@@ -32,7 +32,7 @@ _WORDS: Final = (
 
 def shipped() -> Tokenizer:
     """The tokenizer with the 49408 tokens of OpenAI's and open_clip's models."""
-    packed = (files("align_clip") / _LIST).read_bytes()
+    packed = (files("align_clip") / LIST).read_bytes()
     lines = gzip.decompress(packed).decode().split("\n")[1 : _MERGES + 1]
     return from_merges([(left, right) for left, right in (line.split() for line in lines)])
 

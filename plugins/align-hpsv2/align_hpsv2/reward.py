@@ -13,7 +13,7 @@ from align_clip.engine import ClipReward, View
 from align_clip.spec import ClipSpec, assembled
 from torch import Tensor
 
-from align import HasReferenceImplementation, option
+from align import HasReferenceImplementation, Pins, option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +38,20 @@ class HPSv2(ClipSpec, HasReferenceImplementation):
     """
 
     kind: ClassVar[str] = "hpsv2"
+    pins: ClassVar[Pins | None] = Pins(
+        packages=(
+            "torch==2.14.1",
+            "torchvision==0.29.1",
+            "transformers==5.23.0",
+            "huggingface_hub==2.4.0",
+            "clint==0.5.1",
+            "ftfy==6.3.1",
+            "regex==2026.11.19",
+            "requests==2.34.2",
+            "tqdm==4.70.1",
+        ),
+        alone=("hpsv2==1.2.0",),
+    )
     released: ClassVar[str] = REPO
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 

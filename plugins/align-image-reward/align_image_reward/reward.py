@@ -14,6 +14,7 @@ from torch import Tensor
 from align import (
     Domain,
     HasReferenceImplementation,
+    Pins,
     ReadsPrompts,
     Repeatable,
     Reward,
@@ -49,6 +50,22 @@ class ImageReward(RewardSpec, HasReferenceImplementation, Repeatable):
     """
 
     kind: ClassVar[str] = "image_reward"
+    pins: ClassVar[Pins | None] = Pins(
+        packages=(
+            "torch==2.14.1",
+            "torchvision==0.29.1",
+            "transformers==5.23.0",
+            "accelerate==1.15.0",
+            "datasets==5.2.0",
+            "diffusers==0.42.1",
+            "ftfy==6.3.1",
+            "regex==2026.11.19",
+            "setuptools==81.0.0",
+            "timm==1.0.31",
+            "tqdm==4.70.1",
+        ),
+        alone=("fairscale==0.4.13", "image-reward==1.5", "clip-anytorch==2.6.0"),
+    )
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
