@@ -60,11 +60,13 @@ from align.modes.distill.mode import Distill
 from align.modes.distill.semigroup import Semigroup
 from align.modes.distill.shortcut import Shortcut
 from align.modes.finetune.adjoint_matching import AdjointMatching
+from align.modes.finetune.awm import AdvantageWeighted
 from align.modes.finetune.draft import Draft
 from align.modes.finetune.evaluation import Evaluation
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.nft import NegativeAware
+from align.modes.finetune.refl import RewardFeedback
 from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_noise import BestNoise
@@ -534,6 +536,14 @@ test_nft = conformance(
     "objective",
     NegativeAware,
     expect_fail={"fixed_point": "the minimum is the tilted law to first order in the reward"},
+)
+test_awm = conformance(
+    "objective",
+    lambda: AdvantageWeighted(beta=8.0),
+    expect_fail={"fixed_point": "the minimum is the law p (1 + A/β)"},
+)
+test_refl = conformance(
+    "objective", lambda: RewardFeedback(flow_steps=5), expect_fail={"fixed_point": NO_BASE_LAW}
 )
 test_draft = conformance(
     "objective", lambda: Draft(flow_steps=5), expect_fail={"fixed_point": NO_BASE_LAW}

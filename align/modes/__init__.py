@@ -42,16 +42,20 @@ def align_objectives() -> list[type[Objective]]:
     from align.modes.distill.semigroup import Semigroup
     from align.modes.distill.shortcut import Shortcut
     from align.modes.finetune.adjoint_matching import AdjointMatching
+    from align.modes.finetune.awm import AdvantageWeighted
     from align.modes.finetune.draft import Draft
     from align.modes.finetune.gradient import GradientObjective
     from align.modes.finetune.nft import NegativeAware
+    from align.modes.finetune.refl import RewardFeedback
     from align.modes.finetune.stein import SteinObjective
 
     finetuning: list[type[Objective]] = [
         AdjointMatching,
+        AdvantageWeighted,
         Draft,
         GradientObjective,
         NegativeAware,
+        RewardFeedback,
         SteinObjective,
     ]
     consistency: list[type[Objective]] = [Eulerian, Lagrangian, MeanFlow, Semigroup, Shortcut]

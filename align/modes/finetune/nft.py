@@ -17,7 +17,7 @@ from align.modes.finetune.target import TiltedTarget
 @final
 @attrs.frozen(kw_only=True)
 class NegativeAware(FinetuneObjective):
-    """finetune: a first step of the tilt, for any reward; not e^r.
+    """finetune: a first step of the tilt, for any reward.
 
     Pulls towards samples above the mean reward and pushes away from those below, as DiffusionNFT.
 
