@@ -339,6 +339,11 @@ def extend(folder: str, samples: int | None, steps: int | None, traceback: bool)
 )
 @click.option("--recipe", metavar="RECIPE", help="Take the rewards and metrics of a recipe too.")
 @click.option(
+    "--on",
+    metavar="KIND",
+    help="Who scores: this process, or an executor, likewise, as '{ kind = \"local\" }'.",
+)
+@click.option(
     "--prompts",
     metavar="FILE",
     help="A .csv or .jsonl with the columns 'file' and 'prompt'; it says which pictures count.",
@@ -365,31 +370,27 @@ def score(
 
     Whoever made them: no model is needed. The folder OUT then has table.md, table.csv, and
     scores.csv with the scores of each picture; files of these names are replaced. A file that is no
-    picture, or damaged, is told before anything is scored.
+    picture, or damaged, is told before anything is scored. What is scored is kept until all is
+    done: a command that was stopped goes on when it is given again.
     """
-    from pathlib import Path
-
     with _uncollected():
         from align.catalog.registry import load_catalog
         from align.io.listed_pictures import listed_pictures
+        from align.io.paths import given
         from align.recipe.scoring import Scoring
-        from align.runner.build import device_of
         from align.runner.score import FILES, score_pictures
 
-    scoring = Scoring.load(others["recipe"], rewards, metrics, load_catalog())
-    place, prompts = Path(folder).expanduser(), others["prompts"]
-    table = None if prompts is None else Path(prompts).expanduser()
-    pictures, notes = listed_pictures(place, table)
-    device = device_of(others["device"] or "auto")
+    scoring = Scoring.load(others["recipe"], rewards, metrics, load_catalog(), others["on"])
+    place, prompts = given(folder), others["prompts"]
+    pictures, notes = listed_pictures(place, None if prompts is None else given(prompts))
+    target = given(others["out"] or f"runs/{place.absolute().name}_scores")
     with (
         _notices(),
         click.progressbar(
             length=len(pictures), file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as bar,
     ):
-        scores = score_pictures(pictures, scoring, device, bar.update)
-    target = Path(others["out"] or f"runs/{place.absolute().name}_scores").expanduser()
-    scores.save(target)
+        scores = score_pictures(pictures, scoring, target, others["device"] or "auto", bar.update)
     _print_rows(*scores.rows())
     _print_notes([*scoring.notes, *notes])
     click.echo(visible(f"{target}: {', '.join(FILES)}"))

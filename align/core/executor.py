@@ -11,14 +11,15 @@ from __future__ import annotations
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Protocol, Self, final
 
 import attrs
 
 from align.core import errors
-from align.core.attribution import described
+from align.core.attribution import attributed, described
 from align.core.chunks import is_out_of_memory
-from align.core.errors import AlignError, OutOfMemoryError, PartError
+from align.core.errors import AlignError, ContractError, OutOfMemoryError, PartError
 from align.core.interrupt import is_interrupt
 
 
@@ -115,6 +116,30 @@ def performed(job: Job, task: Task) -> Failure | None:
             raise
         return Failure.of(error)
     return None
+
+
+def have_done(
+    executor: Executor, job: Job, tasks: Sequence[Task], watch: Watch, folder: str | Path
+) -> None:
+    """Have tasks done by an executor, which then has done them.
+
+    Args:
+        executor: by which.
+        job: what there is to do.
+        tasks: of the job.
+        watch: is told how they go on.
+        folder: that their files are in, as this process sees it.
+
+    Raises:
+        ContractError: a task is not done after all.
+        PartError: as `Executor.run`; or the executor raised something else than a message.
+        UserInterrupt: by `watch.check`.
+    """
+    with attributed(f"executor '{executor.kind}': run"):
+        executor.run(job, tasks, watch)
+    if missing := [task for task in tasks if not job.is_done(task)]:
+        text = f"executor '{executor.kind}' has ended without {missing[0].name}"
+        raise ContractError(f"{text}; does every process see '{folder}' under this path?")
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.attribution import attributed, seen
-from align.core.errors import ContractError
+from align.core.errors import ContractError, PartError
 from align.core.model import Domain
 
 
@@ -111,10 +111,17 @@ def update_metric(metric: Metric, samples: Tensor) -> State:
 
 
 def merge_metric(metric: Metric, states: Sequence[State]) -> State:
-    """What is kept of several sets of samples together; errors as of `update_metric`."""
+    """What is kept of several sets of samples together.
+
+    Raises:
+        ContractError: as `update_metric`.
+        PartError: as `update_metric`; or samples of several sizes cannot be kept together.
+    """
     if len(states) == 1:
         return states[0]
     if not isinstance(metric, StreamedMetric):
+        if len({state[_ROWS].shape[1:] for state in states}) > 1:
+            raise PartError(f"metric '{metric.kind}' takes samples of one size alone")
         return {_ROWS: torch.cat([state[_ROWS] for state in states])}
     with attributed(f"metric '{metric.kind}'"):
         return _state(metric, metric.merge(states))

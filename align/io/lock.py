@@ -108,12 +108,13 @@ class Lock:
     _file: int
 
     @classmethod
-    def take(cls, folder: Path, digest: str) -> Lock:
+    def take(cls, folder: Path, digest: str, option: str = "run.out") -> Lock:
         """Lock a folder.
 
         Args:
             folder: is made where there is none.
             digest: of the recipe that is about to run.
+            option: what names the folder, for messages.
 
         Raises:
             TakenError: another process has it; its `digest` is that of the other's recipe.
@@ -127,14 +128,14 @@ class Lock:
             try:
                 has_locks = _locked(number)
                 if has_locks is None:
-                    raise _taken(folder, _named(path))
+                    raise _taken(folder, _named(path), option)
                 if not _is(path, number):  # the owner let go of it meanwhile
                     os.close(number)
                     continue
                 owner = Owner.read(os.pread(number, 1 << 16, 0))
                 # The system's lock is the better word on processes of this machine.
                 if owner and not (has_locks and owner.is_here()) and _lives(owner, path):
-                    raise _taken(folder, owner)
+                    raise _taken(folder, owner, option)
                 me = json.dumps(attrs.asdict(Owner.me(digest))).encode()
                 with files.writing(path):
                     os.ftruncate(number, 0)
@@ -184,12 +185,12 @@ def _lives(owner: Owner, path: Path) -> bool:
     return False
 
 
-def _taken(folder: Path, owner: Owner | None) -> TakenError:
+def _taken(folder: Path, owner: Owner | None, option: str) -> TakenError:
     who = str(owner) if owner else "another process"
-    cure = "wait for it, or choose another folder by run.out"
+    cure = f"wait for it, or choose another folder by {option}"
     if owner and not owner.is_here():
         cure += f"; if that process is gone, remove '{folder / NAME}'"
-    return TakenError(f"run.out: '{folder}' is in use by {who}; {cure}", owner and owner.digest)
+    return TakenError(f"{option}: '{folder}' is in use by {who}; {cure}", owner and owner.digest)
 
 
 def _named(path: Path, patience: float = _PATIENCE) -> Owner | None:

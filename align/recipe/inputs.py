@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from align.catalog.tables import inputs, kept_folders
 from align.core.errors import PartError
@@ -22,10 +23,25 @@ def file_digests(recipe: Recipe) -> dict[str, str]:
     Raises:
         PartError: a file cannot be read.
     """
+    written = (*kept_folders(recipe), recipe.run.out)
+    return digests_of(recipe, written, cached=recipe.run.cache)
+
+
+def digests_of(part: Any, without: Iterable[str] = (), *, cached: bool = True) -> dict[str, str]:
+    """Digests of all that a part, or an object with parts, reads, by absolute paths.
+
+    Args:
+        part: an attrs object.
+        without: files and folders that do not count.
+        cached: whether digests of large files are kept from time to time.
+
+    Raises:
+        PartError: a file cannot be read.
+    """
     cache, found = Cache.of_user(), dict[str, str]()
-    written = [str(Path(path).absolute()) for path in (*kept_folders(recipe), recipe.run.out)]
-    digest = cache.digest if cache and recipe.run.cache else digest_of_file
-    for path in _paths(recipe):
+    written = [str(Path(path).absolute()) for path in without]
+    digest = cache.digest if cache and cached else digest_of_file
+    for path in _paths(part):
         try:
             found[path] = paths.content(path, digest, written)
         except OSError as error:
@@ -45,9 +61,9 @@ def changed_files(recipe: Recipe) -> Iterator[ConfigError]:
             yield ConfigError(("files", path), f"{text} out to read it as it is")
 
 
-def _paths(recipe: Recipe) -> list[str]:
+def _paths(part: Any) -> list[str]:
     found = set[str]()
-    for path, code in inputs(recipe).items():
+    for path, code in inputs(part).items():
         found |= {str(file) for file in code}
         found |= {path} if paths.leads(path) else set()
     return sorted(str(Path(path).absolute()) for path in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,22 @@ import attrs
 from align.catalog.convert import strict_converter
 from align.catalog.registry import Catalog
 from align.catalog.shipped import resolved
+from align.catalog.tables import plain
 from align.core.errors import RecipeError
+from align.core.executor import Executor
 from align.core.metric import Metric
 from align.core.option import ConfigError, ConfigErrors
 from align.core.term import RewardTerm
+from align.io import files
 from align.io.paths import beside
 from align.recipe.assemble import repeated, with_unique_names
+from align.recipe.inputs import digests_of
 from align.recipe.load import read_document
 from align.recipe.override import typed
 from align.recipe.source_map import Override, Source
 
 _TYPES: Final[Mapping[str, Any]] = MappingProxyType(
-    {"reward": tuple[RewardTerm, ...], "metric": tuple[Metric, ...]}
+    {"reward": tuple[RewardTerm, ...], "metric": tuple[Metric, ...], "on": Executor}
 )
 
 
@@ -36,11 +41,13 @@ class Scoring:
     Attributes:
         reward: each with a name of its own; weights count for nothing.
         metric: each with a reference of its own, where it needs one.
+        on: has the pictures scored; None for the process itself.
         notes: which metrics of the recipe are left out, and why.
     """
 
     reward: tuple[RewardTerm, ...]
     metric: tuple[Metric, ...]
+    on: Executor | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -50,6 +57,7 @@ class Scoring:
         rewards: Sequence[str],
         metrics: Sequence[str],
         catalog: Catalog,
+        on: str | None = None,
     ) -> Scoring:
         """Those of a recipe's [[reward]] and [[metric]] tables, and those named beside it.
 
@@ -59,11 +67,12 @@ class Scoring:
             rewards: each a kind, or a table as in TOML, '{ kind = "clip", ... }'.
             metrics: likewise.
             catalog: the parts that may be named.
+            on: an executor, likewise.
 
         Raises:
             RecipeError: with one line for every mistake.
         """
-        tables, source = _tables(recipe, rewards, metrics)
+        tables, source = _tables(recipe, rewards, metrics, on)
         with beside(None if recipe is None else Path(source.path).parent):
             read, errors = _converted(tables, catalog)
         errors = errors or [*_misfits(read["reward"], read["metric"])]
@@ -80,18 +89,28 @@ class Scoring:
         if not (kept or read["reward"]):
             cure = "name a --reward, a --metric, or a --recipe that has some"
             raise RecipeError("\n".join([*told, f"nothing to score by; {cure}"]))
-        return cls(with_unique_names(read["reward"]), kept, told)
+        return cls(with_unique_names(read["reward"]), kept, read.get("on"), told)
+
+    def digest(self) -> str:
+        """Tells scorings apart by their rewards and metrics, and by the files that these read.
+
+        Raises:
+            PartError: a file cannot be read.
+        """
+        parts = Scoring(self.reward, self.metric)
+        said = [plain(parts), digests_of(parts)]
+        return files.digest(json.dumps(said, sort_keys=True, default=str).encode())
 
 
 def _tables(
-    recipe: str | None, rewards: Sequence[str], metrics: Sequence[str]
+    recipe: str | None, rewards: Sequence[str], metrics: Sequence[str], on: str | None
 ) -> tuple[dict[str, Any], Source]:
     """The tables of a recipe, then those named beside it; and where they stand."""
     content, document, path = None, dict[str, Any](), ""
     if recipe is not None:
         path = str(resolved(recipe))
         content, document = read_document(path)
-    tables = {name: document.get(name, []) for name in _TYPES}
+    tables = {name: document.get(name, []) for name in ("reward", "metric")}
     overrides = list[Override]()
     for name, given in (("reward", rewards), ("metric", metrics)):
         for text in given:
@@ -100,6 +119,9 @@ def _tables(
                 key = (name, len(tables[name]))
                 overrides.append(Override(shown, key, _table(shown, text)))
                 tables[name] = [*tables[name], overrides[-1].value]
+    if on is not None:
+        overrides.append(Override(f"--on {on}", ("on",), _table(f"--on {on}", on)))
+        tables["on"] = overrides[-1].value
     return tables, Source(path, content, tuple(overrides))
 
 
@@ -136,9 +158,9 @@ def _converted(
     tables: dict[str, Any], catalog: Catalog
 ) -> tuple[dict[str, Any], list[ConfigError]]:
     converter, read, errors = strict_converter(catalog), dict[str, Any](), list[ConfigError]()
-    for name, tp in _TYPES.items():
+    for name, table in tables.items():
         try:
-            read[name] = converter.structure(tables[name], tp)
+            read[name] = converter.structure(table, _TYPES[name])
         except ConfigErrors as error:
             errors += [inner.under(name) for inner in error.errors]
     errors += repeated("reward", [term.name for term in read.get("reward", ())])

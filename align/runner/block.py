@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align.core.attribution import attributed
 from align.core.departure import Traits
-from align.core.metric import Metric, State, merge_metric, update_metric
+from align.core.metric import MergedStates, Metric, State, update_metric
 from align.core.mode import HasWarnings, Info, ReportsKL
 from align.core.model import FlowModel, Licensed
 from align.core.prompts import ReadsPrompts, prompt_notes
@@ -129,15 +129,19 @@ class Block:
         """All samples together, of blocks in the order of their samples.
 
         Costs are added up, and numbers of steps are means over the samples. Of more than one block
-        the states and pictures stay on the disk; vectors are kept.
+        the states and pictures stay on the disk; vectors are kept. What metrics keep is merged as
+        blocks come, so that it is in memory for few blocks at a time.
         """
-        every = list[Self]()
+        every, merged = list[Self](), [MergedStates(metric) for metric in metrics]
         for block in blocks:
             if every:
                 every[0] = every[0].on_disk()
-            every.append(block.on_disk() if every else block)
+            every.append(attrs.evolve(block.on_disk() if every else block, kept=()))
+            for states, state in zip(merged, block.kept, strict=False):  # a mode may make none
+                states.add(state)
+        kept = tuple(states.state() for states in merged) if every[0].samples else ()
         if len(every) == 1:
-            return every[0]
+            return attrs.evolve(every[0], kept=kept)
         counts = [block.samples for block in every]
         traits = [block.traits for block in every if block.traits is not None]
         kls = [block.path_kl for block in every if block.path_kl is not None]
@@ -160,10 +164,7 @@ class Block:
             inputs=every[0].inputs,
             licence=every[0].licence,
             given=every[0].given,
-            kept=tuple(
-                merge_metric(metric, [block.kept[place] for block in every])
-                for place, metric in enumerate(metrics)
-            ),
+            kept=kept,
             chunks=_fewest([block.chunks for block in every]),
             latents=every[0].latents,
         )

@@ -23,7 +23,6 @@ from align.core.interrupt import user_interrupts
 from align.core.mode import Trainable
 from align.core.study import Study
 from align.io import files
-from align.io import lock as locks
 from align.recipe import Arm, Loaded, Recipe, load
 from align.report.schema import (
     METRICS,
@@ -37,7 +36,7 @@ from align.report.schema import (
 from align.runner.before import Before
 from align.runner.folder import EXTENSION, differences, slugs
 from align.runner.observers import ends_in_order
-from align.runner.record import Pulse, Record, libraries
+from align.runner.record import Record, held, libraries
 from align.runner.session import checked, reported, run_loaded
 from align.training import checkpoint
 
@@ -259,10 +258,5 @@ def _locked(folder: Path) -> Iterator[None]:
         raise PartError(
             f"'{link}' is a link, and a run writes into its own folder alone; remove it"
         )
-    lock, pulse = locks.Lock.take(folder, ""), Pulse()
-    try:
-        pulse.start(lock.beat)
+    with held(folder, ""):
         yield
-    finally:
-        pulse.stop()
-        lock.release()

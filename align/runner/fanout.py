@@ -10,9 +10,8 @@ import attrs
 from loguru import logger
 from torch import Tensor
 
-from align.core.attribution import attributed
 from align.core.errors import ContractError, UserInterrupt
-from align.core.executor import Executor, Task
+from align.core.executor import Executor, Task, have_done
 from align.core.reward import Reward, Term, WeightedReward
 from align.engine.loop import Observer
 from align.engine.meter import Cost, shares
@@ -155,11 +154,7 @@ class Fanout:
         chunks = tuple((arm, tuple(sorted(counts.items()))) for arm, counts in rows.items())
         job = RunJob(folder, cwd, self.recipe.run.cache, chunks)
         self._show(tasks)
-        with attributed(f"executor '{executor.kind}': run"):
-            executor.run(job, tasks, self)
-        if missing := [task for task in tasks if not self.store.has(task)]:
-            text = f"executor '{executor.kind}' has ended without {missing[0].name}"
-            raise ContractError(f"{text}; does every process see '{folder}' under this path?")
+        have_done(executor, job, tasks, self, folder)
 
     def done(self, task: Task) -> None:
         """A task is done: show it, and join the arms that are whole."""

@@ -131,7 +131,7 @@ def claim(out: Path, recipe: str) -> Claim:
     for folder in _candidates(out):
         if not _is_free(folder, identity):
             continue
-        made = _first_missing(folder)
+        made = first_missing(folder)
         try:
             lock = locks.Lock.take(folder, identity)
         except TakenError as error:
@@ -243,7 +243,7 @@ def finished_blocks(folder: Path) -> int:
     return sum(1 for _ in (folder / BLOCKS).glob("*/*.safetensors"))
 
 
-def _first_missing(folder: Path) -> Path | None:
+def first_missing(folder: Path) -> Path | None:
     """The outermost folder that is to be made so that `folder` is there; None if it is."""
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     return missing[-1] if missing else None

@@ -25,7 +25,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,15 @@ from align.report.schema import (
     sample_files,
 )
 from align.report.schema import save as save_results
-from align.runner.folder import check_places, claim, finished_blocks, remove_empty, slug, slugs
+from align.runner.folder import (
+    check_places,
+    claim,
+    finished_blocks,
+    first_missing,
+    remove_empty,
+    slug,
+    slugs,
+)
 from align.runner.samples import Samples
 from align.training import checkpoint, parallel, weights
 
@@ -441,6 +449,31 @@ class _Log:
 
     def close(self) -> None:
         logger.remove(self._sink.pop())
+
+
+@contextmanager
+def held(folder: Path, digest: str, option: str = "run.out") -> Iterator[None]:
+    """Keep other processes away from a folder; it goes if it was made here and stays empty.
+
+    Args:
+        folder: is made where there is none.
+        digest: of what is about to be written, by which others know it.
+        option: what names the folder, for messages.
+
+    Raises:
+        TakenError: another process has it.
+        PartError: nothing can be written there.
+    """
+    made = first_missing(folder)
+    lock, pulse = locks.Lock.take(folder, digest, option), Pulse()
+    try:
+        pulse.start(lock.beat)
+        yield
+    finally:
+        pulse.stop()
+        lock.release()
+        if made:
+            remove_empty(folder, made)
 
 
 @final

@@ -1,81 +1,50 @@
 """The blocks of a run by actors of a real Ray cluster, which is started here."""
 
-import json
 import os
 import signal
-from importlib.metadata import EntryPoint
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from align_ray.executor import RayActors
 
-from align.catalog.registry import load_catalog
 from align.core.errors import PartError
-from align.runner.session import run
+from align.testing.blocks import SmallRun, bits, kept
 from align.testing.checks.executor import Files, Told, _tasks
 
-RECIPE = """\
-[run]
-samples = 10
-block = 4
-unsteered = 32
-device = "cpu"
 
-[model]
-kind = "mixture"
-weights = [0.4, 0.6]
-means = [[-2.0, 0.0], [2.0, 1.0]]
-stds = [0.5, 0.7]
-
-[[reward]]
-kind = "python"
-file = "{file}"
-function = "right"
-
-[mode]
-kind = "best_of_n"
-flow_steps = 5
-n = 2
-"""
-# A reward that ends the first process which scores a block; the marker is seen once.
-REWARD = """\
-import os, signal
-from pathlib import Path
-
-MARKER = Path(__file__).with_name("marker")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return SmallRun(tmp_path_factory.mktemp("small"), "align_ray")
 
 
-def right(data, prompts):
-    if len(data) == 8 and MARKER.exists():
-        MARKER.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return data[:, 0]
-"""
+@pytest.fixture(scope="module")
+def here(small):
+    return bits(small.made("here").folder)
 
 
-def bits(folder):
-    """Bytes of the samples, and scores."""
-    numbers = json.loads((folder / "results.json").read_text())
-    states = {p.parent.name: p.read_bytes() for p in folder.glob("samples/*/states.safetensors")}
-    return states, [arm["scores"] for arm in numbers["arms"]], [a["files"] for a in numbers["arms"]]
+def test_actor_that_is_killed_in_the_middle_of_a_block_costs_that_block(small, here):
+    there = small.made("there", '{ kind = "ray", workers = 1 }', killed=True)
+    assert bits(there.folder) == here
 
 
-def test_actor_that_is_killed_in_the_middle_of_a_block_costs_that_block(tmp_path, monkeypatch):
-    # The report is not what is tried here, and takes longer than the run.
-    monkeypatch.setattr("align.runner.session.reported", lambda folder: ())
-    (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "r.toml").write_text(RECIPE.format(file=tmp_path / "reward.py"))
-    catalog = load_catalog([EntryPoint("ray", "align_ray", "align")])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 7])
+def test_any_number_of_actors_makes_the_same_bits(small, here, workers):
+    there = small.made(f"of {workers}", f'{{ kind = "ray", workers = {workers} }}')
+    assert bits(there.folder) == here
 
-    def go(name, *sets):
-        sets = [f'run.out="{tmp_path / name}"', *sets]
-        return run(tmp_path / "r.toml", sets=sets, progress=False, catalog=catalog).folder
 
-    here = go("here")
-    (tmp_path / "marker").touch()
-    there = go("there", 'run.on={ kind = "ray", workers = 1 }')
-    assert not (tmp_path / "marker").exists()
-    assert bits(there) == bits(here)
+@pytest.mark.slow
+def test_driver_that_is_killed_takes_its_cluster_along_and_loses_no_block(small, here):
+    command = [sys.executable, *small.driver("killed", '{ kind = "ray", workers = 1 }')]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert kept(small.folder / "killed")
+    there = small.made("killed").folder
+    assert "blocks are there from a run before" in (there / "log.txt").read_text()
+    assert bits(there) == here
 
 
 class Killing(Told):
