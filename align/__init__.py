@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from align.modes.pretrain import Pretrain
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
@@ -140,6 +141,7 @@ if TYPE_CHECKING:
     from align.samplers.exact import ExactPosterior
     from align.samplers.gaussian import GaussianPosterior
     from align.samplers.glass import Glass
+    from align.samplers.look_ahead import LookAhead
     from align.samplers.mfm import MetaFlowMap
     from align.samplers.renoise import Renoise
     from align.training.loop import Optimisation, Training
@@ -266,6 +268,7 @@ _NAMES: Final = {
     "align.modes.pretrain": ("Pretrain",),
     "align.modes.sampling.best_noise": ("BestNoise",),
     "align.modes.sampling.best_of_n": ("BestOfN",),
+    "align.modes.sampling.noise_ascent": ("NoiseAscent",),
     "align.modes.sampling.steer": ("Steer",),
     "align.modes.studies.fidelity": ("Fidelity",),
     "align.modes.studies.posterior_recovery": ("PosteriorRecovery",),
@@ -283,6 +286,7 @@ _NAMES: Final = {
     "align.samplers.exact": ("ExactPosterior",),
     "align.samplers.gaussian": ("GaussianPosterior",),
     "align.samplers.glass": ("Glass",),
+    "align.samplers.look_ahead": ("LookAhead",),
     "align.samplers.mfm": ("MetaFlowMap",),
     "align.samplers.renoise": ("Renoise",),
     "align.runner.results": (
@@ -371,6 +375,7 @@ __all__ = [
     "Licensed",
     "Likelihood",
     "LinearPath",
+    "LookAhead",
     "Loss",
     "Measurement",
     "MetaFlowMap",
@@ -381,6 +386,7 @@ __all__ = [
     "Network",
     "NetworkSpec",
     "NoModel",
+    "NoiseAscent",
     "NoisyState",
     "Objective",
     "Optimisation",

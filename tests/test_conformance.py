@@ -71,6 +71,7 @@ from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.noise_ascent import NoiseAscent
 from align.modes.sampling.steer import Steer
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
@@ -91,6 +92,7 @@ from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
+from align.samplers.look_ahead import LookAhead
 from align.samplers.mfm import MetaFlowMap
 from align.samplers.renoise import Renoise
 from align.testing import conformance
@@ -247,6 +249,7 @@ test_torch_on_a_table = conformance(
 )
 
 test_point_mass = conformance("sampler", DPS, expect_fail={"exact": "a point has no spread"})
+test_look_ahead = conformance("sampler", LookAhead, expect_fail={"exact": "a point has no spread"})
 test_exact_posterior = conformance("sampler", ExactPosterior)
 test_gaussian = conformance(
     "sampler", GaussianPosterior, expect_fail={"exact": "the posterior has several modes"}
@@ -420,6 +423,16 @@ test_best_noise = conformance(
     "mode",
     lambda: BestNoise(n=4, flow_steps=25),
     expect_fail={"tilted_law": "the best of four does not depend on the reward's scale"},
+)
+test_noise_search = conformance(
+    "mode",
+    lambda: BestNoise(n=2, rounds=3, flow_steps=25),
+    expect_fail={"tilted_law": "a search does not depend on the reward's scale"},
+)
+test_noise_ascent = conformance(
+    "mode",
+    lambda: NoiseAscent(rounds=5, flow_steps=25),
+    expect_fail={"tilted_law": "a mode of reward and length is no sample"},
 )
 test_best_of_n = conformance(
     "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}

@@ -22,12 +22,13 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.pretrain import Pretrain
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
     from align.modes.studies.value_correlation import ValueCorrelation
 
-    sampling: list[type[AlignmentMode[Any]]] = [BestNoise, BestOfN, Steer]
+    sampling: list[type[AlignmentMode[Any]]] = [BestNoise, BestOfN, NoiseAscent, Steer]
     training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
     return [*sampling, *training, Fidelity, PosteriorRecovery, ValueCorrelation]
 

@@ -17,7 +17,8 @@ def align_samplers() -> list[type[PosteriorSampler]]:
     from align.samplers.exact import ExactPosterior
     from align.samplers.gaussian import GaussianPosterior
     from align.samplers.glass import Glass
+    from align.samplers.look_ahead import LookAhead
     from align.samplers.mfm import MetaFlowMap
     from align.samplers.renoise import Renoise
 
-    return [DPS, ExactPosterior, GaussianPosterior, Glass, MetaFlowMap, Renoise]
+    return [DPS, ExactPosterior, GaussianPosterior, Glass, LookAhead, MetaFlowMap, Renoise]

@@ -142,7 +142,10 @@ class Selection:
 def systematic(log_weights: Tensor, streams: Streams) -> Tensor:
     """Numbers (M, B) of the particles that survive: w_m M of each on average.
 
-    One uniform number a sample: places (m + U)/M on the cumulative weights.
+    One uniform number a sample: places (m + U)/M on the cumulative weights. Particle m has ⌊M w_m⌋
+    or ⌈M w_m⌉ copies, so that fewer lineages end than where copies are drawn one by one.
+    Variance-aware systematic resampling (VASR, Shekhar et al., 2026, arXiv:2604.06779) has these
+    masses and places, by its abstract.
     """
     count = len(log_weights)
     edges = torch.softmax(log_weights, 0).cumsum(0).T.contiguous()
