@@ -1,6 +1,6 @@
 """What steering and training take on a GPU at the size of MFM-XL/2, with random weights.
 
-    python -m benchmarks.gpu --page docs/results/overview.md    # on CUDA, in at most eight minutes
+    python -m benchmarks.gpu --page docs/results/speed.md       # on CUDA, in at most eight minutes
     python -m benchmarks.gpu --toy                              # tiny networks, anywhere
 
 A meta flow map of the size of DiT-XL/2 makes latents of 4 x 32 x 32 in bfloat16, a decoder of about
