@@ -13,14 +13,30 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
+
+from align.catalog.registry import load_catalog
+from align.catalog.shipped import shipped
+from align.recipe import load, to_toml
 
 KEPT: Final = Path(__file__).resolve().parent / "gallery"
 PICTURES: Final = ("grid.png", "scatter.png", "study.png", "tradeoff.png", "curves.png")
 _SIDE: Final = 900  # most pixels of a side
 _COLOURS: Final = 96
+
+
+def as_asked(path: Path) -> Any:
+    """A recipe with all its defaults, without what changes no number."""
+    read = load(path, sets=('run.out="x"', "run.cache=true"), catalog=load_catalog())
+    text = to_toml(read.recipe)
+    return {key: value for key, value in tomllib.loads(text).items() if key != "files"}
+
+
+def without_seconds(line: str) -> str:
+    """A row of the table of a run without its last column, which says nothing of other machines."""
+    return line.rpartition("|")[0].rpartition("|")[0] + "|" if line.endswith("|") else line
 
 
 def keep(run: Path) -> Path:
@@ -30,10 +46,12 @@ def keep(run: Path) -> Path:
         SystemExit: the run is not done, or not of a recipe that comes with align as it stands.
     """
     about = json.loads((run / "about.json").read_text(encoding="utf-8"))
-    command = re.search(r"align run (?:@|recipes/)([\w/]+)(?:\.toml)?$", about["command"])
-    if about["status"] != "done" or not command:
-        raise SystemExit(f"{run}: the gallery shows finished runs of `align run @NAME`")
-    folder = KEPT / command[1]
+    name = re.search(r" run (?:@|\S*recipes/)([\w/]+)", about["command"])
+    if about["status"] != "done" or not name or name[1] not in shipped():
+        raise SystemExit(f"{run}: the gallery shows finished runs of recipes that come with align")
+    if as_asked(run / "recipe.toml") != as_asked(shipped()[name[1]]):
+        raise SystemExit(f"{run}: recipes/{name[1]}.toml says something else by now")
+    folder = KEPT / name[1]
     folder.mkdir(parents=True, exist_ok=True)
     picture = next(run / picture for picture in PICTURES if (run / picture).exists())
     with Image.open(picture) as image:
@@ -43,15 +61,14 @@ def keep(run: Path) -> Path:
             folder / "picture.png", optimize=True
         )
     table = next(path for path in (run / "table.md", run / "study.md") if path.exists())
-    (folder / "table.md").write_text(table.read_text(encoding="utf-8"), encoding="utf-8")
-    costs = [arm["cost"] for arm in json.loads((run / "results.json").read_text())["arms"]]
+    lines = map(without_seconds, table.read_text(encoding="utf-8").splitlines())
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (run / "recipe.toml").open("rb") as file:
         samples = tomllib.load(file)["run"]["samples"]
     kept = {
         "date": about["time"].partition("T")[0],
         "picture": picture.name,
         "samples": samples,
-        "seconds": round(sum(cost["seconds"] for cost in costs)),
         "threads": about["threads"],
         "device": about.get("device", "cpu"),
         "align": about["libraries"]["align-core"],

@@ -397,16 +397,12 @@ def _needs(name: str, path: Path) -> str:
     kept = GALLERY / name / "about.json"
     if kept.exists():
         about = json.loads(kept.read_text(encoding="utf-8"))
-        return f"{_lasting(about['seconds'])} of a {about['device'].upper()}"
+        return f"shown: {about['samples']} samples, made on a {about['device'].upper()}"
     text = path.read_text(encoding="utf-8")
     if 'device = "cuda"' in text or "CUDA" in text:
         return "**for a GPU**; no run is kept here"
     needs = sorted(set(re.findall(r"\"((?:data|runs)/[\w./-]+)\"", text)))
     return f"needs `{needs[0]}`; no run is kept here" if needs else "no run is kept here"
-
-
-def _lasting(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} minutes"
 
 
 def _recipe_page(name: str, path: Path) -> Iterator[str]:
@@ -423,9 +419,9 @@ def _recipe_page(name: str, path: Path) -> Iterator[str]:
         yield from (kept / "table.md").read_text(encoding="utf-8").splitlines()
         yield ""
         yield (
-            f"Run on {facts['date']} in {_lasting(facts['seconds'])}, {facts['samples']} samples:"
-            f" {facts['device']}, threads: {facts['threads']}, torch {facts['torch']},"
-            f" align {facts['align']}, {facts['machine']}."
+            f"Run on {facts['date']}, {facts['samples']} samples: {facts['device']}, threads:"
+            f" {facts['threads']}, torch {facts['torch']}, align {facts['align']},"
+            f" {facts['machine']}."
         )
     else:
         yield f"{_needs(name, path).capitalize()}."
