@@ -34,11 +34,6 @@ def as_asked(path: Path) -> Any:
     return {key: value for key, value in tomllib.loads(text).items() if key != "files"}
 
 
-def without_seconds(line: str) -> str:
-    """A row of the table of a run without its last column, which says nothing of other machines."""
-    return line.rpartition("|")[0].rpartition("|")[0] + "|" if line.endswith("|") else line
-
-
 def keep(run: Path) -> Path:
     """Write what is kept of a run; returns the folder.
 
@@ -61,8 +56,10 @@ def keep(run: Path) -> Path:
             folder / "picture.png", optimize=True
         )
     table = next(path for path in (run / "table.md", run / "study.md") if path.exists())
-    lines = map(without_seconds, table.read_text(encoding="utf-8").splitlines())
-    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = table.read_text(encoding="utf-8")
+    if text.partition("\n")[0].endswith("| seconds |"):  # which say nothing of other machines
+        text = re.sub(r"^(\|.*\|)[^|\n]*\|$", r"\1", text, flags=re.MULTILINE)
+    (folder / "table.md").write_text(text, encoding="utf-8")
     with (run / "recipe.toml").open("rb") as file:
         samples = tomllib.load(file)["run"]["samples"]
     kept = {
