@@ -63,6 +63,7 @@ def write(home: Path, saved: Mapping[str, Any], identity: Mapping[str, str] = _N
             files.write(partial / PROGRESS, text + "\n")
     if parallel.first():
         remove_older(home)
+    parallel.barrier()  # from here on all processes see it
 
 
 def read(home: Path, identity: Mapping[str, str] | None = None) -> dict[str, Any] | None:

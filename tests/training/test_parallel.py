@@ -1,4 +1,4 @@
-"""Two processes train as one does, die, and go on; by gloo, on a CPU."""
+"""Several processes train as one does, die, and go on, also as others; by gloo, on a CPU."""
 
 import json
 import os
@@ -46,6 +46,7 @@ steps = {STEPS}
 batch = 16
 grad_accumulation = 2
 warmup = 5
+decay = "none"
 ema_decays = [0.5]
 max_grad_norm = 0.5
 """
@@ -70,15 +71,16 @@ TUNING = (
     + '[sampler]\nkind = "mfm"\n'
 )
 ALIGN = ("-m", "align", "run")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "2")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
-def torchrun(*arguments):
-    """Two processes under torchrun, in a process group of their own."""
+def node(number, meeting, *arguments):
+    """One of two machines, with a process under torchrun, in a process group of its own."""
+    place = ("--node-rank", number, "--rdzv-endpoint", f"localhost:{meeting}")
     with subprocess.Popen(
-        [*TORCHRUN, *map(str, arguments)],
+        [*TORCHRUN, *map(str, (*place, *arguments))],
         env=ENVIRONMENT,
         start_new_session=True,
         text=True,
@@ -92,21 +94,30 @@ def torchrun(*arguments):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def two(forked):
-    """Start two processes with the variables that torchrun sets, and not torchrun."""
+def port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
-    def start(program, *arguments):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+
+@pytest.fixture
+def several(forked):
+    """Start processes with the variables that torchrun sets, and not torchrun."""
+
+    def start(count, program, *arguments):
+        meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port()), "WORLD_SIZE": str(count)}
         return [
             forked(program, *arguments, env=meeting | {"RANK": rank, "LOCAL_RANK": rank})
-            for rank in ("0", "1")
+            for rank in map(str, range(count))
         ]
 
     return start
+
+
+@pytest.fixture
+def two(several):
+    """Start two such processes."""
+    return lambda *arguments: several(2, *arguments)
 
 
 def assert_ended_well(processes):
@@ -166,17 +177,19 @@ def alone(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_processes_that_were_killed_go_on_and_agree_with_one(alone, two, tmp_path, how):
+@pytest.mark.parametrize(("how", "others"), [("ddp", 1), ("fsdp", 4)])
+def test_two_processes_that_were_killed_go_on_as_others_and_agree_with_one(
+    alone, several, tmp_path, how, others
+):
     recipe, out, sets = written(tmp_path, how=how)
-    processes = two("align", "run", recipe, *sets)
+    processes = several(2, "align", "run", recipe, *sets)
     after(KILLED, out, *processes)
     for process in processes:
         process.kill()
     assert not (out / "model.safetensors").exists()
     done = checkpoint.read(out)["done"]
     assert done in range(KILLED // 3 * 3, STEPS)
-    processes = two("align", "run", recipe, *sets)
+    processes = several(others, "align", "run", recipe, *sets)
     assert_ended_well(processes)
     assert f"{STEPS} steps, from step {done}" in (out / "log.txt").read_text()
     shown = "".join(process.stdout for process in processes)
@@ -196,17 +209,23 @@ def test_two_processes_fine_tune_as_one_does(two, tmp_path):
     assert_alike(out, alone)
 
 
-def test_ctrl_c_of_torchrun_ends_both_after_the_same_step(tmp_path):
+def test_two_machines_train_as_one_process_until_ctrl_c_on_one_ends_both_after_the_same_step(
+    alone, tmp_path
+):
     recipe, out, sets = written(tmp_path)
-    with torchrun(*ALIGN, recipe, *sets, "--set", "mode.steps=4000") as child:
-        after(2, out, child)
-        os.kill(child.pid, signal.SIGINT)
-        said = child.communicate(timeout=PATIENCE)[1]
+    command = (port(), *ALIGN, recipe, *sets, "--set", "mode.steps=4000")
+    with node(0, *command) as one, node(1, *command) as other:
+        after(3, out, one, other)
+        os.kill(other.pid, signal.SIGINT)
+        said = "".join(child.communicate(timeout=PATIENCE)[1] for child in (one, other))
+    steps = metrics(out)
     assert said.count("interrupted") == 1
+    assert f"keeps the checkpoint of 'distill' after {len(steps)} steps" in said
     assert json.loads((out / "about.json").read_text())["status"] == "interrupted"
-    told = [line["step"] for line in metrics(out)]
-    assert checkpoint.read(out)["done"] == len(told)
-    assert told == list(range(len(told)))
+    assert checkpoint.read(out)["done"] == len(steps)
+    assert [line["step"] for line in steps] == list(range(len(steps)))
+    for mine, theirs in zip(metrics(alone), steps, strict=False):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=LOSS)
     assert not workers(out)
 
 
