@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         refuse_empty,
     )
     from align.core.reward import (
+        ComparingReward,
         HasReferenceImages,
         HasReferenceImplementation,
         Pins,
@@ -221,6 +222,7 @@ _NAMES: Final = {
         "refuse_empty",
     ),
     "align.core.reward": (
+        "ComparingReward",
         "HasReferenceImages",
         "HasReferenceImplementation",
         "Pins",
@@ -322,6 +324,7 @@ __all__ = [
     "Catalog",
     "ClassConditional",
     "ClosedForm",
+    "ComparingReward",
     "Compressibility",
     "Condition",
     "ConfigError",

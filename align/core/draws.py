@@ -218,16 +218,19 @@ def _plain(problem: Problem, noisy: NoisyState, draws: int, streams: Streams) ->
     states, cap, stacks = len(noisy.x), problem.chunks.cap, list[tuple[Tensor, ...]]()
     draws_at_once, rows = max(1, cap // max(1, states)), max(1, min(states, cap))
     for start in range(0, draws, draws_at_once):
-        count, parts = min(draws_at_once, draws - start), list[tuple[Tensor, Tensor]]()
+        count, parts = min(draws_at_once, draws - start), list[tuple[Tensor, ...]]()
         later = streams.after(start) if start else streams
         for cut in [slice(place, place + rows) for place in range(0, states, rows)]:
             some = noisy.rows(cut)
             x1 = draw_posterior(
                 problem.sampler, problem.model, some, draws=count, streams=later.rows(cut)
             )
-            parts.append((x1, problem.reward_of(x1, some.cond)))
+            # What compares must see all draws of a sample together.
+            scores = () if problem.reward.compares else (problem.reward_of(x1, some.cond),)
+            parts.append((x1, *scores))
         stacks.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-    return tuple(torch.cat(part) for part in zip(*stacks, strict=True))
+    made = tuple(torch.cat(part) for part in zip(*stacks, strict=True))
+    return made if len(made) == 2 else (*made, problem.reward_of(made[0], noisy.cond))
 
 
 def _differentiated(

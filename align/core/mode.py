@@ -112,6 +112,13 @@ class ReportsKL(ABC, Generic[State]):
         return False
 
 
+class UsesComparisons:
+    """Capability of a mode: it asks r of all candidates of a sample together.
+
+    So it can be steered by judges that compare, of which other modes are refused.
+    """
+
+
 class Continues(ABC):
     """Capability of a mode: its first steps are all steps of the same mode with fewer.
 

@@ -36,7 +36,8 @@ class Problem:
     what the sample in row b of the streams is conditioned on. `chunks` cut what follows a gradient,
     and `chunks.cap` is the most rows that go through a loop together. `prompts` are all that `cond`
     may have, in turn: sample i has number i modulo their count. `part` is what the model was built
-    from, which a weights file names; None for a model that was built by hand.
+    from, which a weights file names; None for a model that was built by hand. `particles` are the
+    states that stand for one sample, so that rows of `cond` are particle-major.
     """
 
     model: FlowModel
@@ -47,6 +48,7 @@ class Problem:
     chunks: Chunks = attrs.field(factory=Chunks, converter=chunks_of)
     prompts: tuple[str, ...] = ("",)
     part: ModelSpec | None = None
+    particles: int = 1
 
     def condition(self, samples: Sequence[int]) -> Condition:
         """What samples of these numbers are conditioned on."""
@@ -55,7 +57,8 @@ class Problem:
     def reward_of(self, draws: Tensor, cond: Condition) -> Tensor:
         """r (N, B) of draws (N, B, *S): decoded and scored, the graph kept.
 
-        Where nothing is optimised it is 0. Nothing is decoded for rewards that score states.
+        Where nothing is optimised it is 0. Nothing is decoded for rewards that score states. Those
+        that compare do so among all draws of a sample, whichever of its particles they are of.
         """
         count = len(draws)
         if not self.reward.optimised:
@@ -63,4 +66,12 @@ class Problem:
         x1 = draws.flatten(0, 1)
         data = self.model.decode(x1) if self.reward.needs_data else x1
         total = self.reward.total(data, cond.tile(count).prompts, x1)
-        return total.reshape(count, -1)
+        total = total.reshape(count, -1)
+        if self.reward.compares:
+            groups = (count * self.particles, -1)
+            prompts = cond.prompts[: len(cond) // self.particles]
+            relative = self.reward.compared(
+                data.unflatten(0, groups), prompts, x1.unflatten(0, groups)
+            )
+            total = total + relative.reshape(count, -1)
+        return total

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from align.core.errors import ContractError
 from align.core.model import Able, Domain
 
 if TYPE_CHECKING:
@@ -40,6 +41,37 @@ class Reward(ABC):
         Ask this instead of `isinstance`: a run hands out rewards under a guard.
         """
         return self if isinstance(self, kind) else None
+
+
+class Compares(ABC):
+    """Capability of a reward: it scores the members of a group by one another."""
+
+    @abstractmethod
+    def compare(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N, B), float32 or wider, of B groups of N samples (N, B, ...), N >= 1.
+
+        Members that are preferred have higher scores; scores of different groups, and of a member
+        in different groups, say nothing of each other. Column b depends on column b of the data and
+        on prompt b alone, and moves as its members do: no place in a group is favoured. A member
+        alone has the score 0.
+        """
+
+    def calls(self, members: int) -> int:
+        """Calls that a group of so many members costs: each pair both ways round."""
+        return members * (members - 1)
+
+
+class ComparingReward(Reward, Compares):
+    """A judge that compares samples: this one or that one, or the ranks of several.
+
+    What has its choice of several samples for each one can use it: Best-of-N among candidates,
+    estimators among draws, resampling among particles. Its specification says `compares`.
+    """
+
+    @final
+    def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Raises ContractError: a sample alone has no score."""
+        raise ContractError("a reward that compares samples has no score of one alone")
 
 
 class Quadratic(ABC):
@@ -168,6 +200,11 @@ class RewardSpec(ABC):
         return False
 
     @property
+    def compares(self) -> bool:
+        """Whether it builds a `ComparingReward`, which scores samples by one another alone."""
+        return False
+
+    @property
     def is_quadratic(self) -> bool:
         """Whether it builds a `Quadratic` reward, whose value some estimators know exactly."""
         return False
@@ -205,6 +242,7 @@ class Term:
     Attributes:
         transform: f, or None for f(R) = R.
         latent: whether it scores clean states instead of decoded data.
+        compares: whether it scores samples by one another, and none alone.
     """
 
     name: str
@@ -213,6 +251,7 @@ class Term:
     held_out: bool = False
     transform: Transform | None = None
     latent: bool = False
+    compares: bool = False
 
     def score(self, x1: Tensor, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """R (B,) of samples: clean states x1 (B, *S), decoded to data (B, ...)."""
@@ -246,12 +285,22 @@ class WeightedReward:
         return WeightedReward(tuple(terms))
 
     @property
+    def scoring(self) -> tuple[Term, ...]:
+        """The terms that score a sample alone."""
+        return tuple(term for term in self.terms if not term.compares)
+
+    @property
+    def compares(self) -> bool:
+        """Whether an optimised term compares samples, so that r is known within a group alone."""
+        return any(term.compares for term in self.optimised)
+
+    @property
     def needs_data(self) -> bool:
         """Whether an optimised term scores decoded samples."""
         return not all(term.latent for term in self.optimised)
 
     def total(self, data: Tensor, prompts: Sequence[str], x1: Tensor | None = None) -> Tensor:
-        """r (B,) of samples; held-out terms are not evaluated.
+        """r (B,) of samples; held-out terms are not evaluated, nor those that compare samples.
 
         Args:
             data: decoded, (B, ...); anything of B rows where nobody `needs_data`.
@@ -260,7 +309,25 @@ class WeightedReward:
         """
         x1, total = data if x1 is None else x1, data.new_zeros(len(data))
         for term in self.optimised:
-            total = total + term.share(term.score(x1, data, prompts))
+            if not term.compares:
+                total = total + term.share(term.score(x1, data, prompts))
+        return total
+
+    def compared(self, data: Tensor, prompts: Sequence[str], x1: Tensor) -> Tensor:
+        """What the terms that compare add to r, (N, B), of groups of N samples.
+
+        Args:
+            data: decoded, (N, B, ...).
+            prompts: of the groups.
+            x1: clean states (N, B, *S).
+        """
+        total = data.new_zeros(data.shape[:2])
+        for term in self.optimised:
+            if term.compares:
+                judge = term.reward.capability(Compares)
+                if judge is None:
+                    raise ContractError(f"reward '{term.name}' declares that it compares samples")
+                total = total + term.share(judge.compare(x1 if term.latent else data, prompts))
         return total
 
     def of(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -271,5 +338,5 @@ class WeightedReward:
         return total
 
     def each(self, x1: Tensor, data: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Every term's own score R (B,) of samples by name; held-out ones included."""
-        return {term.name: term.score(x1, data, prompts) for term in self.terms}
+        """R (B,) of samples by the terms' names; held-out ones too, but none that compares."""
+        return {term.name: term.score(x1, data, prompts) for term in self.scoring}

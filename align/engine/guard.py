@@ -39,7 +39,7 @@ from align.core.model import (
     ToData,
 )
 from align.core.path import Path
-from align.core.reward import Reward
+from align.core.reward import Compares, Reward
 from align.engine.meter import Meter, Tally
 
 # How far from [0, 1] pictures may be before they, and not the reward, are to blame.
@@ -244,7 +244,21 @@ class GuardedReward(Reward):
         """What the inner reward can do; none of it costs a call."""
         with attributed(f"reward '{self.name}': capability"):
             part = self.inner.capability(kind)
-        return part if isinstance(part, kind) else None
+        guarded = _GuardedCompares(self, part) if isinstance(part, Compares) else part
+        return guarded if isinstance(guarded, kind) else None
+
+    def scores(self, score: Tensor, data: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """What the inner reward returned, if it is scores of this shape of the data."""
+        who = f"reward '{self.name}'"
+        strided = isinstance(score, Tensor) and score.layout == torch.strided
+        floating = strided and score.dtype in (torch.float32, torch.float64)
+        if not floating or score.shape != shape or score.device != data.device:
+            place = "" if data.device.type == "cpu" else f", on {data.device}"
+            raise ContractError(
+                f"{who}: score returned {seen(score)},"
+                f" expected {shape} of torch.float32 or wider{place}"
+            )
+        return score
 
     def _checked(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         who = f"reward '{self.name}'"
@@ -260,14 +274,7 @@ class GuardedReward(Reward):
             data.register_hook(functools.partial(_finite_slope, who, checks()))
         with _lent(f"{who}: score", data, cure="offload = true") as (own,):
             score = self.inner.score(own, prompts)
-        strided = isinstance(score, Tensor) and score.layout == torch.strided
-        floating = strided and score.dtype in (torch.float32, torch.float64)
-        if not floating or score.shape != (len(data),) or score.device != data.device:
-            place = "" if data.device.type == "cpu" else f", on {data.device}"
-            raise ContractError(
-                f"{who}: score returned {seen(score)},"
-                f" expected ({len(data)},) of torch.float32 or wider{place}"
-            )
+        score = self.scores(score, data, (len(data),))
         if followed and self.differentiable and not score.requires_grad:
             raise ContractError(
                 f"{who} declares that it is differentiable, but its score carries no gradient; use"
@@ -277,6 +284,35 @@ class GuardedReward(Reward):
         known = score.masked_fill(score.isnan(), 0.0) if self.may_miss else score
         _finite(known, f"{who}: score", why, extent(data))
         return score.clone()
+
+
+@final
+@attrs.frozen(eq=False)
+class _GuardedCompares(Compares):
+    """Comparisons of a reward that are counted, cut into whole groups and checked by its guard."""
+
+    guard: GuardedReward
+    inner: Compares
+
+    def compare(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's scores (N, B)."""
+        guard, (members, groups) = self.guard, data.shape[:2]
+        who, per_group = f"reward '{guard.name}'", self.calls(members)
+
+        def call(cut: slice) -> Tensor:
+            with _lent(f"{who}: compare", data[:, cut].transpose(0, 1)) as (own,):
+                score = self.inner.compare(own.transpose(0, 1), tuple(prompts[cut]))
+            score = guard.scores(score, data, tuple(data[:, cut].shape[:2]))
+            why = functools.partial(_why, data.dim() == 5 and not guard.latent)
+            return _finite(score.T.clone(), f"{who}: compare", why, extent(data[:, cut]))
+
+        chunks = attrs.evolve(guard.chunks, cap=max(1, guard.chunks.cap // members), memory=None)
+        tally, name = guard.meter.rewards, guard.name
+        return _metered(tally, name, chunks, f"{who}: compare", call, groups, per_group).T
+
+    def calls(self, members: int) -> int:
+        """The inner reward's."""
+        return self.inner.calls(members)
 
 
 def guarded(model: FlowModel) -> GuardedModel:

@@ -31,7 +31,7 @@ from align.core.model import (
 )
 from align.core.path import Path, expand
 from align.core.problem import Problem
-from align.core.reward import Reward, WeightedReward
+from align.core.reward import Compares, Reward, WeightedReward
 from align.core.streams import Streams
 from align.engine.cost import LivingBytes, PartCost
 from align.engine.guard import GuardedModel, GuardedReward, guarded
@@ -443,12 +443,38 @@ class _StandInReward(Reward):
 
     def score(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32 or wider."""
-        mean = data.flatten(1).mean(1)
-        mean = mean if mean.dtype == torch.float64 else mean.float()
+        mean = self.mean(data)
         differentiable = getattr(self.inner, "differentiable", False)
         score = _SLOPE * (mean if differentiable else mean.detach())
         return self.log.answer(self.part, score + _STEEP * mean.detach() if self.steep else score)
 
+    def mean(self, data: Tensor) -> Tensor:
+        """Of each row (B,), float32 or wider."""
+        mean = data.flatten(1).mean(1)
+        return mean if mean.dtype == torch.float64 else mean.float()
+
     def capability(self, kind: type[Able]) -> Able | None:
+        """The reward's own, with a stand-in for what compares."""
+        part = self.inner.capability(kind)
+        if isinstance(part, Compares):
+            stand_in: object = _StandInCompares(self, part)
+            return stand_in if isinstance(stand_in, kind) else None
+        return part
+
+
+@final
+@attrs.frozen(eq=False)
+class _StandInCompares(Compares):
+    """How far a member's mean lies above its group's, by very little or by very much."""
+
+    reward: _StandInReward
+    inner: Compares
+
+    def compare(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N, B), float32 or wider."""
+        means = torch.stack([self.reward.mean(group).detach() for group in data])
+        return (_SLOPE + _STEEP * self.reward.steep) * (means - means.mean(0))
+
+    def calls(self, members: int) -> int:
         """The reward's own."""
-        return self.inner.capability(kind)
+        return self.inner.calls(members)

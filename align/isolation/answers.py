@@ -18,7 +18,7 @@ from align.core.chunks import is_out_of_memory, release
 from align.core.errors import AlignError, ContractError, OutOfMemoryError
 from align.core.option import ConfigErrors
 from align.core.prompts import ReadsPrompts
-from align.core.reward import HasReferenceImplementation, Reward, RewardSpec
+from align.core.reward import Compares, HasReferenceImplementation, Reward, RewardSpec
 from align.io.paths import beside
 from align.isolation.protocol import CAPABILITIES, PROMISES, Message, method_of
 
@@ -100,6 +100,8 @@ class Answerer:
             "read": self._read,
             "build": self._build,
             "score": self._score,
+            "compare": self._compare,
+            "calls": self._calls,
             "vjp": self._vjp,
             "capability": self._capability,
             "judge": self._judge,
@@ -147,6 +149,22 @@ class Answerer:
         if score.requires_grad and number is not None:
             self.graphs.keep((self, number), data, score)
         return Message("score", {"score": score}, {"graph": score.requires_grad})
+
+    def _compare(self, request: Message) -> Message:
+        with torch.no_grad():
+            data = request.tensors["data"].to(self.device)
+            score = self._judge_of_groups().compare(data, request.payload["prompts"])
+        return Message("score", {"score": score})
+
+    def _calls(self, request: Message) -> Message:
+        calls = self._judge_of_groups().calls(request.payload["members"])
+        return Message("calls", payload={"calls": calls})
+
+    def _judge_of_groups(self) -> Compares:
+        judge = self._reward.capability(Compares) if self._reward else None
+        if judge is None:
+            raise ContractError("the reward does not compare samples")
+        return judge
 
     def _vjp(self, request: Message) -> Message:
         graph = self.graphs.pop((self, request.payload["graph"]))

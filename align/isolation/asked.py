@@ -24,6 +24,7 @@ from align.core.model import Able
 from align.core.option import ConfigError, ConfigErrors
 from align.core.prompts import ReadsPrompts
 from align.core.reward import (
+    Compares,
     HasOrigins,
     HasReferenceImages,
     HasReferenceImplementation,
@@ -76,6 +77,7 @@ _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType(
         "external": False,
         "price_per_score": 0.0,
         "may_miss": False,
+        "compares": False,
         "is_quadratic": True,
     }
 )
@@ -313,6 +315,22 @@ class _Images(HasReferenceImages):
 
 @final
 @attrs.frozen(eq=False)
+class _Comparisons(Compares):
+    reward: _AskedReward
+
+    def compare(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The inner reward's scores (N, B)."""
+        request = Message("compare", {"data": data}, {"prompts": list(prompts)})
+        return self.reward.transport.ask(request).tensors["score"].to(data.device)
+
+    def calls(self, members: int) -> int:
+        """The inner reward's."""
+        request = Message("calls", payload={"members": members})
+        return int(self.reward.transport.ask(request).payload["calls"])
+
+
+@final
+@attrs.frozen(eq=False)
 class _Form(Quadratic):
     reward: _AskedReward
 
@@ -335,6 +353,7 @@ class _Prompts(ReadsPrompts):
 
 
 _REMOTE: Final[Mapping[type, Callable[[_AskedReward], Any]]] = {
+    Compares: _Comparisons,
     HasReferenceImages: _Images,
     Quadratic: _Form,
     ReadsPrompts: _Prompts,

@@ -20,16 +20,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from align.core.prompts import ReadsPrompts
-from align.core.reward import HasReferenceImages, Quadratic, RewardSpec
+from align.core.reward import Compares, HasReferenceImages, Quadratic, RewardSpec
 
-VERSION: Final = 6
+VERSION: Final = 7
 LARGEST: Final = 1 << 34  # bytes of a message; more is no message but noise
 PROMISES: Final = tuple(
     name for name, value in vars(RewardSpec).items() if isinstance(value, property)
 )
 """What a specification of a reward declares, by its contract: the facts that cross."""
 CAPABILITIES: Final[Mapping[str, type]] = MappingProxyType(
-    {cls.__name__: cls for cls in (HasReferenceImages, Quadratic, ReadsPrompts)}
+    {cls.__name__: cls for cls in (Compares, HasReferenceImages, Quadratic, ReadsPrompts)}
 )
 """What a reward may be able to do beside scoring; each is one method."""
 _LENGTH: Final = struct.Struct("<Q")

@@ -11,7 +11,7 @@ from align.catalog.registry import Catalog
 from align.core.dataset import DatasetSpec
 from align.core.errors import AlignError, PartError, PromptError
 from align.core.estimator import ValueEstimator
-from align.core.mode import ReportsKL, Trainable, UsesRewardGradient
+from align.core.mode import ReportsKL, Trainable, UsesComparisons, UsesRewardGradient
 from align.core.model import ModelSpec
 from align.core.network import NetworkSpec, shape_problems
 from align.core.option import ConfigError, Key
@@ -147,6 +147,31 @@ def _gradients(ask: _Question) -> Iterator[ConfigError]:
         text = f"{needs} the gradient of the draws, but sampler '{arm.sampler.kind}' has none"
         advice = ask.instead("sampler", differentiable=True)
         yield ask.error(text + advice, *sections, "sampler")
+
+
+def _comparing(ask: _Question) -> Iterator[ConfigError]:
+    """A reward that compares samples is asked where there are several to choose from."""
+    mode, estimator = ask.arm.mode, _estimator(ask)
+    for index, term in enumerate(ask.recipe.reward):
+        if not term.part.compares:
+            continue
+        text = f"reward '{term.name}' compares samples, and has no score of one alone, but"
+        cure = "take one that scores, or 'best_of_n', or 'steer' with estimator 'search'"
+        key: Key = ("reward", index)
+        if term.held_out:
+            yield ConfigError((*key, "held_out"), f"{text} what is held out scores each; {cure}")
+        if term.normalise != "none":
+            yield ConfigError((*key, "normalise"), f"{text} '{term.normalise}' needs such scores")
+        if "reward" in mode.needs and not isinstance(mode, UsesComparisons):
+            yield _at(ask, key, f"{text} '{mode.kind}' needs one of every sample; {cure}")
+        elif getattr(mode, "pool", "own") == "shared":
+            yield ask.error(f'{text} pool = "shared" needs such scores; leave it out', "mode")
+        if estimator and getattr(estimator, "draws", None) == "auto":
+            why = f"{text} draws = 'auto' needs such scores; give their number"
+            yield ask.error(why, "estimator")
+        elif estimator and (estimator.needs_gradient or not estimator.needs_sampler):
+            why = f"{text} estimator '{estimator.kind}' needs such scores; take 'search' or 'stein'"
+            yield ask.error(why, "estimator")
 
 
 def _missing(ask: _Question) -> Iterator[ConfigError]:
@@ -358,6 +383,7 @@ _CHECKS: Final = (
     _sampling,
     _gradients,
     _missing,
+    _comparing,
     _quadratic,
     _references,
     _capabilities,

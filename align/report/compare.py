@@ -195,7 +195,8 @@ class Comparison:
                 f"Their models differ in {_differing(first.model, second.model)}: pairs share noise"
                 " and prompt, and no more."
             )
-        for name, role in first.results.rewards.items():
+        for name in first.results.scoring:
+            role = first.results.rewards[name]
             if name not in second.results.rewards:
                 notes.append(f"{name}: {names[1]} has no scores of it.")
                 continue

@@ -49,12 +49,14 @@ class RewardRole:
         held_out: whether it is only measured.
         external: whether a service computes it.
         price: money that a score costs.
+        compares: whether it compares samples, and scores none alone.
     """
 
     weight: float
     held_out: bool
     external: bool = False
     price: float = 0.0
+    compares: bool = False
 
 
 @final
@@ -164,11 +166,16 @@ class RunResults:
         """The arms that made samples."""
         return tuple(arm for arm in self.arms if arm.samples)
 
+    @property
+    def scoring(self) -> list[str]:
+        """Names of the rewards that score samples; a judge that compares them has no scores."""
+        return [name for name, role in self.rewards.items() if not role.compares]
+
     def reward_heads(self) -> dict[str, str]:
         """What stands above the scores of each reward, by its name."""
         return {
-            name: f"{name} (held out)" if role.held_out else name
-            for name, role in self.rewards.items()
+            name: f"{name} (held out)" if self.rewards[name].held_out else name
+            for name in self.scoring
         }
 
     def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:

@@ -46,7 +46,7 @@ def rows(folder: Path, results: RunResults) -> tuple[list[str], list[list[str]]]
     judges = {name: role.price for name, role in results.rewards.items() if role.external}
     heads += ["judge calls", "judge seconds"] if judges else []
     heads += ["price"] if any(judges.values()) else []
-    names = list(results.rewards)
+    names = results.scoring
     varied = ([arm.varied.get(name, "") for name in factors] for arm in arms)
     return heads, [
         [arm.name, *values, *_numbers(arm, names, metrics, columns), *_judged(arm, judges)]

@@ -67,7 +67,7 @@ def dependent_rewards(
     if len(data) < 2:
         return ()
     prompts, notes = problem.cond.prompts[-1:], list[str]()
-    for term in problem.reward.terms:
+    for term in problem.reward.scoring:
         among = scores[term.name].double()
         if bool(among.isnan().any()):  # a service that fails now and then
             continue

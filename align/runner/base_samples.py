@@ -274,7 +274,7 @@ def draw(
     streams = Streams(recipe.run.seed, tuple(range(count)), ("unsteered",), problem.model.device)
     drawing = _Drawing(built, streams, BestOfN(n=1, flow_steps=flow_steps))
     states, scored = drawing.kept(shelf) if shelf else (None, {})
-    missing = [term for term in problem.reward.terms if term.name not in scored]
+    missing = [term for term in problem.reward.scoring if term.name not in scored]
     if states is None:
         nfe = count * flow_steps * problem.model.rows_per_velocity
         text = "{} unsteered samples of '{}' are drawn first, which takes {} network calls"
@@ -291,7 +291,7 @@ def draw(
     return BaseSamples(
         model=built.arm.model,
         flow_steps=flow_steps,
-        scores={term.name: scored[term.name].scores for term in problem.reward.terms},
+        scores={term.name: scored[term.name].scores for term in problem.reward.scoring},
         cost=total_cost([drawn.cost, *(one.cost for one in scored.values())]),
         traits=drawn.traits,
         origin=origin,
@@ -320,7 +320,7 @@ class _Drawing:
         states = shelf.drawn(problem.model.device)
         if states is None:
             return None, {}
-        found = {t.name: shelf.scored(t.name, states.x1.device) for t in problem.reward.terms}
+        found = {t.name: shelf.scored(t.name, states.x1.device) for t in problem.reward.scoring}
         scored = {name: one for name, one in found.items() if one is not None}
         changed = self._changed(states, scored)
         for who in changed:

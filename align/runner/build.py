@@ -217,6 +217,7 @@ def build(
             weight=term.weight,
             held_out=term.held_out,
             latent=term.part.domain == LATENT,
+            compares=term.part.compares,
         )
         for term, reward in zip(rewards.terms, rewards.loaded(), strict=True)
     )

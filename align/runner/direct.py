@@ -32,7 +32,7 @@ from align.core.model import (
     ToData,
 )
 from align.core.option import ConfigErrors
-from align.core.reward import Reward, RewardSpec
+from align.core.reward import Compares, Reward, RewardSpec
 from align.core.sampler import PosteriorSampler
 from align.core.term import RewardTerm
 from align.engine.loop import Observer
@@ -255,6 +255,11 @@ class GivenReward(RewardSpec):
     range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
     reward: Reward = attrs.field(eq=id)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the reward compares samples."""
+        return self.reward.capability(Compares) is not None
 
     def build(self, device: torch.device) -> Reward:
         """The reward."""

@@ -229,7 +229,13 @@ class Fanout:
     def _reward(self, arm: Arm) -> WeightedReward:
         """What an arm optimises, as a function of the scores."""
         plain = [
-            Term(name=t.name, reward=_Scored(), weight=t.weight, held_out=t.held_out)
+            Term(
+                name=t.name,
+                reward=_Scored(),
+                weight=t.weight,
+                held_out=t.held_out,
+                compares=t.part.compares,
+            )
             for t in self.recipe.reward
         ]
         terms = self.bases.transformed(plain) if "reward" in arm.mode.needs else tuple(plain)

@@ -202,6 +202,8 @@ def _measured(
     try:
         if part[0] == "reward":
             term = next(term for term in problem.reward.terms if term.name == part[1])
+            if term.compares:
+                return "comparisons are not measured"
             shape = problem.model.shape if term.latent else decoded
             if shape is None:
                 return "what the model decodes is not known"

@@ -195,7 +195,7 @@ def result_of(
         note = None if departure is None or is_base else departure.note(block.samples)
         warnings = result.warnings if note is None else (*result.warnings, note)
         result = attrs.evolve(result, departure=departure, warnings=warnings)
-    if "reward" not in arm.mode.needs or not reward.optimised:
+    if "reward" not in arm.mode.needs or not reward.optimised or reward.compares:
         return result
     common = reward.weighed(weights)
     r, compared = reward.of(block.scores), common.of(block.scores)
@@ -262,6 +262,7 @@ def to_record(
                 held_out=term.held_out,
                 external=term.part.external,
                 price=term.part.price_per_score,
+                compares=term.part.compares,
             )
             for term in recipe.reward
         },

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.core.checks import read
 from align.core.dynamics import Dynamics
-from align.core.mode import AlignmentMode, Continues, Info, Need, ReportsKL
+from align.core.mode import AlignmentMode, Continues, Info, Need, ReportsKL, UsesComparisons
 from align.core.option import at_least, option
 from align.core.path import expand
 from align.core.problem import Problem
@@ -48,7 +48,7 @@ class Best:
 
 @final
 @attrs.frozen(kw_only=True)
-class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
+class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues, UsesComparisons):
     """Makes N samples and keeps the best; 1 is plain sampling.
 
     x1 = argmax r over N samples of the flow; candidate 0 starts where `steer` starts.
@@ -100,7 +100,10 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
 
         Candidates are made as many at a time as fill a batch.
         """
-        new, *ahead = state.ahead or self._made(problem, index, streams)
+        if not state.ahead:
+            state, *made = self._made(problem, state, index, streams)
+            state = attrs.evolve(state, ahead=tuple(made))
+        new, *ahead = state.ahead
         best = self._better(state, new) if index else new
         numbers = read({"reward": best.reward.mean(), "candidates": new.reward.mean()})
         return attrs.evolve(best, ahead=tuple(ahead)), Info(numbers)
@@ -135,14 +138,22 @@ class BestOfN(AlignmentMode[Best], ReportsKL[Best], Continues):
         x1 = torch.where(expand(better, new.x1), new.x1, old.x1)
         return Best(x1, torch.where(better, new.reward, old.reward))
 
-    def _made(self, problem: Problem, first: int, streams: Streams) -> list[Best]:
-        """Candidates from number `first` on: all that are left, or as many as fill a batch."""
+    def _made(self, problem: Problem, best: Best, first: int, streams: Streams) -> tuple[Best, ...]:
+        """The best so far, and candidates from number `first` on.
+
+        These are all that are left, or as many as fill a batch. Where a reward compares samples,
+        the best so far is one of those that are compared.
+        """
         rows = len(streams.samples)
         count = max(1, min(self.n - first, min(problem.chunks.cap, _FULL) // max(1, rows)))
         purposes = [("candidate", k) if k else () for k in range(first, first + count)]
         tiled = attrs.evolve(problem, cond=problem.cond.tile(count))
         x1 = self._sample(tiled, streams.branched(*purposes)).unflatten(0, (count, rows))
-        return [Best(*each) for each in zip(x1, problem.reward_of(x1, problem.cond), strict=True)]
+        if first and problem.reward.compares:
+            group = torch.cat((best.x1[None], x1))
+            best, *made = map(Best, group, problem.reward_of(group, problem.cond))
+            return best, *made
+        return best, *map(Best, x1, problem.reward_of(x1, problem.cond))
 
     def _sample(self, problem: Problem, streams: Streams) -> Tensor:
         model = problem.model

@@ -11,7 +11,7 @@ from torch import Tensor
 from align.core.checks import read
 from align.core.dynamics import Dynamics, GuidanceNorm, GuidedFlow, Transition
 from align.core.estimate import known
-from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL
+from align.core.mode import AlignmentMode, HasWarnings, Info, Need, ReportsKL, UsesComparisons
 from align.core.option import at_least, between, option, rising_to
 from align.core.path import times_of
 from align.core.problem import Problem
@@ -59,7 +59,7 @@ class Steered:
 
 @final
 @attrs.frozen(kw_only=True)
-class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
+class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered], UsesComparisons):
     """Steers samples towards the reward while it makes them.
 
     Samples p*(x) ∝ p(x) e^{r(x)} by Doob's transform of the flow.
@@ -162,7 +162,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         """One step; costs what the dynamics evaluate: an estimate a particle, as a rule."""
         rows, path = streams.particles(self.particles), problem.model.path
         guide = Guide(
-            self._tempered(problem, state.times[index]),
+            attrs.evolve(self._tempered(problem, state.times[index]), particles=self.particles),
             problem.cond.tile(self.particles),
             rows.fold_in("estimate", index),
         )
@@ -250,6 +250,7 @@ class Steer(AlignmentMode[Steered], ReportsKL[Steered], HasWarnings[Steered]):
         count, cond = self.particles, problem.cond.tile(self.particles)
         if count == 1:
             return attrs.evolve(state, winner=state.winner.new_zeros(len(state.x)))
+        problem = attrs.evolve(problem, particles=count)
         reward = problem.reward_of(state.x[None], cond)[0].double().unflatten(0, (count, -1))
         weights, winner = self._selection.winner(state.weights, reward, streams.fold_in("chosen"))
         return attrs.evolve(state, weights=weights, winner=winner)

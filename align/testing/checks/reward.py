@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, final
 from unittest import SkipTest
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from align.core.errors import PromptError
-from align.core.reward import LATENT, Quadratic, Reward, RewardDomain, RewardSpec
+from align.core.reward import LATENT, Compares, Quadratic, Reward, RewardDomain, RewardSpec
 from align.core.streams import Streams
 from align.testing.checks.form import files_read, form
 from align.testing.probes import close, finite, size
@@ -33,7 +33,15 @@ class Scoring:
 
     def score(self, data: Tensor) -> Tensor:
         """The score (B,) with a plain prompt."""
-        return self.reward.score(data, ["a tabby cat"] * len(data))
+        return self.of(data, ["a tabby cat"] * len(data))
+
+    def of(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The score (B,); of a reward that compares, that beside one and the same other sample."""
+        judge = self.reward.capability(Compares)
+        if judge is None:
+            return self.reward.score(data, prompts)
+        other = self.data.flip(0)[:1].expand(len(data), *data.shape[1:])
+        return judge.compare(torch.stack((data, other)), prompts)[0]
 
 
 def subject(part: RewardSpec, on: Callable[[], Tensor] | None) -> Scoring:
@@ -100,7 +108,7 @@ def prompts(scoring: Scoring) -> None:
     """Any prompt with words in it is taken: a plain one and a very long one."""
     for prompt in PROMPTS:
         data = scoring.data[:2]
-        finite(scoring.reward.score(data, [prompt] * 2), f"scores with a prompt of {len(prompt)}")
+        finite(scoring.of(data, [prompt] * 2), f"scores with a prompt of {len(prompt)}")
 
 
 def needs_prompt(scoring: Scoring) -> None:
@@ -108,11 +116,33 @@ def needs_prompt(scoring: Scoring) -> None:
     data, declared = scoring.data[:1], scoring.part.needs_prompt
     for prompt in ("", " "):
         try:
-            finite(scoring.reward.score(data, [prompt]).detach(), f"scores with prompt {prompt!r}")
+            finite(scoring.of(data, [prompt]).detach(), f"scores with prompt {prompt!r}")
         except PromptError:
             assert declared, f"prompt {prompt!r} is refused, but `needs_prompt` is false"
         else:
             assert not declared, f"prompt {prompt!r} is taken, but `needs_prompt` is true"
+
+
+def compares(scoring: Scoring) -> None:
+    """A judge that compares favours no place in a group, and knows no other group.
+
+    It says so by `compares`, and a member alone has the score 0.
+    """
+    judge = scoring.reward.capability(Compares)
+    declared = scoring.part.compares
+    assert declared == (judge is not None), f"`compares` is {declared}, and the reward says other"
+    if judge is None:
+        raise SkipTest("it scores samples alone")
+    groups = torch.stack((scoring.data[:3], scoring.data.flip(0)[:3], scoring.data[:3].flip(0)))
+    names = ["a tabby cat"] * groups.shape[1]
+    whole = judge.compare(groups, names)
+    assert whole.shape == groups.shape[:2], f"{tuple(whole.shape)}, expected (3, {len(names)})"
+    finite(whole, "scores")
+    close(judge.compare(groups.flip(0), names), whole.flip(0), "members in reverse order")
+    alone = [judge.compare(groups[:, b : b + 1], names[:1]) for b in range(len(names))]
+    close(torch.cat(alone, 1), whole, "groups one by one, and together")
+    single = judge.compare(groups[:1], names)
+    assert not single.any(), "a member alone has another score than 0"
 
 
 def is_quadratic(scoring: Scoring) -> None:
@@ -207,6 +237,7 @@ CHECKS: Final = (
     inputs_untouched,
     prompts,
     needs_prompt,
+    compares,
     is_quadratic,
     outside,
     within_range,

@@ -17,7 +17,8 @@ from align import PartError, did_you_mean
 from align.io.files import read_text
 from align_http.failure import NotAnswered, shown
 
-AnswerMode: TypeAlias = Literal["number", "choice", "probability"]
+AnswerMode: TypeAlias = Literal["number", "choice", "probability", "pair"]
+_PAIR: Final = ("A", "B")
 Average: TypeAlias = Literal["arithmetic", "geometric"]
 
 _THOUGHT_ENDS: Final = "</think>"
@@ -36,8 +37,8 @@ class Question:
     Attributes:
         text: with "{prompt}" where the prompt belongs.
         weight: of its number in the average.
-        answer: what is read of the reply: a number in it, one of some choices, or the probability
-            of `yes` against `no` as its first word.
+        answer: what is read of the reply: a number in it, one of some choices, the probability of
+            `yes` against `no` as its first word, or, of a pair of pictures, that of A against B.
         lowest, highest: that a number may be.
         choices: the number of each word.
         yes, no: words whose probabilities are compared.
@@ -78,7 +79,14 @@ class Question:
         """Lowest and highest number."""
         if self.answer == "choice":
             return min(self.choices.values()), max(self.choices.values())
+        if self.answer == "pair":
+            return -0.5, 0.5
         return (0.0, 1.0) if self.answer == "probability" else (self.lowest, self.highest)
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """Two words whose probabilities are compared."""
+        return _PAIR if self.answer == "pair" else (self.yes, self.no)
 
     def asked(self, prompt: str) -> str:
         """The whole question about a picture for a prompt."""
@@ -90,12 +98,12 @@ class Question:
         if self.answer == "number":
             text = f"Reply with one number from {self.lowest:g} to {self.highest:g}"
             return f"{text}, and nothing else."
-        words = ", ".join(self.choices if self.answer == "choice" else (self.yes, self.no))
+        words = ", ".join(self.choices if self.answer == "choice" else self.words)
         return f"Reply with one of these, and nothing else: {words}."
 
     def read(self, choice: Mapping[str, Any]) -> float:
         """The number that a reply stands for; raises NotAnswered where it says none."""
-        if self.answer == "probability":
+        if self.answer in ("probability", "pair"):
             return self._probability(choice)
         text = _text_of(choice)
         return self._number(text) if self.answer == "number" else self._choice(text)
@@ -133,22 +141,23 @@ class Question:
         raise NotAnswered(f"the reply is none of the choices: '{shown(text)}'")
 
     def _probability(self, choice: Mapping[str, Any]) -> float:
-        """P(yes) / (P(yes) + P(no)) for the first word of the reply."""
+        """P(yes) / (P(yes) + P(no)) for the first word of the reply, or that of A and B."""
+        first_word, other_word = self.words
         logprobs = choice.get("logprobs")
         content = logprobs.get("content") if isinstance(logprobs, dict) else None
         first = content[0] if isinstance(content, list) and content else None
         top = first.get("top_logprobs") if isinstance(first, dict) else None
         if not isinstance(top, list) or not top:
             raise NotAnswered("the reply has no logprobs, which this server may not give")
-        odds = {_plain(self.yes): 0.0, _plain(self.no): 0.0}
+        odds = {_plain(first_word): 0.0, _plain(other_word): 0.0}
         for candidate in top:
             token, logprob = _candidate(candidate)
             if _plain(token) in odds:
                 odds[_plain(token)] += math.exp(min(logprob, 0.0))
         yes, no = odds.values()
         if yes + no == 0:
-            text = f"neither '{self.yes}' nor '{self.no}' is among the {len(top)} likeliest words"
-            raise NotAnswered(f"{text} of the reply")
+            text = f"neither '{first_word}' nor '{other_word}' is among the {len(top)} likeliest"
+            raise NotAnswered(f"{text} words of the reply")
         return yes / (yes + no)
 
 
@@ -190,6 +199,8 @@ class Rubric:
         """Raise ValueError for what has no average."""
         if not self.questions:
             raise ValueError("there is no question")
+        if len({question.answer == "pair" for question in self.questions}) > 1:
+            raise ValueError("answer = 'pair' is for all questions, or for none")
         if self.average == "geometric" and min(q.range[0] for q in self.questions) < 0:
             raise ValueError("a geometric average needs numbers of 0 or more")
 
@@ -198,6 +209,11 @@ class Rubric:
         """Lowest and highest average, whichever of the questions are asked."""
         ranges = [question.range for question in self.questions]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the questions are about pairs of pictures."""
+        return self.questions[0].answer == "pair"
 
     @property
     def most_questions(self) -> int:

@@ -164,9 +164,13 @@ class FakeVlm:
 
     async def _answer(self, request: Request) -> Response:
         table = json.loads(await request.body())
-        picture, text = table["messages"][0]["content"]
-        light = brightness(picture["image_url"]["url"].partition(",")[2])
-        picture["image_url"]["url"] = ""
+        *shown, text = table["messages"][0]["content"]
+        urls = [part["image_url"] for part in shown if part["type"] == "image_url"]
+        lights = [brightness(url["url"].partition(",")[2]) for url in urls]
+        for url in urls:
+            url["url"] = ""
+        light = lights[0] if len(lights) == 1 else lights[0] / max(1e-9, sum(lights))
+        words = ("A", "B") if len(lights) > 1 else ("Yes", "No")
         self.requests.append(table)
         choice: dict[str, Any] = {"finish_reason": "stop", "message": {"role": "assistant"}}
         choice["message"]["content"] = self._text(text["text"], light)
@@ -174,13 +178,13 @@ class FakeVlm:
             top = [
                 {"token": token, "logprob": math.log(max(share, 1e-9))}
                 for token, share in (
-                    (" Yes", 0.6 * light),
-                    ("yes", 0.2 * light),
-                    ("No", 0.8 * (1 - light)),
+                    (f" {words[0]}", 0.6 * light),
+                    (words[0].lower(), 0.2 * light),
+                    (words[1], 0.8 * (1 - light)),
                     ("Maybe", 0.2),
                 )
             ]
-            choice["logprobs"] = {"content": [{"token": " Yes", "top_logprobs": top}]}
+            choice["logprobs"] = {"content": [{"token": f" {words[0]}", "top_logprobs": top}]}
         return JSONResponse({"choices": [choice]})
 
     def _text(self, question: str, light: float) -> str:

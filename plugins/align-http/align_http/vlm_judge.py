@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from align import (
+    ComparingReward,
     ConfigError,
     ConfigErrors,
     Domain,
@@ -72,8 +74,8 @@ class VlmJudge(ServiceSpec):
         "questions that come with the plugin, instead of own ones", default=""
     )
     answer: AnswerMode = option(
-        "what is read of the reply: a 'number' from lowest to highest, a 'choice', or the"
-        " 'probability' of yes against no",
+        "what is read of the reply: a 'number' from lowest to highest, a 'choice', the"
+        " 'probability' of yes against no, or of a 'pair' of pictures which one it prefers",
         default="number",
     )
     lowest: float = option("lowest number that may be answered", default=0.0)
@@ -127,6 +129,11 @@ class VlmJudge(ServiceSpec):
         return self._rubric.range
 
     @property
+    def compares(self) -> bool:
+        """Where questions are about pairs of pictures."""
+        return self._rubric.compares
+
+    @property
     def needs_prompt(self) -> bool:
         """Where a question has the prompt in it."""
         return self._rubric.needs_prompt
@@ -143,7 +150,8 @@ class VlmJudge(ServiceSpec):
 
     def build(self, device: torch.device) -> Reward:
         """The reward; raises PartError where the key or the certificates are missing."""
-        return _VlmJudge(self, self._rubric, self.asker(_PATH))
+        judge = _VlmJudge(self, self._rubric, self.asker(_PATH))
+        return _PairJudge(judge) if self._rubric.compares else judge
 
 
 @final
@@ -151,7 +159,7 @@ class VlmJudge(ServiceSpec):
 class _Content:
     question: Question
     text: str
-    picture: np.ndarray
+    pictures: tuple[np.ndarray, ...]
 
 
 @final
@@ -170,23 +178,28 @@ class _VlmJudge(Reward):
             PromptError: a prompt is empty, or no question is about it.
             PartError: a picture cannot be scored.
         """
-        who = f"reward '{self.spec.kind}'"
-        pictures = to_bytes(checked(data, who))
+        pictures = to_bytes(checked(data, f"reward '{self.spec.kind}'"))
+        means = self.means([(picture,) for picture in pictures], prompts)
+        return torch.tensor(means, dtype=torch.float64).to(data.device, torch.float32)
+
+    def means(self, shown: Sequence[tuple[np.ndarray, ...]], prompts: Sequence[str]) -> list[float]:
+        """The average answer about each of these pictures, or pairs of them."""
         if self.spec.needs_prompt:
-            refuse_empty(prompts, who)
+            refuse_empty(prompts, f"reward '{self.spec.kind}'")
         for prompt in prompts:
             self.spec.check_prompt(prompt)
         asked = [self.rubric.of(prompt) for prompt in prompts]
         tasks = [
-            self._task(row, question, pictures[row], prompts[row])
+            self._task(row, question, shown[row], prompts[row])
             for row, questions in enumerate(asked)
             for question in questions
         ]
-        numbers = iter(self.asker.numbers(tasks, len(pictures), self._request, _read))
-        means = [self.rubric.mean(some, [next(numbers) for _ in some]) for some in asked]
-        return torch.tensor(means, dtype=torch.float64).to(data.device, torch.float32)
+        numbers = iter(self.asker.numbers(tasks, len(shown), self._request, _read))
+        return [self.rubric.mean(some, [next(numbers) for _ in some]) for some in asked]
 
-    def _task(self, row: int, question: Question, picture: np.ndarray, prompt: str) -> Task:
+    def _task(
+        self, row: int, question: Question, pictures: tuple[np.ndarray, ...], prompt: str
+    ) -> Task:
         text, spec = question.asked(prompt), self.spec
         facts = {
             "url": spec.url,
@@ -196,25 +209,60 @@ class _VlmJudge(Reward):
             "tokens": spec.max_tokens,
             "extra": spec.extra,
         }
-        content = functools.partial(_Content, question, text, picture)
-        return Task(key_of(facts, picture), row, prompt, content)
+        content = functools.partial(_Content, question, text, pictures)
+        return Task(key_of(facts, np.concatenate(pictures)), row, prompt, content)
 
     def _request(self, contents: Sequence[_Content]) -> dict[str, Any]:
         (content,) = contents
-        url = f"data:image/png;base64,{base64_png(content.picture)}"
-        parts = [
-            {"type": "image_url", "image_url": {"url": url}},
-            {"type": "text", "text": content.text},
-        ]
+        parts = list[dict[str, Any]]()
+        for name, picture in zip("AB", content.pictures, strict=False):
+            if len(content.pictures) > 1:
+                parts.append({"type": "text", "text": f"Picture {name}:"})
+            url = f"data:image/png;base64,{base64_png(picture)}"
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        parts.append({"type": "text", "text": content.text})
         request = {
             "model": self.spec.model,
             "messages": [{"role": "user", "content": parts}],
             "temperature": 0,
             "max_tokens": self.spec.max_tokens,
         }
-        if content.question.answer == "probability":
+        if content.question.answer in ("probability", "pair"):
             request |= {"max_tokens": 1, "logprobs": True, "top_logprobs": _LIKELIEST}
         return request | dict(self.spec.extra)
+
+
+@final
+@attrs.frozen(eq=False)
+class _PairJudge(ComparingReward):
+    """Which of two pictures is preferred, both ways round, as neither place is to be favoured."""
+
+    judge: _VlmJudge
+
+    @torch.no_grad()
+    def compare(self, data: Tensor, prompts: Sequence[str]) -> Tensor:
+        """How far (N, B) P(preferred to another of the group) lies above ½, for (N, B, 3, H, W).
+
+        Raises:
+            ContractError: the data are no pictures.
+            PromptError: a prompt is empty, or no question is about it.
+            PartError: a pair cannot be judged.
+        """
+        members, groups = data.shape[:2]
+        flat = to_bytes(checked(data.flatten(0, 1), f"reward '{self.judge.spec.kind}'"))
+        pictures = flat.reshape(members, groups, *flat.shape[1:])
+        pairs = [
+            (group, *pair)
+            for group in range(groups)
+            for pair in itertools.permutations(range(members), 2)
+        ]
+        shown = [(pictures[first, b], pictures[other, b]) for b, first, other in pairs]
+        means = self.judge.means(shown, [prompts[b] for b, _, _ in pairs])
+        scores = torch.zeros(members, groups, dtype=torch.float64)
+        for (b, first, other), mean in zip(pairs, means, strict=True):
+            scores[first, b] += mean - 0.5
+            scores[other, b] += 0.5 - mean
+        return (scores / max(1, 2 * (members - 1))).to(data.device, torch.float32)
 
 
 def _read(answer: Any, contents: Sequence[_Content]) -> list[float]:

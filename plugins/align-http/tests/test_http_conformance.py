@@ -40,4 +40,9 @@ test_vlm_judge = conformance(
     lambda: VlmJudge(url=PLACES["vlm"], model="m", question="Good?", cache=False),
     on=pictures,
 )
+test_vlm_judge_of_pairs = conformance(
+    "reward",
+    lambda: VlmJudge(url=PLACES["vlm"], model="m", question="Better?", answer="pair", cache=False),
+    on=pictures,
+)
 test_remote = conformance("reward", lambda: Remote(url=PLACES["other"], reward=BRIGHT), on=pictures)

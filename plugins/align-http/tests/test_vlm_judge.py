@@ -255,3 +255,42 @@ def test_gradient_estimator_refuses_a_judge(vlm):
     _, url = vlm
     with pytest.raises(align.AlignError, match="needs the reward's gradient"):
         _sampled(STEER, url=url, estimator="gradient")
+
+
+def test_pairs_are_asked_both_ways_round_and_the_brighter_picture_wins(vlm):
+    fake, url = vlm
+    data = pictures(6).unflatten(0, (3, 2))
+    judge_of_pairs = judge(url, question="Which is brighter, for {prompt}?", answer="pair")
+    fake.requests.clear()
+    scores = judge_of_pairs.compare(data, ["a", "b"])
+    lights = light(data.flatten(0, 1)).unflatten(0, (3, 2))
+    shares = lights[:, None] / (lights[:, None] + lights)
+    expected = (shares.sum(1) - 0.5) / 2 - 0.5
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    assert len(fake.requests) == 2 * judge_of_pairs.calls(3) == 12
+    texts = [part.get("text", "") for part in fake.requests[0]["messages"][0]["content"]]
+    assert texts[::2] == ["Picture A:", "Picture B:", texts[-1]]
+    assert texts[-1].endswith("Reply with one of these, and nothing else: A, B.")
+    assert not judge_of_pairs.compare(data[:1], ["a", "b"]).any()
+
+
+def test_judge_of_pairs_has_no_score_of_one_picture(vlm, tmp_path):
+    part = VlmJudge(url=vlm[1], question="Which?", answer="pair", **QUICK)
+    assert part.compares and part.range == (-0.5, 0.5)
+    with pytest.raises(align.ContractError, match="has no score of one alone"):
+        part.build(CPU).score(pictures(1), ["a"])
+    (tmp_path / "mixed.toml").write_text(
+        '[[question]]\ntext = "Which?"\nanswer = "pair"\n[[question]]\ntext = "Good?"\n'
+    )
+    with pytest.raises(ConfigErrors, match="answer = 'pair' is for all questions, or for none"):
+        VlmJudge(url=vlm[1], rubric=str(tmp_path / "mixed.toml"), **QUICK)
+
+
+def test_best_of_n_is_chosen_by_pairs(vlm):
+    part = VlmJudge(url=vlm[1], question="Brighter?", answer="pair", **QUICK)
+    mode = align.BestOfN(n=3, flow_steps=1)
+    result = align.sample("pocket", mode, prompt="cat", samples=2, rewards=part)
+    plain = align.sample("pocket", align.BestOfN(n=1, flow_steps=1), prompt="cat", samples=2)
+    assert result.scores == {}
+    assert result.cost.reward_calls == {"vlm_judge": 2 * 6}
+    assert (light(result.data) >= light(plain.data) - 1e-6).all()
