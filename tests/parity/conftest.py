@@ -16,6 +16,7 @@ PACKAGES = (
     "ImageReward",
     "hpsv2",
     "clip",
+    "lpips",
     "torchvision",
     "align_classifier",
     "prdc",
@@ -23,6 +24,7 @@ PACKAGES = (
     "align_clip",
     "align_hpsv2",
     "align_image_reward",
+    "align_likeness",
     "align_pickscore",
 )
 LACKING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]

@@ -51,19 +51,24 @@ class DINOv2(FeatureNetwork):
         Raises:
             PartError: it cannot be found or read, or it is no DINOv2.
         """
-        for files in _FILES:
-            located(
-                self.weights,
-                self.weights,
-                files,
-                who=_WHO,
-                revision=self.revision,
-                offline=self.offline,
-            )
-        return _Extractor(_loaded(self.weights, self.revision).to(device))
+        network = load_network(self.weights, self.revision, self.offline, _WHO)
+        return _Extractor(network.to(device))
 
 
-def _loaded(weights: str, revision: str) -> nn.Module:
+def load_network(weights: str, revision: str, offline: bool, who: str) -> nn.Module:
+    """The frozen network of a folder or of the hub.
+
+    Args:
+        weights: a folder, or an id of the hub.
+        revision: branch, tag or commit on the hub.
+        offline: whether nothing may be downloaded.
+        who: the part that asks, for messages.
+
+    Raises:
+        PartError: it cannot be found or read, or it is no DINOv2.
+    """
+    for files in _FILES:
+        located(weights, weights, files, who=who, revision=revision, offline=offline)
     given = Path(weights).expanduser()
     place = str(given) if given.is_dir() else weights
     try:
@@ -77,13 +82,13 @@ def _loaded(weights: str, revision: str) -> nn.Module:
     except Exception as error:  # many kinds, for everything from a wrong key to a broken file
         first = next(iter(str(error).strip().splitlines()), "")
         reason = f"{type(error).__name__}: {first}"
-        raise PartError(f"{_WHO}: weights: cannot load '{weights}': {reason}") from error
+        raise PartError(f"{who}: weights: cannot load '{weights}': {reason}") from error
     if network.config.model_type not in _TYPES:
         text = f"'{weights}' is a '{network.config.model_type}', not a DINOv2"
-        raise PartError(f"{_WHO}: weights: {text}; give another")
+        raise PartError(f"{who}: weights: {text}; give another")
     if missing := sorted(map(str, said["missing_keys"])):
         text = f"'{weights}' lacks {len(missing)} weights, such as '{missing[0]}'"
-        raise PartError(f"{_WHO}: weights: {text}; download it again")
+        raise PartError(f"{who}: weights: {text}; download it again")
     loaded: nn.Module = network.float().requires_grad_(False).eval()
     return loaded
 

@@ -6,13 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from loguru import logger
 from torch import Tensor
 
 from align import PartError, Streams, did_you_mean
 from align.io.weights import load_strictly, read
 from align_classifier.known import WHO, Known, Preprocessing
+from align_classifier.torch_files import downloaded, place_of
 
 # These two take pictures standardised otherwise than they were trained with, unless told so.
 _TRANSFORMED: Final = frozenset({"googlenet", "inception_v3"})
@@ -34,7 +33,7 @@ def load(model: str, weights: str, revision: str, offline: bool) -> Known:
     """
     models = _models()
     released = _released(models, model, revision)
-    path = Path(weights).expanduser() if weights else _stored(released, offline)
+    path = Path(weights).expanduser() if weights else downloaded(released.url, WHO, offline)
     if not path.is_file():
         raise PartError(f"{WHO}: weights: no file '{weights}', as seen from '{Path.cwd()}'")
     state = read(path, WHO)
@@ -55,7 +54,7 @@ def load(model: str, weights: str, revision: str, offline: bool) -> Known:
 def file_of(model: str, revision: str) -> Path | None:
     """The file of released weights, where it is stored already."""
     try:
-        path = _place(_released(_models(), model, revision))
+        path = place_of(_released(_models(), model, revision).url)
     except PartError:
         return None
     return path if path.is_file() else None
@@ -84,31 +83,6 @@ def _released(models: Any, model: str, revision: str) -> Any:
         cure = did_you_mean(revision, list(entries.__members__))
         raise PartError(f"{WHO}: revision: '{model}' has no weights '{revision}'; {cure}")
     return entries[revision]
-
-
-def _place(released: Any) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(released.url).name
-
-
-def _stored(released: Any, offline: bool) -> Path:
-    """Released weights, which are downloaded to torch's folder unless they are there."""
-    path, name = _place(released), Path(released.url).name
-    if path.is_file():
-        return path
-    cure = f"put '{name}' into '{path.parent}', or name a file by 'weights'"
-    if offline:
-        raise PartError(f"{WHO}: weights: '{path}' is not there, and 'offline' is set; {cure}")
-    logger.bind(notice=True).info("{}: downloading '{}'", WHO, released.url)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digits = path.stem.rpartition("-")[2]  # of its SHA-256
-        torch.hub.download_url_to_file(released.url, str(path), digits, progress=False)
-    except Exception as error:  # of the network and of the disk
-        first = str(error).strip().partition("\n")[0]
-        raise PartError(
-            f"{WHO}: weights: cannot download '{released.url}' ({first}); {cure}"
-        ) from error
-    return path
 
 
 def _classes(state: dict[str, Tensor], path: Path) -> int:
