@@ -40,6 +40,7 @@ ALL = (
     PrecisionRecall(features=Small()),
     DensityCoverage(features=Small()),
     InceptionScore(features=Small()),
+    InceptionScore(features=Small(), splits=5),
     ClassHistogram(features=Small()),
     Vendi(features=Small()),
 )
@@ -138,6 +139,19 @@ def coloured(*counts):
         .repeat_interleave(torch.tensor(counts), 0)[:, :, None, None]
         .expand(-1, -1, 4, 4)
     )
+
+
+def test_inception_score_of_parts_is_the_mean_of_theirs():
+    data, small = pictures(11), Small()
+    scores = [
+        InceptionScore(features=small).compute(data[k::3], None)["inception_score_small"]
+        for k in range(3)
+    ]
+    assert InceptionScore(features=small, splits=3).compute(data, None) == pytest.approx(
+        {"inception_score_small": np.mean(scores), "inception_score_small_std": np.std(scores)}
+    )
+    with pytest.raises(PartError, match="11 pictures cannot be cut into 12 parts"):
+        InceptionScore(features=small, splits=12).compute(data, None)
 
 
 def test_classes_are_counted():

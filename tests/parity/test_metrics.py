@@ -60,11 +60,19 @@ def test_discrepancy_is_that_of_torch_fidelity(kernel, options):
     assert squared_mmd(SAMPLES, REFERENCES, kernel) == pytest.approx(theirs, rel=1e-9)
 
 
-def test_inception_score_is_that_of_torch_fidelity(monkeypatch):
-    theirs = isc_features_to_metric(SAMPLES, splits=1, shuffle=False)["inception_score_mean"]
+@pytest.mark.parametrize("splits", [1, 10])
+def test_inception_score_is_that_of_torch_fidelity(monkeypatch, splits):
+    theirs = isc_features_to_metric(SAMPLES, splits=splits, shuffle=False)
     monkeypatch.setattr("align.metrics.classes._logits", lambda network, samples: samples)
-    ours = InceptionScore().compute(SAMPLES, None)["inception_score_inception"]
-    assert ours == pytest.approx(theirs, rel=1e-9)
+    # Theirs are cut into parts of rows that follow each other.
+    dealt = SAMPLES.unflatten(0, (splits, -1)).transpose(0, 1).flatten(0, 1)
+    ours = InceptionScore(splits=splits).compute(dealt, None)
+    assert ours["inception_score_inception"] == pytest.approx(
+        theirs["inception_score_mean"], rel=1e-9
+    )
+    if splits > 1:
+        expected = pytest.approx(theirs["inception_score_std"], rel=1e-9)
+        assert ours["inception_score_inception_std"] == expected
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor
 
 from align import PartError
-from align.io.weights import load_strictly, read, seems
+from align.io.hub import located
+from align.io.weights import is_archive, load_strictly, read, seems
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
 Activation: TypeAlias = Literal["quick_gelu", "gelu"]
+FILES: Final = ("model.safetensors", "pytorch_model.bin")
+"""Names of the weights in a folder."""
 
 # Heads have 64 channels, except in the largest vision towers of open_clip: by width, their number.
 _HEADS: Final = {1280: 16, 1408: 16, 1664: 16}
@@ -124,6 +128,38 @@ def _tower(
         "num_hidden_layers": len({name.partition(".")[0] for name in within}),
         "hidden_act": activation,
     }
+
+
+def network_of(
+    weights: str,
+    activation: Literal["auto"] | Activation,
+    *,
+    who: str,
+    revision: str,
+    offline: bool,
+) -> CLIPModel:
+    """The model of a folder, of a repository of the hub, or of one file.
+
+    Args:
+        weights: a path, or an id of the hub.
+        activation: of one file; "auto" knows OpenAI's archives.
+        who: for messages.
+        revision: branch, tag or commit of the repository.
+        offline: whether nothing may be downloaded.
+
+    Raises:
+        PartError: there is no such model, or a file of it is damaged.
+    """
+    find = partial(located, weights, weights, who=who, revision=revision, offline=offline)
+    if not Path(weights).expanduser().is_file():
+        return from_folder(find(("config.json",)), find(FILES), who)
+    path = find(FILES)
+    if activation == "auto":
+        if not is_archive(path):
+            cure = "set activation = 'quick_gelu' for OpenAI's weights, 'gelu' for open_clip's"
+            raise PartError(f"{who}: '{path}' does not say which activation it has; {cure}")
+        activation = "quick_gelu"
+    return from_file(path, activation, who)
 
 
 def from_file(path: Path, activation: Activation, who: str) -> CLIPModel:

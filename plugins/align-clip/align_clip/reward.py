@@ -12,8 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from align import HasReferenceImplementation, PartError, Pins, option
-from align_clip.spec import ClipSpec, assembled
+from align import HasReferenceImplementation, Pins, option
+from align_clip.spec import ACTIVATION, Activation, ClipSpec, assembled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Scale: TypeAlias = Literal["cosine", "clipscore", "torchmetrics", "logit"]
 
 REPO: Final = "openai/clip-vit-large-patch14"
-FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 
 @final
@@ -61,11 +60,7 @@ class Clip(ClipSpec, HasReferenceImplementation):
     scale: Scale = option(
         "of the cosine: 'cosine', 'clipscore', 'torchmetrics' or 'logit'", default="cosine"
     )
-    activation: Literal["auto", "quick_gelu", "gelu"] = option(
-        "of a single file, which does not say it: 'quick_gelu' in OpenAI's models, 'gelu' in most"
-        " of open_clip's; 'auto' knows folders and OpenAI's archives",
-        default="auto",
-    )
+    activation: Activation = option(ACTIVATION, default="auto")
     match_pil: bool = option("whether resizing rounds to 8 bits where PIL does", default=False)
 
     def build(self, device: torch.device) -> ClipReward:
@@ -77,22 +72,15 @@ class Clip(ClipSpec, HasReferenceImplementation):
         return assembled(self, self._network, view, scale, device, clean=True)
 
     def _network(self) -> CLIPModel:
-        from align.io.hub import located
-        from align.io.weights import is_archive
-        from align_clip.convert import from_file, from_folder
+        from align_clip.convert import network_of
 
-        who = "reward 'clip'"
-        find = partial(located, who=who, revision=self.revision, offline=self.offline)
-        if not Path(self.weights).expanduser().is_file():
-            config = find(self.weights, REPO, ("config.json",))
-            return from_folder(config, find(self.weights, REPO, FILES), who)
-        path = find(self.weights, REPO, FILES)
-        if self.activation != "auto":
-            return from_file(path, self.activation, who)
-        if not is_archive(path):
-            cure = "set activation = 'quick_gelu' for OpenAI's weights, 'gelu' for open_clip's"
-            raise PartError(f"{who}: '{path}' does not say which activation it has; {cure}")
-        return from_file(path, "quick_gelu", who)
+        return network_of(
+            self.weights or REPO,
+            self.activation,
+            who="reward 'clip'",
+            revision=self.revision,
+            offline=self.offline,
+        )
 
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """Scores (B,) on the CPU: of a file by OpenAI's package, of a folder by transformers.
@@ -102,6 +90,7 @@ class Clip(ClipSpec, HasReferenceImplementation):
             PartError: the weights are not there.
         """
         from align.io.hub import located
+        from align_clip.convert import FILES
         from align_clip.package import by_clip, by_transformers
 
         find = partial(located, who="reward 'clip'", revision=self.revision, offline=self.offline)

@@ -6,7 +6,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 import attrs
 import torch
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
     from align_clip.engine import ClipReward, View
+
+Activation: TypeAlias = Literal["auto", "quick_gelu", "gelu"]
+ACTIVATION: Final = (
+    "of a single file, which does not say it: 'quick_gelu' in OpenAI's models, 'gelu' in most of"
+    " open_clip's; 'auto' knows folders and OpenAI's archives"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +97,7 @@ def assembled(
         PartError: a package is missing, or the tokenizer or the network cannot be used.
     """
     who = f"reward '{spec.kind}'"
-    _require(who, ("transformers", "tokenizers", *(("ftfy",) if clean else ())))
+    require(who, ("transformers", "tokenizers", *(("ftfy",) if clean else ())))
     from align_clip import engine, tokens
 
     tokenizer = tokens.shipped() if not spec.tokenizer else _tokenizer(spec, who)
@@ -127,7 +133,8 @@ def _tokenizer(spec: ClipSpec, who: str) -> Tokenizer:
     return from_file(path, who)
 
 
-def _require(who: str, packages: tuple[str, ...]) -> None:
+def require(who: str, packages: tuple[str, ...]) -> None:
+    """Raise PartError, for which `who` is to blame, where a package is not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in packages if find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""The rewards `clip` and `aesthetic`, by the checks of their contract."""
+"""The plugin's parts, by the checks of their contracts."""
 
 import atexit
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from align_clip import Aesthetic, Clip
+from align_clip import Aesthetic, Clip, ClipImage
 from align_clip.testing import small_state, small_tokenizer
 
 from align import Streams
@@ -34,5 +34,11 @@ def marked():
     )
 
 
+def small_features():
+    """The picture tower of the small checkpoint."""
+    return ClipImage(weights=small().weights, activation="gelu")
+
+
 test_aesthetic = conformance("reward", marked)
 test_clip = conformance("reward", small)
+test_clip_image = conformance("features", small_features)
