@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import attrs
+
+from align.core.mode import AlignmentMode
 
 State = TypeVar("State")
 
@@ -19,11 +21,13 @@ class Point:
         panel: under which circumstances, "t = 0.1"; points of one panel make a curve.
         calls: network calls that it took, for each draw or sample.
         value: what was measured.
+        error: its standard error, where it is known.
     """
 
     panel: str
     calls: float
     value: float
+    error: float | None = None
 
 
 @final
@@ -37,6 +41,7 @@ class Findings:
         points: in the order in which they are to be shown.
         notes: what must be said beside them.
         ratios: whether values are lengths, of which ratios matter.
+        measures: whether each panel is another measure, in units of its own.
     """
 
     value: str
@@ -44,6 +49,7 @@ class Findings:
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
     ratios: bool = False
+    measures: bool = False
 
 
 class Study(ABC, Generic[State]):
@@ -55,7 +61,11 @@ class Study(ABC, Generic[State]):
 
     @abstractmethod
     def restart(self, last: State) -> State:
-        """The state before the first step of another arm with the same mode on the same model.
+        """The state before the first step of another arm that was prepared by the arm before.
 
         It keeps of the `last` state of an arm before what does not depend on the sampler.
         """
+
+    def is_prepared_by(self, other: AlignmentMode[Any]) -> bool:
+        """Whether another arm's mode, on the same model and rewards, leaves what this one needs."""
+        return self == other

@@ -26,11 +26,18 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
+    from align.modes.studies.tilt_check import TiltCheck
     from align.modes.studies.value_correlation import ValueCorrelation
 
     sampling: list[type[AlignmentMode[Any]]] = [BestNoise, BestOfN, NoiseAscent, Steer]
     training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
-    return [*sampling, *training, Fidelity, PosteriorRecovery, ValueCorrelation]
+    studies: list[type[AlignmentMode[Any]]] = [
+        Fidelity,
+        PosteriorRecovery,
+        TiltCheck,
+        ValueCorrelation,
+    ]
+    return [*sampling, *training, *studies]
 
 
 @hookimpl

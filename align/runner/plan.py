@@ -92,7 +92,7 @@ class Planner:
     terms: Sequence[RewardTerm] = ()
     on_part: Callable[[str], None] = lambda name: None
     _measured: list[tuple[ModelSpec | None, Part, PartCost | str]] = attrs.field(factory=list)
-    _studied: list[tuple[ModelSpec | None, AlignmentMode[Any]]] = attrs.field(factory=list)
+    _studied: list[Arm] = attrs.field(factory=list)
 
     def plan(self, built: Built) -> Plan:
         """What an arm that is ready to run will cost.
@@ -103,8 +103,10 @@ class Planner:
         arm = built.arm
         if reason := _unplanned(arm.mode):
             raise NoPlanError(reason)
-        continues = isinstance(arm.mode, Study) and (arm.model, arm.mode) in self._studied
-        self._studied.append((arm.model, arm.mode))
+        continues = isinstance(arm.mode, Study) and any(
+            shared_steps(arm, before) for before in self._studied
+        )
+        self._studied.append(arm)
         with _nothing_drawn():
             flat, steep = (
                 _rehearsed(built, steep=steep, continues=continues) for steep in (False, True)

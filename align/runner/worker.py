@@ -93,10 +93,10 @@ def earlier_of(arm: Arm, ended: Sequence[tuple[Arm, Earlier]]) -> tuple[Arm, Ear
 def shared_steps(arm: Arm, before: Arm) -> int:
     """How many steps of an arm one before it has taken; 1 for what a study prepares."""
     mode = arm.mode
-    if arm.model != before.model:
+    if arm.model != before.model or arm.weights != before.weights:
         return 0
     if isinstance(mode, Study):
-        return int(mode == before.mode)
+        return int(mode.is_prepared_by(before.mode))
     if "estimator" in mode.needs and arm.estimator != before.estimator:
         return 0
     if arm.draws and arm.sampler != before.sampler:
