@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from align.modes.sampling.steer import Steer
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
+    from align.modes.studies.tilt_check import TiltCheck
     from align.modes.studies.value_correlation import ValueCorrelation
     from align.rewards.compressibility import Compressibility, Incompressibility
     from align.rewards.linear import Likelihood
@@ -274,6 +275,7 @@ _NAMES: Final = {
     "align.modes.sampling.steer": ("Steer",),
     "align.modes.studies.fidelity": ("Fidelity",),
     "align.modes.studies.posterior_recovery": ("PosteriorRecovery",),
+    "align.modes.studies.tilt_check": ("TiltCheck",),
     "align.modes.studies.value_correlation": ("ValueCorrelation",),
     "align.rewards.compressibility": (
         "Compressibility",
@@ -426,6 +428,7 @@ __all__ = [
     "Study",
     "Task",
     "Term",
+    "TiltCheck",
     "TiltedTarget",
     "ToData",
     "Torch",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from align.core.study import Findings, Point
-from align.io.numbers import rounded
+from align.io.numbers import with_error
 from align.report.letters import plot_text
 from align.report.plots import plain_ticks, save_figure
 from align.report.schema import ArmNumbers
@@ -24,16 +24,16 @@ def study_rows(arms: Sequence[ArmNumbers]) -> tuple[list[str], list[list[str]]]:
     The head of the first column says what was measured, if those of the panels do not.
     """
     panels, first = panel_names(arms), _findings(arms[0])
-    corner = "arm" if panels == [""] else first.value
+    corner = "arm" if panels == [""] or first.measures else first.value
     heads = [corner, first.calls, *(panel or first.value for panel in panels)]
     cells = []
     for arm in arms:
-        rows: dict[float, dict[str, float]] = {}
+        rows: dict[float, dict[str, str]] = {}
         for point in _findings(arm).points:
-            rows.setdefault(point.calls, {})[point.panel] = point.value
+            shown = with_error(point.value, point.error)
+            rows.setdefault(point.calls, {})[point.panel] = shown
         for calls, values in rows.items():
-            numbers = [rounded(values[panel]) if panel in values else "" for panel in panels]
-            cells.append([arm.name, f"{calls:g}", *numbers])
+            cells.append([arm.name, f"{calls:g}", *(values.get(panel, "") for panel in panels)])
     return heads, cells
 
 
@@ -45,9 +45,12 @@ def study_notes(arms: Sequence[ArmNumbers]) -> list[str]:
 def plot(folder: Path, arms: Sequence[ArmNumbers]) -> None:
     """Write study.png: values over NFE, a line an arm; dashed where there are no calls.
 
-    All panels have one scale.
+    All panels have one scale. Where each is a measure of its own, it is a row of dots instead.
     """
     names, first = panel_names(arms), _findings(arms[0])
+    if first.measures:
+        _plot_measures(folder, arms, names)
+        return
     figure = Figure(figsize=(2.2 + max(4.2, 2.7 * len(names)), 3.6), layout="constrained")
     row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(row, names, strict=True):
@@ -60,9 +63,45 @@ def plot(folder: Path, arms: Sequence[ArmNumbers]) -> None:
     save_figure(figure, folder / "study.png")
 
 
+def _plot_measures(folder: Path, arms: Sequence[ArmNumbers], names: Sequence[str]) -> None:
+    """Write study.png for measures: a panel each, a line an arm."""
+    across = min(4, len(names))
+    down = -(-len(names) // across)
+    size = (1.5 + 2.6 * across, down * (0.9 + 0.24 * len(arms)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, sharey=True, squeeze=False)
+    for place, axes in enumerate(panels.flat):
+        if place < len(names):
+            study_panel(axes, arms, names[place])
+            axes.set_title(plot_text(names[place]), fontsize=10)
+            axes.set_xlabel("")
+        else:
+            axes.set_axis_off()
+    save_figure(figure, folder / "study.png")
+
+
+def _dots(axes: Axes, arms: Sequence[ArmNumbers], name: str) -> None:
+    """A measure of each arm with its error, the first arm at the top."""
+    for place, arm in enumerate(arms):
+        for point in _findings(arm).points:
+            if point.panel == name:
+                axes.errorbar(
+                    point.value, place, xerr=point.error, fmt="o", markersize=4, color=f"C{not place}"
+                )
+    axes.set_yticks(range(len(arms)), [plot_text(arm.name) for arm in arms], fontsize=8)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(plot_text(name))
+    axes.grid(axis="both", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def study_panel(axes: Axes, arms: Sequence[ArmNumbers], name: str) -> None:
     """Draw one panel, on the scale that all have."""
     first = _findings(arms[0])
+    if first.measures:
+        _dots(axes, arms, name)
+        return
     colours = (f"C{number % 10}" for number in range(len(arms)))
     for arm in arms:
         _line(axes, arm, name, colours)

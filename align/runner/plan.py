@@ -33,6 +33,7 @@ from align.recipe import Arm, Recipe, Run
 from align.recipe.sizes import readable
 from align.runner.base_samples import arms_with_bases, flow_steps_of
 from align.runner.build import Built, Rewards, build, device_of
+from align.runner.worker import shared_steps
 
 _ALL: Final = 1 << 20  # rows; measured calls are not cut
 _DECODE: Final[Part] = ("model", "decode")

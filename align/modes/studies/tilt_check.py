@@ -72,8 +72,8 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
       from p. No law has more; a method that loses nothing pays in nats for r alone.
     - rewards a sample: calls of rewards.
 
-    The samples are cut into `sets` sets, and each value is the mean over them, with its standard
-    error.
+    The samples are cut into `sets` sets, fewer where a set would have less than 8 samples, and each
+    value is the mean over them, with its standard error.
 
     Reference: Asymptotic evaluation of certain Markov process expectations for large time I,
     Donsker, Varadhan, 1975, doi:10.1002/cpa.3160280102 (the best r at a divergence).
@@ -93,7 +93,7 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
     )
     law_samples: int = option(
         "draws of the tilted law that samples are compared with; twice as many base samples",
-        default=4096,
+        default=2048,
         check=at_least(2),
         grows="rows",
     )
@@ -127,11 +127,6 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
 
     def init(self, problem: Problem, streams: Streams) -> Checked:
         """The tilted law; the method begins with the first step."""
-        if len(streams.samples) < _FEWEST * self.sets:
-            raise PartError(
-                f"run.samples: {len(streams.samples)}, but mode.sets asks for {self.sets} sets of at"
-                f" least {_FEWEST}; make {_FEWEST * self.sets} samples"
-            )
         with torch.no_grad():
             law = TiltedLaw.of(problem, streams, self.law_samples, self.flow_steps)
         return Checked(law)
@@ -193,7 +188,9 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
         known = method.path_kl(state.inner) if isinstance(method, ReportsKL) else None
         sets = [
             measures(problem, law, x1[rows], rewards[rows], known=known)
-            for rows in torch.arange(count, device=x1.device).tensor_split(self.sets)
+            for rows in torch.arange(count, device=x1.device).tensor_split(
+                min(self.sets, max(1, count // _FEWEST))
+            )
         ]
         calls, points = state.network / count, list[Point]()
         for name in dict.fromkeys(name for each in sets for name in each):

@@ -24,6 +24,7 @@ from align.modes.pool import own_samples
 
 _NEIGHBOURS: Final = 5  # the distance to the k-th neighbour says how dense a law is
 _FEWEST: Final = 3  # samples of a mode whose spread counts
+_COMPARED: Final = 512  # draws of the law whose kernel is computed
 _TINY: Final = 1e-12
 
 
@@ -48,6 +49,17 @@ class TiltedLaw:
     reward: float
     ess: float | None
     pool: tuple[Tensor, Tensor] | None
+    _best: tuple[Tensor, Tensor] = attrs.field(init=False)
+
+    @_best.default
+    def _best_default(self) -> tuple[Tensor, Tensor]:
+        """Divergence and mean r of the laws p e^{λ r}, for λ that rise, (L,) each."""
+        base = self.base.cpu()
+        scales = torch.logspace(-2, 2, 121, dtype=torch.float64)[:, None]
+        log = torch.log_softmax(scales * base, 1)
+        means = (log.exp() * base).sum(1)
+        apart = (log.exp() * log).sum(1) + math.log(len(base))
+        return apart, means
 
     @classmethod
     def of(cls, problem: Problem, streams: Streams, count: int, flow_steps: int) -> TiltedLaw:
@@ -104,11 +116,8 @@ class TiltedLaw:
         By Gibbs' variational principle it is that of the law p e^{λ r} with this divergence, which
         is λ E[r] − log E_p[e^{λ r}]. Means are those of the weighed base samples.
         """
-        scales = torch.logspace(-3, 3, 241, dtype=torch.float64)[:, None]
-        log = scales * self.base.cpu()
-        means = (torch.softmax(log, 1) * self.base.cpu()).sum(1)
-        apart = scales[:, 0] * means - torch.logsumexp(log, 1) + math.log(len(self.base))
-        place = int(torch.searchsorted(apart.cummax(0).values, max(0.0, nats)))
+        apart, means = self._best
+        place = int(torch.searchsorted(apart, max(0.0, nats)))
         if place == 0:
             return float(means[0])
         if place == len(means):
@@ -135,7 +144,7 @@ def measures(
     nats = divergence(rewards, law.base)
     found = {
         "SW2": sliced_w2(data, others),
-        "MMD": mmd(data, others),
+        "MMD": mmd(data, others[:_COMPARED]),
         "mode masses": _masses_apart(problem, x1, law.x1),
         "spread in modes": _spread(problem, x1, law.x1),
         "r": mean,
@@ -160,14 +169,22 @@ def divergence(q: Tensor, p: Tensor) -> float:
     k = min(_NEIGHBOURS, len(q) - 1, len(p))
     if k < 1:
         return math.nan
-    own = (q[:, None] - q).abs().kthvalue(k + 1, 1).values
-    theirs = (q[:, None] - p).abs().kthvalue(k, 1).values
+    own, theirs = (
+        (q[:, None] - others).abs().topk(count, 1, largest=False).values[:, -1]
+        for others, count in ((q, k + 1), (p, k))
+    )
     logs = (theirs.clamp(min=_TINY) / own.clamp(min=_TINY)).log()
     return float(logs.mean()) + math.log(len(p) / (len(q) - 1))
 
 
 def mmd(x: Tensor, y: Tensor) -> float:
-    return squared_mmd(x, y, gaussian([scale * median_distance(y) for scale in SCALES]))
+    """TEMP"""
+    width = float(torch.pdist(y[:1000]).median())
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        d = torch.cdist(a, b).square()
+        return torch.stack([(-d / (2 * (s * width) ** 2)).exp() for s in (0.25, 0.5, 1, 2, 4)]).mean(0)
+    n, m = len(x), len(y)
+    return float((k(x, x).sum() - n) / n / (n - 1) + (k(y, y).sum() - m) / m / (m - 1) - 2 * k(x, y).mean())
 
 
 def _base(problem: Problem, cond: Condition, streams: Streams, steps: int) -> Tensor:
