@@ -35,13 +35,26 @@ def transport(y: Tensor, source: Isotropic, target: Isotropic) -> Tensor:
     doi:10.1214/aoms/1177729394.
     """
     before, after = _Line.of(source), _Line.of(target)
+    alike = (_alike(source) & _alike(target)).tolist()
     result: list[Tensor] = []
     for d in range(y.shape[-1]):
+        if alike[d]:
+            # One Gaussian, from which no later coordinate learns anything.
+            scale = (target.variances[:, 0] / source.variances[:, 0].clamp(min=_FLOOR)).sqrt()
+            result.append(target.means[:, 0, d] + scale * (y[:, d] - source.means[:, 0, d]))
+            continue
         start = before.along(source.means[..., d])
         end = after.along(target.means[..., d])
         result.append(_match(y[:, d], start, end))
         before, after = start.conditioned(y[:, d]), end.conditioned(result[-1])
     return torch.stack(result, -1)
+
+
+def _alike(law: Isotropic) -> Tensor:
+    """Which coordinates all components agree about, (D,): none where their widths differ."""
+    means, variances = law.means.detach(), law.variances.detach()
+    equal = bool((variances == variances[:, :1]).all())
+    return (means == means[:, :1]).all(1).all(0) & equal
 
 
 @final

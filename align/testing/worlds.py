@@ -131,14 +131,19 @@ def plane(*, diagonal: bool = True) -> tuple[GaussianMixture, WeightedReward]:
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, appendix F.1.
     """
+    model = plane_part(diagonal=diagonal).build(torch.device("cpu"))
+    return model, measured(((1.2, -0.8),), (-1.0,), 0.2)
+
+
+def plane_part(*, diagonal: bool = True) -> Mixture:
+    """The model of `plane` as a recipe names it."""
     half = math.sqrt(0.5)
-    model = Mixture(
+    return Mixture(
         weights=(1, 1, 1),
         means=((-3.0, -3.0), (0.0, 0.0), (3.0, 3.0)),
         stds=(half, half, half),
         axes=((half, half), (half, -half)) if diagonal else (),
-    ).build(torch.device("cpu"))
-    return model, measured(((1.2, -0.8),), (-1.0,), 0.2)
+    )
 
 
 def measured(

@@ -25,6 +25,7 @@ from align.modes.pool import own_samples
 _NEIGHBOURS: Final = 5  # the distance to the k-th neighbour says how dense a law is
 _FEWEST: Final = 3  # samples of a mode whose spread counts
 _COMPARED: Final = 512  # draws of the law whose kernel is computed
+_SCALES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _TINY: Final = 1e-12
 
 
@@ -178,13 +179,23 @@ def divergence(q: Tensor, p: Tensor) -> float:
 
 
 def mmd(x: Tensor, y: Tensor) -> float:
-    """TEMP"""
-    width = float(torch.pdist(y[:1000]).median())
-    def k(a: Tensor, b: Tensor) -> Tensor:
-        d = torch.cdist(a, b).square()
-        return torch.stack([(-d / (2 * (s * width) ** 2)).exp() for s in (0.25, 0.5, 1, 2, 4)]).mean(0)
-    n, m = len(x), len(y)
-    return float((k(x, x).sum() - n) / n / (n - 1) + (k(y, y).sum() - m) / m / (m - 1) - 2 * k(x, y).mean())
+    """Unbiased MMD² of rows x (N, D) and y (M, D), which may be below 0.
+
+    The kernel is a mean of Gaussians whose widths are ¼ to 4 median distances of y.
+
+    Reference: A Kernel Two-Sample Test, Gretton et al., 2012, JMLR 13, equation 3.
+    """
+    width = torch.pdist(y).median().clamp(min=_TINY)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squares = (torch.cdist(a, b) / width).square()
+        return torch.stack([(squares / (-2 * scale**2)).exp() for scale in _SCALES]).mean(0)
+
+    within = [
+        (kernel(each, each).sum() - len(each)) / (len(each) * max(1, len(each) - 1))
+        for each in (x, y)
+    ]
+    return float(within[0] + within[1] - 2 * kernel(x, y).mean())
 
 
 def _base(problem: Problem, cond: Condition, streams: Streams, steps: int) -> Tensor:
