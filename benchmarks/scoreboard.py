@@ -1,11 +1,13 @@
 """Are we tilting? Methods on worlds whose tilted law is known.
 
-    python -m benchmarks.scoreboard --page docs/results/scoreboard.md
+    python -m benchmarks.scoreboard board --page docs/results/scoreboard.md
+    python -m benchmarks.scoreboard limits --page docs/results/scoreboard.md
 
-The methods are the arms of recipes/scoreboard/equal_cost.toml, or of another recipe with studies
-`tilt_check` (`--recipe`): a method of a plugin joins by a [[compare]] table. With `--keep FILE`
-what is measured is kept there, so that a scoreboard which was stopped goes on, and two processes
-can share the worlds.
+The methods of the board are the arms of recipes/scoreboard/equal_cost.toml, or of another recipe
+with studies `tilt_check` (`--recipe`): a method of a plugin joins by a [[compare]] table. With
+`--keep FILE` what is measured is kept there, so that a scoreboard which was stopped goes on, and
+two processes can share the worlds. `limits` takes the arms of exact.toml and biased.toml, whose
+names say what theory claims of them, to many draws on the line.
 """
 
 from __future__ import annotations
@@ -223,7 +225,7 @@ def _with_error(mean: float, error: float) -> str:
 
 def tables(board: Board) -> Iterator[Table]:
     """The tables of the page."""
-    floor, *others = board.arms
+    others = board.arms[1:]
     yield Table(
         "At equal cost: SW2 to the tilted law over that of other exact draws; 1 is exact",
         ("method", *board.worlds),
@@ -258,8 +260,45 @@ def tables(board: Board) -> Iterator[Table]:
         yield Table(
             world,
             ("method", *columns),
-            [[arm, *(board.cell(world, arm, key) for key in columns.values())] for arm in board.arms],
+            [
+                [arm, *(board.cell(world, arm, key) for key in columns.values())]
+                for arm in board.arms
+            ],
         )
+
+
+def limits(boards: dict[str, Board]) -> Table:
+    """Whether methods near their limit are what theory says of them, by the name of their recipe.
+
+    A method shows no difference from the law where SW2, r and the spread are within three standard
+    errors of what exact draws show, beyond what 64 steps cost: 10 % of the floor, and .05.
+    """
+    rows = list[list[str]]()
+    for claim, board in boards.items():
+        (world,) = board.worlds
+        for arm in board.arms[1:]:
+            parts = {
+                "SW2 over the floor": (board.floors(world, arm) - 1, 0.1),
+                "r above exact": (board.values(world, arm, "r above exact"), 0.05),
+                "spread in modes": (board.values(world, arm, "spread in modes") - 1, 0.05),
+            }
+            apart = [
+                name
+                for name, (values, slack) in parts.items()
+                if not abs(float(values.nanmean())) <= 3 * _error(values) + slack
+            ]
+            agrees = bool(apart) == (claim == "biased")
+            cells = [board.shown(world, arm, board.floors(world, arm))]
+            cells += [board.cell(world, arm, name) for name in list(parts)[1:]]
+            found = f"differs: {', '.join(apart)}" if apart else "no difference seen"
+            rows.append([arm, claim, *cells, found, "agrees" if agrees else "**does not agree**"])
+    head = ("method", "claim", "SW2 over the floor", "r above exact", "spread", "found", "verdict")
+    return Table("Near the limit, on the line", head, rows)
+
+
+def _error(values: Tensor) -> float:
+    values = values[~values.isnan()]
+    return float(values.std()) / len(values) ** 0.5
 
 
 def figure(board: Board, path: Path) -> None:
@@ -285,31 +324,38 @@ def figure(board: Board, path: Path) -> None:
     save_figure(drawn, path)
 
 
-def provenance(recipe: Path, samples: int, problems: int) -> Table:
+def provenance(recipes: Iterable[Path], options: argparse.Namespace) -> Table:
     """What the figures were made from."""
-    digest = hashlib.sha256(recipe.read_bytes()).hexdigest()[:12]
-    cells = [
-        f"`{recipe.name}` {digest}",
-        f"{problems} of {samples} samples",
-        metadata.version("align-core"),
-        platform.python_version(),
-        torch.__version__,
+    head = ("recipe", "SHA-256", "problems a world", "samples of each", "align", "Python", "torch")
+    versions = (metadata.version("align-core"), platform.python_version(), torch.__version__)
+    rows = [
+        [
+            f"`{path.name}`",
+            hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+            str(options.problems),
+            str(options.samples),
+            *versions,
+        ]
+        for path in recipes
     ]
-    return Table("", ("recipe, SHA-256", "problems a world", "align", "Python", "torch"), [cells])
+    return Table("", head, rows)
 
 
-def measured(options: argparse.Namespace) -> list[Row]:
+def measured(path: Path, options: argparse.Namespace) -> list[Row]:
     """All rows; those that are new are added to the file that keeps them."""
     catalog = load_catalog()
-    recipe = load(options.recipe, catalog=catalog).recipe
+    recipe = load(path, catalog=catalog).recipe
     recipe = attrs.evolve(recipe, run=attrs.evolve(recipe.run, samples=options.samples))
     if options.toy:
         recipe = attrs.evolve(recipe, compare=recipe.compare[:4])
-    rows = [json.loads(line) for line in _lines(options.keep)]
+    names = {arm.name for arm in recipe.arms()}
+    kept = [json.loads(line) for line in _lines(options.keep)]
+    rows = [row for row in kept if row["recipe"] == path.stem and row["arm"] in names]
     for name in options.worlds:
         world = WORLDS[name]()
         problems = ((number, *world.problem(number)) for number in range(options.problems))
-        for row in rows_of(recipe, name, problems, rows, catalog):
+        for found in rows_of(recipe, name, problems, rows, catalog):
+            row = {"recipe": path.stem, **found}
             rows.append(row)
             if options.keep:
                 with options.keep.open("a") as file:
@@ -324,6 +370,7 @@ def _lines(path: Path | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = parser_of("benchmarks.scoreboard", __doc__)
+    parser.add_argument("part", choices=("board", "limits"))
     parser.add_argument("--recipe", type=Path, default=RECIPES / "equal_cost.toml")
     parser.add_argument("--worlds", type=lambda text: text.split("; "), default=list(WORLDS))
     parser.add_argument("--problems", type=int, default=8)
@@ -333,10 +380,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, command = parsed(parser, arguments)
     if options.toy:
         options.worlds, options.problems, options.samples = ["line"], 2, 8
-    rows = measured(options)
-    board = Board(rows)
-    made = provenance(options.recipe, options.samples, options.problems)
-    publish([made, *tables(board)], command, options.page, "scoreboard")
+    if options.part == "limits":
+        options.worlds = ["line"]
+        paths = [RECIPES / f"{claim}.toml" for claim in ("exact", "biased")]
+        boards = {path.stem: Board(measured(path, options)) for path in paths}
+        publish([provenance(paths, options), limits(boards)], command, options.page, "limits")
+        return
+    board = Board(measured(options.recipe, options))
+    publish([provenance([options.recipe], options), *tables(board)], command, options.page, "board")
     if options.figure:
         figure(board, options.figure)
 

@@ -75,6 +75,7 @@ from align.modes.sampling.noise_ascent import NoiseAscent
 from align.modes.sampling.steer import Steer
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
+from align.modes.studies.tilt_check import TiltCheck
 from align.modes.studies.value_correlation import ValueCorrelation
 from align.networks.autoencoder import Autoencoder, AutoencoderConfig
 from align.networks.dit import DiT, DiTConfig
@@ -472,6 +473,10 @@ test_value_correlation = conformance(
 test_fidelity = conformance("mode", lambda: Fidelity(metric=SlicedWasserstein()))
 test_fidelity_of_the_flow = conformance(
     "mode", lambda: Fidelity(metric=SlicedWasserstein(), method="flow")
+)
+test_tilt_check = conformance("mode", lambda: TiltCheck(law_samples=64))
+test_tilt_check_of_a_method = conformance(
+    "mode", lambda: TiltCheck(method=Steer(steps=3), law_samples=64)
 )
 test_fidelity_to_pictures = conformance(
     "mode",

@@ -68,4 +68,5 @@ class Study(ABC, Generic[State]):
 
     def is_prepared_by(self, other: AlignmentMode[Any]) -> bool:
         """Whether another arm's mode, on the same model and rewards, leaves what this one needs."""
-        return self == other
+        mine: object = self
+        return mine == other

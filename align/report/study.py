@@ -86,7 +86,12 @@ def _dots(axes: Axes, arms: Sequence[ArmNumbers], name: str) -> None:
         for point in _findings(arm).points:
             if point.panel == name:
                 axes.errorbar(
-                    point.value, place, xerr=point.error, fmt="o", markersize=4, color=f"C{not place}"
+                    point.value,
+                    place,
+                    xerr=point.error,
+                    fmt="o",
+                    markersize=4,
+                    color="C0",
                 )
     axes.set_yticks(range(len(arms)), [plot_text(arm.name) for arm in arms], fontsize=8)
     axes.set_ylim(len(arms) - 0.5, -0.5)

@@ -29,6 +29,7 @@ from align.engine.meter import Cost, Meter, memory_now
 from align.engine.rehearsal import Asked, Counts, Part, Rehearsal, rehearse
 from align.engine.sketch import Sketch, called
 from align.modes.sampling.best_of_n import BestOfN
+from align.modes.studies.tilt_check import TiltCheck
 from align.recipe import Arm, Recipe, Run
 from align.recipe.sizes import readable
 from align.runner.base_samples import arms_with_bases, flow_steps_of
@@ -167,6 +168,8 @@ def _unplanned(mode: AlignmentMode[Any]) -> str:
     """Why a mode is not rehearsed; "" where it is."""
     if isinstance(mode, Trainable):
         return "trains, which is not planned"
+    if isinstance(mode, TiltCheck):
+        return "makes base samples, whose number is not that of the samples, and is not planned"
     reads = any(isinstance(getattr(mode, f.name), DatasetSpec) for f in attrs.fields(type(mode)))
     return "reads pictures, which is not planned" if reads else ""
 

@@ -33,6 +33,8 @@ COMMANDS = (
     ("peers",),
     ("plan",),
     ("pocket",),
+    ("scoreboard", "board"),
+    ("scoreboard", "limits"),
     *(("speed", part) for part in SPEED if part not in MISSING),
 )
 

@@ -5,6 +5,7 @@ import torch
 
 from align.core.model import NoisyState
 from align.core.streams import Streams
+from align.models.mixture import Mixture
 from align.samplers.glass import glass_velocity
 from align.testing.distances import sliced_w2, w1
 from align.testing.worlds import line, plane
@@ -108,3 +109,20 @@ def test_rows_do_not_see_each_other():
         rows = slice(row, row + 1)
         one = model.posterior_jump(y[rows], _time(0, y)[rows], _time(1, y)[rows], noisy.rows(rows))
         assert torch.allclose(one, many[rows], atol=1e-12)
+
+
+@pytest.mark.parametrize("deviations", [(0.5, 0.5, 0.5), (0.5, 0.4, 0.6)])
+def test_coordinates_that_components_agree_about_go_like_the_others(deviations):
+    """What a tiny difference of the means sends through the search for roots."""
+    apart = ((-1.0, 0.3, 0.0), (0.5, 0.3, 2.0), (1.5, 0.3, -1.0))
+    nearly = tuple((a, b + 1e-9 * k, c) for k, (a, b, c) in enumerate(apart))
+    streams, found = Streams(0, tuple(range(200))), []
+    for means in (apart, nearly):
+        model = Mixture(weights=(1, 2, 1), means=means, stds=deviations)
+        model = model.build(torch.device("cpu"))
+        x = streams.fold_in("x").normal((3,)).double().requires_grad_()
+        noisy, y = _at(model, x, 0.4), streams.normal((3,)).double()
+        ends = model.posterior_jump(y, _time(0.2, y), _time(1, y), noisy)
+        found.append((ends, torch.autograd.grad(ends.square().sum(), x)[0]))
+    for same, searched in zip(*found, strict=True):
+        assert torch.allclose(same, searched, atol=1e-6)

@@ -105,3 +105,33 @@ def test_the_scale_suits_the_values(arms, arm_of, monkeypatch):
     assert drawn([*arms, below], monkeypatch).axes[0].get_yscale() == "linear"
     free = [arm_of("free", 0, 0, findings=finding(("", 0.0, 1.0)))]
     assert drawn(free, monkeypatch).axes[0].get_title() == ""
+
+
+@pytest.fixture
+def measured(arm_of):
+    """Two arms with two measures, one of them with an error, and one that the second lacks."""
+    points = [Point("SW2", 288.0, 0.123, 0.0456), Point("r", 288.0, -3.0)]
+    return [
+        arm_of(name, number, 0, findings=Findings("", "NFE a sample", tuple(some), measures=True))
+        for number, (name, some) in enumerate([("exact", points), ("other", points[:1])])
+    ]
+
+
+def test_measures_have_a_column_each_with_their_errors(measured):
+    assert study_rows(measured) == (
+        ["arm", "NFE a sample", "SW2", "r"],
+        [["exact", "288", "0.123 ± 0.046", "-3"], ["other", "288", "0.123 ± 0.046", ""]],
+    )
+
+
+def test_measures_are_drawn_in_units_of_their_own(measured, folder_of, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))
+    folder = folder_of(*measured)
+    report.plot(folder, measured)
+    first, second = drawn[0].axes
+    assert [first.get_title(), second.get_title()] == ["SW2", "r"]
+    assert first.get_xlim() != second.get_xlim()
+    assert [text.get_text() for text in first.get_yticklabels()] == ["exact", "other"]
+    assert len(first.containers) == 2
+    assert len(second.containers) == 1

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,13 @@ from safetensors.torch import load_file
 
 from align.catalog.registry import load_catalog
 from align.core.errors import PartError
-from align.recipe import load
+from align.modes.sampling.best_of_n import BestOfN
+from align.modes.studies.tilt_check import TiltCheck
+from align.recipe import Arm, load
 from align.runner import worker
 from align.runner.session import run
 from align.runner.store import BlockStore
-from align.runner.worker import RunJob, tasks_of
+from align.runner.worker import RunJob, shared_steps, tasks_of
 
 MODEL = """\
 [model]
@@ -329,3 +332,15 @@ def test_many_samples_need_no_more_memory_than_few(go):
     assert many.results[0].samples == 20000
     extra = many.results[0].cost.memory - few.results[0].cost.memory
     assert extra < 20e6  # bytes; 18,000 samples with their scores and steps take 4 of them
+
+
+def test_arm_goes_on_from_one_before_only_where_rewards_have_the_same_weights():
+    few, many = BestOfN(n=2), BestOfN(n=4)
+    law, method = TiltCheck(), TiltCheck(method=few)
+    for first, then, shared in ((few, many, 2), (law, method, 1), (law, many, 0)):
+        before, after = (
+            Arm(name="arm", model=None, sampler=None, estimator=None, mode=mode)
+            for mode in (first, then)
+        )
+        assert shared_steps(after, before) == shared
+        assert shared_steps(attrs.evolve(after, weights={"r": 2.0}), before) == 0

@@ -21,13 +21,14 @@ from align.engine.guard import guarded
 from align.engine.meter import Meter
 from align.modes.studies.tilted_law import TiltedLaw, measures
 
-_FEWEST: Final = 8  # samples of a set
+_FEWEST: Final = 4  # samples of a set
 
 
 def _makes_samples(spec: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, Trainable | Study):
+        kind = value.kind
         raise ValueError(
-            f"'{attribute.name}' must be a mode that makes samples, and '{value.kind}' makes none"
+            f"'{attribute.name}' must be a mode that makes samples, and '{kind}' makes none"
         )
 
 
@@ -72,7 +73,7 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
       from p. No law has more; a method that loses nothing pays in nats for r alone.
     - rewards a sample: calls of rewards.
 
-    The samples are cut into `sets` sets, fewer where a set would have less than 8 samples, and each
+    The samples are cut into `sets` sets, fewer where a set would have less than 4 samples, and each
     value is the mean over them, with its standard error.
 
     Reference: Asymptotic evaluation of certain Markov process expectations for large time I,

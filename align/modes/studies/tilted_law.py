@@ -18,6 +18,7 @@ from align.core.problem import Problem
 from align.core.quadratic import Form
 from align.core.reward import Quadratic
 from align.core.streams import Streams
+from align.metrics.mmd import SCALES, gaussian, squared_mmd
 from align.metrics.sliced_wasserstein import sliced_w2
 from align.models.mixture import GaussianMixture
 from align.modes.pool import own_samples
@@ -25,7 +26,6 @@ from align.modes.pool import own_samples
 _NEIGHBOURS: Final = 5  # the distance to the k-th neighbour says how dense a law is
 _FEWEST: Final = 3  # samples of a mode whose spread counts
 _COMPARED: Final = 512  # draws of the law whose kernel is computed
-_SCALES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _TINY: Final = 1e-12
 
 
@@ -141,11 +141,13 @@ def measures(
     """
     with torch.no_grad():
         data, others = (problem.model.decode(x).flatten(1).double() for x in (x1, law.x1))
+    few = others[:_COMPARED]
+    width = float(torch.pdist(few).median().clamp(min=_TINY))
     mean = float(rewards.mean())
     nats = divergence(rewards, law.base)
     found = {
         "SW2": sliced_w2(data, others),
-        "MMD": mmd(data, others[:_COMPARED]),
+        "MMD": squared_mmd(data, few, gaussian([scale * width for scale in SCALES])),
         "mode masses": _masses_apart(problem, x1, law.x1),
         "spread in modes": _spread(problem, x1, law.x1),
         "r": mean,
@@ -176,26 +178,6 @@ def divergence(q: Tensor, p: Tensor) -> float:
     )
     logs = (theirs.clamp(min=_TINY) / own.clamp(min=_TINY)).log()
     return float(logs.mean()) + math.log(len(p) / (len(q) - 1))
-
-
-def mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased MMD² of rows x (N, D) and y (M, D), which may be below 0.
-
-    The kernel is a mean of Gaussians whose widths are ¼ to 4 median distances of y.
-
-    Reference: A Kernel Two-Sample Test, Gretton et al., 2012, JMLR 13, equation 3.
-    """
-    width = torch.pdist(y).median().clamp(min=_TINY)
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        squares = (torch.cdist(a, b) / width).square()
-        return torch.stack([(squares / (-2 * scale**2)).exp() for scale in _SCALES]).mean(0)
-
-    within = [
-        (kernel(each, each).sum() - len(each)) / (len(each) * max(1, len(each) - 1))
-        for each in (x, y)
-    ]
-    return float(within[0] + within[1] - 2 * kernel(x, y).mean())
 
 
 def _base(problem: Problem, cond: Condition, streams: Streams, steps: int) -> Tensor:
