@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 import attrs
 
@@ -54,6 +54,8 @@ class Findings:
 
 class Study(ABC, Generic[State]):
     """Capability of a mode: it measures, and ends in findings."""
+
+    kind: ClassVar[str]
 
     @abstractmethod
     def findings(self, state: State) -> Findings:

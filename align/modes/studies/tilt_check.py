@@ -26,9 +26,8 @@ _FEWEST: Final = 4  # samples of a set
 
 def _makes_samples(spec: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, Trainable | Study):
-        kind = value.kind
         raise ValueError(
-            f"'{attribute.name}' must be a mode that makes samples, and '{kind}' makes none"
+            f"'{attribute.name}' must be a mode that makes samples, and '{value.kind}' makes none"
         )
 
 
