@@ -124,7 +124,9 @@ if TYPE_CHECKING:
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.noise_ascent import NoiseAscent
+    from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
+    from align.modes.studies.best_of_groups import BestOfGroups
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
     from align.modes.studies.tilt_check import TiltCheck
@@ -272,7 +274,9 @@ _NAMES: Final = {
     "align.modes.sampling.best_noise": ("BestNoise",),
     "align.modes.sampling.best_of_n": ("BestOfN",),
     "align.modes.sampling.noise_ascent": ("NoiseAscent",),
+    "align.modes.sampling.posterior_draws": ("PosteriorDraws",),
     "align.modes.sampling.steer": ("Steer",),
+    "align.modes.studies.best_of_groups": ("BestOfGroups",),
     "align.modes.studies.fidelity": ("Fidelity",),
     "align.modes.studies.posterior_recovery": ("PosteriorRecovery",),
     "align.modes.studies.tilt_check": ("TiltCheck",),
@@ -321,6 +325,7 @@ __all__ = [
     "AutoencoderSpec",
     "Bank",
     "BestNoise",
+    "BestOfGroups",
     "BestOfN",
     "Blend",
     "Catalog",
@@ -401,6 +406,7 @@ __all__ = [
     "PictureStatistic",
     "Pins",
     "Point",
+    "PosteriorDraws",
     "PosteriorMap",
     "PosteriorRecovery",
     "PosteriorSampler",

@@ -72,7 +72,9 @@ from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.noise_ascent import NoiseAscent
+from align.modes.sampling.posterior_draws import PosteriorDraws
 from align.modes.sampling.steer import Steer
+from align.modes.studies.best_of_groups import BestOfGroups
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
 from align.modes.studies.tilt_check import TiltCheck
@@ -469,6 +471,14 @@ test_posterior_recovery = conformance(
 )
 test_value_correlation = conformance(
     "mode", lambda: ValueCorrelation(particles=4, rollout_steps=3, inner_steps=(1,), draws=4)
+)
+test_best_of_groups = conformance(
+    "mode", lambda: BestOfGroups(sizes=(1, 2), flow_steps=4), on=lambda: Problem(*line())
+)
+test_posterior_draws = conformance(
+    "mode",
+    lambda: PosteriorDraws(flow_steps=4),
+    expect_fail=dict.fromkeys(("base_law", "tilted_law"), "draws are of one state's posterior"),
 )
 test_fidelity = conformance("mode", lambda: Fidelity(metric=SlicedWasserstein()))
 test_fidelity_of_the_flow = conformance(

@@ -23,15 +23,24 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.noise_ascent import NoiseAscent
+    from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
+    from align.modes.studies.best_of_groups import BestOfGroups
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
     from align.modes.studies.tilt_check import TiltCheck
     from align.modes.studies.value_correlation import ValueCorrelation
 
-    sampling: list[type[AlignmentMode[Any]]] = [BestNoise, BestOfN, NoiseAscent, Steer]
+    sampling: list[type[AlignmentMode[Any]]] = [
+        BestNoise,
+        BestOfN,
+        NoiseAscent,
+        PosteriorDraws,
+        Steer,
+    ]
     training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
     studies: list[type[AlignmentMode[Any]]] = [
+        BestOfGroups,
         Fidelity,
         PosteriorRecovery,
         TiltCheck,

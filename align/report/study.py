@@ -131,7 +131,7 @@ def _line(axes: Axes, arm: ArmNumbers, panel: str, colours: Iterator[str]) -> No
     """The points of one arm in one panel, in the next colour if there is a line."""
     points = [point for point in _findings(arm).points if point.panel == panel]
     points.sort(key=lambda point: float(point.calls))
-    paid = [(point.calls, point.value) for point in points if point.calls > 0]
+    paid = [point for point in points if point.calls > 0]
     for point in points:
         if not point.calls:
             axes.axhline(
@@ -143,8 +143,10 @@ def _line(axes: Axes, arm: ArmNumbers, panel: str, colours: Iterator[str]) -> No
                 zorder=1,
             )
     if paid:
-        axes.plot(
-            *zip(*paid, strict=True),
+        axes.errorbar(
+            [point.calls for point in paid],
+            [point.value for point in paid],
+            [point.error or 0.0 for point in paid],
             marker="o",
             markersize=5,
             linewidth=1.6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import ClassVar, final
 
@@ -51,8 +52,9 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
     A rollout follows the memoryless process to t = 1 in small steps; its end is a draw from
     p(x1 | x_t). At each time the study reports Pearson's r between the two values over
     `run.samples` states, which the flow makes from noise. The rollouts are run once for all arms
-    with the same model. Since they are finite in number, not even an exact value has r = 1; the
-    findings estimate the r that it would have.
+    with the same model. The error of r is (1 − r²) / √(B − 1) over B states. Since rollouts are
+    finite in number, not even an exact value has r = 1; the findings estimate the r that it would
+    have.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.1, Fig. 6.
     """
@@ -134,6 +136,7 @@ class ValueCorrelation(AlignmentMode[Values], Study[Values]):
         )
         r = pearson(value(draws.rewards), value(state.rewards[place]))
         nfe = calls / draws.rewards.numel()
-        points = (*state.points, Point(f"t = {time:g}", nfe, r))
+        error = (1 - r**2) / math.sqrt(len(noisy.t) - 1)
+        points = (*state.points, Point(f"t = {time:g}", nfe, r, error))
         metrics = {"Pearson's r": r, "t": time, "NFE": nfe}
         return attrs.evolve(state, points=points), Info(metrics)

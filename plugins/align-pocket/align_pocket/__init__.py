@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from align import FeatureNetwork, ModelSpec, RewardSpec, hookimpl
 from align_pocket.features import Silhouettes
+from align_pocket.mixture import SilhouetteMixture
 from align_pocket.model import Pocket
 from align_pocket.reward import SilhouetteClass
 
 __all__ = [
     "Pocket",
     "SilhouetteClass",
+    "SilhouetteMixture",
     "Silhouettes",
     "align_features",
     "align_models",
@@ -25,8 +27,8 @@ def align_models() -> list[type[ModelSpec]]:
 
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
-    """How sure a classifier is of an animal."""
-    return [SilhouetteClass]
+    """How sure a classifier is of an animal, or of a mixture of some."""
+    return [SilhouetteClass, SilhouetteMixture]
 
 
 @hookimpl

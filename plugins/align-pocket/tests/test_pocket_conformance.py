@@ -1,6 +1,6 @@
 """The plugin's parts, by the checks of their contracts."""
 
-from align_pocket import Pocket, SilhouetteClass, Silhouettes
+from align_pocket import Pocket, SilhouetteClass, SilhouetteMixture, Silhouettes
 
 from align.testing import conformance
 
@@ -20,6 +20,9 @@ test_pocket = conformance(
 test_silhouette_class = conformance("reward", lambda: SilhouetteClass(label="cat"))
 test_other_silhouette_class = conformance(
     "reward", lambda: SilhouetteClass(label="cat", network="patch", scale="log_probability")
+)
+test_silhouette_mixture = conformance(
+    "reward", lambda: SilhouetteMixture(shares={"cat": 3.0, "zebra": 1.0})
 )
 
 test_silhouettes = conformance("features", Silhouettes)
