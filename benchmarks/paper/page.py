@@ -110,7 +110,7 @@ INTRODUCTION: Final = (
     " al., 2026, arXiv:2601.14430), made anew for a small machine: the model that ships, and"
     " mixtures, in place of ImageNet. A claim holds where every statement below it holds by two"
     " standard errors, or by a t interval of 95 % of pairs; it does not hold where one statement is"
-    " refuted by as much; otherwise it is not decided. Statements that are told beside do not count."
+    " refuted by as much; otherwise it is not decided. Statements told beside do not count."
     " A verdict is about the runs of this page, and not about the paper's own."
 )
 
@@ -163,7 +163,8 @@ STYLE: Final = """
 @media (prefers-color-scheme: dark) { :root { --page: #15181d; --ink: #e4e7ec; --soft: #9aa3b2;
   --line: #2c323b; --box: #1d2128; --yes: #57c272; --no: #ff8a80; --open: #e0b04a; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1100px; margin: 0 auto; padding: 1rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; border-bottom: 1px solid var(--line); }
 p { max-width: 75ch; margin: .4rem 0; }

@@ -473,8 +473,7 @@ ROWS: Final = (
         source="Table 2 (FID 3.72, 2.40 and 1.97 in 1, 2 and 4 calls)",
         claim="Unsteered samples become better from 1 to 2 to 4 calls of the map, and are"
         " good from the first.",
-        here="Fréchet distance of MobileNetV2 features to samples of the flow in 100"
-        " steps: no FID.",
+        here="Fréchet distance of a judge's features to samples of the flow in 100 steps: no FID.",
         recipes={"fidelity": "paper/fidelity.toml"},
         checks=fidelity,
         seeds=2,
@@ -504,7 +503,7 @@ ROWS: Final = (
         source="Fig. 6A",
         claim="At one call a draw, the map's draws are nearer to the data than those of"
         " GLASS, at every time.",
-        here="Fréchet distance of MobileNetV2 features, 64 samples, two seeds.",
+        here="Fréchet distance of a judge's features, 64 samples, two seeds.",
         recipes={"posterior_recovery": "paper/posterior_recovery.toml"},
         checks=posterior_recovery,
         seeds=2,
