@@ -20,7 +20,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
     """Sliced Wasserstein-2 distance (mean over directions of W₂²)^½ of samples (N, D) and (M, D).
 
     The samples are projected on `projections` random directions; sets of unequal size are
-    compared at N + M quantiles of equal weight.
+    compared at N + M quantiles of equal weight. All is computed in the precision of `a`.
 
     Reference: Sliced and Radon Wasserstein barycenters of measures, Bonneel, Rabin, Peyré,
     Pfister, 2015, doi:10.1007/s10851-014-0506-3, section 3.
@@ -28,7 +28,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> fl
     streams = Streams(seed, tuple(range(projections))).fold_in("directions")
     directions = streams.normal((a.shape[1],)).to(a)
     directions = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-    lines = [(points @ directions.T).sort(0).values for points in (a, b)]
+    lines = [(points @ directions.T).sort(0).values for points in (a, b.to(a))]
     if len(a) != len(b):
         count = len(a) + len(b)
         levels = (torch.arange(count, dtype=torch.float64, device=a.device) + 0.5) / count

@@ -22,7 +22,7 @@ import attrs
 from loguru import logger
 
 from align.catalog.registry import Catalog, load_catalog
-from align.core.errors import AlignError
+from align.core.errors import AlignError, PartError
 from align.core.study import Study
 from align.recipe import Loaded, load
 from align.report.schema import NAME
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="in every recipe",
     )
+    parser.add_argument("--finished", action="store_true", help="run nothing; show what there is")
     options, command = parsed(parser, arguments)
     rows = [row for row in ROWS if not options.only or row.name in options.only]
     if options.imagenet:
@@ -66,11 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.remove(0)  # what runs say is in their folders
     with working_folder(options.toy):
         catalog = load_catalog()
-        sections = [section_of(row, options.set, options.toy, catalog) for row in rows]
+        runs = Runs(catalog, tuple(options.set), options.toy, not options.finished)
+        sections = [runs.section(row) for row in rows]
         for path in save(sections, shlex.join(command), FOLDER, options.page):
             print(path)
         for section in sections:
-            print(f"{section.row.name:12} {section.verdict}")
+            why = f": {section.failure}" if section.failure else ""
+            print(f"{section.row.name:12} {section.verdict}{why}")
     if any(section.failure for section in sections):
         raise SystemExit(1)
 
@@ -91,36 +94,55 @@ def on_imagenet(row: Row) -> Row:
     return attrs.evolve(row, recipes={name: file for name, file in recipes.items() if file})
 
 
-def section_of(row: Row, sets: Sequence[str], toy: bool, catalog: Catalog) -> Section:
-    """Run the recipes of a row, unless they are finished, and read what they say."""
-    folders, commands = dict[str, list[Path]](), list[str]()
-    try:
-        for name, file in row.recipes.items():
-            folders[name], seed = list[Path](), 0
-            while seed < row.seeds:
-                own = [f'run.out="{FOLDER / name}{f"_seed_{seed}" if seed else ""}"']
-                own += [f"run.seed={seed}"] if seed else []
-                loaded = load(RECIPES / file, sets=[*own, *sets], catalog=catalog)
-                if seed and not isinstance(loaded.recipe.mode, Study):
-                    break  # samples have errors of their own
-                shown = [*(own if seed else ()), *sets]
-                words = ["align", "run", f"recipes/{file}"]
-                commands.append(shlex.join([*words, *(w for one in shown for w in ("--set", one))]))
-                folders[name].append(finished(tiny(loaded) if toy else loaded, catalog))
-                seed += 1
-        return Section.of(row, Evidence(folders), commands, FOLDER)
-    except AlignError as error:
-        return Section(row, commands=commands, failure=str(error).partition("\n")[0])
+@attrs.frozen
+class Runs:
+    """Makes the runs of rows, and reads them.
 
+    Attributes:
+        catalog: the installed parts.
+        sets: overrides of every recipe.
+        toy: whether recipes are made as small as can be.
+        go: whether runs that are not there are made.
+    """
 
-def finished(loaded: Loaded, catalog: Catalog) -> Path:
-    """The folder of a run of this very recipe, which is run if there is none."""
-    loaded, text = checked(loaded)
-    folder = would_claim(Path(loaded.recipe.run.out), text)
-    if (folder / NAME).is_file():
-        return folder
-    print(f"{loaded.source.path} into {folder}", file=sys.stderr, flush=True)
-    return run_loaded(loaded, catalog, progress=sys.stderr.isatty()).folder
+    catalog: Catalog
+    sets: tuple[str, ...]
+    toy: bool
+    go: bool
+
+    def section(self, row: Row) -> Section:
+        """What the recipes of a row say; they are run unless they are finished."""
+        folders, commands = dict[str, list[Path]](), list[str]()
+        try:
+            for name, file in row.recipes.items():
+                folders[name] = list[Path]()
+                for seed in range(row.seeds):
+                    own = [f'run.out="{FOLDER / name}{f"_seed_{seed}" if seed else ""}"']
+                    own += [f"run.seed={seed}"] if seed else []
+                    loaded = load(RECIPES / file, sets=[*own, *self.sets], catalog=self.catalog)
+                    if seed and not isinstance(loaded.recipe.mode, Study):
+                        break  # samples have errors of their own
+                    shown = [f"--set {shlex.quote(one)}" for one in (*own[: seed * 2], *self.sets)]
+                    commands.append(" ".join([f"align run recipes/{file}", *shown]))
+                    folders[name].append(self.finished(loaded, file))
+            return Section.of(row, Evidence(folders), commands, FOLDER)
+        except AlignError as error:
+            return Section(row, commands=commands, failure=str(error).partition("\n")[0])
+
+    def finished(self, loaded: Loaded, file: str) -> Path:
+        """The folder of a run of this very recipe, which is run if there is none.
+
+        Raises:
+            PartError: it is not there, and nothing is to be run.
+        """
+        loaded, text = checked(tiny(loaded) if self.toy else loaded)
+        folder = would_claim(Path(loaded.recipe.run.out), text)
+        if (folder / NAME).is_file():
+            return folder
+        if not self.go:
+            raise PartError(f"recipes/{file} has not been run yet")
+        print(f"recipes/{file} into {folder}", file=sys.stderr, flush=True)
+        return run_loaded(loaded, self.catalog, progress=sys.stderr.isatty()).folder
 
 
 def tiny(loaded: Loaded) -> Loaded:

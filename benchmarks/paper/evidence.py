@@ -61,7 +61,7 @@ class Check:
         gap = high - low
         measured = f"{high} against {low}"
         if gap.error is None:
-            return cls(f"{statement}", f"{measured}; no error is known", "not decided", decides)
+            return cls(statement, f"{measured}; no error is known", "not decided", decides)
         return cls(statement, measured, sign(gap.value, ERRORS * gap.error), decides)
 
     @classmethod
@@ -137,16 +137,12 @@ class Evidence:
         Of several seeds it is the mean. Its error is a share of the value, the same for all points
         of all arms: what two seeds differ by, as the root of the mean square of all differences.
         """
-        share = self.spread(recipe)
-        return {
-            place: Number(found[0].value, found[0].error)
-            if share is None
-            else Number(
-                sum(one.value for one in found) / len(found),
-                share * abs(found[0].value) / math.sqrt(len(found)),
-            )
-            for place, found in self._found(recipe, arm).items()
-        }
+        share, points = self.spread(recipe), dict[tuple[str, float], Number]()
+        for place, found in self._found(recipe, arm).items():
+            mean = sum(one.value for one in found) / len(found)
+            shared = None if share is None else share * abs(mean) / math.sqrt(len(found))
+            points[place] = Number(mean, found[0].error if shared is None else shared)
+        return points
 
     def spread(self, recipe: str) -> float | None:
         """Standard deviation of one seed's values, as a share of them; None for a single seed."""

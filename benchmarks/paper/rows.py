@@ -147,13 +147,13 @@ def steered_plane(runs: Evidence) -> list[Check]:
 
 
 def tuned(runs: Evidence) -> list[Check]:
-    """One call of the tuned flow's map gives the law that the tuned flow gives in 100 steps."""
+    """One call of the tuned flow's map gives the law that the tuned flow gives in 60 steps."""
     law = Plane.of(0.5)
     before, flow, one, four = (
         law.distance(runs.states("tuned", name))
         for name in (
             "the mixture, unsteered",
-            "tuned flow, 100 steps",
+            "tuned flow, 60 steps",
             "tuned map, 1 call",
             "tuned map, 4 calls",
         )
@@ -446,7 +446,7 @@ ROWS: Final = (
         source="Fig. 4 and 11, section 7.1.1",
         claim="With more draws, steering by a learnt map comes nearer to the posterior of"
         " the inverse problem, by ODE and by SDE; DPS misses it.",
-        here="1,024 samples and 100 steps in place of 4,096 and 1,000; N to 64 in place of"
+        here="512 samples and 60 steps in place of 4,096 and 1,000; N to 64 in place of"
         " 128; TDS with 16 particles a sample. Distances are sliced W2 from exact"
         " draws.",
         recipes={"plane_map": "paper/plane_map.toml", "plane": "paper/plane.toml"},

@@ -23,7 +23,7 @@ from benchmarks.table import Table, publish
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"parity"}  # tests/parity runs it, where its packages are installed
+ELSEWHERE = {"parity", "paper"}  # tests/parity, where its packages are installed; test_paper.py
 OF_RUNS = {"finetuned", "learnt_map"}  # these read the folders of runs, and have tests below
 COMMANDS = (
     *(("closed_form", group) for group in GROUPS),

@@ -27,3 +27,9 @@ def test_metric_equals_the_distance():
 def test_references_are_needed(references):
     with pytest.raises(PartError, match="compares vectors of 3 numbers with references"):
         SlicedWasserstein().compute(points(0, 4), references)
+
+
+def test_references_may_have_another_precision():
+    a, b = (Streams(seed, tuple(range(40))).normal((2,)) for seed in (0, 1))
+    found = SlicedWasserstein().compute(a, b.double())["sliced_wasserstein"]
+    assert found == pytest.approx(sliced_w2(a, b))

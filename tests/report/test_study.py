@@ -51,6 +51,12 @@ def test_a_row_has_an_arm_and_its_calls(arms):
     )
 
 
+def test_a_known_error_stands_beside_its_value(arms):
+    points = (Point("", 2.0, 0.512, 0.031), Point("", 4.0, 0.25))
+    alone = [attrs.evolve(arms[0], findings=Findings("d", "NFE", points))]
+    assert [row[2] for row in study_rows(alone)[1]] == ["0.512 ± 0.031", "0.25"]
+
+
 def test_a_study_has_a_table_and_a_plot(arms, folder_of):
     folder = folder_of(*arms)
     lines = [json.dumps({"arm": "MFM", "step": step, "t": 0.1}) for step in range(3)]

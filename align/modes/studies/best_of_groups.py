@@ -98,7 +98,7 @@ class BestOfGroups(AlignmentMode[Pool], Study[Pool]):
         parts, first = list[dict[str, Tensor]](), 0
         for x1 in pieces:
             cond = problem.cond.rows(slice(first, first + len(x1)))
-            scores = problem.reward.each(problem.model.decode(x1), cond.prompts)
+            scores = problem.reward.each(x1, problem.model.decode(x1), cond.prompts)
             held = {t.name: scores[t.name] for t in problem.reward.terms if t.held_out}
             parts.append({"r": problem.reward_of(x1[None], cond)[0], **held})
             first += len(x1)
