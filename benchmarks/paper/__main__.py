@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for section in sections:
             why = f": {section.failure}" if section.failure else ""
             print(f"{section.row.name:12} {section.verdict}{why}")
-    if any(section.failure for section in sections):
+    if runs.go and any(section.failure for section in sections):
         raise SystemExit(1)
 
 

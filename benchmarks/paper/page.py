@@ -81,8 +81,8 @@ class Section:
 
     @property
     def verdict(self) -> Verdict | str:
-        """On the claim; "failed" where a run did."""
-        return "failed" if self.failure else verdict(self.checks)
+        """On the claim; "no run" where one failed, or is not there."""
+        return "no run" if self.failure else verdict(self.checks)
 
 
 def _filled(heads: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -174,7 +174,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 .holds { color: var(--yes); font-weight: 600; } .does { color: var(--no); font-weight: 600; }
-.not, .failed { color: var(--open); font-weight: 600; } .verdict { white-space: nowrap; }
+.not, .no { color: var(--open); font-weight: 600; } .verdict { white-space: nowrap; }
 img { max-width: 100%; background: #fff; border-radius: 4px; margin: .4rem 0; }
 pre { background: var(--box); padding: .7rem; border-radius: 6px; overflow-x: auto;
   font: .85rem/1.4 ui-monospace, monospace; }

@@ -73,19 +73,19 @@ def teaser(runs: Evidence) -> list[Check]:
 
 
 def posterior_draws(runs: Evidence) -> list[Check]:
-    """Draws lie the nearer to each other the later the time."""
+    """Draws lie far apart early, and near to each other late."""
     names = [arm.name for arm in runs.results("posterior_draws").arms]
 
     def apart(name: str) -> list[float]:
         x1 = runs.states("posterior_draws", name).flatten(1)
-        return (x1 - x1.mean(0)).norm(dim=1).tolist()
+        return [float(distance) for distance in (x1 - x1.mean(0)).norm(dim=1)]
 
-    return [
-        Check.paired(
-            f"draws from {early} are farther apart than from {late}", apart(early), apart(late)
-        )
-        for early, late in pairwise(names)
-    ]
+    def check(early: str, late: str, *, decides: bool) -> Check:
+        text = f"draws from {early} are farther apart than from {late}"
+        return Check.paired(text, apart(early), apart(late), decides=decides)
+
+    whole = check(names[0], names[-1], decides=True)
+    return [whole, *(check(*pair, decides=False) for pair in pairwise(names))]
 
 
 # Rows 3 and 13: the mixture in the plane -------------------------------------------------------
