@@ -1,9 +1,12 @@
-"""What `align cache` says of the unsteered samples that are kept."""
+"""What `align cache` says of what is kept from run to run."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from align.io.cache import ROOM, Cache, Entry
@@ -32,6 +35,28 @@ def references_lines(cache: Cache) -> Iterator[str]:
         count = f"{len(entries)} set{'' if len(entries) == 1 else 's'} of references of metrics"
         yield ""
         yield f"{cache.folder}: {count}, {size}"
+
+
+def answers_of_judges(folder: Path) -> Iterator[str]:
+    """Lines about the answers of judges behind URLs, if any are kept."""
+    found = files_of_judges(folder)
+    if not found:
+        return
+    count = "damaged answers"
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{found[0].as_uri()}?mode=ro", uri=True)) as disk,
+    ):
+        (number,) = disk.execute("SELECT count(*) FROM answers").fetchone()
+        count = f"{number} answer{'' if number == 1 else 's'}"
+    size = readable(sum(file.stat().st_size for file in found))
+    yield ""
+    yield f"{folder}: {count} of judges, {size}"
+
+
+def files_of_judges(folder: Path) -> list[Path]:
+    """The files in which answers of judges are kept."""
+    return sorted(folder.glob("answers.sqlite*"))
 
 
 def _told(entry: Entry) -> Iterator[str]:

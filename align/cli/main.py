@@ -726,24 +726,30 @@ def verify(
 @_traceback
 @_guarded
 def cache(clear: bool, traceback: bool) -> None:
-    """List the unsteered samples that are kept, and what metrics keep of references.
+    """List the unsteered samples that are kept, references of metrics, and answers of judges.
 
-    Later runs take them in place of making them; --clear removes them.
+    Later runs take them in place of making or asking for them; --clear removes them.
     """
-    from align.cli.kept import listed, references_lines
+    from align.cli.kept import answers_of_judges, files_of_judges, listed, references_lines
     from align.io.cache import Cache, room
     from align.io.cache_dir import cache_dir
-    from align.io.files import readable
+    from align.io.files import readable, remove
 
     try:
         kept, references = (Cache(cache_dir(x), room()) for x in ("unsteered", "references"))
+        judges = cache_dir("judges")
     except OSError as error:
         raise PartError(str(error)) from error
     if clear:
         for one in (kept, *([references] if references.entries() else [])):
             click.echo(visible(f"{one.folder}: {readable(one.clear())} are free again"))
+        if answers := files_of_judges(judges):
+            size = readable(sum(file.stat().st_size for file in answers))
+            for file in answers:
+                remove(file)
+            click.echo(visible(f"{judges}: {size} are free again"))
         return
-    for line in (*listed(kept), *references_lines(references)):
+    for line in (*listed(kept), *references_lines(references), *answers_of_judges(judges)):
         click.echo(visible(line))
 
 

@@ -130,6 +130,9 @@ def _misfits(rewards: Iterable[RewardTerm], metrics: Iterable[Metric]) -> Iterat
     for number, term in enumerate(rewards):
         if term.part.domain not in (None, "image"):
             yield ConfigError(("reward", number), f"'{term.part.kind}' scores no pictures")
+        elif term.part.compares:
+            text = f"'{term.part.kind}' compares pictures, and has no score of one alone"
+            yield ConfigError(("reward", number), text)
     for number, metric in enumerate(metrics):
         if metric.domain not in (None, "image"):
             yield ConfigError(("metric", number), f"'{metric.kind}' measures no pictures")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 import torch
@@ -96,3 +98,18 @@ def test_references_of_metrics_are_listed_and_removed_too(cache):
     assert lines("--clear")[1] == f"{references.folder}: 0.1 kB are free again"
     assert not references.entries()
     assert len(lines()) == 1
+
+
+def test_answers_of_judges_are_counted_and_removed_too(cache):
+    folder = cache.folder.with_name("judges")
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "answers.sqlite")) as disk:
+        disk.execute("CREATE TABLE answers (key BLOB PRIMARY KEY, value REAL)")
+        disk.executemany("INSERT INTO answers VALUES (?, ?)", [(b"a", 1.0), (b"b", 2.0)])
+        disk.commit()
+    size = lines()[-1].rpartition(", ")[2]
+    assert lines()[1:] == ["", f"{folder}: 2 answers of judges, {size}"]
+    assert lines("--clear")[-1] == f"{folder}: {size} are free again"
+    assert len(lines()) == 1
+    (folder / "answers.sqlite").write_bytes(b"no database at all, however long it may be" * 9)
+    assert lines()[-1] == f"{folder}: damaged answers of judges, 0.4 kB"
