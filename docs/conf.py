@@ -31,6 +31,7 @@ ELSEWHERE = {
     "how_to/contributing": ROOT / "CONTRIBUTING.md",
     "reference/clip": ROOT / "plugins" / "align-clip" / "README.md",
     "reference/http": ROOT / "plugins" / "align-http" / "README.md",
+    "reference/likeness": ROOT / "plugins" / "align-likeness" / "README.md",
     "reference/pocket": ROOT / "plugins" / "align-pocket" / "MODEL_CARD.md",
     "reference/security": ROOT / "SECURITY.md",
     "start/overview": ROOT / "README.md",
