@@ -65,4 +65,8 @@ _STEPS: Final = {
     ),
     "spread": Meaning("spread", "How much the samples differ; a fall is a loss of variety."),
     "moved": Meaning("moved", "How far samples are from those of the base model, from one noise."),
+    "growth": Meaning(
+        "growth of the velocity",
+        "How much longer it is than the base model's; in pictures a rise beyond .05 is a bad sign.",
+    ),
 }

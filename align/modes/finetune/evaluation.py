@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from align.core.baseline import deviation
-from align.core.dynamics import FlowEvaluation, GuidedFlow
+from align.core.dynamics import FlowEvaluation, GuidedFlow, norms
 from align.core.metric import Metric, compute_metric
 from align.core.mode import Info
 from align.core.model import Condition, Domain, FlowModel
@@ -30,6 +30,8 @@ from align.modes.sampling.rollout import flow, grid, transitions
 Scores: TypeAlias = Mapping[str, Tensor]
 SMALL: Final = 0.2
 """An effect that is small, in standard deviations (Cohen, Statistical Power Analysis, 1988)."""
+MOST_GROWTH: Final = 0.05
+"""Growth of the velocity's length that is a sign of a hacked reward, in pictures."""
 
 
 @final
@@ -78,8 +80,9 @@ class Evaluation:
         """Named numbers for a model, its decoded samples, and their scores (n,) by each reward.
 
         The errors are those of each reward's mean. "divergence" is KL(model | base) of SDE paths,
-        in nats; "spread" the root-mean-square distance of two samples of one prompt, and "moved"
-        that of a sample from the base model's of the same noise.
+        in nats, and "growth" the mean of ‖b̂‖/‖b‖ − 1 there, for the model's velocity b̂; "spread" is
+        the root-mean-square distance of two samples of one prompt, and "moved" that of a sample
+        from the base model's of the same noise.
         """
         numbers, errors = dict[str, float](), dict[str, float]()
         data, scores = self.samples_of(problem, model, cond, seed)
@@ -91,7 +94,9 @@ class Evaluation:
         numbers["spread"] = spread(data, cond.prompts)
         numbers["moved"] = float((data - references).double().square().mean().sqrt())
         streams = Streams(seed, tuple(range(len(cond))), ("divergence",), model.device)
-        numbers["divergence"] = girsanov(problem.model, model, cond, streams, self.flow_steps)
+        numbers["divergence"], numbers["growth"] = along_paths(
+            problem.model, model, cond, streams, self.flow_steps
+        )
         exact = {name: score.double() for name, score in scores.items()}
         return Info(numbers, errors=errors), data, exact
 
@@ -153,31 +158,59 @@ def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> 
     return flow(model, x, cond, steps=steps)
 
 
-def girsanov(
+def warn_of_growth(growth: float, domain: Domain) -> str:
+    """A warning that the velocity has grown by more than 5 %, or ""; of pictures alone.
+
+    In vectors of few numbers a tilt by itself makes velocities longer. In pictures almost all of a
+    velocity is noise that is taken away, which a tilt leaves as it is.
+
+    Reference: NormGuard, Pan et al., 2026, arXiv:2606.27771 (growth by 5 to 15 % where perceptual
+    quality fell and the reward did not; the abstract was read).
+    """
+    if domain != "image" or not growth > MOST_GROWTH:
+        return ""
+    return (
+        f"the velocity is {growth:.0%} longer than the base model's at the same states. Growth"
+        f" beyond {MOST_GROWTH:.0%} is known to come with worse pictures, which the trained reward"
+        " does not see: look at samples and at held-out rewards"
+    )
+
+
+def along_paths(
     base: FlowModel, student: FlowModel, cond: Condition, streams: Streams, steps: int
-) -> float:
-    """KL of the student's SDE paths from the base's, E Σ ‖Δdrift‖² Δt / (2 σ²), in nats.
+) -> tuple[float, float]:
+    """KL of the student's SDE paths from the base's, and the growth of its velocity there.
+
+    The KL is E Σ ‖Δdrift‖² Δt / (2 σ²), in nats; growth is the mean of ‖b̂‖/‖b‖ − 1 over states.
 
     The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b): the
     student is the base model with guidance. Paths start at t = .01. States and times are of the
     wider of the two models' types.
     """
-    guided, times = difference(base, student, cond), grid(steps, 0.01, 1.0)
+    ratios = list[Tensor]()
+    guided, times = difference(base, student, cond, ratios), grid(steps, 0.01, 1.0)
     wider = torch.promote_types(base.dtype, student.dtype)
     x = streams.fold_in("start").normal(student.shape).to(student.device, wider)
     total = 0.0
     for transition in transitions(SDE(), guided, x, times, streams):
         assert transition.gaussian is not None
         total += float(transition.gaussian.kl.mean())
-    return total
+    return total, float(torch.stack(ratios).mean() - 1)
 
 
-def difference(base: FlowModel, student: FlowModel, cond: Condition) -> GuidedFlow:
-    """The student's flow as the base model's with guidance; costs a network call of each a row."""
+def difference(
+    base: FlowModel, student: FlowModel, cond: Condition, ratios: list[Tensor]
+) -> GuidedFlow:
+    """The student's flow as the base model's with guidance; costs a network call of each a row.
+
+    Each evaluation appends the mean of ‖b̂‖/‖b‖ over its rows to `ratios`.
+    """
     path = student.path
 
     def evaluate(x: Tensor, t: Tensor) -> FlowEvaluation:
         by_base, by_student = (velocity_of(model, x, t, cond) for model in (base, student))
+        tiny = torch.finfo(by_base.dtype).tiny
+        ratios.append((norms(by_student) / norms(by_base).clamp(min=tiny)).double().mean())
         moved = by_student - by_base
         return FlowEvaluation(by_base, moved / expand(path.denoiser_to_velocity(t), x))
 

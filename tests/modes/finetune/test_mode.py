@@ -17,7 +17,14 @@ from align.models.network_model import NetworkModel
 from align.models.torch import Torch
 from align.modes.finetune.data import CleanData
 from align.modes.finetune.draft import Draft
-from align.modes.finetune.evaluation import Evaluation, detect_hacking, girsanov, samples, spread
+from align.modes.finetune.evaluation import (
+    Evaluation,
+    along_paths,
+    detect_hacking,
+    samples,
+    spread,
+    warn_of_growth,
+)
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
 from align.modes.finetune.stein import SteinObjective
@@ -29,6 +36,7 @@ from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import w1
+from align.testing.probes import Plain
 from align.testing.worlds import line, line_part
 from align.training import weights
 from align.training.loop import Optimisation
@@ -216,9 +224,26 @@ def test_the_divergence_of_a_known_shift():
     )
     streams = Streams(0, tuple(range(4000)))
     cond = base.encode([""] * 4000)
-    found = girsanov(base, moved, cond, streams, 200)
-    assert girsanov(base, base, cond, streams, 20) == 0
+    found, growth = along_paths(base, moved, cond, streams, 200)
+    assert along_paths(base, base, cond, streams, 20) == (0, 0)
     assert found == pytest.approx(0.7**2 / 2, rel=0.1)
+    assert growth > 0
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.12, 0.9])
+def test_growth_of_a_velocity_that_is_longer_is_its_factor(factor):
+    base = Mixture(weights=(1,), means=((0.3,),), stds=(0.8,)).build(CPU)
+
+    class Longer(Plain):
+        def velocity(self, x, t, cond):
+            return factor * base.velocity(x, t, cond)
+
+    streams, cond = Streams(0, (0, 1, 2)), base.encode([""] * 3)
+    _, growth = along_paths(base, Longer(base), cond, streams, 5)
+    assert growth == pytest.approx(factor - 1)
+    warning = warn_of_growth(growth, "image")
+    assert ("12% longer" in warning) == bool(warning) == (factor == 1.12)
+    assert not warn_of_growth(growth, "vector")
 
 
 def test_spread_is_within_a_prompt():
@@ -284,7 +309,7 @@ def test_pictures_are_fine_tuned_and_told():
         evaluation=Evaluation(every=3, samples=4, flow_steps=2),
     )
     state, numbers = _run(mode, problem, streams)
-    assert {"bright", "edges", "spread", "moved", "divergence"} <= {*numbers[-1]}
+    assert {"bright", "edges", "spread", "moved", "divergence", "growth"} <= {*numbers[-1]}
     assert numbers[0]["divergence"] == 0
     assert state.base_info.errors["bright"] > 0
     assert mode.finish(problem, state).shape == (4, *problem.model.shape)

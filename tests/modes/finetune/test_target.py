@@ -11,7 +11,7 @@ from align.core.streams import Streams
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.modes.finetune.draft import Draft
-from align.modes.finetune.evaluation import girsanov
+from align.modes.finetune.evaluation import along_paths
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.stein import SteinObjective
 from align.modes.finetune.target import TiltedTarget
@@ -233,5 +233,5 @@ def test_times_of_double_precision_students_are_in_double_precision(kind):
     Draft(flow_steps=3).loss(target, Streams(0, tuple(range(8))))
     assert [float(t[0]) for _, t in seen] == [0, 1 / 3, 2 / 3]
     seen.clear()
-    girsanov(model, student, model.encode([""] * 8), Streams(0, tuple(range(8))), 3)
+    along_paths(model, student, model.encode([""] * 8), Streams(0, tuple(range(8))), 3)
     assert [float(t[0]) for _, t in seen] == pytest.approx([0.01, 0.34, 0.67], rel=1e-15)
