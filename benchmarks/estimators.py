@@ -2,6 +2,7 @@
 
     python -m benchmarks.estimators shift               error of the shift, state by state
     python -m benchmarks.estimators shift --law tilted
+    python -m benchmarks.estimators shift --columns parts   the gradient, its parts exchanged
     python -m benchmarks.estimators steer               distance of steered samples from the law
     python -m benchmarks.estimators draws               'auto' beside a fixed number of draws
     python -m benchmarks.estimators error               reported and real standard error
@@ -31,7 +32,9 @@ from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
 from align.dynamics.sde import SDE
+from align.estimators.bank import Bank
 from align.estimators.blend import Blend
+from align.estimators.damped import Damped
 from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein, regression_shift
@@ -73,8 +76,18 @@ WORLDS: Final[dict[str, Callable[[], World]]] = {
 }
 
 
-def estimators(draws: int) -> dict[str, ValueEstimator]:
-    """The columns of the tables."""
+def estimators(draws: int, columns: str = "usual") -> dict[str, ValueEstimator]:
+    """The columns of the tables: those to choose from, or the gradient with its parts exchanged."""
+    if columns == "parts":
+        return {
+            "gradient": Gradient(draws=draws),
+            "antithetic": Gradient(draws=draws, noise="antithetic"),
+            "sobol": Gradient(draws=draws, noise="sobol"),
+            "uniform": Gradient(draws=draws, weights="uniform"),
+            "denoiser": Gradient(draws=draws, jacobian="denoiser"),
+            "damped": Damped(draws=draws),
+            "bank, 64 N": Bank(size=64 * draws),
+        }
     return {
         "gradient": Gradient(draws=draws),
         "stein": Stein(draws=draws),
@@ -140,22 +153,23 @@ class States:
 
 def shifts(options: argparse.Namespace) -> Table:
     """Relative error of the shift."""
-    world = WORLDS[options.world]()
+    world, usual = WORLDS[options.world](), options.columns == "usual"
 
     def row(t: float, draws: int) -> list[str]:
         states = States.of(world, t, options.law, options.states, options.repeats, MetaFlowMap())
         estimates = {
             name: estimator.estimate(states.problem, states.noisy, streams=states.streams).shift
-            for name, estimator in estimators(draws).items()
+            for name, estimator in estimators(draws, options.columns).items()
         }
         estimates["clipped"] = states.clipped(estimates["gradient"])
-        estimates["oracle"] = states.best_mix(estimates["gradient"], estimates["regression"])
+        if "regression" in estimates:
+            estimates["oracle"] = states.best_mix(estimates["gradient"], estimates["regression"])
         errors = (states.relative(shift) for shift in estimates.values())
         return [short(t), str(draws), *map(short, errors)]
 
     return Table(
         f"{options.world}, states of the {options.law} law",
-        ("t", "N", *estimators(1), "clipped", "oracle"),
+        (*("t", "N"), *estimators(2, options.columns), "clipped", *(["oracle"] if usual else [])),
         (row(t, draws) for t in TIMES for draws in options.draws),
     )
 
@@ -171,7 +185,7 @@ def steers(options: argparse.Namespace) -> Table:
         mode = Steer(steps=options.steps, dynamics=DYNAMICS[options.dynamics])
         steered = [
             sampled(mode, world, options.particles, sampler=MetaFlowMap(), estimator=estimator)
-            for estimator in (Exact(), *estimators(draws).values())
+            for estimator in (Exact(), *estimators(draws, options.columns).values())
         ]
         flat = goal.shape[1] == 1
         for x1 in (other, *steered):
@@ -181,7 +195,7 @@ def steers(options: argparse.Namespace) -> Table:
     return Table(
         f"W1 on the line, else sliced W2; {options.particles} particles, {options.steps} steps,"
         f" {options.dynamics}",
-        ("world", "N", "tilted law", "exact", *estimators(1)),
+        ("world", "N", "tilted law", "exact", *estimators(2, options.columns)),
         (row(name, draws) for name in options.worlds for draws in options.draws),
     )
 
@@ -296,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--particles", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--columns", choices=("usual", "parts"), default="usual")
     parser.add_argument("--dynamics", choices=DYNAMICS, default="ode")
     options, command = parsed(parser, arguments)
     options.draws = options.draws or {"error": [16, 64]}.get(options.part, [4, 16])
