@@ -48,8 +48,7 @@ class RayActors(Executor):
 
     def run(self, job: Job, tasks: Sequence[Task], watch: Watch) -> None:
         """Have all tasks done; see `Executor.run`."""
-        import ray
-
+        ray = _imported()
         left, lost = list(tasks), ""
         for _ in range(1 + self.retries):
             if not left:
@@ -99,8 +98,7 @@ class RayActors(Executor):
     @contextmanager
     def cluster(self) -> Iterator[None]:
         """The cluster of the options, which this process leaves again; one it has is used."""
-        import ray
-
+        ray = _imported()
         if ray.is_initialized():
             yield
             return
@@ -117,7 +115,7 @@ class RayActors(Executor):
             }
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises Exception itself too
             where = f"'{self.address}'" if self.address else "a cluster on this machine"
             raise PartError(f"run.on.address: Ray cannot reach {where}: {error}") from error
         try:
@@ -125,6 +123,18 @@ class RayActors(Executor):
         finally:
             with suppress(Exception):  # it may be gone
                 ray.shutdown()
+
+
+def _imported() -> Any:
+    """Ray, which does not end this process together with a node process that it has lost.
+
+    Where the process that started this one is gone, as after nohup, Ray takes that for the end of
+    its node process unless it is named another one that lives.
+    """
+    os.environ.setdefault("RAY_RAYLET_PID", str(os.getpid()))
+    import ray
+
+    return ray
 
 
 @final
