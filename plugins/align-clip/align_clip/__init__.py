@@ -9,14 +9,15 @@ from align import FeatureNetwork, RewardSpec, hookimpl
 from align_clip.aesthetic import Aesthetic
 from align_clip.features import ClipImage
 from align_clip.reward import Clip
+from align_clip.siglip import Siglip
 
-__all__ = ["Aesthetic", "Clip", "ClipImage", "align_features", "align_rewards"]
+__all__ = ["Aesthetic", "Clip", "ClipImage", "Siglip", "align_features", "align_rewards"]
 
 
 @hookimpl
 def align_rewards() -> list[type[RewardSpec]]:
     """How alike a picture and its prompt are, and how much a picture is liked."""
-    return [Aesthetic, Clip]
+    return [Aesthetic, Clip, Siglip]
 
 
 @hookimpl
