@@ -567,8 +567,8 @@ test_nft = conformance(
 )
 test_awm = conformance(
     "objective",
-    lambda: AdvantageWeighted(beta=8.0),
-    expect_fail={"fixed_point": "the minimum is the law p (1 + A/β)"},
+    lambda: AdvantageWeighted(base_weight=8.0),
+    expect_fail={"fixed_point": "the minimum is the law p (1 + A/w)"},
 )
 test_refl = conformance(
     "objective", lambda: RewardFeedback(flow_steps=5), expect_fail={"fixed_point": NO_BASE_LAW}

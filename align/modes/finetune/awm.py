@@ -21,16 +21,16 @@ class AdvantageWeighted(FinetuneObjective):
 
     Flow matching whose samples count by their advantage, held at the base model.
 
-        A ‖b̂ − v‖² + β ‖b̂ − b‖²,   A = r(x1) − c, at least −β.
+        A ‖b̂ − v‖² + w ‖b̂ − b‖²,   A = r(x1) − c, at least −w,   w = `base_weight`.
 
     x1 is a clean state, x_t the same with noise, v the velocity that leads from there to x1, b the
     base model's velocity and c the mean reward of a prompt. Where data have the base model's law, b
-    is the mean of v, so that this is (β + A) ‖b̂ − v‖² less what does not depend on b̂ on average.
-    Its minimum is E[(β + A) v | x_t] / E[β + A | x_t], the velocity of
+    is the mean of v, so that this is (w + A) ‖b̂ − v‖² less what does not depend on b̂ on average.
+    Its minimum is E[(w + A) v | x_t] / E[w + A | x_t], the velocity of
 
-        p(x1) max(0, 1 + A/β).
+        p(x1) max(0, 1 + A/w).
 
-    So it is no exponential tilt, but agrees with p e^{A/β} to first order; the published methods
+    So it is no exponential tilt, but agrees with p e^{A/w} to first order; the published methods
     meet high rewards by many such steps, each from samples of the flow so far, and `path = "tilt"`
     takes as many as there are stages. No posterior draws, no e^r.
 
@@ -49,8 +49,8 @@ class AdvantageWeighted(FinetuneObjective):
     weighs: ClassVar[bool] = False
     takes_level: ClassVar[bool] = True
 
-    beta: float = option(
-        "weight β of the distance from the base model, in nats of reward",
+    base_weight: float = option(
+        "weight of the distance from the base model, in nats of reward",
         default=1.0,
         check=above(0),
     )
@@ -61,16 +61,16 @@ class AdvantageWeighted(FinetuneObjective):
         return rewards.mean(0)
 
     def loss(self, target: TiltedTarget, rows: Streams) -> Loss:
-        """Both terms, over β so that the loss has the scale of a velocity's."""
+        """Both terms, over w so that the loss has the scale of a velocity's."""
         (noisy, x1), path = target.noisy(rows, self.start), target.student.path
         draws = target.clean_draw(noisy, x1)
         level = target.log_normalizer[target.prompt_numbers(noisy)]
-        advantage = (draws.rewards[0].double() - level).clamp(min=-self.beta)
+        advantage = (draws.rewards[0].double() - level).clamp(min=-self.base_weight)
         velocity, base = target.velocity(noisy), target.base_velocity(noisy)
         goal = path.velocity_from_denoiser(draws.x1[0], noisy.x, noisy.t)
         to_goal, to_base = (
             (velocity - other).flatten(1).double().square().mean(1) for other in (goal, base)
         )
         row_weights = 1 / (1 + path.denoiser_to_velocity(noisy.t).double().square())
-        values = row_weights * (advantage / self.beta * to_goal + to_base)
+        values = row_weights * (advantage / self.base_weight * to_goal + to_base)
         return Loss(values, {"reward": draws.rewards[0].detach()})

@@ -1,4 +1,4 @@
-"""Flow matching by advantages is least at the velocity of p (1 + A/β)."""
+"""Flow matching by advantages is least at the velocity of p (1 + A/w)."""
 
 import attrs
 import pytest
@@ -16,7 +16,7 @@ ROWS, PATHS = 3_000, ["linear", "trigonometric"]
 
 @attrs.frozen(eq=False)
 class Weighted(Student):
-    """The velocity of p(x1) max(0, 1 + A(x1)/β), by a sum over x1, and θ · features."""
+    """The velocity of p(x1) max(0, 1 + A(x1)/w), by a sum over x1, and θ · features."""
 
     weight: object = None
 
@@ -37,7 +37,7 @@ class Weighted(Student):
         return plain + torch.where(total > 1e-12, own, 0).detach()
 
 
-def slope(path, beta, level, of=None):
+def slope(path, base_weight, level, of=None):
     """Mean slope of the loss in θ and its standard error, (5,), at the velocity of that weight."""
     model, reward = line(path)
     theta = torch.zeros(ROWS, 5, dtype=torch.float64, requires_grad=True)
@@ -47,7 +47,7 @@ def slope(path, beta, level, of=None):
 
     def tilt(x1):
         advantage = reward.total(x1.reshape(-1, 1), [""] * x1.numel()).reshape(x1.shape) - level
-        return (1 + advantage / beta).clamp(min=0)
+        return (1 + advantage / base_weight).clamp(min=0)
 
     target = TiltedTarget(
         problem=Problem(model, reward),
@@ -55,18 +55,18 @@ def slope(path, beta, level, of=None):
         clean=clean,
         log_normalizer=torch.tensor([level], dtype=torch.float64),
     )
-    loss = AdvantageWeighted(beta=beta).loss(target, Streams(3, tuple(range(ROWS))))
+    loss = AdvantageWeighted(base_weight=base_weight).loss(target, Streams(3, tuple(range(ROWS))))
     assert loss.values.shape == loss.metrics["reward"].shape == (ROWS,)
     (gradients,) = torch.autograd.grad(loss.values.sum(), theta)
     return gradients.mean(0), gradients.std(0) / ROWS**0.5
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(("beta", "level"), [(1.0, -4.0), (8.0, 0.0)])
-def test_minimum_is_the_velocity_of_the_linear_tilt(path, beta, level):
-    there, noise = slope(path, beta, level)
+@pytest.mark.parametrize(("base_weight", "level"), [(1.0, -4.0), (8.0, 0.0)])
+def test_minimum_is_the_velocity_of_the_linear_tilt(path, base_weight, level):
+    there, noise = slope(path, base_weight, level)
     assert (there.abs() < 4.5 * noise).all()
-    elsewhere, noise = slope(path, beta, level, torch.ones_like)
+    elsewhere, noise = slope(path, base_weight, level, torch.ones_like)
     assert (elsewhere.abs() > 6 * noise).any()
 
 
