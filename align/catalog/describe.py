@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from align.catalog.registry import CONTRACTS
 from align.core.option import Key
+from align.io.text import number_of
 
 _SINGULAR = ((bool, "true or false"), (int, "an integer"), (float, "a number"), (str, "a string"))
 _PLURAL = ((bool, "booleans"), (int, "integers"), (float, "numbers"), (str, "strings"))
@@ -75,7 +76,7 @@ def expected(tp: Any) -> str:
         if len(items) == 2 and items[1] is Ellipsis:
             plural = [name for simple, name in _PLURAL if items[0] is simple]
             return "an array of " + (plural[0] if plural else _many(items[0]))
-        return f"an array of {len(items)} values"
+        return f"an array of {number_of(len(items), 'value')}"
     return "a string or a table" if contract_of(tp) else "a table"
 
 

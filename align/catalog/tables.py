@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from align.catalog.describe import tag_of
+from align.core.dataset import DatasetSpec
 from align.core.term import TERM_OPTIONS, RewardTerm
 from align.io import paths
 from align.io.python_code import files_of
@@ -101,7 +102,9 @@ def _paths(part: Any) -> Iterator[tuple[str, str, Any]]:
         value, use = getattr(part, field.name), field.metadata.get("path")
         if use:
             if value:
-                yield field.name, value, use
+                # Latents without the rows that they were made of are the data themselves.
+                alone = isinstance(part, DatasetSpec) and part.domain is None
+                yield field.name, value, True if alone else use
         elif field.init:
             for text, inner in _inside(value):
                 if inner is not None:

@@ -402,7 +402,12 @@ def score(
 @main.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--csv", "table", metavar="FILE", help="Write the scores of each pair into a file.")
+@click.option(
+    "--csv",
+    "table",
+    metavar="FILE",
+    help="Write the scores of each pair into a file; with - they are all that is printed.",
+)
 @_traceback
 @_guarded
 def compare(first: str, second: str, table: str | None, traceback: bool) -> None:
@@ -417,6 +422,9 @@ def compare(first: str, second: str, table: str | None, traceback: bool) -> None
     from align.report.compare import compare as compared
 
     comparisons = compared(first, second)
+    if table == "-":
+        click.echo(visible_lines(as_csv(comparisons)), nl=False)
+        return
     if table is not None:
         write(given(table), as_csv(comparisons))
     for number, comparison in enumerate(comparisons):
@@ -789,11 +797,19 @@ def doctor(traceback: bool) -> None:
     click.get_current_context().exit(1 if broken else 0)
 
 
+def _at_least_0(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not value >= 0:  # nan too
+        raise click.BadParameter(f"must be at least 0, got {value:g}")
+    return value
+
+
 @main.command()
 @click.argument("folder", metavar="RUN")
 @click.option("--to", default=None, metavar="FILE", help="The archive; RUN.zip here if left out.")
 @click.option(
     "--largest",
+    type=float,
+    callback=_at_least_0,
     default=100.0,
     show_default=True,
     metavar="MB",

@@ -19,6 +19,7 @@ from align.core.streams import Streams
 from align.core.study import Study
 from align.engine.flops import counted
 from align.engine.meter import Cost, Meter, forget_peak
+from align.io.text import number_of
 
 State = TypeVar("State")
 
@@ -143,7 +144,7 @@ def _told(last: Earlier, steps: int, meter: Meter, observer: Observer) -> int:
 
 def _kept(done: int) -> str:
     """What is said of the last checkpoint where training diverges."""
-    return f"; the checkpoint after {done} steps is kept"
+    return f"; the checkpoint after {number_of(done, 'step')} is kept"
 
 
 def _step(

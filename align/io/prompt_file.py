@@ -15,6 +15,7 @@ import attrs
 
 from align.core.errors import PartError
 from align.io.files import digest, read_text
+from align.io.text import number_of
 
 COLUMN: Final = "prompt"
 _CURE: Final = "name a file with a prompt a line"
@@ -64,10 +65,10 @@ class PromptFile:
     def require(self, samples: int) -> None:
         """Raise PartError unless each of so many samples has a prompt of its own."""
         if (count := len(self.prompts)) < samples:
-            some = "1 prompt" if count == 1 else f"{count} prompts"
+            has = number_of(count, "prompt")
             raise PartError(
-                f"'{self.path}' has {some}, and run.samples is {samples}: sample i has"
-                f" line i; add lines, or set run.samples to {count}"
+                f"'{self.path}' has {has}, and run.samples is {samples}: sample i has line i; add"
+                f" lines, or set run.samples to {count}"
             )
 
 

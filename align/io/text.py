@@ -34,6 +34,11 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+def number_of(count: int, noun: str) -> str:
+    """A count with what is counted, which gets an "s" unless it is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def listed(names: Iterable[str]) -> str:
     """Names one after the other, as a sentence has them; in quotes where they hold commas."""
     names = list(names)

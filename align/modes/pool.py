@@ -9,6 +9,7 @@ from torch import Tensor
 from align.core.model import Condition, FlowModel
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.io.text import number_of
 from align.modes.sampling.rollout import flow
 from align.training.latents import Examples
 
@@ -28,8 +29,9 @@ def own_samples(
     """
     count, pieces = len(cond), list[Tensor]()
     nfe = count * steps * model.rows_per_velocity
-    text = "clean data are {} samples of the model's own flow, in {} steps each: {} NFE"
-    logger.bind(notice=True).info(text, count, steps, nfe)
+    made, each = number_of(count, "sample"), number_of(steps, "step")
+    text = "clean data are {} of the model's own flow, in {} each: {:,} NFE"
+    logger.bind(notice=True).info(text, made, each, nfe)
     for first in range(0, count, chunk):
         rows = slice(first, min(count, first + chunk))
         x = streams.rows(rows).normal(model.shape).to(model.device, model.dtype)

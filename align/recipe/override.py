@@ -10,6 +10,7 @@ from typing import Any
 from align.catalog.describe import KEY, describe_value, dotted, parse_key
 from align.core.option import Key
 from align.io.paths import Typed
+from align.io.text import number_of
 from align.recipe.source_map import DEEPEST, Override, nested
 
 
@@ -88,7 +89,8 @@ def _refuse_dead_end(container: Any, key: Key, depth: int) -> None:
             got = "is not there" if container == {} else f"is {describe_value(container)}"
             raise ValueError(f"{here} {got}, and [{part}] counts the elements of an array")
         if part >= len(container):
-            raise ValueError(f"{here} has {len(container)} elements, counted from 0")
+            count = number_of(len(container), "element")
+            raise ValueError(f"{here} has {count}, counted from 0")
     elif isinstance(container, list):
         raise ValueError(f"{here} is an array; write {here}[0].{part} for its first element")
     elif not isinstance(container, dict):

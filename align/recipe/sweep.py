@@ -21,6 +21,7 @@ import attrs
 from align.catalog.describe import describe_value, dotted, parse_key
 from align.catalog.names import did_you_mean
 from align.core.option import ConfigError, Key
+from align.io.text import number_of
 from align.recipe.write import inline
 
 SECTION: Final = "sweep"
@@ -113,7 +114,7 @@ def _factors(document: Mapping[str, Any]) -> tuple[list[_Factor], list[ConfigErr
         text = 'nothing is varied; add a key with its values, as in "mode.steps" = [10, 20]'
         errors.append(ConfigError((SECTION,), text))
     if not errors:
-        errors += _too_many(factors, how)
+        errors += _too_many(factors, how) or _twice(factors, how)
     return _named_apart(factors), errors
 
 
@@ -151,7 +152,7 @@ def _factor(place: Key, key: Key, values: Any, rewards: Sequence[str]) -> _Facto
             text = f'of a reward its weight alone can be varied, as {SECTION}."reward[0].weight"'
             raise ValueError(f"{text}; for other options {_JOIN}")
         if key[1] >= len(rewards):
-            raise ValueError(f"there are {len(rewards)} rewards, counted from 0")
+            raise ValueError(f"the recipe has {number_of(len(rewards), 'reward')}, counted from 0")
         key = ("weights", rewards[key[1]])
     elif root != "weights" or len(key) != 2:
         if root in ("run", "metric", "compare"):
@@ -170,16 +171,34 @@ def _named_apart(factors: Sequence[_Factor]) -> list[_Factor]:
     ]
 
 
-def _too_many(factors: Sequence[_Factor], how: str) -> Iterator[ConfigError]:
-    counts = [len(factor.values) for factor in factors]
+def _too_many(factors: Sequence[_Factor], how: str) -> list[ConfigError]:
+    counts, errors = [len(factor.values) for factor in factors], list[ConfigError]()
     if how == "zip" and len(set(counts)) > 1:
         shown = ", ".join(f"{dotted(f.place[1:])} {len(f.values)}" for f in factors)
         text = f"how = 'zip' takes one value of each at a time, but they have {shown}"
-        yield ConfigError((SECTION,), f"{text}; give all as many, or use 'grid'")
+        errors.append(ConfigError((SECTION,), f"{text}; give all as many, or use 'grid'"))
     arms = math.prod(counts) if how == "grid" else max(counts)
     if arms > MOST_ARMS:
         text = f"{arms:,} arms, and a run has at most {MOST_ARMS}; vary less, or take several runs"
-        yield ConfigError((SECTION,), text)
+        errors.append(ConfigError((SECTION,), text))
+    return errors
+
+
+def _twice(factors: Sequence[_Factor], how: str) -> Iterator[ConfigError]:
+    """Values that would make an arm twice: of an array, or with 'zip' of all arrays together."""
+    if how == "zip":
+        rows = list(zip(*(map(_named, factor.values) for factor in factors), strict=True))
+        for place, row in enumerate(rows):
+            if (first := rows.index(row)) < place:
+                text = f"values {first + 1} and {place + 1} of its arrays are the same"
+                yield ConfigError((SECTION,), f"{text}; leave one of them out")
+        return
+    for factor in factors:
+        names = list(map(_named, factor.values))
+        for place, name in enumerate(names):
+            if names.index(name) < place:
+                text = f"{name} stands here twice; leave one of them out"
+                yield ConfigError((*factor.place, place), text)
 
 
 def _choices(factors: Sequence[_Factor], how: str) -> tuple[tuple[tuple[_Factor, int], ...], ...]:
@@ -210,6 +229,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) == {"kind"}:
         return value["kind"]
     return inline(value)
+
+
+def _named(value: Any) -> str:
+    """A value as names of arms have it."""
+    return _word(_shown(value))
 
 
 def _word(value: Any) -> str:

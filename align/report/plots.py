@@ -25,6 +25,7 @@ from align.core.errors import PartError
 from align.engine.meter import Cost
 from align.io.files import replacing
 from align.io.numbers import with_error
+from align.io.text import number_of
 from align.report.letters import plot_text
 from align.report.meanings import meaning
 from align.report.schema import ArmNumbers, BaseNumbers, RunResults, moments, read_metrics
@@ -370,7 +371,7 @@ def _best_of(axes: Axes, base: BaseNumbers, price: Price, prices: Mapping[str, f
     one = _price(base.cost, len(r), price, prices)
     numbers, means, errors = (np.array(c) for c in zip(*BaseRewardStats(r).best_of(), strict=True))
     if one > 0:
-        label = f"best of n, by {len(r)} unsteered samples"
+        label = f"best of n, by {number_of(len(r), 'unsteered sample')}"
         axes.plot(numbers * one, means, color="0.6", label=label, zorder=0)
         band = (means - errors, means + errors)
         axes.fill_between(numbers * one, *band, color="0.6", alpha=0.25, linewidth=0, zorder=0)
@@ -380,7 +381,7 @@ def judged(axes: Axes, results: RunResults, name: str) -> None:
     """Mean score of each arm by a judge that was not optimised, against mean r."""
     for base in results.unsteered:
         if base.r and (scores := base.scores.get(name)):
-            label = f"{len(base.r)} unsteered samples"
+            label = number_of(len(base.r), "unsteered sample")
             axes.scatter(base.r, scores, s=9, color="0.6", linewidths=0, label=label, zorder=0)
     for number, arm, gain in _gains(results):
         if scores := arm.scores.get(name):
@@ -580,7 +581,7 @@ def _family(axes: Axes, base: BaseNumbers) -> None:
     if not family:
         return
     tilts, means, distances = zip(*family, strict=True)
-    label = f"best possible, by {len(base.r)} unsteered samples"
+    label = f"best possible, by {number_of(len(base.r), 'unsteered sample')}"
     axes.plot(distances, means, color="0.6", label=label, zorder=0)
     if tilts[-1] >= 1:
         mean, place = baseline.law(1.0)

@@ -23,6 +23,7 @@ from align.core.interrupt import user_interrupts
 from align.core.mode import Trainable
 from align.core.study import Study
 from align.io import files
+from align.io.text import number_of
 from align.recipe import Arm, Loaded, Recipe, load
 from align.report.schema import (
     METRICS,
@@ -132,11 +133,15 @@ class _Wanted:
             if reason := _alone(name, mode):
                 return reason
             more = samples > self.samples
-            return f"it has {samples} samples already; name a number above that" if more else ""
+            return (
+                f"it has {number_of(samples, 'sample')} already; name a number above that"
+                if more
+                else ""
+            )
         if not isinstance(mode, Trainable):
             return f"'{name}' does not train; --samples adds samples"
         if mode.steps > self.number:
-            return f"'{name}' has {mode.steps} steps already; name a number above that"
+            return f"'{name}' has {number_of(mode.steps, 'step')} already; name a number above that"
         reason = mode.other_with(self.number) if mode.steps < self.number else ""
         return f"'{name}' with more steps is another training from the start: {reason}" * bool(
             reason

@@ -54,7 +54,7 @@ class Progress:
         """
         if arm not in self._tasks:
             self._tasks[arm] = self._bar.add_task(
-                shortened(arm, _LETTERS), total=steps, number="", speed="", share=share, first=0.0
+                shortened(arm, _LETTERS), total=steps, number="", speed="", share=share, first=None
             )
 
     def step(
@@ -74,8 +74,8 @@ class Progress:
         shown = next((name for name in ("reward", "loss") if name in numbers), None)
         number = f"{shown_name(shown)} {rounded(numbers[shown])}" if shown else ""
         task = self._bar.tasks[self._tasks[arm]]
-        if not task.completed:  # it goes on from a checkpoint
-            self._bar.update(task.id, completed=index, first=index / max(1, steps))
+        if task.fields["first"] is None:  # what it goes on from took no time here
+            task.completed, task.fields["first"] = index, max(0, index) / max(1, steps)
         pace = task.speed
         speed = f"{pace:.2f} {unit}/s" if pace else ""
         speed += f", {pace * rows:.4g} rows/s" if pace and rows else ""
@@ -109,7 +109,7 @@ class _Line:
         done = max(task.completed / total, min(1.0, share()) if share else 0.0)
         left = task.time_remaining
         if share and not task.finished:  # steps may be few, or be taken many at once
-            gone = done - task.fields["first"]
+            gone = done - (task.fields["first"] or 0.0)
             left = (task.elapsed or 0.0) * (1 - done) / gone if gone > 0 else None
         texts = {
             "count": f"{int(task.completed)}/{int(total)}",

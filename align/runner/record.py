@@ -45,6 +45,7 @@ from align.io import files
 from align.io import lock as locks
 from align.io.files import read_table, write
 from align.io.images import mosaic, save_picture, to_bytes
+from align.io.text import number_of
 from align.recipe import Recipe
 from align.report.schema import (
     METRICS,
@@ -361,7 +362,11 @@ class Record:
             command: that began it, where it is not `align run`.
         """
         done = {arm: checkpoint.steps_done(self.home(arm)) for arm in self.arms}
-        kept = [f"'{arm}' after {steps} steps" for arm, steps in done.items() if steps is not None]
+        kept = [
+            f"'{arm}' after {number_of(steps, 'step')}"
+            for arm, steps in done.items()
+            if steps is not None
+        ]
         command = command or shlex.join(["align", "run", str(self.folder / "recipe.toml")])
         again = f"`{command}`" if parallel.count() == 1 else "the same command"
         if kept:

@@ -23,7 +23,7 @@ from align.engine.loop import Outcome
 from align.engine.meter import Cost
 from align.io.images import to_bytes
 from align.io.numbers import rounded
-from align.io.text import listed, visible
+from align.io.text import listed, number_of, visible
 from align.recipe import Arm, Recipe, to_toml
 from align.recipe.far import far_numbers
 from align.report.schema import ArmNumbers, BaseNumbers, RewardRole, RunResults
@@ -138,7 +138,9 @@ class ArmResult:
             f"{name} {rounded(float(values.nanmean()))}" for name, values in self.scores.items()
         ]
         per_sample = f"{self.cost.nfe / max(1, count):g} network calls a sample"
-        return f"<{visible(self.name)}: {', '.join([f'{count} samples', *means, per_sample])}>"
+        return (
+            f"<{visible(self.name)}: {', '.join([number_of(count, 'sample'), *means, per_sample])}>"
+        )
 
     def _repr_html_(self) -> str:
         """For notebooks."""

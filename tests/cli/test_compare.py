@@ -1,5 +1,7 @@
 """The command `align compare`."""
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +40,14 @@ def test_arms_of_a_run_are_compared_in_80_columns_and_written_as_csv(run):
     assert "cat: a long name of an arm is better by 2.17 ± 0.72 (95 %), on 3 of 3" in done.output
     assert max(map(len, done.output.splitlines())) <= 80
     assert len(table.read_text().splitlines()) == 4
+
+
+def test_scores_alone_are_printed_for_a_dash(run):
+    arms = f"{run}:a long name of an arm", f"{run}:b"
+    done = invoke(*arms, "--csv", "-")
+    assert invoke(*arms, "--csv", str(run / "pairs.csv")).exit_code == 0
+    assert done.stdout == (run / "pairs.csv").read_text()
+    assert not Path("-").exists()
 
 
 def test_arms_that_are_not_there_end_in_one_line(run):

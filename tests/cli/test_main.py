@@ -366,6 +366,13 @@ def test_many_arms_are_rows_and_no_cell_is_cut_at_80_columns(tmp_path):
         assert f"{name} (held out)" in shown
 
 
+@pytest.mark.parametrize("largest", ["-1", "nan", "-inf", "much"])
+def test_size_of_the_largest_file_is_a_number_from_0_on(largest):
+    refused = invoke("pack", "run", "--largest", largest)
+    assert refused.exit_code == 2
+    assert "--largest" in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["y" * 300, "~nobody-of-this-name/run"])
 def test_names_that_no_file_can_have_are_told_in_a_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

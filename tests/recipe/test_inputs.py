@@ -122,3 +122,19 @@ def test_resolved_recipe_whose_file_has_changed_is_refused(home, catalog, name):
     rest = [row for row in text.splitlines() if not row.startswith(f'"{home / name}" =')]
     Path("resolved.toml").write_text("\n".join(rest))
     assert load("resolved.toml", catalog=catalog)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_latents_are_read_where_they_are_all_that_there_is(home, catalog, alone):
+    labels = home / "latents" / "labels.npy"
+    labels.parent.mkdir()
+    (home / "pictures").mkdir()
+    path = "" if alone else 'path = "pictures", '
+    text = f'data = {{ {path}latents = "latents" }}'
+    (home / "r.toml").write_text(f'[mode]\nkind = "autoencode"\n{text}\n')
+    digests = []
+    for content in (b"made once", b"made again"):
+        labels.write_bytes(content)
+        digests.append(file_digests(load("../home/r.toml", catalog=catalog).recipe))
+    assert [str(labels.parent) in found for found in digests] == [alone, alone]
+    assert (digests[0] != digests[1]) == alone

@@ -32,6 +32,22 @@ def test_training_shows_loss_throughput_and_time_left():
     assert len(re.findall(r"\d:\d\d:\d\d", line)) == 2  # elapsed and left
 
 
+@pytest.mark.parametrize(("known", "pieces"), [(0, 1), (7, 1), (64, 32)])
+def test_speed_is_of_what_is_done_here_and_not_of_what_was_there(known, pieces):
+    text, now = io.StringIO(), [0.0]
+    console = Console(
+        file=text, force_terminal=True, width=160, color_system=None, get_time=lambda: now[0]
+    )
+    total = known + 4 * pieces
+    with Progress(shown=True, console=console) as bar:
+        bar.step("a", known - 1, total, {}, unit="samples")
+        for piece in range(1, 4):
+            now[0] += 0.5
+            bar.step("a", known + pieces * piece - 1, total, {}, unit="samples")
+    speeds = re.findall(r"([\d.]+) samples/s", text.getvalue())
+    assert {float(speed) for speed in speeds} == {2.0 * pieces}
+
+
 def test_sampling_shows_r_by_the_name_that_it_has_in_the_table():
     line = shown(0, {"loss": 1.0, "reward": 2.5})
     assert " r 2.5 " in line
