@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from align.catalog.registry import load_catalog
+from align.engine.allocator import keep_freed
 from align.engine.meter import memory_now
 from align.recipe import load
 from align.runner.build import Rewards, build, device_of
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = parser_of("benchmarks.plan", __doc__)
     options, command = parsed(parser, arguments)
+    keep_freed()  # as the command does
     memory = ("memory beyond what is loaded, planned", "peak", "planned / peak")
     head = ("recipe", *memory, "seconds, planned", "taken", "planned / taken")
     publish([Table("", head, rows(options.toy))], command, options.page, "plan")

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any
+from typing import Any, Final
+
+LARGEST_KEPT: Final = 32 << 20
+"""Bytes from which on the library asks the system for each piece of memory, and returns it: the
+largest number that it allows."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# Beyond the first of these the library takes memory from the system piece by piece; it is the
-# largest that it allows.
-_LARGEST, _NEVER = 32 << 20, (1 << 31) - 1
+_NEVER: Final = (1 << 31) - 1
 
 
 def keep_freed() -> None:
     """From now on this process keeps memory that it frees, for itself."""
     library = _library()
     if library is not None:
-        library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(_TRIM_THRESHOLD, _NEVER)
 
 

@@ -7,6 +7,7 @@ say little of the seconds of large ones.
 from __future__ import annotations
 
 import functools
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from align.engine.allocator import LARGEST_KEPT
 from align.engine.meter import Meter
 
 Call: TypeAlias = Callable[[Tensor, Meter], Tensor]
@@ -26,10 +28,23 @@ Call: TypeAlias = Callable[[Tensor, Meter], Tensor]
 How: TypeAlias = Literal["measured", "derived"]
 """Whether the call was real, or made of tensors that have a shape and no numbers."""
 
-_SLOW: Final = 1.0  # seconds; a call that takes more is not repeated to time it
+_SLOW: Final = 1.0  # seconds; a first call that takes more is repeated once
+_SLOWEST: Final = 10.0  # seconds; not even once
 _QUICK: Final = 0.1  # seconds; a call that takes less is timed again with more rows
 _SIZES: Final = (1, 4, 16, 64, 256, 1024)  # rows
+_LONGEST: Final = 4.0  # seconds of a call with rows that make large tensors
+_SHARE: Final = 0.1  # of what all calls of an arm take, that such a call may take
+_MOST: Final = 2 << 30  # bytes of all tensors of such a call
 _SEARCHED: Final = 1 << 30
+
+
+@final
+@attrs.frozen
+class Use:
+    """How a run uses a part: the most rows at once, and rows in all."""
+
+    at_once: int = 64
+    in_all: float = 0.0
 
 
 @final
@@ -64,12 +79,20 @@ class PassCost:
         kept: bytes that the result keeps, with its graph where there is one.
         seconds: duration; nothing where it is derived.
         flops: floating-point operations, of the forward pass alone.
+        made: bytes a row of each tensor that is made on a CPU and was not large when the call was
+            timed. Where it is, the system gives it new pages each time.
     """
 
     peak: Linear
     kept: Linear
     seconds: Linear = Linear()
     flops: Linear = Linear()
+    made: tuple[float, ...] = ()
+
+    def duration(self, rows: float) -> float:
+        """Seconds of a call with so many rows."""
+        anew = sum(size * rows for size in self.made if size * rows >= LARGEST_KEPT)
+        return self.seconds.of(rows) + (anew * page_seconds() if anew else 0.0)
 
 
 @final
@@ -110,6 +133,7 @@ class LivingBytes(TorchDispatchMode):
     Attributes:
         now: bytes that live.
         peak: the most that did at once.
+        made: bytes of each that was made, in turn.
     """
 
     now: int = 0
@@ -118,6 +142,11 @@ class LivingBytes(TorchDispatchMode):
     if TYPE_CHECKING:  # torch says no types of it
 
         def __init__(self) -> None: ...
+
+    @functools.cached_property
+    def made(self) -> list[int]:
+        """See the class."""
+        return []
 
     @functools.cached_property
     def _known(self) -> dict[int, weakref.ref[torch.UntypedStorage]]:
@@ -158,6 +187,8 @@ class LivingBytes(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+        if size:
+            self.made.append(size)
 
 
 def _tensors(tree: object) -> Iterable[Tensor]:
@@ -170,7 +201,7 @@ def part_cost(
     *,
     gradient: bool,
     how: How = "measured",
-    most_rows: int = 64,
+    use: Use | None = None,
 ) -> PartCost:
     """Call a part a few times and say what it costs.
 
@@ -179,12 +210,13 @@ def part_cost(
         inputs: makes so many rows that it can be called with.
         gradient: whether it is asked to be differentiated too.
         how: "derived" where tensors are fake: nothing is timed then.
-        most_rows: that it is timed with.
+        use: what the run asks of it, by which it is timed.
     """
-    forward, few = _pass_cost(call, inputs, False, how, most_rows)
+    use = use or Use()
+    forward, few = _pass_cost(call, inputs, False, how, use)
     way_back = None
     if gradient:
-        cost, followed = _pass_cost(call, inputs, True, how, most_rows)
+        cost, followed = _pass_cost(call, inputs, True, how, use)
         way_back = cost if followed.has_graph else None
     return PartCost(
         forward=forward, way_back=way_back, asked=gradient, how=how, row_shape=few.row_shape
@@ -192,33 +224,83 @@ def part_cost(
 
 
 def _pass_cost(
-    call: Call, inputs: Callable[[int], Tensor], gradient: bool, how: How, most_rows: int
+    call: Call, inputs: Callable[[int], Tensor], gradient: bool, how: How, use: Use
 ) -> tuple[PassCost, _Pass]:
     """One pass with one row and with two, and what the latter looked like."""
     few, many = (_Pass.watched(call, inputs(rows), gradient) for rows in (1, 2))
-    seconds = _seconds(call, inputs, gradient, many, most_rows) if how == "measured" else Linear()
+    made, seconds, last = _made(few.made, many.made), Linear(), 0
+    if how == "measured":
+        seconds, last = _seconds(call, inputs, gradient, many, made, use)
     cost = PassCost(
         peak=Linear.through((1, few.peak), (2, many.peak)),
         kept=Linear.through((1, few.kept), (2, many.kept)),
         seconds=seconds,
         flops=Linear(0.0, many.flops / 2),
+        made=tuple(size for size in made if size * last < LARGEST_KEPT) if last else (),
     )
     return cost, many
 
 
+def _made(one: Sequence[int], two: Sequence[int]) -> tuple[float, ...]:
+    """Bytes a row of the tensors of a call, which were seen with one row and with two."""
+    if len(one) != len(two):
+        return tuple(size / 2 for size in two)
+    return tuple(float(b - a) for a, b in zip(one, two, strict=True) if b > a)
+
+
+@functools.cache
+def page_seconds() -> float:
+    """Seconds a byte that large memory costs on this CPU: the system gives and takes its pages."""
+    times = list[float]()
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.zeros(2 * LARGEST_KEPT, dtype=torch.uint8).add_(1)
+        times.append(time.perf_counter() - began)
+        kept = torch.zeros(2 * LARGEST_KEPT, dtype=torch.uint8)
+        began = time.perf_counter()
+        kept.zero_().add_(1)
+        times[-1] -= time.perf_counter() - began
+    return max(0.0, min(times)) / (2 * LARGEST_KEPT)
+
+
 def _seconds(
-    call: Call, inputs: Callable[[int], Tensor], gradient: bool, warm: _Pass, most_rows: int
-) -> Linear:
-    """Duration by rows: what two of them took, and, where that is quick, by more calls."""
+    call: Call,
+    inputs: Callable[[int], Tensor],
+    gradient: bool,
+    warm: _Pass,
+    made: Sequence[float],
+    use: Use,
+) -> tuple[Linear, int]:
+    """Duration by rows, and the most rows that it was measured with.
+
+    It is what two rows took, and, where that is quick, more of them. A last call has as many rows
+    as make tensors large, if these are large in the run and the call is short beside it.
+    """
+    if warm.seconds > _SLOWEST:
+        return Linear(0.0, warm.seconds / 2), 2
     if warm.seconds > _SLOW:
-        return Linear(0.0, warm.seconds / 2)
-    measured = list[tuple[int, float]]()
-    for rows in _SIZES:
-        if len(measured) > 1 and (rows > most_rows or measured[-1][1] > _QUICK):
-            break
-        took = min(_timed(call, inputs(rows), gradient) for _ in range(2))
-        measured.append((rows, took))
-    return Linear.through(*measured[-2:])
+        measured = [(2, _timed(call, inputs(2), gradient))]
+    else:
+        measured = []
+        for rows in _SIZES:
+            if len(measured) > 1 and (rows > use.at_once or measured[-1][1] > _QUICK):
+                break
+            took = min(_timed(call, inputs(rows), gradient) for _ in range(2))
+            measured.append((rows, took))
+    seconds, last = _through(measured), measured[-1][0]
+    large = sorted(size for size in made if last * size < LARGEST_KEPT <= use.at_once * size)
+    if large:
+        rows = math.ceil(LARGEST_KEPT / large[len(large) // 2])
+        expected, whole = seconds.of(rows), seconds.slope * use.in_all
+        if expected < min(_LONGEST, _SHARE * whole) and rows * sum(made) < _MOST:
+            measured.append((rows, _timed(call, inputs(rows), gradient)))
+            return _through(measured), rows
+    return seconds, last
+
+
+def _through(measured: Sequence[tuple[int, float]]) -> Linear:
+    """The line through the last two measurements (rows, seconds), or through 0 and the only one."""
+    return Linear.through(*([(0, 0.0), *measured][-2:]))
 
 
 @final
@@ -232,6 +314,7 @@ class _Pass:
     flops: float
     row_shape: tuple[int, ...]
     has_graph: bool
+    made: tuple[int, ...]
 
     @classmethod
     def watched(cls, call: Call, x: Tensor, gradient: bool) -> _Pass:
@@ -250,7 +333,8 @@ class _Pass:
         _wait_for(x.device)
         seconds = time.perf_counter() - began
         peak = torch.cuda.max_memory_allocated(x.device) - before if cuda else living.peak
-        return cls(peak, kept, seconds, flops, tuple(result.shape[1:]), has_graph)
+        made = () if cuda else tuple(living.made)
+        return cls(peak, kept, seconds, flops, tuple(result.shape[1:]), has_graph, made)
 
 
 def _timed(call: Call, x: Tensor, gradient: bool) -> float:

@@ -297,10 +297,7 @@ def reward_over(axes: Axes, results: RunResults, price: Price) -> None:
     prices = [_price(arm.cost, arm.samples, price, results.prices) for _, arm, _ in gains]
     for (number, arm, gain), cost in zip(gains, prices, strict=True):
         if _has_left(arm) and not low <= gain.reward <= high:
-            label = (
-                f"{plot_text(arm.name)} (outside, at {with_error(gain.reward, gain.reward_error)})"
-            )
-            axes.plot([], [], _marker(number), color=_colour(number), markersize=5, label=label)
+            _outside(axes, arm, number, with_error(gain.reward, gain.reward_error))
         else:
             _point(axes, cost, gain, number, label=plot_text(arm.name))
     if min(prices) > 0:
@@ -316,7 +313,8 @@ def reward_over_divergence(axes: Axes, results: RunResults) -> None:
 
     A filled point stands at the mode's own account of KL(samples | base model), an open one with
     an arrow at the bound from below. The curve is the family p e^{λ r} by unsteered samples: no
-    law has a higher mean of r at the same divergence.
+    law has a higher mean of r at the same divergence. A point that is too far to the right stands
+    at the edge as an arrowhead, and one that is too high or low in the legend alone.
     """
     gains = _gains(results)
     other = next((gain.base for *_, gain in gains if gain.base), "")
@@ -325,16 +323,23 @@ def reward_over_divergence(axes: Axes, results: RunResults) -> None:
         if not other or measured_from & set(base.arms):
             _family(axes, base)
     low, high = _usual_rewards(results)
-    for number, arm, gain in _gains(results):
+    for number, arm, gain in gains:
         if not _has_left(arm) or low <= gain.reward <= high:
             _divergence(axes, gain, number)
+        else:
+            _outside(axes, arm, number, with_error(gain.reward, gain.reward_error))
     model = f"model of '{plot_text(other)}'" if other else "base model"
     axes.set_xlabel(f"KL(samples | {model}), nats")
     axes.set_ylabel(_MEAN)
     # The best possible mean of a normal reward is a straight line on this scale.
     axes.set_xscale("function", functions=(_root, _square))
     far = min(axes.get_xlim()[1], _farthest(results))
-    axes.set_xlim(-0.002 * far, 1.2 * far)
+    edge = 1.2 * far
+    axes.set_xlim(-0.002 * far, edge)
+    for number, arm, gain in gains:
+        place = _distance(gain)
+        if place is not None and place > edge and axes.get_ylim()[0] <= gain.reward:
+            _outside(axes, arm, number, f"{place:.3g} nats", (edge, gain.reward))
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -559,17 +564,34 @@ def _divergence(axes: Axes, gain: Divergence, number: int) -> None:
     An arm of which neither is known has no point: wherever it stood it might seem better than the
     best possible.
     """
+    place = _distance(gain)
     if gain.at_most is not None:
         _point(axes, gain.at_most, gain, number)
-    elif gain.at_least is not None and not gain.says_nothing:
+    elif place is not None:
         axes.annotate(
             "",
-            (gain.at_least, gain.reward),
+            (place, gain.reward),
             (22, 0),
             textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": _colour(number)},
         )
-        _point(axes, gain.at_least, gain, number, filled=False)
+        _point(axes, place, gain, number, filled=False)
+
+
+def _distance(gain: Divergence) -> float | None:
+    """Where an arm stands on the axis of divergences, if it is known."""
+    if gain.at_most is not None:
+        return gain.at_most
+    return None if gain.says_nothing else gain.at_least
+
+
+def _outside(
+    axes: Axes, arm: ArmNumbers, number: int, where: str, edge: tuple[float, float] | None = None
+) -> None:
+    """An entry of the legend for an arm that is outside, and an arrowhead at the edge if given."""
+    label, marker = f"{plot_text(arm.name)} (outside, at {where})", ">" if edge else _marker(number)
+    x, y = ([edge[0]], [edge[1]]) if edge else ([], [])
+    axes.plot(x, y, marker, color=_colour(number), markersize=7, clip_on=False, label=label)
 
 
 def _family(axes: Axes, base: BaseNumbers) -> None:

@@ -23,7 +23,7 @@ from align.core.reward import Reward, RewardSpec
 from align.core.streams import Streams
 from align.core.study import Study
 from align.core.term import RewardTerm
-from align.engine.cost import Call, PartCost, PassCost, part_cost
+from align.engine.cost import Call, PartCost, PassCost, Use, part_cost
 from align.engine.guard import GuardedModel, GuardedReward, guarded
 from align.engine.meter import Cost, Meter, memory_now
 from align.engine.rehearsal import Asked, Counts, Part, Rehearsal, rehearse
@@ -132,13 +132,15 @@ class Planner:
     ) -> tuple[dict[Part, PartCost], dict[Part, str]]:
         """What a call of each part costs that is asked for, and why others are not known."""
         asked: dict[Part, bool] = {_DECODE: False}  # rewards are given what it makes
-        calls = [*rehearsal.counts.asked, *rehearsal.shared.asked]
-        for call in calls:
+        for call in (*rehearsal.counts.asked, *rehearsal.shared.asked):
             asked[call.part] = asked.get(call.part, False) or call.graph
-        times = len(built.streams.samples) / rehearsal.samples
-        rows = [times * call.rows for call in rehearsal.counts.asked]
-        rows += [call.rows for call in rehearsal.shared.asked]
-        most_rows = min(built.problem.chunks.cap, math.ceil(max(rows, default=times)))
+        times, uses = len(built.streams.samples) / rehearsal.samples, dict[Part, Use]()
+        calls = [(call, n, times * call.rows) for call, n in rehearsal.counts.asked.items()]
+        calls += [(call, n, call.rows) for call, n in rehearsal.shared.asked.items()]
+        for call, number, rows in calls:
+            use = uses.get(call.part, Use(1))
+            at_once = max(use.at_once, min(built.problem.chunks.cap, math.ceil(rows)))
+            uses[call.part] = Use(at_once, use.in_all + number * rows)
         parts, unknown = dict[Part, PartCost](), dict[Part, str]()
         for part, gradient in asked.items():
             spec = built.arm.model if part[0] == "model" else None
@@ -149,7 +151,9 @@ class Planner:
                 if any(part == ("reward", t.name) and t.part.external for t in self.terms):
                     known = _EXTERNAL
                 else:
-                    known = _measured(built.problem, part, gradient, most_rows, decoded)
+                    known = _measured(
+                        built.problem, part, gradient, uses.get(part, Use(1)), decoded
+                    )
                 self._measured.append((spec, part, known))
             if isinstance(known, str):
                 unknown[part] = known
@@ -194,7 +198,7 @@ def _nothing_drawn() -> Iterator[None]:
 
 
 def _measured(
-    problem: Problem, part: Part, gradient: bool, rows: int, decoded: tuple[int, ...] | None
+    problem: Problem, part: Part, gradient: bool, use: Use, decoded: tuple[int, ...] | None
 ) -> PartCost | str:
     """What a call of a part costs, or why that is not known.
 
@@ -202,7 +206,7 @@ def _measured(
         problem: has the part.
         part: is called.
         gradient: whether it is differentiated too.
-        rows: with which it is called in the run.
+        use: what the run asks of it.
         decoded: shape of a row of data, if it is known.
     """
     try:
@@ -214,12 +218,12 @@ def _measured(
             if shape is None:
                 return "what the model decodes is not known"
             inputs, call = _of_reward(problem, term.reward, shape)
-            return part_cost(call, inputs, gradient=gradient, most_rows=rows)
+            return part_cost(call, inputs, gradient=gradient, use=use)
         model = guarded(problem.model)
         if isinstance(model.inner, Sketch):
             return model.inner.cost(part[1], problem.cond, gradient)
         inputs, call = _of_model(problem, part[1])
-        return part_cost(call, inputs, gradient=gradient, most_rows=rows)
+        return part_cost(call, inputs, gradient=gradient, use=use)
     except Exception as error:  # of anybody's part; the run itself says what is wrong
         return str(error) or type(error).__name__
 
@@ -278,7 +282,7 @@ def _cost(built: Built, rehearsal: Rehearsal, parts: Mapping[Part, PartCost]) ->
             continue
         passed = part.cost(gradient=call.graph)
         pieces = math.ceil(rows / max(1, at_once(call)))
-        seconds += number * (pieces * passed.seconds.fixed + rows * passed.seconds.slope)
+        seconds += number * pieces * passed.duration(rows / pieces)
         flops += number * rows * part.forward.flops.slope * (2 if call.graph else 1)
     above = times * rehearsal.own_bytes + rehearsal.peak(parts, at_once)
     cost = attrs.evolve(

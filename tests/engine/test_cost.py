@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from align.engine.cost import LivingBytes, PartCost, bytes_of, part_cost, rows_within
+from align.engine.cost import LivingBytes, PartCost, Use, bytes_of, part_cost, rows_within
 from align.engine.meter import Meter
 
 WIDTH, LAYERS = 256, 4
@@ -24,7 +24,7 @@ def _cost(*, gradient: bool = True) -> PartCost:
         result: Tensor = meter.measured("network", len(x), lambda: net(x))
         return meter.count("network", result)
 
-    return part_cost(call, lambda rows: torch.ones(rows, WIDTH), gradient=gradient, most_rows=8)
+    return part_cost(call, lambda rows: torch.ones(rows, WIDTH), gradient=gradient, use=Use(8))
 
 
 def test_bytes_of_a_network_are_those_of_its_layers() -> None:
@@ -48,7 +48,7 @@ def test_seconds_are_positive_and_grow_with_rows() -> None:
 
 def test_part_without_gradient_has_no_way_back() -> None:
     constant = part_cost(
-        lambda x, _: x.detach() + 1, lambda rows: torch.ones(rows, 3), gradient=True, most_rows=2
+        lambda x, _: x.detach() + 1, lambda rows: torch.ones(rows, 3), gradient=True, use=Use(2)
     )
     assert constant.way_back is None
     assert constant.cost(gradient=True) is constant.forward
