@@ -28,8 +28,8 @@ Call: TypeAlias = Callable[[Tensor, Meter], Tensor]
 How: TypeAlias = Literal["measured", "derived"]
 """Whether the call was real, or made of tensors that have a shape and no numbers."""
 
-_SLOW: Final = 1.0  # seconds; a first call that takes more is repeated once
-_SLOWEST: Final = 10.0  # seconds; not even once
+_SLOW: Final = 1.0  # seconds; a first call that takes more is repeated with as many rows
+_SLOWEST: Final = 5.0  # seconds; one that takes more is not
 _QUICK: Final = 0.1  # seconds; a call that takes less is timed again with more rows
 _SIZES: Final = (1, 4, 16, 64, 256, 1024)  # rows
 _LONGEST: Final = 4.0  # seconds of a call with rows that make large tensors
@@ -279,7 +279,7 @@ def _seconds(
     if warm.seconds > _SLOWEST:
         return Linear(0.0, warm.seconds / 2), 2
     if warm.seconds > _SLOW:
-        measured = [(2, _timed(call, inputs(2), gradient))]
+        measured = [(2, min(_timed(call, inputs(2), gradient) for _ in range(2)))]
     else:
         measured = []
         for rows in _SIZES:
@@ -289,10 +289,11 @@ def _seconds(
             measured.append((rows, took))
     seconds, last = _through(measured), measured[-1][0]
     large = sorted(size for size in made if last * size < LARGEST_KEPT <= use.at_once * size)
-    if large:
-        rows = math.ceil(LARGEST_KEPT / large[len(large) // 2])
+    if large:  # well beyond the least, for which freed memory may have room
+        rows = math.ceil(1.5 * LARGEST_KEPT / large[len(large) // 2])
         expected, whole = seconds.of(rows), seconds.slope * use.in_all
-        if expected < min(_LONGEST, _SHARE * whole) and rows * sum(made) < _MOST:
+        affordable = expected < min(_LONGEST, _SHARE * whole) and rows * sum(made) < _MOST
+        if affordable and rows <= use.at_once:
             measured.append((rows, _timed(call, inputs(rows), gradient)))
             return _through(measured), rows
     return seconds, last

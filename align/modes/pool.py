@@ -29,9 +29,10 @@ def own_samples(
     """
     count, pieces = len(cond), list[Tensor]()
     nfe = count * steps * model.rows_per_velocity
-    made, each = number_of(count, "sample"), number_of(steps, "step")
-    text = "clean data are {} of the model's own flow, in {} each: {:,} NFE"
-    logger.bind(notice=True).info(text, made, each, nfe)
+    if count * steps > 1:  # a single call is not worth a line
+        made, each = number_of(count, "sample"), number_of(steps, "step")
+        text = "clean data are {} of the model's own flow, in {} each: {:,} NFE"
+        logger.bind(notice=True).info(text, made, each, nfe)
     for first in range(0, count, chunk):
         rows = slice(first, min(count, first + chunk))
         x = streams.rows(rows).normal(model.shape).to(model.device, model.dtype)

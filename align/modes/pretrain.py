@@ -23,7 +23,10 @@ from align.models.network_model import NetworkModel, network_of
 from align.modes.sampling.rollout import flow
 from align.training.latents import Examples, encoded
 from align.training.loop import Training
-from align.training.mode import TrainingMode, TrainingState
+from align.training.mode import Beside, TrainingMode, TrainingState
+
+PICTURE_STEPS: Final = 25
+"""Steps of the samples in pictures."""
 
 CHUNK: Final = 128
 """Rows of an evaluation that go through the network at once."""
@@ -95,6 +98,12 @@ class Pretrain(TrainingMode[FlowState]):
         training = Training.of(model.require_flow(), self.optimisation)
         return FlowState(training, examples, model, held_out)
 
+    def between_steps(self, problem: Problem) -> Beside:
+        """Samples in pictures, and rows of the losses on data."""
+        pictures = len(problem.cond) * PICTURE_STEPS if problem.model.domain == "image" else 0
+        losses = 2 * self.held_out_rows if self.held_out else 0
+        return Beside(own=-(-self.steps // self.sample_every) * (pictures + losses))
+
     def loss(self, problem: Problem, state: FlowState, rows: Streams, index: int) -> Loss:
         """‖b_t(I_t, c) − İ_t‖², a number of the state."""
         model = attrs.evolve(state.model, flow=state.training.module, guidance=1.0)
@@ -129,7 +138,7 @@ class Pretrain(TrainingMode[FlowState]):
         model = attrs.evolve(state.model, flow=state.training.ema)
         start = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
         cond = model.class_grid(len(streams.samples))
-        return model.decode(flow(model, start, cond, steps=25))
+        return model.decode(flow(model, start, cond, steps=PICTURE_STEPS))
 
     def exported_model(self, problem: Problem, state: FlowState, network: nn.Module) -> Export:
         """The flow and its autoencoder."""

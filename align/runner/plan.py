@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from align.core.chunks import fitting
-from align.core.dataset import DatasetSpec
 from align.core.errors import AlignError, PartError
-from align.core.mode import AlignmentMode, Trainable
+from align.core.mode import Trainable
 from align.core.model import Condition, FlowModel, ModelSpec, build_model
 from align.core.problem import Problem
 from align.core.reward import Reward, RewardSpec
@@ -28,14 +27,18 @@ from align.engine.guard import GuardedModel, GuardedReward, guarded
 from align.engine.meter import Cost, Meter, memory_now
 from align.engine.rehearsal import Asked, Counts, Part, Rehearsal, rehearse
 from align.engine.sketch import Sketch, called
+from align.io.text import number_of
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.studies.tilt_check import TiltCheck
 from align.recipe import Arm, Recipe, Run
 from align.recipe.sizes import readable
 from align.runner.base_samples import arms_with_bases, flow_steps_of
 from align.runner.build import Built, Rewards, build, device_of
+from align.runner.training_plan import rows_of, training_cost, with_few_rows
 from align.runner.worker import shared_steps
+from align.training.mode import TrainingMode
 
+_SLOW_ROW: Final = 0.2  # seconds; no step of training is tried where a row takes more
 _ALL: Final = 1 << 20  # rows; measured calls are not cut
 _DECODE: Final[Part] = ("model", "decode")
 _EXTERNAL: Final = "a service computes it, which is asked for nothing before the run"
@@ -54,6 +57,8 @@ class Plan:
         parts: what a call of each part costs.
         unknown: why the cost of some parts is not known, and not counted, by part.
         cures: what to change in the recipe where memory does not suffice.
+        steps: of a training, each of `cost.step_seconds`.
+        unread: rows of data that are read and encoded at the start, which is not timed.
     """
 
     cost: Cost
@@ -62,6 +67,8 @@ class Plan:
     parts: Mapping[Part, PartCost] = attrs.field(factory=dict)
     unknown: Mapping[Part, str] = attrs.field(factory=dict)
     cures: tuple[str, ...] = ()
+    steps: int = 0
+    unread: int = 0
 
     def times(self, number: float) -> Plan:
         """Of so many times the samples, made one after the other: their memory stays the same."""
@@ -88,23 +95,43 @@ class Planner:
 
     Attributes:
         terms: the [[reward]] tables of the recipe.
+        trains: whether models may be trained a little, which changes their weights.
         on_part: is called with the name of a part before it is measured.
     """
 
     terms: Sequence[RewardTerm] = ()
     on_part: Callable[[str], None] = lambda name: None
+    trains: bool = False
     _measured: list[tuple[ModelSpec | None, Part, PartCost | str]] = attrs.field(factory=list)
     _studied: list[Arm] = attrs.field(factory=list)
+    _planned: list[tuple[object, Plan]] = attrs.field(factory=list)
 
     def plan(self, built: Built) -> Plan:
         """What an arm that is ready to run will cost.
 
         Raises:
-            NoPlanError: it trains or reads pictures, or its mode cannot be rehearsed.
+            NoPlanError: it trains and may not, or its mode cannot be rehearsed.
         """
         arm = built.arm
-        if reason := _unplanned(arm.mode):
-            raise NoPlanError(reason)
+        if isinstance(arm.mode, Trainable):
+            return self._of_training(built)
+        if isinstance(arm.mode, TiltCheck):
+            raise NoPlanError(
+                "makes base samples, whose number is not that of the samples, and is not planned"
+            )
+        for other, plan in reversed(self._planned):
+            if other == _asking(built):
+                return plan
+        plan = self._of_samples(built)
+        if not isinstance(arm.mode, Study):  # which may go on from an earlier one
+            self._planned.append((_asking(built), plan))
+        return plan
+
+    def _of_samples(self, built: Built) -> Plan:
+        """What an arm costs that makes samples, or a study."""
+        arm = built.arm
+        mode, data = with_few_rows(arm.mode)
+        built = attrs.evolve(built, arm=attrs.evolve(arm, mode=mode))
         continues = isinstance(arm.mode, Study) and any(
             shared_steps(arm, before) for before in self._studied
         )
@@ -125,6 +152,49 @@ class Planner:
             parts=parts,
             unknown=unknown,
             cures=_cures(built, flat, self.terms, above),
+            unread=rows_of(data),
+        )
+
+    def _of_training(self, built: Built) -> Plan:
+        """What a training costs; it is begun with little data, and a few of its steps are taken."""
+        mode, problem, parts = built.arm.mode, built.problem, dict[Part, PartCost]()
+        if not self.trains:
+            raise NoPlanError("trains; `align plan` says what that costs")
+        if not isinstance(mode, TrainingMode):
+            raise NoPlanError("trains in steps of its own, which are not planned")
+        if isinstance(guarded(problem.model).inner, Sketch):
+            raise NoPlanError("trains, and the model's weights are not here")
+
+        def cost_of(part: Part, rows: float) -> PartCost | str:
+            decoded = parts[_DECODE].row_shape if _DECODE in parts else None
+            at_once = min(problem.chunks.cap, math.ceil(rows))
+            cost = self._cost_of(built, part, False, Use(at_once, rows), decoded)
+            if isinstance(cost, PartCost):
+                parts[part] = cost
+            return cost
+
+        def seconds_of(part: Part, rows: float) -> float:
+            if rows <= 0 or isinstance(cost := cost_of(part, rows), str):
+                return 0.0
+            pieces = math.ceil(rows / problem.chunks.cap)
+            return pieces * cost.forward.duration(rows / pieces)
+
+        with _nothing_drawn():
+            if "model" in mode.needs and seconds_of(("model", "velocity"), 1) > _SLOW_ROW:
+                raise NoPlanError("trains a network that is too slow here for a step to be tried")
+            try:
+                found = training_cost(mode, problem, built.streams, built.meter, seconds_of)
+            except Exception as error:  # of anybody's part; the run itself says what is wrong
+                text = str(error) or type(error).__name__
+                raise NoPlanError(f"its first step cannot be tried: {text}") from error
+        fits = problem.chunks.memory is None or found.above <= problem.chunks.memory.free()
+        return Plan(
+            cost=found.cost,
+            above=found.above,
+            parts=parts,
+            cures=() if fits else ("a larger mode.optimisation.grad_accumulation",),
+            steps=mode.steps,
+            unread=found.unread,
         )
 
     def _costs(
@@ -143,39 +213,28 @@ class Planner:
             uses[call.part] = Use(at_once, use.in_all + number * rows)
         parts, unknown = dict[Part, PartCost](), dict[Part, str]()
         for part, gradient in asked.items():
-            spec = built.arm.model if part[0] == "model" else None
-            known = self._known(spec, part, gradient)
-            if known is None:
-                self.on_part(part[1])
-                decoded = parts[_DECODE].row_shape if _DECODE in parts else None
-                if any(part == ("reward", t.name) and t.part.external for t in self.terms):
-                    known = _EXTERNAL
-                else:
-                    known = _measured(
-                        built.problem, part, gradient, uses.get(part, Use(1)), decoded
-                    )
-                self._measured.append((spec, part, known))
+            decoded = parts[_DECODE].row_shape if _DECODE in parts else None
+            known = self._cost_of(built, part, gradient, uses.get(part, Use(1)), decoded)
             if isinstance(known, str):
                 unknown[part] = known
             else:
                 parts[part] = known
         return parts, unknown
 
-    def _known(self, spec: ModelSpec | None, part: Part, gradient: bool) -> PartCost | str | None:
+    def _cost_of(
+        self, built: Built, part: Part, gradient: bool, use: Use, decoded: tuple[int, ...] | None
+    ) -> PartCost | str:
+        """What a call of a part costs, or why that is not known; measured once."""
+        spec = built.arm.model if part[0] == "model" else None
         for other, name, cost in reversed(self._measured):
             if name == part and other == spec and (isinstance(cost, str) or cost.serves(gradient)):
                 return cost
-        return None
-
-
-def _unplanned(mode: AlignmentMode[Any]) -> str:
-    """Why a mode is not rehearsed; "" where it is."""
-    if isinstance(mode, Trainable):
-        return "trains, which is not planned"
-    if isinstance(mode, TiltCheck):
-        return "makes base samples, whose number is not that of the samples, and is not planned"
-    reads = any(isinstance(getattr(mode, f.name), DatasetSpec) for f in attrs.fields(type(mode)))
-    return "reads pictures, which is not planned" if reads else ""
+        self.on_part(part[1])
+        known: PartCost | str = _EXTERNAL
+        if not any(part == ("reward", t.name) and t.part.external for t in self.terms):
+            known = _measured(built.problem, part, gradient, use, decoded)
+        self._measured.append((spec, part, known))
+        return known
 
 
 def _rehearsed(built: Built, *, steep: bool, continues: bool) -> Rehearsal:
@@ -187,6 +246,13 @@ def _rehearsed(built: Built, *, steep: bool, continues: bool) -> Rehearsal:
         raise NoPlanError(
             f"cannot be gone through with stand-ins for its parts: {error}"
         ) from error
+
+
+def _asking(built: Built) -> object:
+    """What two arms are alike in that ask the same of equal parts: weights do not matter, but 0."""
+    weighed = tuple(term.weight != 0 for term in built.problem.reward.terms)
+    parts = attrs.evolve(built.arm, name="", weights=None, factors=None)
+    return parts, len(built.streams.samples), weighed
 
 
 @contextmanager
@@ -394,6 +460,12 @@ class RecipePlan:
             if arm.plan is None:
                 notes[f"{arm.name}: {arm.reason}"] = None
                 continue
+            if steps := arm.plan.steps:
+                each = readable_seconds(arm.plan.cost.step_seconds)
+                notes[f"{arm.name}: {number_of(steps, 'step')}, each about {each}"] = None
+            if unread := arm.plan.unread:
+                rows = number_of(unread, "row")
+                notes[f"{arm.name}: reading and encoding {rows} of data is not timed"] = None
             for (_, name), reason in arm.plan.unknown.items():
                 notes[f"{name}: not counted in FLOP and memory, and not timed: {reason}"] = None
             if arm.plan.cures:
@@ -508,14 +580,13 @@ def plan_recipe(
     Args:
         recipe: the recipe.
         on_part: is called with the name of a part before it is measured.
-        ready: whether every arm must be ready to run: what is not planned is built too, and what
-            cannot be built here is an error.
+        ready: whether every arm must be ready to run; what cannot be built here is an error then.
 
     Raises:
         AlignError: an arm is not ready that must be.
     """
     notes = list[str]()
-    run, planner = recipe.run, Planner(recipe.reward, on_part)
+    run, planner = recipe.run, Planner(recipe.reward, on_part, trains=True)
     if run.device == "cuda" and not torch.cuda.is_available() and not ready:
         notes.append("There is no CUDA device here: what is measured is measured on the CPU.")
         run = attrs.evolve(run, device="auto")
@@ -527,19 +598,15 @@ def plan_recipe(
     arms = list[ArmPlan]()
     models = list[tuple[ModelSpec | None, FlowModel | None]]()
     for arm in (*_unsteered(recipe), *recipe.arms()):
-        reason = _unplanned(arm.mode)
-        if reason and not ready:
-            arms.append(ArmPlan(name=arm.name, plan=None, reason=reason))
-            continue
+        trains = isinstance(arm.mode, Trainable)
         try:
-            known = [model for spec, model in models if spec == arm.model]
+            known = [] if trains else [model for spec, model in models if spec == arm.model]
             model = known[0] if known else _model(arm.model, rewards.device, sketched=not ready)
-            models += [] if known else [(arm.model, model)]
+            models += [] if known or trains else [(arm.model, model)]
             built = build(arm, rewards, run, model)
             if arm.name == UNSTEERED:
                 built = _of_unsteered(built, run)
-            plan = None if reason else planner.plan(built)
-            arms.append(ArmPlan(name=arm.name, plan=plan, reason=reason))
+            arms.append(ArmPlan(name=arm.name, plan=planner.plan(built)))
         except AlignError as error:
             if ready and not isinstance(error, NoPlanError):
                 raise

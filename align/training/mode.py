@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, final
 
 import attrs
 from torch import Tensor, nn
@@ -30,6 +30,31 @@ class TrainingState:
 
 
 State = TypeVar("State", bound=TrainingState)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Beside:
+    """Samples that a training makes beside its steps, in rows.
+
+    Attributes:
+        base: through the velocity of the base model.
+        own: through the velocity that is trained.
+        decoded: by the base model.
+        scored: by each reward.
+    """
+
+    base: int = 0
+    own: int = 0
+    decoded: int = 0
+    scored: int = 0
+
+    def plus(self, other: Beside, times: int = 1) -> Beside:
+        """These rows, and `times` the others."""
+        ours, theirs = attrs.astuple(self), attrs.astuple(other)
+        names = attrs.fields_dict(Beside)
+        sums = (a + times * b for a, b in zip(ours, theirs, strict=True))
+        return Beside(**dict(zip(names, sums, strict=True)))
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +85,18 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
             "its learning rate depends on the number of steps; with decay = 'none' and a warm-up of"
             " its own ('warmup') it does not"
         )
+
+    def short(self) -> Self:
+        """The mode with as few samples before its first step as it can do with."""
+        return self
+
+    def before_steps(self, problem: Problem) -> Beside:
+        """What `init` makes of samples, as far as options say how many; the default is none."""
+        return Beside()
+
+    def between_steps(self, problem: Problem) -> Beside:
+        """What `evaluate`, `pictures` and further stages make of samples; the default is none."""
+        return Beside()
 
     @abstractmethod
     def loss(self, problem: Problem, state: State, rows: Streams, index: int) -> Loss:

@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 
 from align.catalog.registry import Catalog, load_catalog
 from align.core.errors import PartError
+from align.core.mode import AlignmentMode
 from align.core.model import Condition
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.engine.cost import How, Linear, PartCost, PassCost
 from align.engine.guard import guarded
 from align.engine.meter import Cost, shares
-from align.engine.rehearsal import rehearse
+from align.engine.rehearsal import Rehearsal, rehearse
 from align.estimators.bank import Bank
+from align.io.images import save_picture
 from align.modes.sampling.steer import Steer
 from align.recipe import Recipe, load
 from align.report.schema import read
@@ -190,6 +193,72 @@ def test_parts_are_measured_once_for_all_arms(catalog: Catalog, tmp_path: Path) 
     assert sorted(names) == ["decode", "likelihood", "posterior_jump", "velocity"]
 
 
+def test_arms_that_ask_the_same_are_gone_through_once(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed = list[int]()
+
+    def counting(mode: AlignmentMode[Any], *args: Any, **named: Any) -> Rehearsal:
+        rehearsed.append(mode.steps)
+        return rehearse(mode, *args, **named)
+
+    monkeypatch.setattr("align.runner.plan.rehearse", counting)
+    sweep = '"reward[0].weight" = [1.0, 2.0, 4.0]\n"mode.steps" = [2, 3]\n'
+    file = tmp_path / "recipe.toml"
+    file.write_text(WORLD + f"[sweep]\n{sweep}")
+    planned = plan_recipe(load(file, sets=["run.unsteered=0"], catalog=catalog).recipe)
+    assert sorted(rehearsed) == [2, 2, 3, 3]  # with flat rewards and with steep ones
+    calls = [arm.plan.cost.nfe for arm in planned.arms if arm.plan]
+    assert calls == [calls[0], calls[1]] * 3
+
+
+SMALL = 'net = { kind = "mlp", width = 8, depth = 1 }\noptimisation = { batch = 4 }\n'
+LOOKS = "pool = 9\nflow_steps = 2\nevaluation = { every = 2, samples = 3, flow_steps = 4 }\n"
+TRAININGS = {
+    "distilled": ("[mode]\nkind = 'distill'\nsteps = 3\n" + SMALL, 0.5),
+    "tuned": (
+        "[mode]\nkind = 'finetune'\nsteps = 5\nobjective = { kind = 'gradient', draws = 2 }\n"
+        + SMALL
+        + LOOKS,
+        0.0,
+    ),
+    "tuned without c": (
+        "[mode]\nkind = 'finetune'\nsteps = 3\nobjective = { kind = 'draft', flow_steps = 2 }\n"
+        + SMALL
+        + LOOKS,
+        0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "apart"), TRAININGS.values(), ids=TRAININGS.keys())
+def test_steps_that_are_planned_are_those_of_the_training(
+    catalog: Catalog, tmp_path: Path, text: str, apart: float
+) -> None:
+    file = tmp_path / "recipe.toml"
+    glass = 'kind = "glass"\nsteps = 2\n'
+    file.write_text(WORLD.partition("[mode]")[0].replace('kind = "mfm"\n', glass) + text)
+    recipe = load(file, sets=["run.unsteered=0"], catalog=catalog).recipe
+    planned = plan_recipe(recipe)
+    (plan,) = (arm.plan for arm in planned.arms)
+    assert plan is not None
+    cost = _built(recipe).execute(NullObserver()).cost
+    assert plan.cost.flops == pytest.approx(cost.flops, rel=apart)
+    assert plan.cost.nfe == pytest.approx(cost.nfe, rel=apart)
+    if not apart:
+        assert _calls(plan.cost) == _calls(cost)
+    assert plan.above > 0
+    assert plan.cost.seconds > plan.steps * plan.cost.step_seconds > 0
+    assert any("steps, each about" in note for note in planned.all_notes())
+
+
+def test_run_that_trains_is_not_trained_before(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(WORLD.partition("[mode]")[0] + TRAININGS["distilled"][0])
+    with pytest.raises(NoPlanError, match="align plan"):
+        Planner().plan(_built(load(file, catalog=catalog).recipe))
+
+
 def test_table_has_a_row_for_unsteered_samples_each_arm_and_their_sum(
     catalog: Catalog, tmp_path: Path
 ) -> None:
@@ -329,3 +398,32 @@ def test_dry_run_fails_where_the_run_would(tmp_path: Path) -> None:
     reward = f"reward=[{{ kind = 'python', file = '{tmp_path / 'score.py'}', domain = 'vector' }}]"
     with pytest.raises(PartError, match="no weights"):
         dry_run(path, sets=[reward])
+
+
+def test_training_on_pictures_reads_few_and_says_how_many_there_are(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    for number in range(6):
+        place = tmp_path / "pictures" / "train" / "ab"[number % 2] / f"{number}.png"
+        save_picture(place, np.full((8, 8, 3), 40 * number, np.uint8))
+    recipe = load(
+        {
+            "run": {"samples": 1},
+            "mode": {
+                "kind": "autoencode",
+                "steps": 3,
+                "data": {"path": str(tmp_path / "pictures"), "latents": str(tmp_path / "kept")},
+                "net": {"kind": "upsample", "width": 8},
+                "optimisation": {"batch": 4},
+            },
+        },
+        catalog=catalog,
+    ).recipe
+    planned = plan_recipe(recipe)
+    (arm,) = planned.arms
+    assert arm.plan is not None, arm.reason
+    assert arm.plan.unread == 6
+    assert any("reading and encoding 6 rows of data is not timed" in n for n in planned.all_notes())
+    assert not (tmp_path / "kept").exists()
+    built = build(recipe.arms()[0], Rewards((), torch.device("cpu")), recipe.run)
+    assert arm.plan.cost.flops == built.execute(NullObserver()).cost.flops > 0

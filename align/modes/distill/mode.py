@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, Self, final
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from align.core.dataset import DatasetSpec
 from align.core.errors import OptionError
 from align.core.mode import Export, Need
-from align.core.model import Condition, FlowModel, ModelSpec
+from align.core.model import Condition, DataSampler, FlowModel, ModelSpec
 from align.core.network import NetworkSpec, grown, make_network
 from align.core.objective import Loss
 from align.core.option import ConfigError, at_least, between, option
@@ -29,7 +29,7 @@ from align.modes.distill.weighting import LogLossNet, Weighting
 from align.modes.pool import pool_of
 from align.training.latents import Examples
 from align.training.loop import Training
-from align.training.mode import TrainingMode, TrainingState
+from align.training.mode import Beside, TrainingMode, TrainingState
 
 
 @final
@@ -125,6 +125,16 @@ class Distill(TrainingMode[DistillState]):
         if self.data is None and min(self.steps, steps) * self.batch < self.pool:
             return "its 'pool' is no larger than training is long"
         return super().other_with(steps)
+
+    def short(self) -> Self:
+        """With a pool of one sample."""
+        return attrs.evolve(self, pool=1, flow_steps=1)
+
+    def before_steps(self, problem: Problem) -> Beside:
+        """The pool, where there is one."""
+        drawn = problem.model.capability(DataSampler) is not None
+        count = 0 if drawn or self.data is not None else min(self.pool, self.steps * self.batch)
+        return Beside(base=count * self.flow_steps)
 
     def init(self, problem: Problem, streams: Streams) -> DistillState:
         """Make the map, and read or make its clean data.

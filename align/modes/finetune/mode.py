@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import attrs
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from align.core.dataset import DatasetSpec
 from align.core.errors import DivergedError, PartError
 from align.core.mode import Export, HasWarnings, Info, Need, UsesRewardGradient
-from align.core.model import FlowModel
+from align.core.model import DataSampler, FlowModel
 from align.core.network import NetworkSpec
 from align.core.objective import Loss
 from align.core.option import above, at_least, between, option
@@ -35,7 +35,7 @@ from align.modes.finetune.state import (
 from align.modes.finetune.target import TiltedTarget
 from align.training.loop import StepResult, Training
 from align.training.lora import Lora
-from align.training.mode import TrainingMode
+from align.training.mode import Beside, TrainingMode
 from align.training.weights import in_float32
 
 
@@ -135,6 +135,30 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         """Raise OptionError where there is no network, and the model has no module to train."""
         if self.net is None:
             own_module(model)
+
+    def short(self) -> Self:
+        """With a pool of one sample, and an evaluation of two."""
+        evaluation = attrs.evolve(self.evaluation, samples=2, flow_steps=1)
+        return attrs.evolve(self, pool=1, flow_steps=1, evaluation=evaluation)
+
+    def before_steps(self, problem: Problem) -> Beside:
+        """The pool, where there is one, and the evaluation of the base model beside itself."""
+        drawn = problem.model.capability(DataSampler) is not None
+        count = 0 if drawn or self.data is not None else self.pool
+        samples = self.evaluation.samples
+        return Beside(
+            base=count * self.flow_steps + 4 * samples * self.evaluation.flow_steps,
+            decoded=2 * samples,
+            scored=2 * samples,
+        )
+
+    def between_steps(self, problem: Problem) -> Beside:
+        """Evaluations, and the pools of further stages."""
+        samples, looks = self.evaluation.samples, -(-self.steps // self.evaluation.every)
+        rows, stages = samples * self.evaluation.flow_steps, self.stages - 1
+        pools = stages * self.pool * self.flow_steps if self.path == "tilt" else 0
+        made = Beside(base=rows, own=2 * rows, decoded=samples, scored=samples)
+        return Beside(base=pools).plus(made, looks)
 
     def init(self, problem: Problem, streams: Streams) -> FinetuneState:
         """Copy the flow, prepare clean data, fit the first c, and evaluate the base model.
