@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         PosteriorMap,
         Scheduled,
         ToData,
+        TokenGrid,
         TrainableVelocity,
     )
     from align.core.network import NetworkSpec, Role, VelocityNetwork
@@ -201,6 +202,7 @@ _NAMES: Final = {
         "PosteriorMap",
         "Scheduled",
         "ToData",
+        "TokenGrid",
         "TrainableVelocity",
     ),
     "align.core.network": ("NetworkSpec", "Role", "VelocityNetwork"),
@@ -437,6 +439,7 @@ __all__ = [
     "TiltCheck",
     "TiltedTarget",
     "ToData",
+    "TokenGrid",
     "Torch",
     "TrackedArm",
     "Tracker",

@@ -29,12 +29,15 @@ class Info:
         errors: standard errors of some of the numbers, by the number's name.
         draws: clean states (N, B, *S) that the step was guided by, or None; a run decodes those of
             some steps as pictures on the way.
+        captions: what stands beneath the pictures, one for each, such as names of classes; none
+            where nothing does.
     """
 
     numbers: Mapping[str, float]
     pictures: Tensor | None = None
     errors: Mapping[str, float] = attrs.field(factory=dict)
     draws: Tensor | None = None
+    captions: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

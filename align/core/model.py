@@ -213,6 +213,18 @@ class DescribesConditions(ABC):
         """(B, F), with the same F for all conditions; row i depends on row i of `cond` alone."""
 
 
+class TokenGrid(ABC):
+    """Capability: its states are tokens (L, C) of a picture, as packed latents are.
+
+    A network that is trained in the model's place sees them as pictures (C, rows, columns).
+    """
+
+    @property
+    @abstractmethod
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns that the L tokens lie on, row by row."""
+
+
 class EncodesPictures(ABC):
     """Capability: turns pictures into states, so that `mode.data` may be a set of pictures."""
 

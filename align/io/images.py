@@ -6,6 +6,7 @@ A score depends on how a picture is resized. Every resize here is bicubic and an
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, final
 
@@ -13,13 +14,14 @@ import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from align.core.attribution import one
 from align.core.errors import ContractError, PartError
 from align.io.files import replacing
 from align.io.paths import files_in
+from align.io.text import visible
 
 Geometry: TypeAlias = Literal["shortest side, centre crop", "longest side, black bars", "squash"]
 Crop: TypeAlias = Literal["rounded", "floored"]
@@ -260,8 +262,17 @@ def data_uri(data: bytes, kind: Literal["png", "jpeg"]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Pictures (B, H, W, 3) row by row in one, at most so many in a row."""
+_NAMED: Final = 96  # pixels that a picture has at least where there is a caption beneath it
+_LINE: Final = 16  # pixels of a caption
+
+
+def mosaic(pictures: np.ndarray, columns: int = 8, captions: Sequence[str] = ()) -> np.ndarray:
+    """Pictures (B, H, W, 3) row by row in one, at most so many in a row, with what they are of."""
+    if any(captions):
+        zoom = max(1, -(-_NAMED // pictures.shape[2]))
+        larger = pictures.repeat(zoom, 1).repeat(zoom, 2)
+        named = zip(larger, captions, strict=True)
+        pictures = np.stack([_with_caption(picture, caption) for picture, caption in named])
     count, height, width, _ = pictures.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -270,6 +281,16 @@ def mosaic(pictures: np.ndarray, columns: int = 8) -> np.ndarray:
         top, left = index // columns * height, index % columns * width
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def _with_caption(picture: np.ndarray, caption: str) -> np.ndarray:
+    """A picture (H, W, 3) with a line beneath it, cut where it has no room."""
+    strip = Image.new("RGB", (picture.shape[1], _LINE), "white")
+    font, text = ImageFont.load_default(11), visible(caption)
+    while text and font.getlength(text) > picture.shape[1] - 4:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    ImageDraw.Draw(strip).text((2, 1), text, fill="black", font=font)
+    return np.concatenate((picture, np.asarray(strip)))
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:

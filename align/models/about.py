@@ -62,6 +62,8 @@ def about_of(model: NetworkModel) -> dict[str, Any]:
             name: spec_table(net.config, catalog) | {"role": net.role} for name, net in nets.items()
         },
     }
+    if model.token_grid is not None:
+        about["token_grid"] = model.token_grid
     if model.teacher is not None:
         return (
             about | {"features": model.features} | _of_part(model.teacher.model, model.teacher.part)
@@ -284,7 +286,9 @@ def described(
     outer = about.get("autoencoder")
     outer_spec = spec_in(outer, "autoencoder", file, catalog) if outer else None
     shape, classes = tuple(about["shape"]), tuple(about.get("classes", ()))
-    model = untrained(nets, outer_spec, shape, classes, device, about.get("features", 0))
+    grid = tuple(about["token_grid"]) if about.get("token_grid") else None
+    seen = (shape[-1], *grid) if grid else shape
+    model = untrained(nets, outer_spec, seen, classes, device, about.get("features", 0))
     if "model" not in about:
         return attrs.evolve(model, path=path_in(about, file))
     part = part_in(about, file, catalog, code)
@@ -292,6 +296,8 @@ def described(
     check_form(about, teacher, part, file)
     return attrs.evolve(
         model,
+        shape=shape,
+        token_grid=grid,
         teacher=Teacher(teacher, part),
         features=about.get("features", 0),
         path=teacher.path,

@@ -26,6 +26,7 @@ from align.core.model import (
     PosteriorMap,
     Scheduled,
     ToData,
+    TokenGrid,
     TrainableVelocity,
     clamped,
 )
@@ -101,6 +102,8 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         teacher: a model of another kind that the networks belong to, whose prompts, pictures and
             capabilities they have; None for a model made of networks alone.
         features: numbers of a condition of the teacher that networks are told; see `features_of`.
+        token_grid: rows and columns of states that are tokens (L, C), which networks see as
+            pictures; None of other states.
     """
 
     shape: tuple[int, ...]
@@ -117,6 +120,7 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
     path: Path = attrs.field(factory=LinearPath)
     teacher: Teacher | None = None
     features: int = 0
+    token_grid: tuple[int, int] | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
 
@@ -154,6 +158,11 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
         """Whether the network of the velocity is told the guidance scale."""
         net = self.flow or self.flow_map or self.posterior
         return bool(getattr(net, "guidance_scales", ()))
+
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """Shape of one state as the networks see it."""
+        return (self.shape[-1], *self.token_grid) if self.token_grid else self.shape
 
     def jump(self, x: Tensor, s: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """x + (u − s) v_{s,u}(x), by the flow map or the meta flow map without a context."""
@@ -297,6 +306,11 @@ class NetworkModel(TrainableVelocity, FlowMap, PosteriorMap, ClassConditional, R
 
     def _velocity(self, net: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
         """A network's velocity; `others` end with what it is told of the condition."""
+        if self.token_grid:
+            grid, *times, context, told = self.token_grid, *others
+            as_picture = attrs.evolve(self, shape=self.network_shape, token_grid=None)
+            x, context = (state.mT.unflatten(2, grid) for state in (x, context))
+            return as_picture._velocity(net, x, *times, context, told).flatten(2).mT
         *states, told = others
         named = {} if told.features is None else {"features": told.features}
         if not getattr(net, "guidance_scales", ()):
@@ -419,8 +433,15 @@ def student_of(problem: Problem) -> NetworkModel:
         path=base.path,
         teacher=Teacher(base, problem.part),
         features=0 if features is None else features.shape[1],
+        token_grid=token_grid_of(base),
         device=base.device,
     )
+
+
+def token_grid_of(model: FlowModel) -> tuple[int, int] | None:
+    """Rows and columns that the tokens of a state lie on; None where a state has none."""
+    tokens = model.capability(TokenGrid)
+    return tokens.token_grid if tokens else None
 
 
 def null_of(model: FlowModel) -> Condition | None:

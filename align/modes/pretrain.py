@@ -22,6 +22,7 @@ from align.models.about import about_of, modules_of
 from align.models.network_model import NetworkModel, network_of
 from align.modes.sampling.rollout import flow
 from align.training.latents import Examples, encoded
+from align.training.looks import POINTS, Looks, in_the_plane
 from align.training.loop import Training
 from align.training.mode import Beside, TrainingMode, TrainingState
 
@@ -100,9 +101,10 @@ class Pretrain(TrainingMode[FlowState]):
 
     def between_steps(self, problem: Problem) -> Beside:
         """Samples in pictures, and rows of the losses on data."""
-        pictures = len(problem.cond) * PICTURE_STEPS if problem.model.domain == "image" else 0
-        losses = 2 * self.held_out_rows if self.held_out else 0
-        return Beside(own=-(-self.steps // self.sample_every) * (pictures + losses))
+        shown = len(problem.cond) if problem.model.domain == "image" else 0
+        shown = POINTS if problem.model.shape == (2,) else shown
+        rows = shown * PICTURE_STEPS + (2 * self.held_out_rows if self.held_out else 0)
+        return Beside(own=-(-self.steps // self.sample_every) * rows)
 
     def loss(self, problem: Problem, state: FlowState, rows: Streams, index: int) -> Loss:
         """‖b_t(I_t, c) − İ_t‖², a number of the state."""
@@ -131,14 +133,20 @@ class Pretrain(TrainingMode[FlowState]):
     @torch.no_grad()
     def pictures(
         self, problem: Problem, state: FlowState, streams: Streams, index: int
-    ) -> Tensor | None:
-        """Samples of the flow with averaged weights, in all classes; None for vectors."""
+    ) -> Looks | None:
+        """Samples of the flow with averaged weights, in all classes; points beside the data."""
+        model, pictures = attrs.evolve(state.model, flow=state.training.ema), True
         if state.model.domain != "image":
-            return None
-        model = attrs.evolve(state.model, flow=state.training.ema)
+            if model.shape != (2,):
+                return None
+            streams, pictures = streams.numbered(0, POINTS), False
         start = streams.fold_in("start").normal(model.shape).to(model.device, model.dtype)
         cond = model.class_grid(len(streams.samples))
-        return model.decode(flow(model, start, cond, steps=PICTURE_STEPS))
+        samples = flow(model, start, cond, steps=PICTURE_STEPS)
+        if pictures:
+            return Looks(model.decode(samples), cond.prompts)
+        data, _ = state.examples.rows(streams.fold_in("shown"), 0.0)
+        return in_the_plane({"data": data, "samples": samples})
 
     def exported_model(self, problem: Problem, state: FlowState, network: nn.Module) -> Export:
         """The flow and its autoencoder."""

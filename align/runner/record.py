@@ -313,7 +313,7 @@ class Record:
         self._steps[arm].add(line)
         if info.pictures is not None:
             place = self.folder / "looks" / self.arms[arm] / f"{index + 1:06d}.png"
-            save_picture(place, mosaic(to_bytes(info.pictures)))
+            save_picture(place, mosaic(to_bytes(info.pictures), captions=info.captions))
 
     @_once
     def samples(self, arm: str, x1: Tensor, data: Tensor) -> None:

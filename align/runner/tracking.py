@@ -51,7 +51,8 @@ class Tracking:
         def tell(tracked: ArmTracker) -> None:
             tracked.numbers(index, info.numbers)
             if info.pictures is not None:
-                tracked.picture(index, mosaic(to_bytes(info.pictures)))
+                shown = mosaic(to_bytes(info.pictures), captions=info.captions)
+                tracked.picture(index, shown)
 
         self._each(arm, tell)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import starmap
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -214,7 +215,7 @@ class _Trial:
         mode.short().init(problem, streams)  # which imports what it needs
         meter.forget()
         memory, began = _Memory(streams.device), time.perf_counter()
-        with memory:
+        with memory.watched():
             state = mode.short().init(problem, streams)
         seconds, rows = time.perf_counter() - began, _rows(meter)
 
@@ -223,7 +224,7 @@ class _Trial:
             own: TrainingMode[Any] = attrs.evolve(mode, optimisation=optimisation)
             own.optimise(problem, state, mode.steps // 2, streams)
 
-        with memory:
+        with memory.watched():
             step(1, 1)
         return cls(mode, step, meter, streams.device, rows, seconds, memory.now)
 
@@ -242,7 +243,7 @@ class _Trial:
         """A step, which is taken twice: once watched, and once on time."""
         self.meter.forget()
         memory = _Memory(self.device)
-        with memory, counted() as counter:
+        with memory.watched(), counted() as counter:
             self.step(batch, pieces)
         rows, began = _rows(self.meter), time.perf_counter()
         self.step(batch, pieces)
@@ -286,21 +287,21 @@ def _of_beside(beside: Beside, problem: Problem) -> list[Counter[str]]:
 
 @final
 class _Memory:
-    """A context, again and again: bytes that were made in it and live, and the most that did."""
+    """Bytes that were made while it watched and live, and the most that did."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._living = device, LivingBytes()
         self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch what is made in this context."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
+            yield
         else:
-            self._living.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self._device.type != "cuda":
-            self._living.__exit__(*error)
+            with self._living:
+                yield
 
     @property
     def now(self) -> int:

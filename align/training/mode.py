@@ -15,6 +15,7 @@ from align.core.option import at_least, option
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.training import checkpoint
+from align.training.looks import Looks
 from align.training.loop import Optimisation, StepResult, Training, advance, learning_rate_at
 
 
@@ -112,7 +113,7 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
 
     def pictures(
         self, problem: Problem, state: State, streams: Streams, index: int
-    ) -> Tensor | None:
+    ) -> Tensor | Looks | None:
         """Pictures (B, C, H, W) for the record after step `index`, or None."""
         return None
 
@@ -146,7 +147,11 @@ class TrainingMode(AlignmentMode[State], Trainable[State]):
         if (index + 1) % self.sample_every and index + 1 < self.steps:
             return state, Info(result.metrics)
         metrics = {**result.metrics, **self.evaluate(problem, state, streams, index)}
-        return state, Info(metrics, self.pictures(problem, state, streams, index))
+        found = self.pictures(problem, state, streams, index)
+        looks = Looks(found) if isinstance(found, Tensor) else found
+        if looks is None:
+            return state, Info(metrics)
+        return state, Info(metrics, looks.pictures, captions=looks.captions)
 
     def finish(self, problem: Problem, state: State) -> Tensor | None:
         """No samples: the pictures of the last step show what was learnt."""

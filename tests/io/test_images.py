@@ -266,6 +266,19 @@ def test_bytes_of_pictures():
     assert to_bytes(colours)[1, 0, 0].tolist() == [51, 102, 153]
 
 
+def test_captions_stand_beneath_their_pictures_at_any_size():
+    pictures = np.stack([np.full((5, 4, 3), 10 * n, np.uint8) for n in range(3)])
+    names = ("cat", "", "a name that is much too long for it")
+    sheet = mosaic(pictures, columns=2, captions=names)
+    zoom, line = 24, 16
+    assert sheet.shape == (2 * (5 * zoom + line), 2 * 4 * zoom, 3)
+    tiles = [sheet[: 5 * zoom + line, :96], sheet[: 5 * zoom + line, 96:]]
+    for number, tile in enumerate(tiles):
+        assert np.unique(tile[: 5 * zoom]).tolist() == [10 * number]
+        assert (tile[5 * zoom :].min() < 100) == (number == 0)
+    assert np.array_equal(mosaic(pictures, captions=("", "", "")), mosaic(pictures))
+
+
 def test_mosaic():
     pictures = np.stack([np.full((2, 3, 3), n, np.uint8) for n in range(1, 6)])
     sheet = mosaic(pictures, columns=2)

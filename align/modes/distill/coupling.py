@@ -21,6 +21,7 @@ from align.modes.distill.inner import AverageVelocity, InnerFlow
 from align.modes.distill.weighting import LogLossNet
 from align.samplers.glass import glass_velocity
 from align.training.latents import Examples, encoded
+from align.training.looks import Looks, in_the_plane
 
 
 @final
@@ -102,6 +103,13 @@ class Clean:
         known = len(self.conditions) - self.has_null
         return x1, self.conditions.rows(torch.tensor([row % known for row in rows.samples]))
 
+    def names(self, cond: Condition) -> tuple[str, ...]:
+        """What rows of a condition are of: their prompts, or the names of their classes."""
+        if self.conditions is not None or "label" not in cond.tensors:
+            return cond.prompts
+        classes = (*self.model.classes, "")
+        return tuple(classes[label] for label in cond.tensors["label"].tolist())
+
     def null(self, count: int) -> Condition:
         """A condition of `count` rows of no class.
 
@@ -177,18 +185,25 @@ class Coupling:
         return lambda y, s, u: model.posterior_velocity(y, s, u, noisy)
 
     @torch.no_grad()
-    def pictures(self, student: nn.Module, rows: Streams) -> Tensor:
-        """Clean pictures, and one-step draws: by the flow map, or given their states at some t."""
+    def looks(self, student: nn.Module, rows: Streams) -> Looks | None:
+        """Clean states, and one-step draws: by the flow map, or given their states at some t.
+
+        Pictures with their classes, and points with the times.
+        """
         x1, cond = self.clean.rows(rows)
-        model, shown = self.model.with_net(self.role, student), [x1]
+        model, shown = self.model.with_net(self.role, student), {"data": x1}
         noise = Streams(0, tuple(range(len(x1)))).normal(model.shape, draws=2).to(x1)
         zero = times_of(x1, 0.0)
         if self.role == "flow_map":
-            return model.decode(torch.cat((x1, model.jump(noise[1], zero, zero + 1, cond))))
-        for time in (0.0, 0.2, 0.5):
+            shown["jumps from noise"] = model.jump(noise[1], zero, zero + 1, cond)
+        for time in (0.0, 0.2, 0.5) if self.role != "flow_map" else ():
             noisy = NoisyState(model.path.interpolate(noise[0], x1, zero + time), zero + time, cond)
-            shown.append(model.posterior_jump(noise[1], zero, zero + 1, noisy))
-        return model.decode(torch.cat(shown))
+            draws = model.posterior_jump(noise[1], zero, zero + 1, noisy)
+            shown[f"draws at t = {time:g}"] = draws
+        if model.domain == "vector":
+            return in_the_plane({name: model.decode(states) for name, states in shown.items()})
+        names = self.clean.names(cond)
+        return Looks(model.decode(torch.cat([*shown.values()])), names * len(shown))
 
 
 @torch.no_grad()

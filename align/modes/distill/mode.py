@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self, final
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from align.core.dataset import DatasetSpec
 from align.core.errors import OptionError
@@ -28,6 +28,7 @@ from align.modes.distill.times import Times
 from align.modes.distill.weighting import LogLossNet, Weighting
 from align.modes.pool import pool_of
 from align.training.latents import Examples
+from align.training.looks import POINTS, Looks
 from align.training.loop import Training
 from align.training.mode import Beside, TrainingMode, TrainingState
 
@@ -182,12 +183,14 @@ class Distill(TrainingMode[DistillState]):
 
     def pictures(
         self, problem: Problem, state: DistillState, streams: Streams, index: int
-    ) -> Tensor | None:
-        """Clean pictures and one-step draws by the map with averaged weights; None for vectors."""
-        if state.coupling.model.domain != "image":
+    ) -> Looks | None:
+        """Clean states and one-step draws by the map with averaged weights."""
+        first, student = index * self.batch, _student(state.training.ema)
+        if state.coupling.model.domain == "image":
+            return state.coupling.looks(student.net, streams.numbered(first, 8))
+        if state.coupling.model.shape != (2,):
             return None
-        student = _student(state.training.ema)
-        return state.coupling.pictures(student.net, streams.numbered(index * self.batch, 8))
+        return state.coupling.looks(student.net, streams.numbered(first, POINTS))
 
     def exported_model(self, problem: Problem, state: DistillState, network: nn.Module) -> Export:
         """The map, beside what the model had."""
@@ -196,7 +199,9 @@ class Distill(TrainingMode[DistillState]):
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:
-            net = make_network(self.net, model.shape, len(model.classes), self.role, model.features)
+            net = make_network(
+                self.net, model.network_shape, len(model.classes), self.role, model.features
+            )
         else:
             net = grown(model.highest_rung(self.role), self.role)
         return Student(net, LogLossNet() if self.weighting.learned else None)

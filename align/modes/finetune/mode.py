@@ -33,6 +33,7 @@ from align.modes.finetune.state import (
     unguided,
 )
 from align.modes.finetune.target import TiltedTarget
+from align.training.looks import Looks, in_the_plane
 from align.training.loop import StepResult, Training
 from align.training.lora import Lora
 from align.training.mode import Beside, TrainingMode
@@ -248,8 +249,13 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         )
         state.track_held_out(scores, self.evaluation.errors, index + 1)
         state.growth.fill_(info.numbers["growth"])
-        pictures = data if state.model.domain == "image" else None
-        return state, Info({**numbers, **info.numbers}, pictures, info.errors)
+        looks: Looks | None = Looks(data, state.conditions.prompts)
+        if state.model.domain != "image":
+            looks = in_the_plane({"base model": state.references, "tuned": data})
+        told = Info({**numbers, **info.numbers}, errors=info.errors)
+        if looks is None:
+            return state, told
+        return state, attrs.evolve(told, pictures=looks.pictures, captions=looks.captions)
 
     @torch.no_grad()
     def finish(self, problem: Problem, state: FinetuneState) -> Tensor:

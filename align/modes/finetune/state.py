@@ -109,7 +109,9 @@ def model_to_train(
     if net is not None:
         model = student_of(problem)
         flow = streams.fold_in("weights").initialise(
-            lambda: make_network(net, model.shape, len(model.classes), "flow", model.features)
+            lambda: make_network(
+                net, model.network_shape, len(model.classes), "flow", model.features
+            )
         )
         return model.with_module(flow.to(model.device))
     own = own_module(problem.model)

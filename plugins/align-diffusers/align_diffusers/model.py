@@ -24,6 +24,7 @@ from align.core.model import (
     Licensed,
     Scheduled,
     ToData,
+    TokenGrid,
     TrainableVelocity,
     clamped,
 )
@@ -86,7 +87,7 @@ def refuse(arguments: Collection[str]) -> None:
 
 
 @final
-class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, Licensed):
+class PipelineModel(TrainableVelocity, Scheduled, ToData, TokenGrid, DescribesConditions, Licensed):
     """A pipeline's own call, asked for one network output at a time.
 
     Guidance, packing, scaling and signs are the pipeline's own, and so is the decoder. States are
@@ -157,8 +158,30 @@ class PipelineModel(TrainableVelocity, Scheduled, ToData, DescribesConditions, L
         self._by_rows, self._rows = self._first_look()
 
     def capability(self, kind: type[Able]) -> Able | None:
-        """Jumps to data are those of a network that was distilled to make them."""
-        return None if kind is ToData and not self._distilled else super().capability(kind)
+        """Jumps to data are those of a network that was distilled; a grid is that of tokens."""
+        if kind is ToData and not self._distilled:
+            return None
+        return None if kind is TokenGrid and self._grid() is None else super().capability(kind)
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of packed latents, which have the shape of a picture."""
+        grid = self._grid()
+        if grid is None:
+            raise PartError(f"{self._who}: its states {self.shape} are no tokens of a picture")
+        return grid
+
+    def _grid(self) -> tuple[int, int] | None:
+        """So many rows and columns as L tokens have in squares of a picture; None where none do."""
+        if len(self.shape) != 2:
+            return None
+        with torch.no_grad():
+            zeros = torch.zeros((1, *self.shape), dtype=self.dtype, device=self.device)
+            height, width = self.decode(zeros).shape[-2:]
+        rows = round(math.sqrt(self.shape[0] * height / width))
+        columns = self.shape[0] // max(1, rows)
+        whole = rows * columns == self.shape[0] and rows * width == columns * height
+        return (rows, columns) if whole else None
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Every prompt by the pipeline's own encoders, alone and once."""

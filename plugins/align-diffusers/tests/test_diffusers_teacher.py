@@ -3,10 +3,10 @@
 import pytest
 import torch
 from align_diffusers import Diffusers
-from align_diffusers.testing import sd3, sd15
+from align_diffusers.testing import flux, sd3, sd15
 
 from align import Problem, Streams
-from align.core.model import NoisyState, Scheduled
+from align.core.model import NoisyState, Scheduled, TokenGrid
 from align.core.reward import Term, WeightedReward
 from align.engine.guard import GuardedModel
 from align.engine.meter import Meter
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 CPU, PROMPTS = torch.device("cpu"), ("a cat", "a dog on a mat")
 
 
-@pytest.fixture(scope="module", params=[sd15, sd3], ids=["sd15", "sd3"])
+@pytest.fixture(scope="module", params=[sd15, sd3, flux], ids=["sd15", "sd3", "flux"])
 def problem(request, tmp_path_factory):
     """A tiny pipeline of two prompts."""
     folder = tmp_path_factory.mktemp("pipeline")
     torch.manual_seed(0)
     request.param().save_pretrained(folder)
-    part = Diffusers(weights=str(folder), height=16, width=16, guidance=2.0)
+    part = Diffusers(weights=str(folder), height=16, width=24, guidance=2.0)
     guarded = GuardedModel(part.build(CPU), "diffusers", Meter(), 64)
     return Problem(guarded, prompts=PROMPTS, part=part)
 
@@ -83,5 +83,25 @@ def test_pipeline_is_distilled_into_a_map_that_steers(problem, tmp_path):
     for index in range(steer.steps):
         steering, _ = steer.step(steered, steering, index, streams)
     pictures = model.decode(steer.finish(steered, steering))
-    assert pictures.shape == (2, 3, 16, 16)
+    assert pictures.shape == (2, 3, 16, 24)
     assert torch.isfinite(pictures).all()
+
+
+def test_packed_latents_lie_on_a_grid_in_the_shape_of_the_picture(problem):
+    model = problem.model
+    tokens = model.capability(TokenGrid)
+    assert (tokens is None) == (len(model.shape) == 3)
+    if tokens is None:
+        return
+    rows, columns = tokens.token_grid
+    assert (rows, columns) == (4, 6)
+    states = torch.zeros(1, *model.shape)
+    plain = model.decode(states)
+    for row, column in ((0, 5), (2, 0), (3, 4)):
+        moved = states.clone()
+        moved[0, row * columns + column] = 3.0
+        change = (model.decode(moved) - plain).abs().sum(1)[0]
+        cells = change.unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).sum((1, 3))
+        found = divmod(int(cells.argmax()), columns)  # or a cell beside it, as decoders blur
+        assert abs(found[0] - row) <= 1
+        assert abs(found[1] - column) <= 1
