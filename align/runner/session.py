@@ -28,7 +28,7 @@ from align.core.study import Study
 from align.engine.loop import Earlier, Observer, Outcome
 from align.engine.meter import Cost, shares
 from align.io.cache import Cache
-from align.io.text import visible
+from align.io.text import listed, visible
 from align.recipe import Arm, Loaded, Recipe, Run, load, to_toml
 from align.recipe.far import far_numbers
 from align.recipe.inputs import file_digests
@@ -49,6 +49,7 @@ from align.runner.results import ArmResult, measure, score, to_record
 from align.runner.tracking import Tracking
 from align.runner.worker import earlier_of
 from align.training import parallel
+from align.training.loop import import_all
 
 
 @final
@@ -145,10 +146,16 @@ class Session:
         parallel.check_same_step(done)
         record.forget_metrics(arm.name, done, saved["metrics"] if saved else None)
         logger.info("{}: {} steps, from step {}", arm.name, mode.steps, done)
+        if isinstance(mode, Trainable):
+            import_all()  # before the clock of the first arm starts
         outcome = built.execute(observer, saved=saved, last=last)
         if isinstance(mode, Trainable):
             path = record.export(arm.name, mode.export(built.problem, outcome.state))
             logger.info("{}: weights in {}", arm.name, path)
+            if parallel.first() and (beside := path.with_suffix("")).is_dir():
+                names = listed(sorted(file.name for file in beside.iterdir()))
+                text = "{}: weights in '{}', and beside them in '{}': {}"
+                logger.bind(notice=True).info(text, arm.name, path, beside, names)
         return attrs.evolve(outcome, cost=Cost(**parallel.total(attrs.asdict(outcome.cost))))
 
     def finish(self, results: Sequence[ArmResult], bases: BaseSampleSet) -> tuple[str, ...]:

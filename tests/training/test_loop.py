@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from typing import ClassVar
 
@@ -467,3 +469,24 @@ def test_a_step_waits_for_the_device_before_weights_are_moved_and_after(pieces):
             )
     assert first["twice"] == pytest.approx(2 * first["loss"]) and second != first
     assert waiting.counts == {"tolist": 4}
+
+
+def test_first_step_and_checkpoint_import_nothing_that_was_not_imported_before(tmp_path):
+    code = """
+import sys, pathlib, torch
+from align.engine.meter import Meter
+from align.training import checkpoint
+from align.training.loop import Optimisation, Training, import_all
+import_all()
+before = set(sys.modules)
+net = torch.nn.Linear(2, 2)
+training = Training.of(net, Optimisation(batch=2))
+net(torch.ones(1, 2)).sum().backward()
+training.optimiser.step()
+saved = {"done": 1, "meter": Meter().save(torch.device("cpu")), "state": training.save()}
+checkpoint.write(pathlib.Path(sys.argv[1]), saved, {"arm": "a"})
+print(sum(name.startswith("torch") for name in set(sys.modules) - before))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10
