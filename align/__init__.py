@@ -149,8 +149,9 @@ if TYPE_CHECKING:
     from align.samplers.look_ahead import LookAhead
     from align.samplers.mfm import MetaFlowMap
     from align.samplers.renoise import Renoise
+    from align.training.looks import Looks
     from align.training.loop import Optimisation, Training
-    from align.training.mode import TrainingMode, TrainingState
+    from align.training.mode import Beside, TrainingMode, TrainingState
 
     __version__: str
 
@@ -306,8 +307,9 @@ _NAMES: Final = {
     "align.runner.direct": ("sample",),
     "align.runner.session": ("run",),
     "align.runner.wrap": ("wrap",),
+    "align.training.looks": ("Looks",),
     "align.training.loop": ("Optimisation", "Training"),
-    "align.training.mode": ("TrainingMode", "TrainingState"),
+    "align.training.mode": ("Beside", "TrainingMode", "TrainingState"),
 }
 """Public names, by the module that defines them."""
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
@@ -326,6 +328,7 @@ __all__ = [
     "Autoencode",
     "AutoencoderSpec",
     "Bank",
+    "Beside",
     "BestNoise",
     "BestOfGroups",
     "BestOfN",
@@ -388,6 +391,7 @@ __all__ = [
     "Likelihood",
     "LinearPath",
     "LookAhead",
+    "Looks",
     "Loss",
     "Measurement",
     "MetaFlowMap",

@@ -87,7 +87,7 @@ def _encoder(spec: Torch, attribute: attrs.Attribute[Any], value: str) -> None:
 
 def _followed(spec: Torch, _: attrs.Attribute[Any], value: str) -> None:
     classes = spec.classes
-    silent = not value and (not classes or spec.null_class)
+    silent = not value and (not classes or spec.null_class or spec.prompts)
     if silent or spec.encode:
         return
     if not classes:

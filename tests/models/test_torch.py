@@ -240,6 +240,15 @@ def test_labels_go_to_a_named_argument(own):
         model.encode([""])
 
 
+def test_classes_may_come_from_a_file_of_prompts(own, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    named = {"function": "by_class", "classes": ("cat", "dog")}
+    model = built(prompts="prompts.txt", **named)
+    assert model.encode(("a cat", "a dog")).tensors["label"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="'prompt' must name one of the classes"):
+        built(**named)
+
+
 def test_tensors_of_prompts_go_to_named_arguments(own):
     model = built(function="of_text", encode="texts")
     assert velocity(model, ["abc", "abcde"])[:, 0].tolist() == [3.0, 5.0]
