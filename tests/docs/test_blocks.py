@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import tomllib
@@ -107,6 +108,29 @@ def test_python_of_a_page_names_what_there_is(page):
                 module = importlib.import_module(node.module)
                 for name in node.names:
                     assert hasattr(module, name.name), f"{node.module} has no {name.name}"
+
+
+def keys_of(schema):
+    """Every name of an option in a JSON Schema."""
+    found = set()
+    for name, inner in schema.items() if isinstance(schema, dict) else ():
+        found |= {*inner} if name == "properties" else set()
+        found |= keys_of(inner)
+    for inner in schema if isinstance(schema, list) else ():
+        found |= keys_of(inner)
+    return found
+
+
+def test_options_in_tables_of_pages_are_there():
+    known = keys_of(json.loads((ROOT / "recipes" / "recipe.schema.json").read_text()))
+    named = set()
+    for page in PAGES:
+        for table in re.findall(r"^\| option \|.*\n(?:\|.*\n)+", page.read_text(), re.M):
+            for row in table.splitlines()[2:]:
+                names = re.findall(r"`(\w+)(?: = .*?)?`", row.split("|")[1])
+                assert not {*names} - known, f"{page.relative_to(ROOT)}: {row}"
+                named |= {*names}
+    assert len(named) > 30
 
 
 def test_most_pages_have_commands():

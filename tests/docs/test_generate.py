@@ -55,7 +55,8 @@ def test_every_hook_has_a_text_below_its_signature(generate):
     hooks = [name for name in vars(hookspecs) if name.startswith("align_")]
     assert [section.partition("\n")[0] for section in sections] == [f"`{name}`" for name in hooks]
     for section in sections:
-        assert section.rpartition("```")[2].strip(), section
+        text = section.partition("```python")[2].partition("```\n")[2]
+        assert text.strip(), section
 
 
 def test_every_error_has_a_text_and_its_exit_code(generate):
