@@ -29,8 +29,9 @@ _GROUPS: Final = {
     "paper": "The paper's experiments",
     "pocket": "Small pictures of animals",
     "rewards": "Rewards",
+    "scoreboard": "The scoreboard: methods on six worlds",
 }
-"""What the folders of recipes are called; a new one needs a line."""
+"""What folders of recipes are called; others have the name of the folder."""
 _SECTIONS: Final = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example):$")
 _ITEM: Final = re.compile(r"^(\*{0,2}\w[\w., \[\]]*):(?: (.*))?$")
 _CODE: Final = re.compile(r"(`[^`]*`)")
@@ -371,7 +372,7 @@ def gallery_pages() -> Iterator[tuple[str, list[str]]]:
         "",
     ]
     for group, names in groups.items():
-        index += [f"## {_GROUPS[group]}", "", ":::::{grid} 1 2 2 3", ":gutter: 2", ""]
+        index += [f"## {_GROUPS.get(group, group)}", "", ":::::{grid} 1 2 2 3", ":gutter: 2", ""]
         for name in names:
             index += _card(name, shipped()[name])
         index += [":::::", ""]

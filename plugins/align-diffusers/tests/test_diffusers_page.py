@@ -48,11 +48,12 @@ def smaller(text, folder):
 
 def test_page_runs_from_its_first_recipe_to_its_last_line(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert [name for name, _ in RECIPES] == ["fox.toml", "jumps.toml", "tuned.toml"]
+    assert [name for name, _ in RECIPES] == ["fox.toml", "four.toml", "jumps.toml", "tuned.toml"]
     for name, text in RECIPES:
         Path(name).write_text(smaller(text, folder))
-        (result,) = run(name, progress=False).results
-        assert result.data.shape == (2, 3, 16, 16)
+        results = run(name, progress=False).results
+        assert [result.data.shape for result in results] == [(2, 3, 16, 16)] * len(results)
+        assert len(results) == (4 if name == "four.toml" else 1)
     known = {}
     for script in SCRIPTS:
         exec(smaller(script, folder), known)
