@@ -34,8 +34,9 @@ def align_models() -> Iterable[type[ModelSpec]]:
     A network in a file needs no plugin: `kind = "torch"` takes it. A model may do more than its
     velocity: `ToData`, `FlowMap`, `PosteriorMap`, `DataSampler`, `ClosedForm`, `ClassConditional`,
     `EncodesPictures` (data may be pictures), `TokenGrid` (its states are tokens, which networks
-    that learn from it see as pictures), `TrainableVelocity` (its own module can be fine-tuned) and `DescribesConditions` (what networks that learn from it are given of a prompt) are
-    capabilities, base classes beside `FlowModel`. A sampler or a mode asks for one by
+    that learn from it see as pictures), `TrainableVelocity` (its own module can be fine-tuned) and
+    `DescribesConditions` (what networks that learn from it are given of a prompt) are capabilities,
+    base classes beside `FlowModel`. A sampler or a mode asks for one by
     `model.capability(FlowMap)`, which is None where the model cannot do that, and not by
     `isinstance`: in a run every model stands behind a guard that counts its calls. A model that
     wraps another one answers for it by overriding `capability`. A specification that knows the
