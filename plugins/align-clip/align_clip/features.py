@@ -25,9 +25,10 @@ class ClipImage(FeatureNetwork):
     The unit features that its picture tower compares with texts.
 
     `kind = "mmd"` of them with `widths = [10.0]` is CMMD, without the factor 1000 that it is quoted
-    with; the paper takes "openai/clip-vit-large-patch14-336". Features that keep their length, as
-    clean-fid's, make another FID. The shortest side of a picture is resized as PIL does it,
-    bicubically and rounded to 8 bits, and the middle is cut out.
+    with, and without pairs of a picture with itself; the paper takes
+    "openai/clip-vit-large-patch14-336". Features that keep their length make another FID. The
+    shortest side of a picture is resized as PIL does it, bicubically and rounded to 8 bits, and the
+    middle is cut out.
 
     Reference: Rethinking FID: Towards a Better Evaluation Metric for Image Generation, Jayasumana
     et al., 2024, arXiv:2401.09603, section 4.
