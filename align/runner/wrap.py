@@ -13,6 +13,9 @@ from align.core.model import ModelSpec
 def wrap(loaded: object, *, catalog: Catalog | None = None, **options: Any) -> ModelSpec:
     """A model that is loaded already, for `align.sample`: the first kind that knows it wraps it.
 
+    Kinds of plugins are asked before those of align, among which "torch" takes whatever can be
+    called, such as a pipeline.
+
     Args:
         loaded: such as a pipeline of diffusers.
         catalog: the installed parts, if they are already loaded.
@@ -22,7 +25,7 @@ def wrap(loaded: object, *, catalog: Catalog | None = None, **options: Any) -> M
         PartError: no installed kind of model knows such a thing, or it cannot be followed.
     """
     kinds = (catalog or load_catalog()).parts["model"]
-    for kind, entry in kinds.items():
+    for kind, entry in [*kinds.items()][::-1]:
         cls: type[ModelSpec] = entry.cls
         with attributed(f"model '{kind}': wrap"):
             model = cls.wrap(loaded, **options)

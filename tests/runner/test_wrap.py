@@ -30,7 +30,10 @@ kind = "compressibility"
 
 
 class Thing:
-    """Something that a kind of model knows."""
+    """Something that a kind of model knows; it can be called, as what kind "torch" takes."""
+
+    def __call__(self, x, t):
+        return x
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +49,7 @@ class Knowing(Mixture):
         return cls(weights=(1,), means=((0.0,),), stds=(1.0,), **options)
 
 
-def test_first_kind_that_knows_a_thing_wraps_it():
+def test_kind_of_a_plugin_that_knows_a_thing_wraps_it():
     catalog = load_catalog()
     models = catalog.parts["model"]
     entry = attrs.evolve(models["mixture"], cls=Knowing)
