@@ -16,6 +16,7 @@ PACKAGES = (
     "ImageReward",
     "hpsv2",
     "clip",
+    "imscore",
     "lpips",
     "torchvision",
     "align_classifier",
@@ -24,6 +25,7 @@ PACKAGES = (
     "align_clip",
     "align_hpsv2",
     "align_image_reward",
+    "align_imscore",
     "align_likeness",
     "align_pickscore",
 )
