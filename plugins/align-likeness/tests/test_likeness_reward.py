@@ -10,7 +10,6 @@ from PIL import Image
 
 from align import PartError, Streams
 from align.core.reward import HasReferenceImages
-from align.testing import conformance
 
 CPU = torch.device("cpu")
 
@@ -84,28 +83,3 @@ def test_what_is_missing_is_told_in_a_line(files, tmp_path, monkeypatch):
         with pytest.raises(PartError) as told:
             part.build(CPU)
         assert said in str(told.value)
-
-
-def _made(kind):
-    def make():
-        import tempfile
-        from pathlib import Path
-
-        folder = Path(tempfile.mkdtemp())
-        Image.fromarray((noise(1, 64, 64)[0] * 255).byte().permute(1, 2, 0).numpy()).save(
-            folder / "picture.png"
-        )
-        picture = str(folder / "picture.png")
-        if kind == "lpips":
-            return Lpips(picture=picture, weights=str(small_lpips("alex", folder)))
-        return DinoLikeness(picture=picture, weights=str(small_dinov2(folder / "dinov2")))
-
-    return make
-
-
-def pictures():
-    return noise(4, 64, 72).flip(3)
-
-
-test_lpips = conformance("reward", _made("lpips"), on=pictures)
-test_dinov2 = conformance("reward", _made("dinov2"), on=pictures)
