@@ -184,36 +184,36 @@ class Board:
         self._rows = rows
 
     def values(self, world: str, arm: str, name: str) -> Tensor:
-        """A measure in each problem, (P,); fewer where the arm failed."""
-        found = [
-            row["values"].get(name, math.nan)
-            for row in sorted(self._rows, key=lambda row: row["problem"])
-            if (row["world"], row["arm"]) == (world, arm) and "values" in row
-        ]
-        return torch.tensor(found, dtype=torch.float64)
+        """A measure in each problem, (P,); NaN where the arm failed, or has no such measure."""
+        found = {
+            row["problem"]: row.get("values", {}).get(name, math.nan)
+            for row in self._rows
+            if (row["world"], row["arm"]) == (world, arm)
+        }
+        return torch.tensor([found[number] for number in sorted(found)], dtype=torch.float64)
+
+    def floors(self, world: str, arm: str) -> Tensor:
+        """SW2 of an arm over that of other draws of the law, in each problem, (P,)."""
+        return self.values(world, arm, "SW2") / self.values(world, self.arms[0], "SW2")
 
     def cell(self, world: str, arm: str, name: str) -> str:
         """Mean and standard error over problems; what went wrong, where something did."""
         return self.shown(world, arm, self.values(world, arm, name))
 
     def shown(self, world: str, arm: str, values: Tensor) -> str:
-        """Mean and standard error of values (P,)."""
-        if not len(values):
-            reasons = [
-                row["failed"]
-                for row in self._rows
-                if (row["world"], row["arm"]) == (world, arm) and "failed" in row
-            ]
-            return "cannot" if any(r.startswith("cannot") for r in reasons) else "diverged"
+        """Mean and standard error of values (P,), and in how many problems the arm failed."""
+        failed = [
+            row["failed"]
+            for row in self._rows
+            if (row["world"], row["arm"]) == (world, arm) and "failed" in row
+        ]
         values = values[~values.isnan()]
+        if failed and not len(values):
+            return "cannot" if failed[0].startswith("cannot") else "fails"
         if not len(values):
             return ""
-        return _with_error(float(values.mean()), float(values.std()) / len(values) ** 0.5)
-
-    def floors(self, world: str, arm: str) -> Tensor:
-        """SW2 of an arm over that of other draws of the law, in each problem, (P,)."""
-        mine, floor = (self.values(world, who, "SW2") for who in (arm, self.arms[0]))
-        return mine / floor if len(mine) == len(floor) else mine[:0]
+        text = _with_error(float(values.mean()), float(values.std()) / len(values) ** 0.5)
+        return f"{text}, {len(failed)} fail" if failed else text
 
 
 def _with_error(mean: float, error: float) -> str:
@@ -310,6 +310,7 @@ def figure(board: Board, path: Path) -> None:
     for axes, world in zip(row, worlds, strict=True):
         for place, arm in enumerate(arms):
             values = board.floors(world, arm)
+            values = values[~values.isnan()]
             if len(values):
                 error = float(values.std()) / len(values) ** 0.5
                 axes.errorbar(float(values.mean()), place, xerr=error, fmt="o", ms=4, color="C0")
@@ -379,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, help="a picture of the first table")
     options, command = parsed(parser, arguments)
     if options.toy:
-        options.worlds, options.problems, options.samples = ["line"], 2, 8
+        options.worlds, options.problems, options.samples = ["line"], 1, 8
     if options.part == "limits":
         options.worlds = ["line"]
         paths = [RECIPES / f"{claim}.toml" for claim in ("exact", "biased")]

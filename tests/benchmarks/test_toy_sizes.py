@@ -17,6 +17,7 @@ from align.runner.session import run
 from benchmarks import gpu
 from benchmarks.closed_form.__main__ import GROUPS
 from benchmarks.estimators import PARTS as ESTIMATES
+from benchmarks.questions import PARTS as QUESTIONS
 from benchmarks.speed.__main__ import MISSING
 from benchmarks.speed.__main__ import PARTS as SPEED
 from benchmarks.table import Table, publish
@@ -33,6 +34,7 @@ COMMANDS = (
     ("peers",),
     ("plan",),
     ("pocket",),
+    *(("questions", part) for part in QUESTIONS),
     ("scoreboard", "board"),
     ("scoreboard", "limits"),
     *(("speed", part) for part in SPEED if part not in MISSING),
