@@ -23,7 +23,6 @@ GALLERY: Final = DOCS / "gallery"
 _GROUPS: Final = {
     "": "The main recipe",
     "closed_form": "Mixtures, where the answer is known",
-    "scoreboard": "Whether methods follow the tilted law",
     "diffusers": "Text-to-image pipelines",
     "imagenet": "ImageNet",
     "inverse": "Inverse problems",
