@@ -244,6 +244,7 @@ def fidelity(runs: Evidence) -> list[Check]:
                 decides=n == 1,
             )
             for n in (1, 2, 4)
+            if ("", n) in flow
         ),
     ]
 
@@ -256,7 +257,7 @@ def training(runs: Evidence) -> list[Check]:
     return [
         *(
             Check.greater(
-                f"'{name}' is farther from the data in {n} calls than 'distilled, p = (.5, 1)'",
+                f"'{name}' is farther from the data in {n:g} calls than 'distilled, p = (.5, 1)'",
                 runs.points(study, name)["", n],
                 best["", n],
             )
