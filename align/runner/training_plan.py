@@ -40,7 +40,7 @@ _FLOAT: Final = 4  # bytes
 @final
 @attrs.frozen
 class FewRows(DatasetSpec):
-    """A row of each class of a data set, of which no latents are kept.
+    """A row of each class of a data set, as it lies; no latents are kept of it.
 
     Attributes:
         inner: the data set.
@@ -61,11 +61,6 @@ class FewRows(DatasetSpec):
     def name(self) -> str:
         """What messages call the whole."""
         return self.inner.name
-
-    @property
-    def mirror(self) -> bool:
-        """As of the whole."""
-        return self.inner.mirror
 
     def open(self, colours: int) -> Dataset:
         """One row of each class."""

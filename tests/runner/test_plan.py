@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from align.catalog.registry import Catalog, load_catalog
+from align.core.dataset import Dataset, DatasetSpec
 from align.core.errors import PartError
 from align.core.mode import AlignmentMode
 from align.core.model import Condition
@@ -427,3 +429,29 @@ def test_training_on_pictures_reads_few_and_says_how_many_there_are(
     assert not (tmp_path / "kept").exists()
     built = build(recipe.arms()[0], Rewards((), torch.device("cpu")), recipe.run)
     assert arm.plan.cost.flops == built.execute(NullObserver()).cost.flops > 0
+
+
+class _Vectors(DatasetSpec):
+    kind = "vectors"
+    domain = "vector"
+    mirror = True
+
+    def open(self, colours: int) -> Dataset:
+        return _Rows()
+
+
+class _Rows(Dataset):
+    shape = (2,)
+    labels = torch.arange(3).repeat(30)
+    classes = ("a", "b", "c")
+
+    def rows(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers)[:, None].expand(-1, 2).float()
+
+
+def test_study_of_data_reads_a_row_of_each_class(catalog: Catalog, tmp_path: Path) -> None:
+    built = _built(_recipe(catalog, tmp_path, ARMS["posterior"]))
+    mode = attrs.evolve(built.arm.mode, data=_Vectors())
+    plan = Planner().plan(attrs.evolve(built, arm=attrs.evolve(built.arm, mode=mode)))
+    assert plan.unread == 90
+    assert plan.cost.nfe > 0
