@@ -30,8 +30,6 @@ from align.modes.sampling.rollout import flow, grid, transitions
 Scores: TypeAlias = Mapping[str, Tensor]
 SMALL: Final = 0.2
 """An effect that is small, in standard deviations (Cohen, Statistical Power Analysis, 1988)."""
-MOST_GROWTH: Final = 0.05
-"""Growth of the velocity's length that is a sign of a hacked reward, in pictures."""
 
 
 @final
@@ -80,7 +78,7 @@ class Evaluation:
         """Named numbers for a model, its decoded samples, and their scores (n,) by each reward.
 
         The errors are those of each reward's mean. "divergence" is KL(model | base) of SDE paths,
-        in nats, and "growth" the mean of ‖b̂‖/‖b‖ − 1 there, for the model's velocity b̂; "spread" is
+        in nats, and "growth" the mean of ⟨b̂, b⟩/‖b‖² − 1 there, for the model's velocity b̂; "spread" is
         the root-mean-square distance of two samples of one prompt, and "moved" that of a sample
         from the base model's of the same noise.
         """
@@ -158,30 +156,15 @@ def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> 
     return flow(model, x, cond, steps=steps)
 
 
-def warn_of_growth(growth: float, domain: Domain) -> str:
-    """A warning that the velocity has grown by more than 5 %, or ""; of pictures alone.
-
-    In vectors of few numbers a tilt by itself makes velocities longer. In pictures almost all of a
-    velocity is noise that is taken away, which a tilt leaves as it is.
-
-    Reference: NormGuard, Pan et al., 2026, arXiv:2606.27771 (growth by 5 to 15 % where perceptual
-    quality fell and the reward did not; the abstract was read).
-    """
-    if domain != "image" or not growth > MOST_GROWTH:
-        return ""
-    return (
-        f"the velocity is {growth:.0%} longer than the base model's at the same states. Growth"
-        f" beyond {MOST_GROWTH:.0%} is known to come with worse pictures, which the trained reward"
-        " does not see: look at samples and at held-out rewards"
-    )
-
-
 def along_paths(
     base: FlowModel, student: FlowModel, cond: Condition, streams: Streams, steps: int
 ) -> tuple[float, float]:
     """KL of the student's SDE paths from the base's, and the growth of its velocity there.
 
-    The KL is E Σ ‖Δdrift‖² Δt / (2 σ²), in nats; growth is the mean of ‖b̂‖/‖b‖ − 1 over states.
+    The KL is E Σ ‖Δdrift‖² Δt / (2 σ²), in nats; growth is the mean of ⟨b̂, b⟩/‖b‖² − 1 over states.
+    What a reward adds across the base velocity does not count, however long it is. Of lengths,
+    growth by 5 to 15 % was seen where fine-tuning had made pictures worse unseen by the reward:
+    NormGuard, Pan et al., 2026, arXiv:2606.27771, of which the abstract was read.
 
     The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b): the
     student is the base model with guidance. Paths start at t = .01. States and times are of the
@@ -203,14 +186,15 @@ def difference(
 ) -> GuidedFlow:
     """The student's flow as the base model's with guidance; costs a network call of each a row.
 
-    Each evaluation appends the mean of ‖b̂‖/‖b‖ over its rows to `ratios`.
+    Each evaluation appends the mean of ⟨b̂, b⟩/‖b‖² over its rows to `ratios`.
     """
     path = student.path
 
     def evaluate(x: Tensor, t: Tensor) -> FlowEvaluation:
         by_base, by_student = (velocity_of(model, x, t, cond) for model in (base, student))
         tiny = torch.finfo(by_base.dtype).tiny
-        ratios.append((norms(by_student) / norms(by_base).clamp(min=tiny)).double().mean())
+        along = (by_student * by_base).flatten(1).sum(1) / norms(by_base).square().clamp(min=tiny)
+        ratios.append(along.double().mean())
         moved = by_student - by_base
         return FlowEvaluation(by_base, moved / expand(path.denoiser_to_velocity(t), x))
 

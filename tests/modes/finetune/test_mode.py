@@ -23,7 +23,6 @@ from align.modes.finetune.evaluation import (
     detect_hacking,
     samples,
     spread,
-    warn_of_growth,
 )
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
@@ -241,9 +240,6 @@ def test_growth_of_a_velocity_that_is_longer_is_its_factor(factor):
     streams, cond = Streams(0, (0, 1, 2)), base.encode([""] * 3)
     _, growth = along_paths(base, Longer(base), cond, streams, 5)
     assert growth == pytest.approx(factor - 1)
-    warning = warn_of_growth(growth, "image")
-    assert ("12% longer" in warning) == bool(warning) == (factor == 1.12)
-    assert not warn_of_growth(growth, "vector")
 
 
 def test_spread_is_within_a_prompt():
