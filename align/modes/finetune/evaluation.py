@@ -78,9 +78,9 @@ class Evaluation:
         """Named numbers for a model, its decoded samples, and their scores (n,) by each reward.
 
         The errors are those of each reward's mean. "divergence" is KL(model | base) of SDE paths,
-        in nats, and "growth" the mean of ⟨b̂, b⟩/‖b‖² − 1 there, for the model's velocity b̂; "spread" is
-        the root-mean-square distance of two samples of one prompt, and "moved" that of a sample
-        from the base model's of the same noise.
+        in nats, and "growth" the mean of ⟨b̂, b⟩/‖b‖² − 1 there, for the model's velocity b̂;
+        "spread" is the root-mean-square distance of two samples of one prompt, and "moved" that of
+        a sample from the base model's of the same noise.
         """
         numbers, errors = dict[str, float](), dict[str, float]()
         data, scores = self.samples_of(problem, model, cond, seed)
