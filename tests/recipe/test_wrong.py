@@ -346,7 +346,7 @@ def read_lines(read):
         (["mode.sizes=[1"], ["expected a TOML value, got [1"]),
         (["mode.sizes="], ["expected a TOML value, got nothing"]),
         (["mode.steps=1\nx=2"], ["expected one TOML value"]),
-        (["reward[3].weight=1"], ["reward has 1 elements, counted from 0"]),
+        (["reward[3].weight=1"], ["reward has 1 element, counted from 0"]),
         (["reward.weight=1"], ["reward is an array; write reward[0].weight for its first element"]),
         (['mode.inner="toy_mpa"'], ["no sampler named 'toy_mpa'; did you mean 'toy_map'?"]),
         (["mode.kind.x=1"], ["mode.kind is the string 'toy_guide', not a table"]),

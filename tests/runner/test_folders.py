@@ -770,7 +770,7 @@ def test_stopped_training_says_what_is_kept_and_what_goes_on_from_there(go, monk
     monkeypatch.undo()
     (note,) = caught.value.__notes__
     kept, _, command = note.partition("; ")
-    assert kept.endswith("/out' keeps the checkpoint of 'distill' after 1 steps")
+    assert kept.endswith("/out' keeps the checkpoint of 'distill' after 1 step")
     assert command.endswith(" goes on from there")
     *_, recipe = shlex.split(command.split("`")[1])
     folder = run(recipe, progress=False, catalog=catalog).folder
