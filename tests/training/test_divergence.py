@@ -198,7 +198,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(name, tmp_path, data, cat
         "finetune" in MODES[name]
     )
     step = int(re.search(r"in step (\d+) of 400", message)[1])
-    assert f"the checkpoint after {step - 1} steps is kept" in message
+    assert re.search(rf"the checkpoint after {step - 1} steps? is kept", message)
     folder, tensors = checkpoint_of(tmp_path)
     assert folder.name == f"checkpoint-{step - 1}"
     trained = {k: v for k, v in tensors.items() if k.startswith(("module.", "averages."))}

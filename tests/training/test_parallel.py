@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -363,7 +364,8 @@ def test_both_processes_stop_where_training_diverges(how, two, tmp_path):
     assert told.count("training has diverged: ") == 1
     assert "learning_rate, 30" in told
     (kept,) = out.glob("checkpoint-*")
-    assert f"the checkpoint after {kept.name.partition('-')[2]} steps is kept" in told
+    done = kept.name.partition("-")[2]
+    assert re.search(rf"the checkpoint after {done} steps? is kept", told)
     saved = {k: v for f in kept.glob("*.safetensors") for k, v in load_file(f).items()}
     assert all(v.isfinite().all() for k, v in saved.items() if not k.startswith("optimiser"))
     assert not list(out.glob("model*"))
