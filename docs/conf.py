@@ -21,6 +21,8 @@ nitpicky = True
 html_theme = "furo"
 html_title = "align"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

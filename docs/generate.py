@@ -151,11 +151,11 @@ def _part(part: Any, cls: type[Any], rivals: Sequence[Any]) -> Iterator[str]:
     yield from ("## In a recipe", "", "```text", *in_a_recipe(part), "```", "")
     yield from ("## Options", "")
     rows = [
-        (f"`{name}`", plain(kind), f"`{default}`", plain(text))
+        (f"`{name}`", plain(text), plain(kind), f"`{default}`")
         for name, kind, default, text in part.options
     ]
     yield from (
-        table(("key", "value", "default", "what it is"), rows) if rows else ["It has none.", ""]
+        table(("key", "what it is", "value", "default"), rows) if rows else ["It has none.", ""]
     )
     others = [other for other in rivals if other.kind != part.kind]
     if others:
@@ -213,9 +213,9 @@ def keys_page() -> list[str]:
             name = field.alias or field.name
             if field.init and (only is None or name in only):
                 default, text = default_text(field), field.metadata.get("help", "")
-                yield f"`{name}`", plain(expected(field.type)), f"`{default}`", plain(text)
+                yield f"`{name}`", plain(text), plain(expected(field.type)), f"`{default}`"
 
-    heads = ("key", "value", "default", "what it is")
+    heads = ("key", "what it is", "value", "default")
     return [
         "# Keys of a recipe",
         "",

@@ -18,7 +18,7 @@ from align.core.term import TERM_OPTIONS
 from align.recipe.schema import Run
 
 DOCS = Path(__file__).parents[2] / "docs"
-EMPTY = re.compile(r"\| *\|$", re.M)
+EMPTY = re.compile(r"\| *\|")
 
 
 @pytest.fixture(scope="module")
