@@ -57,11 +57,11 @@ def weights_of(run: Path, arm: str) -> Path:
 @torch.no_grad()
 def sampled(
     model: NetworkModel, problem: Problem, seed: int, jumps: int, steps: int = 25
-) -> Tensor:
-    """Pictures by Euler steps of the flow, or by some jumps of the map from nothing."""
+) -> tuple[Tensor, Tensor]:
+    """x1 by Euler steps of the flow, or by some jumps of the map from nothing; and decoded."""
     streams = Streams(seed, tuple(range(len(problem.cond))), ("start",))
     noise = streams.normal(model.shape).float()
-    made = []
+    made = list[tuple[Tensor, Tensor]]()
     for rows in torch.arange(len(noise)).split(64):
         cut = slice(int(rows[0]), int(rows[-1]) + 1)
         x, cond = noise[cut], problem.cond.rows(cut)
@@ -72,8 +72,9 @@ def sampled(
                 x = model.posterior_jump(x, now.expand(len(x)), then.expand(len(x)), noisy)
         else:
             x = flow(model, x, cond, steps=steps)
-        made.append(model.decode(x))
-    return torch.cat(made)
+        made.append((x, model.decode(x)))
+    x1, data = (torch.cat(parts) for parts in zip(*made, strict=True))
+    return x1, data
 
 
 @attrs.frozen(eq=False)
@@ -111,10 +112,10 @@ class Judged:
     def of_model(self, name: str) -> tuple[str, ...]:
         """Scores of a model's samples, and statistics of the set."""
         model, teacher, jumps = self.models[name]
-        data = sampled(model, self.problem, 0, jumps, self.steps)
-        self.scores[name] = self.problem.reward.each(data, self.problem.cond.prompts)
+        x1, data = sampled(model, self.problem, 0, jumps, self.steps)
+        self.scores[name] = self.problem.reward.each(x1, data, self.problem.cond.prompts)
         if id(teacher) not in self.others:
-            self.others[id(teacher)] = sampled(teacher, self.problem, 1, 0, self.steps)
+            self.others[id(teacher)] = sampled(teacher, self.problem, 1, 0, self.steps)[1]
         distance = Frechet().compute(data, self.others[id(teacher)])["frechet_mobilenet"]
         diversity = Diversity().compute(data, None)["diversity_mobilenet"]
         sharpness = float(statistic("sharpness", data).mean())
