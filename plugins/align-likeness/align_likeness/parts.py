@@ -261,7 +261,7 @@ class DreamSim(_DreamSim, LikenessReward):
 @final
 @attrs.frozen(kw_only=True)
 class DreamSimMetric(_DreamSim, LikenessMetric):
-    """Mean likeness of content and layout to a picture, by DreamSim.
+    """Mean likeness of content and layout to a picture.
 
     The mean of −d(x, picture) over samples.
 
