@@ -95,11 +95,16 @@ def _filled(heads: list[str], cells: list[list[str]]) -> tuple[list[str], list[l
     return [heads[k] for k in kept], [[line[k] for k in kept] for line in cells]
 
 
-def caption(command: str, sections: Sequence[Section]) -> str:
-    """When, with what, and in how many seconds the page was made."""
+def _seconds(section: Section) -> str:
+    """What the runs of a row took; nothing where there are none."""
+    return "" if section.failure else f"{section.seconds:.0f}"
+
+
+def made(sections: Sequence[Section]) -> str:
+    """When, with what, and in how many seconds the page was made; follows the command."""
     seconds = sum(section.seconds for section in sections)
     return (
-        f"`{command}`: {datetime.date.today()}, align {__version__}, torch {torch.__version__},"
+        f": {datetime.date.today()}, align {__version__}, torch {torch.__version__},"
         f" Python {platform.python_version()}, {torch.get_num_threads()} thread(s); {seconds:.0f} s"
         " in all runs together."
     )
@@ -124,12 +129,12 @@ def as_markdown(sections: Sequence[Section], command: str, pictures: Path, prefi
         pictures: folder that pictures are copied to.
         prefix: stands before their names in the page.
     """
-    lines = ["# The paper, made anew", "", INTRODUCTION, "", caption(command, sections), ""]
+    lines = ["# The paper, made anew", "", INTRODUCTION, "", f"`{command}`{made(sections)}", ""]
     lines += ["| row | in the paper | claim | verdict | seconds |", "|---|---|---|---|---|"]
     for number, one in enumerate(sections, 1):
         cells = (f"{number}. {one.row.title}", one.row.source, one.row.claim)
         shown = " | ".join(map(markdown, cells))
-        lines.append(f"| {shown} | **{one.verdict}** | {one.seconds:.0f} |")
+        lines.append(f"| {shown} | **{one.verdict}** | {_seconds(one)} |")
     for number, one in enumerate(sections, 1):
         row = one.row
         lines += ["", f"## {number}. {row.title}", "", f"{row.source}. **{one.verdict}.**", ""]
@@ -184,7 +189,6 @@ pre { background: var(--box); padding: .7rem; border-radius: 6px; overflow-x: au
 def as_html(sections: Sequence[Section], command: str) -> str:
     """The page as one file of HTML that asks for nothing over a network."""
     text = html.escape
-    head = caption(command, sections)
     parts = [
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
@@ -192,7 +196,7 @@ def as_html(sections: Sequence[Section], command: str) -> str:
         " style-src 'unsafe-inline'\">",
         f"<link rel='icon' href='data:,'><title>The paper, made anew</title><style>{STYLE}</style>",
         f"</head><body><main><h1>The paper, made anew</h1><p>{text(INTRODUCTION)}</p>",
-        f"<p class='soft'>{text(head)}</p>",
+        f"<p class='soft'><code>{text(command)}</code>{text(made(sections))}</p>",
     ]
     summary = [
         [
@@ -200,7 +204,7 @@ def as_html(sections: Sequence[Section], command: str) -> str:
             text(one.row.source),
             text(one.row.claim),
             _badge(one.verdict),
-            f"{one.seconds:.0f}",
+            _seconds(one),
         ]
         for number, one in enumerate(sections, 1)
     ]
