@@ -132,8 +132,8 @@ def as_markdown(sections: Sequence[Section], command: str, pictures: Path, prefi
     lines = ["# The paper, made anew", "", INTRODUCTION, "", f"`{command}`{made(sections)}", ""]
     lines += ["| row | in the paper | claim | verdict | seconds |", "|---|---|---|---|---|"]
     for number, one in enumerate(sections, 1):
-        cells = (f"{number}. {one.row.title}", one.row.source, one.row.claim)
-        shown = " | ".join(map(markdown, cells))
+        texts = (f"{number}. {one.row.title}", one.row.source, one.row.claim)
+        shown = " | ".join(map(markdown, texts))
         lines.append(f"| {shown} | **{one.verdict}** | {_seconds(one)} |")
     for number, one in enumerate(sections, 1):
         row = one.row
@@ -145,8 +145,8 @@ def as_markdown(sections: Sequence[Section], command: str, pictures: Path, prefi
         lines += ["| statement | measured | |", "|---|---|---|"]
         for check in one.checks:
             beside = "" if check.decides else " (beside)"
-            cells = (check.statement, check.measured)
-            lines.append(f"| {' | '.join(map(markdown, cells))} | {check.verdict}{beside} |")
+            found = " | ".join(map(markdown, (check.statement, check.measured)))
+            lines.append(f"| {found} | {check.verdict}{beside} |")
         for path in one.pictures:
             own = path.stem == row.name
             name = path.name if own else f"{path.parent.name}_{path.name}"

@@ -18,7 +18,7 @@ from align.metrics.sliced_wasserstein import sliced_w2
 from align.models.mixture import GaussianMixture
 from align.testing.worlds import measured, plane
 from benchmarks.paper import figures
-from benchmarks.paper.evidence import ERRORS, Check, Evidence, Number
+from benchmarks.paper.evidence import ERRORS, Check, Evidence, Number, Verdict
 
 Checks: TypeAlias = Callable[[Evidence], Sequence[Check]]
 Drawing: TypeAlias = Callable[[Evidence, Path], None]
@@ -172,7 +172,7 @@ def near(statement: str, number: Number, other: Number, *, decides: bool = True)
     """That a distance is not above another, by more than `ERRORS` errors of their difference."""
     gap = number - other
     assert gap.error is not None
-    verdict = "holds" if gap.value <= ERRORS * gap.error else "does not hold"
+    verdict: Verdict = "holds" if gap.value <= ERRORS * gap.error else "does not hold"
     return Check(statement, f"{number} against {other}", verdict, decides)
 
 
