@@ -165,7 +165,22 @@ def tuned(runs: Evidence) -> list[Check]:
         Check.greater("it is farther from it than one call of the tuned map", before, one),
         near("one call of the tuned map is as near to it as the tuned flow", one, flow),
         near("four calls are as near to it as the tuned flow", four, flow, decides=False),
+        same(
+            "one call of the tuned map has the tuned flow's mean reward",
+            *(
+                runs.mean("tuned", name, "likelihood")
+                for name in ("tuned map, 1 call", "tuned flow, 60 steps")
+            ),
+        ),
     ]
+
+
+def same(statement: str, number: Number, other: Number) -> Check:
+    """That two numbers differ by no more than `ERRORS` errors of their difference."""
+    gap = number - other
+    assert gap.error is not None
+    verdict: Verdict = "holds" if abs(gap.value) <= ERRORS * gap.error else "does not hold"
+    return Check(statement, f"{number} against {other}", verdict)
 
 
 def near(statement: str, number: Number, other: Number, *, decides: bool = True) -> Check:
