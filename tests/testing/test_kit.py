@@ -353,6 +353,11 @@ def test_reward_that_declares_needs_prompt_and_takes_an_empty_one_fails():
     assert not failed("reward", cls(fault="refuses an empty prompt"))
 
 
+def test_reward_that_declares_that_it_compares_and_does_not_fails():
+    cls = attrs.frozen(kw_only=True)(type("Judge", (Brightness,), {"compares": True}))
+    assert failed("reward", cls()) == {"compares"}
+
+
 def test_reward_that_declares_is_quadratic_and_is_none_fails():
     cls = attrs.frozen(kw_only=True)(type("Bowl", (Brightness,), {"is_quadratic": True}))
     assert failed("reward", cls()) == {"is_quadratic"}
@@ -1014,7 +1019,14 @@ def test_every_check_is_seen_to_fail():
     """The tables above name every check but those of the tests that follow them."""
     elsewhere = {
         *("form", "point", "path", "velocity", "resumes", "findings"),
-        *("is_quadratic", "trainable_velocity", "describes_conditions", "files_read", "merged"),
+        *(
+            "compares",
+            "is_quadratic",
+            "trainable_velocity",
+            "describes_conditions",
+            "files_read",
+            "merged",
+        ),
     }
     tables = (
         test_broken_samplers,
