@@ -124,7 +124,7 @@ def needs_prompt(scoring: Scoring) -> None:
 
 
 def compares(scoring: Scoring) -> None:
-    """A reward that `compares` favours no place in a group, knows no other, and gives one alone 0."""
+    """A reward that `compares` favours no place in a group, knows no other, and gives one 0."""
     judge = scoring.reward.capability(Compares)
     declared = scoring.part.compares
     assert declared == (judge is not None), f"`compares` is {declared}, and the reward says other"
