@@ -634,7 +634,7 @@ def real(folder):
             + PYTHON
             + 'differentiable = false\n[sampler]\nkind = "mfm"\n',
             "r.toml:11: mode: 'steer' with estimator 'gradient' needs the reward's gradient, but"
-            " reward 'python' has none; use estimator 'search' or 'stein'",
+            " reward 'python' has none; use estimator 'bank', 'search' or 'stein'",
         ),
         (
             VECTORS.replace(", 2.0]]", "]]") + METRIC,
