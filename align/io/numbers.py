@@ -32,3 +32,8 @@ def with_error(value: float, error: float | None = None) -> str:
         return f"{value:.{min(max(digits, 0), 15)}{'e' if value else 'f'}} ± {error:.1e}"
     shown = (f"{round(x, -last) if last > 0 else x:.{max(-last, 0)}f}" for x in (value, error))
     return " ± ".join(text.removeprefix("-") if float(text) == 0 else text for text in shown)
+
+
+def beside(value: float, error: float | None) -> str:
+    """A number as far as `with_error` writes it, where the error stands elsewhere."""
+    return with_error(value, error).partition(" ± ")[0]

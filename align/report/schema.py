@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -21,7 +22,7 @@ from align.core.study import Findings
 from align.engine.meter import Cost
 from align.io.files import digest, read_table, read_tables, read_text, write
 from align.io.lock import owner_of
-from align.io.numbers import rounded
+from align.io.numbers import beside
 from align.io.text import listed
 
 VERSION: Final = 1
@@ -178,10 +179,21 @@ class RunResults:
             for name in self.scoring
         }
 
-    def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:
-        """The scores of one sample by each reward, by what stands above them."""
+    @cached_property
+    def score_errors(self) -> dict[str, float | None]:
+        """The standard error of the mean of each reward's scores, those of all arms together."""
         return {
-            shown: rounded(score) if not math.isnan(score) else "missing"
+            name: moments([score for arm in self.arms for score in arm.scores.get(name, ())])[1]
+            for name in self.rewards
+        }
+
+    def scores_of(self, arm: ArmNumbers, number: int) -> dict[str, str]:
+        """The scores of one sample by each reward, by what stands above them.
+
+        They have as many decimals as their means in a table of all samples would have.
+        """
+        return {
+            shown: beside(score, self.score_errors[name]) if not math.isnan(score) else "missing"
             for name, shown in self.reward_heads().items()
             for score in arm.scores.get(name, ())[number : number + 1]
         }

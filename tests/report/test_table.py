@@ -62,6 +62,15 @@ def test_scores_that_are_missing_are_counted(tmp_path, arm_of):
     assert results.scores_of(results.arms[0], 1)["cat"] == "missing"
 
 
+def test_scores_of_a_sample_end_where_their_error_does(arm_of):
+    arms = [arm_of("plain", 0, 2, scores={"cat": [0.02317, 5.05432]})]
+    arms += [arm_of("steered", 0, 2, scores={"cat": [-1.00042, 3.0]})]
+    results = RunResults(rewards=REWARDS, arms=tuple(arms))
+    assert [results.scores_of(arm, 0)["cat"] for arm in arms] == ["0.0", "-1.0"]
+    alone = RunResults(rewards=REWARDS, arms=(arm_of("one", 0, 1, scores={"cat": [0.02317]}),))
+    assert alone.scores_of(alone.arms[0], 0)["cat"] == "0.02317"
+
+
 def test_judges_have_columns_of_calls_seconds_and_price(tmp_path, arm_of):
     judge = RewardRole(weight=1.0, held_out=False, external=True, price=0.25)
     cost = Cost(reward_calls={"cat": 60, "dog": 20}, reward_seconds={"cat": 7.5})
