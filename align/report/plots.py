@@ -47,6 +47,7 @@ _MANY: Final = 200  # points of a line; a running mean shows more of them better
 _LONG: Final = 500.0  # times the other end: an axis that has no room for 1, 2, 5
 _POINTS: Final = 500  # in the plane; more are a picture in a plot that is otherwise drawn
 _FEW: Final = 12  # points of a line that are marked one by one
+_TICKS: Final = 8  # as many values of a factor as fit beneath an axis
 _PEAK: Final = 8.0  # times what is usual: a larger number makes the axis logarithmic
 _RUNAWAY: Final = 100.0  # times the usual size in another arm, with numbers of either sign
 
@@ -456,6 +457,8 @@ class FactorPanel:
         elif min(numbers) > 0 and max(numbers) > _WIDE * min(numbers):
             axes.set_xscale("log")
             plain_ticks(axes.xaxis)
+            if len(numbers) <= _TICKS:
+                axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         axes.set_xlabel(plot_text(self.factor))
         axes.set_ylabel(plot_text(self.name))
         axes.spines[["top", "right"]].set_visible(False)

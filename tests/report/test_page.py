@@ -8,6 +8,7 @@ import subprocess
 import attrs
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from align.core.baseline import Divergence
 from align.core.errors import PartError
@@ -247,3 +248,12 @@ def test_a_sweep_has_a_plot_for_each_reward_with_a_line_for_each_other_choice(fo
     text = page([RunPage(folder, results, [], {}, "")])
     assert text.count(" over weight</h3><svg") == 2
     assert not list(FactorPanel.of(RunResults(rewards=ROLES, arms=(arm_of("a", 0),))))
+
+
+def test_few_values_of_a_factor_stand_beneath_a_logarithmic_axis():
+    line = {number: (number, 0.1) for number in (0.5, 1.0, 2.0, 4.0)}
+    axes = Figure().add_subplot()
+    FactorPanel("cat", "weight", {"": line}).draw(axes)
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "1", "2", "4"]
+    assert not list(axes.xaxis.get_minorticklocs())
