@@ -164,8 +164,33 @@ def _joined(runs: Sequence[RunPage]) -> RunResults:
         rewards=rewards,
         arms=tuple(arm for run in runs for arm in run.results.arms),
         unsteered=tuple(base for run in runs for base in run.results.unsteered),
-        notes=tuple(note for run in runs for note in run.results.notes),
+        notes=(
+            *_notes_of_weights(runs),
+            *(note for run in runs for note in run.results.notes),
+        ),
     )
+
+
+def _notes_of_weights(runs: Sequence[RunPage]) -> Iterator[str]:
+    """That r, which is plotted for all runs, is not the same in each."""
+    sampled = [run for run in runs if run.results.sampled()]
+    sums = [
+        " + ".join(
+            f"{role.weight:g} · {name}"
+            for name, role in run.results.rewards.items()
+            if not role.held_out
+        )
+        for run in sampled
+    ]
+    if len(set(sums)) > 1:
+        names = _short_names([run.folder for run in sampled])
+        each = ", and ".join(
+            f"in {name} it is {text}" for name, text in zip(names, sums, strict=True)
+        )
+        yield (
+            f"r is not the same in these runs: {each}. Plots of r compare unlike numbers; the"
+            " columns of each reward do not."
+        )
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

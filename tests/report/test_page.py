@@ -257,3 +257,18 @@ def test_few_values_of_a_factor_stand_beneath_a_logarithmic_axis():
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "1", "2", "4"]
     assert not list(axes.xaxis.get_minorticklocs())
+
+
+@pytest.mark.parametrize(("weight", "told"), [(1.0, 0), (3.0, 1)])
+def test_joined_runs_of_other_weights_are_told_to_have_another_r(folder_of, arm_of, weight, told):
+    arm = arm_of("plain", 0, 2, scores={"cat": [0.0, 1.0], "dog": [0.0, 1.0]})
+    first = RunResults(rewards=ROLES, arms=(arm,))
+    cat = attrs.evolve(ROLES["cat"], weight=weight * ROLES["cat"].weight)
+    other = RunResults(rewards=ROLES | {"cat": cat}, arms=(attrs.evolve(arm, name="other"),))
+    folder = folder_of(arm, states=[np.zeros((2, 3), np.float32)])
+    runs = [
+        RunPage(folder / name, run, [], {}, "", False) for name, run in (("a", first), ("b", other))
+    ]
+    text = page(runs)
+    assert text.count("r is not the same in these runs") == told
+    assert text.count(f"in b it is {cat.weight:g} · cat") == told
