@@ -4,9 +4,9 @@
     python docs/pictures/reports.py "NAME=runs/sweep/report.html#What the sweep varied"
 
 Needs `pip install playwright pillow` and a Chromium (CHROMIUM names it). A report must need no
-request and must say nothing on the console; its columns must sort, and its slider must cut. Each
-is kept as docs/pictures/NAME.png from its beginning, or from a heading on, and as a phone shows it
-in the dark as NAME_phone.png.
+request and must say nothing on the console; its columns must sort, and its slider must cut, on a
+wide screen and on a phone. What the screen shows is kept as docs/pictures/NAME.png, from the
+report's beginning or from a heading on; a NAME that ends in _phone is the phone's, in the dark.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 HERE = Path(__file__).parent
 Scheme: TypeAlias = Literal["light", "dark"]
-SHOWN: tuple[tuple[str, tuple[int, int], Scheme], ...] = (
-    ("", (1000, 1100), "light"),
-    ("_phone", (390, 844), "dark"),
+SCREENS: tuple[tuple[tuple[int, int], Scheme], ...] = (
+    ((1000, 1100), "light"),
+    ((390, 844), "dark"),  # a phone
 )
 
 
@@ -54,9 +54,9 @@ def tried(page: Page) -> list[str]:
 
 
 def opened(
-    browser: Browser, report: Path, heading: str, kept: Path, size: tuple[int, int], scheme: Scheme
-) -> list[str]:
-    """Opens a report, keeps its picture, and tells what is wrong with it."""
+    browser: Browser, report: Path, heading: str, size: tuple[int, int], scheme: Scheme
+) -> tuple[Image.Image, list[str]]:
+    """A report's picture on a screen, and what is wrong with it there."""
     wrong: list[str] = []
     asked: list[str] = []
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
@@ -67,37 +67,34 @@ def opened(
     if heading:
         place = page.get_by_role("heading", name=heading, exact=True)
         place.evaluate("node => window.scrollTo(0, node.getBoundingClientRect().top - 20)")
-    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    shot.quantize(256, Image.Quantize.MAXCOVERAGE).save(kept, optimize=True)  # a third of the size
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     if wider > 0:
-        wrong.append(f"it is {wider} pixels wider than a window of {size[0]}")
+        wrong.append(f"it is {wider} pixels wider than a screen of {size[0]}")
     wrong += tried(page)
     wrong += [f"it asks for {url[:80]}" for url in asked[1:] if not url.startswith("data:")]
     page.close()
-    return wrong
+    return picture, wrong
 
 
-def main(reports: list[str]) -> int:
+def main(items: list[str]) -> int:
     """Exit code 1 if anything is wrong with any report."""
     code = 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
         )
-        for item in reports:
-            name, _, file = item.partition("=")
-            file, _, heading = file.partition("#")
-            for suffix, size, scheme in SHOWN:
-                kept = HERE / f"{name}{suffix}.png"
-                wrong = opened(browser, Path(file), heading, kept, size, scheme)
-                print(
-                    kept.name,
-                    f"{kept.stat().st_size / 1024:.0f} kB",
-                    *(wrong or ["good"]),
-                    sep=": ",
-                )
-                code = code or bool(wrong)
+        for item in items:
+            name, _, place = item.partition("=")
+            file, _, heading = place.partition("#")
+            shown = [opened(browser, Path(file), heading, *screen) for screen in SCREENS]
+            picture, _ = shown[name.endswith("_phone")]
+            # A palette takes a third of the bytes.
+            kept = picture.quantize(256, Image.Quantize.MAXCOVERAGE)
+            kept.save(HERE / f"{name}.png", optimize=True)
+            wrong = [text for _, found in shown for text in found]
+            print(name, *(wrong or ["good"]), sep=": ")
+            code = code or bool(wrong)
         browser.close()
     return int(code)
 
