@@ -325,7 +325,7 @@ def _jpeg(path: Path, side: int) -> bytes:
 
 
 def _strips(arms: Sequence[tuple[RunPage, ArmNumbers]]) -> Iterator[dict[str, Any]]:
-    """Pictures on the way, of each arm that kept some."""
+    """Pictures on the way, of each arm that kept some: of draws, or of what training makes."""
     for run, arm in arms:
         paths = sorted((run.folder / "looks" / Path(arm.folder).name).glob("*.png"))
         if not paths:
@@ -334,7 +334,7 @@ def _strips(arms: Sequence[tuple[RunPage, ArmNumbers]]) -> Iterator[dict[str, An
         encode = _encoder(shown)
         yield {
             "name": arm.name,
-            "sampled": arm.samples > 0,
+            "draws": not any("loss" in line for line in run.lines if line["arm"] == arm.name),
             "frames": [(f"step {int(path.stem)}", encode(path)) for path in shown],
         }
 

@@ -163,6 +163,17 @@ def test_pictures_on_the_way_are_strips(run_of):
     assert len(steps) == 12
 
 
+@pytest.mark.parametrize(("numbers", "of_draws"), [({"reward": 0.5}, 1), ({"loss": 0.5}, 0)])
+def test_strips_of_a_training_are_not_said_to_be_of_draws(folder_of, arm_of, numbers, of_draws):
+    arm = arm_of("one", 1, 2, scores={"cat": [0.0, 1.0], "dog": [0.0, 1.0]})
+    folder = folder_of(arm, states=[np.zeros((2, 3), np.float32)])
+    save_picture(folder / "looks/1/000001.png", np.zeros((4, 4, 3), np.uint8))
+    lines = [{"arm": "one", "step": 0} | numbers]
+    text = page([RunPage(folder, RunResults(rewards=ROLES, arms=(arm,)), lines, {}, "")])
+    assert text.count("the draws that guided it") == of_draws
+    assert text.count('class="strip narrow') == of_draws
+
+
 def test_points_in_the_plane_are_plots_and_training_has_curves_alone(folder_of, arm_of):
     points = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
     folder = folder_of(arm_of("points", 0, 600), states=[points])
