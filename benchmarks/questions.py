@@ -1,4 +1,4 @@
-"""Questions that a talk on meta flow maps was asked, answered where everything is known.
+"""Questions about steering by posterior draws, answered where everything is known.
 
 python -m benchmarks.questions ablation --page docs/results/questions.md
 python -m benchmarks.questions draws --page docs/results/questions.md
