@@ -12,7 +12,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
-from typing import Final, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from align.core.draws import make_draws
 from align.core.estimator import ValueEstimator
-from align.core.mode import AlignmentMode
 from align.core.model import NoisyState
 from align.core.path import PATHS, times_of
 from align.core.problem import Problem
@@ -85,6 +84,8 @@ def relative_error(
 
 # 1. Value gradient or smoothing?
 
+_Weights: TypeAlias = Literal["softmax", "uniform"]
+_Jacobian: TypeAlias = Literal["draw", "denoiser"]
 SAMPLERS: Final[dict[str, PosteriorSampler]] = {
     "posterior": MetaFlowMap(),
     "Gaussian about the mean": GaussianPosterior(),
@@ -98,7 +99,7 @@ def ablation(options: argparse.Namespace) -> Iterator[Table]:
     A draw about the denoiser moves as the denoiser does, so that there both Jacobians are one.
     """
 
-    def row(draws: str, weights: str, jacobian: str) -> list[str]:
+    def row(draws: str, weights: _Weights, jacobian: _Jacobian | Literal["none"]) -> list[str]:
         estimator: ValueEstimator = Stein(draws=16)
         if jacobian != "none":
             estimator = Gradient(draws=16, weights=weights, jacobian=jacobian)
@@ -120,12 +121,16 @@ def ablation(options: argparse.Namespace) -> Iterator[Table]:
             cells += map(short, numbers)
         return cells
 
-    kinds = [
-        *product(["posterior"], ("softmax", "uniform"), ("draw", "denoiser")),
-        *product(["Gaussian about the mean"], ("softmax", "uniform"), ["denoiser"]),
+    kinds: Sequence[tuple[str, _Weights, _Jacobian | Literal["none"]]] = (
+        ("posterior", "softmax", "draw"),
+        ("posterior", "softmax", "denoiser"),
+        ("posterior", "uniform", "draw"),
+        ("posterior", "uniform", "denoiser"),
+        ("Gaussian about the mean", "softmax", "denoiser"),
+        ("Gaussian about the mean", "uniform", "denoiser"),
         ("mean", "softmax", "denoiser"),
         ("posterior", "softmax", "none"),
-    ]
+    )
     measured = ("median error", "error", "roughness")
     heads = [f"{name}: {what}" for name in options.worlds for what in measured]
     title = "Relative error of the shift, and how much rougher it is along a path; 16 draws"
@@ -347,7 +352,7 @@ def renormalised(options: argparse.Namespace) -> Iterator[Table]:
     """Guidance whose length is the drift's, beside the law at as many nats."""
     draws = Gradient(draws=16)
     steps = max(1, options.steps[-1] // 2)
-    methods: dict[str, tuple[AlignmentMode[object], ValueEstimator, PosteriorSampler]] = {}
+    methods: dict[str, tuple[Steer, ValueEstimator, PosteriorSampler]] = {}
     for scale in (0.5, 1.0, 2.0):
         mode = Steer(steps=steps, scale=scale)
         methods[f"exact gradient, times {scale:g}"] = mode, Exact(), MetaFlowMap()

@@ -298,7 +298,7 @@ def limits(boards: dict[str, Board]) -> Table:
 
 def _error(values: Tensor) -> float:
     values = values[~values.isnan()]
-    return float(values.std()) / len(values) ** 0.5
+    return float(values.std()) / math.sqrt(len(values))
 
 
 def figure(board: Board, path: Path) -> None:
