@@ -327,7 +327,7 @@ def extend(folder: str, samples: int | None, steps: int | None, traceback: bool)
     multiple=True,
     metavar="KIND",
     shell_complete=_kinds_from,
-    help="A reward: its kind, or a table as in TOML, '{ kind = \"...\", ... }'.",
+    help='A reward: its kind, or a table as in TOML, \'{ kind = "clip", name = "likeness" }\'.',
 )
 @click.option(
     "--metric",
@@ -734,9 +734,10 @@ def verify(
 @_traceback
 @_guarded
 def cache(clear: bool, traceback: bool) -> None:
-    """List the unsteered samples that are kept, references of metrics, and answers of judges.
+    """List what is kept for later runs, or remove it.
 
-    Later runs take them in place of making or asking for them; --clear removes them.
+    Unsteered samples, references of metrics, and answers of judges: later runs take them in place
+    of making or asking for them.
     """
     from align.cli.kept import answers_of_judges, files_of_judges, listed, references_lines
     from align.io.cache import Cache, room

@@ -21,7 +21,7 @@ def test_path_is_left_as_it_is():
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("@search", "did you mean '@pocket/search'?"),
+        ("@bison", "did you mean '@pocket/bison'?"),
         ("@tabycat", "did you mean '@tabby_cat'?"),
         ("@zzz", "`align list recipes` shows those there are"),
         ("@", "`align list recipes` shows those there are"),

@@ -92,7 +92,7 @@ def test_r_is_the_same_from_data_and_from_scores():
         Term(name="c", reward=two, held_out=True),
     )
     reward, data = WeightedReward(terms), torch.linspace(-2, 3, 9, dtype=torch.float64)[:, None]
-    each = reward.each(data, [""] * 9)
+    each = reward.each(data, data, [""] * 9)
     assert torch.equal(each["a"], one.score(data, ()))  # as it is
     expected = 2 * terms[0].transform.of(each["a"]) - each["b"]
     assert torch.equal(reward.total(data, [""] * 9), expected)

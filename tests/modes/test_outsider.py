@@ -215,7 +215,8 @@ def test_training_mode_of_another_distribution_trains_and_resumes(go):
         (
             FINETUNE.replace('kind = "matching", start = 0.02', 'kind = "chords"'),
             "mode.objective.kind: expected a FinetuneObjective, but objective 'chords' is a Chords;"
-            " known are 'draft', 'gradient', 'matching', 'stein'",
+            " known are 'adjoint_matching', 'awm', 'draft', 'gradient', 'matching', 'nft', 'refl',"
+            " 'stein'",
         ),
         (
             FINETUNE.replace('"matching", start = 0.02', '"machting"'),

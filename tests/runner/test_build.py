@@ -121,7 +121,7 @@ def test_equal_rewards_are_loaded_once_for_all_arms(built):
     named = [(t.name, t.weight, t.held_out) for t in problems[1].reward.terms]
     assert named == [("one", 2.0, False), ("other", 1.0, False), ("again", 1.0, True)]
     # Calls are counted under each term's own name.
-    scores = problems[0].reward.each(torch.ones(3, 1), [""] * 3)
+    scores = problems[0].reward.each(torch.ones(3, 1), torch.ones(3, 1), [""] * 3)
     assert scores["one"].equal(scores["again"])
     meter = problems[0].reward.terms[0].reward.meter
     assert meter.rewards.calls == {"one": 3, "other": 3, "again": 3}

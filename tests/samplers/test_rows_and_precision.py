@@ -13,6 +13,7 @@ from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
+from align.samplers.look_ahead import LookAhead
 from align.samplers.mfm import MetaFlowMap
 from align.samplers.renoise import Renoise
 from align.testing.worlds import plane
@@ -26,6 +27,7 @@ SAMPLERS = (
     GaussianPosterior(),
     GaussianPosterior(covariance="exact"),
     Renoise(candidates=3),
+    LookAhead(),
 )
 SAMPLES = (7, 3, 0, 2**40, 11)
 

@@ -198,7 +198,8 @@ def test_two_processes_that_were_killed_go_on_as_others_and_agree_with_one(
     assert_alike(out, alone)
     assert [path.name for path in out.glob("checkpoint*")] == [f"checkpoint-{STEPS}"]
     costs = [json.loads((each / "results.json").read_text())["arms"][0] for each in (out, alone)]
-    assert costs[0]["cost"]["calls"] == costs[1]["cost"]["calls"]
+    networks = [each["cost"]["calls"]["network"] for each in costs]  # each decodes its pictures
+    assert networks[0] == networks[1]
 
 
 def test_two_processes_fine_tune_as_one_does(two, tmp_path):
