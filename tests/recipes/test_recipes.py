@@ -17,7 +17,7 @@ from align.runner.session import run
 ROOT = Path(__file__).parents[2]
 MOST = dict.fromkeys(
     ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
-)
+) | {"law_samples": 16, "sets": 2}
 pytestmark = pytest.mark.usefixtures("unpainted")
 # What other recipes make, users have, or the hub has; plugins of public weights try their recipes
 # with tiny files.
@@ -44,6 +44,8 @@ def small(mode):
     if isinstance(mode, Study):
         lists = ("times", "inner_steps", "outer_steps")
         least |= {name: numbers[name][:2] for name in lists if name in numbers}
+        if "method" in numbers:
+            least["method"] = small(numbers["method"])
     if isinstance(mode, FineTune):
         least |= {
             "pool": 4,
