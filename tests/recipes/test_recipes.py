@@ -44,7 +44,7 @@ def small(mode):
     if isinstance(mode, Study):
         lists = ("times", "inner_steps", "outer_steps")
         least |= {name: numbers[name][:2] for name in lists if name in numbers}
-        if "method" in numbers:
+        if attrs.has(type(numbers.get("method"))):
             least["method"] = small(numbers["method"])
     if isinstance(mode, FineTune):
         least |= {
