@@ -6,7 +6,7 @@ A score depends on how a picture is resized. Every resize here is bicubic and an
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, final
 
@@ -154,6 +154,23 @@ def opened(path: str | Path) -> Picture:
     rgb = decoded(path, f"'{path}'").convert("RGB")
     levels = torch.from_numpy(np.array(rgb))
     return Picture(rgb, levels.permute(2, 0, 1).contiguous().float() / 255)
+
+
+def batches_of(paths: Iterable[str | Path], most: int) -> Iterator[Tensor]:
+    """Pictures in turn, (B, 3, H, W) in [0, 1]: no more than `most` of one size together.
+
+    Raises:
+        PartError: as `opened`.
+    """
+    batch = list[Tensor]()
+    for path in paths:
+        picture = opened(path).tensor
+        if batch and (len(batch) == most or batch[0].shape != picture.shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(picture)
+    if batch:
+        yield torch.stack(batch)
 
 
 def decoded(file: str | Path | BinaryIO, name: str) -> Image.Image:

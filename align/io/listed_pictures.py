@@ -14,10 +14,11 @@ import attrs
 from align.core.errors import PartError
 from align.io.files import exists_as_folder, read_text
 from align.io.images import opened, pictures_in
-from align.io.text import shortened
+from align.io.text import first_lines, shortened
 
 _COLUMNS: Final = ("file", "prompt")
-_MANY: Final = 20  # mistakes that are told
+MANY: Final = 20
+"""Mistakes that are told."""
 
 
 @final
@@ -72,7 +73,7 @@ def listed_pictures(folder: Path, table: Path | None) -> tuple[list[ListedPictur
         else:
             pictures[name] = ListedPicture(name, folder / name, prompt, place)
     if errors:
-        raise PartError("\n".join(_first(errors)))
+        raise PartError("\n".join(first_lines(errors, MANY)))
     if not pictures:
         raise PartError(f"'{table}' names no pictures; write a line for each")
     rest = [name for name in there if name not in pictures]
@@ -90,12 +91,7 @@ def require_whole(pictures: list[ListedPicture]) -> None:
             errors.append(f"{picture.place}: {error}" if picture.place else str(error))
     if errors:
         cure = "nothing was scored; mend these files, or take them out"
-        raise PartError("\n".join([*_first(errors), cure]))
-
-
-def _first(errors: list[str]) -> list[str]:
-    more = len(errors) - _MANY
-    return [*errors[:_MANY], *([f"and {more} more"] if more > 0 else [])]
+        raise PartError("\n".join([*first_lines(errors, MANY), cure]))
 
 
 def _counted(names: list[str]) -> str:

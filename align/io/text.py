@@ -5,9 +5,11 @@ Names of arms and rewards, classes and prompts are any text: markup, formulas, l
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _MARKS: Final = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")
@@ -53,6 +55,19 @@ def shortened(text: str, letters: int) -> str:
         return text
     end = letters // 3
     return f"{text[: letters - end - 1]}…{text[len(text) - end :]}"
+
+
+def first_lines(lines: Sequence[str], most: int) -> list[str]:
+    """The first lines, and one that counts the others where there are more."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"and {more} more"] if more > 0 else [])]
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """A table of comma-separated values, whose lines end as those of other files here."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def markdown(text: str) -> str:

@@ -26,7 +26,7 @@ from align.core.option import ConfigError, ConfigErrors, option
 from align.io import paths
 from align.io.cache import Cache, room
 from align.io.cache_dir import cache_dir
-from align.io.images import checked, opened, pictures_in
+from align.io.images import batches_of, checked, pictures_in
 from align.io.tensors import packed, unpacked
 from align.metrics.inception import Inception
 
@@ -171,6 +171,10 @@ class ComparingMetric(StreamedMetric):
         """Where it has no reference of its own."""
         return not self.reference
 
+    def merge(self, states: Sequence[State]) -> State:
+        """All rows."""
+        return {"rows": torch.cat([state["rows"] for state in states])}
+
     @abstractmethod
     def compare(self, state: State, references: State) -> dict[str, float]:
         """Named numbers for samples beside references."""
@@ -222,10 +226,6 @@ class ComparingFeatureMetric(ComparingMetric):
         """
         return {"rows": extracted(self.features, samples).pooled}
 
-    def merge(self, states: Sequence[State]) -> State:
-        """All features."""
-        return {"rows": torch.cat([state["rows"] for state in states])}
-
     def named(self, number: str) -> str:
         """A number's name in tables."""
         return f"{number}_{self.features.kind}"
@@ -273,12 +273,15 @@ def _kept_state(metric: ComparingMetric, path: Path, arrays: Arrays | None) -> S
     for known, state in _REFERENCES:
         if known == key:
             return state
-    state = _of_cache(cache, key) or _made_now(metric, path, arrays, device)
+    state = _of_cache(cache, key) or {}
+    if not state:
+        state = _made_now(metric, path, arrays, device)
+        if cache is not None:
+            about = {"reference": str(path), "kept": metric.kept_as}
+            with suppress(PartError):  # it is made again
+                cache.write(key, _FILE, packed(state, about))
+                cache.make_room(key)
     _REFERENCES.append((key, state))
-    if cache is not None and cache.read(key, _FILE) is None:
-        with suppress(PartError):  # it is made again
-            cache.write(key, _FILE, packed(state, {"reference": str(path), "kept": metric.kept_as}))
-            cache.make_room(key)
     return state
 
 
@@ -354,14 +357,7 @@ def _batches(path: Path, arrays: Arrays | None) -> Iterator[Tensor]:
     files = pictures_in(path)
     if not files:
         raise PartError(f"'{path}' has no pictures; name a folder that has")
-    batch = list[Tensor]()
-    for file in files:
-        picture = opened(file).tensor
-        if batch and (len(batch) == CHUNK or batch[0].shape != picture.shape):
-            yield torch.stack(batch)
-            batch = []
-        batch.append(picture)
-    yield torch.stack(batch)
+    yield from batches_of(files, CHUNK)
 
 
 def _batches_of_arrays(path: Path, arrays: Arrays) -> Iterator[Tensor]:

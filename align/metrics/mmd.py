@@ -159,10 +159,6 @@ class MMD(ComparingMetric):
             return {"rows": samples.detach().flatten(1)}
         return {"rows": extracted(self.features, samples).pooled}
 
-    def merge(self, states: Sequence[State]) -> State:
-        """All rows."""
-        return {"rows": torch.cat([state["rows"] for state in states])}
-
     def compare(self, state: State, references: State) -> dict[str, float]:
         """`mmd_squared`, with the network's name where there is one.
 

@@ -24,13 +24,16 @@ def _radii(rows: Tensor, neighbours: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _enough(kind: str, neighbours: int, *sets: Tensor) -> None:
+def _enough(kind: str, neighbours: int, *states: State) -> list[Tensor]:
+    """The rows of samples and of references; raises PartError where there are too few."""
+    sets = [state["rows"].double() for state in states]
     if min(map(len, sets)) <= neighbours:
         counts = " and ".join(str(len(rows)) for rows in sets)
         raise PartError(
             f"metric '{kind}' with neighbours = {neighbours} needs at least {neighbours + 1}"
             f" samples and as many references, got {counts}"
         )
+    return sets
 
 
 def precision_recall(samples: Tensor, references: Tensor, neighbours: int) -> tuple[float, float]:
@@ -88,8 +91,7 @@ class PrecisionRecall(ComparingFeatureMetric):
         Raises:
             PartError: there are too few of either.
         """
-        x, y = state["rows"].double(), references["rows"].double()
-        _enough(self.kind, self.neighbours, x, y)
+        x, y = _enough(self.kind, self.neighbours, state, references)
         precision, recall = precision_recall(x, y, self.neighbours)
         return {self.named("precision"): precision, self.named("recall"): recall}
 
@@ -118,7 +120,6 @@ class DensityCoverage(ComparingFeatureMetric):
         Raises:
             PartError: there are too few of either.
         """
-        x, y = state["rows"].double(), references["rows"].double()
-        _enough(self.kind, self.neighbours, x, y)
+        x, y = _enough(self.kind, self.neighbours, state, references)
         density, coverage = density_coverage(x, y, self.neighbours)
         return {self.named("density"): density, self.named("coverage"): coverage}

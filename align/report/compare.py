@@ -9,8 +9,6 @@ Reference: The probable error of a mean, Student, 1908, doi:10.1093/biomet/6.1.1
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from align.core.term import TERM_OPTIONS
 from align.io.files import exists_as_folder
 from align.io.numbers import rounded, with_error
 from align.io.paths import given
+from align.io.text import csv_text
 from align.report.schema import (
     ArmNumbers,
     RunResults,
@@ -292,14 +291,16 @@ def compare(first: str, second: str) -> list[Comparison]:
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """A row for each reward's scores of each pair of samples."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["A", "B", "sample", "reward", "score of A", "score of B", "A - B"])
-    for comparison in comparisons:
-        for one in comparison.differences:
-            for number, scores in enumerate(zip(one.a, one.b, one.each, strict=True)):
-                lines.writerow([*comparison.names, number, one.reward, *map(repr, scores)])
-    return text.getvalue()
+    rows: list[Sequence[object]] = [
+        ("A", "B", "sample", "reward", "score of A", "score of B", "A - B")
+    ]
+    rows += [
+        (*comparison.names, number, one.reward, *map(repr, scores))
+        for comparison in comparisons
+        for one in comparison.differences
+        for number, scores in enumerate(zip(one.a, one.b, one.each, strict=True))
+    ]
+    return csv_text(rows)
 
 
 def student(level: float, freedom: int) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from loguru import logger
 from align.core.errors import AlignError, PartError
 from align.io.files import first_link, read_table
 from align.io.files import write as write_file
-from align.io.text import visible
+from align.io.text import csv_text, visible
 from align.report.card import cards
 from align.report.grid import grid
 from align.report.letters import fonts_for
@@ -116,9 +114,7 @@ def _look_at(path: Path) -> None:
 
 
 def _csv(folder: Path, results: RunResults) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(long(folder, results))
-    write_file(folder / "table.csv", text.getvalue())
+    write_file(folder / "table.csv", csv_text(long(folder, results)))
 
 
 def _curves(folder: Path, results: RunResults) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,12 +31,13 @@ from align.engine.memory import DeviceMemory
 from align.engine.meter import Meter
 from align.io import files
 from align.io.files import write
-from align.io.images import opened
-from align.io.listed_pictures import ListedPicture, require_whole
+from align.io.images import batches_of
+from align.io.listed_pictures import MANY, ListedPicture, require_whole
 from align.io.numbers import with_error
-from align.io.text import markdown
+from align.io.text import csv_text, first_lines
 from align.recipe.scoring import Scoring
 from align.report.schema import moments
+from align.report.table import to_markdown
 from align.runner.block import Block
 from align.runner.build import Rewards, device_of
 from align.runner.folder import check_folder
@@ -49,7 +48,6 @@ FILES: Final = ("table.md", "table.csv", "scores.csv")
 _BLOCKS: Final = "score_blocks"
 _BLOCK: Final = 256  # pictures of a block
 _ROWS: Final = 32  # pictures that are read at once
-_MANY: Final = 20  # mistakes that are told
 
 
 @final
@@ -82,28 +80,18 @@ class FolderScores:
     def save(self, folder: Path) -> None:
         """Write table.md, table.csv and scores.csv."""
         folder.mkdir(parents=True, exist_ok=True)
-        heads, rows = self.rows()
-        lines = [[markdown(cell) for cell in row] for row in (heads, *rows)]
-        lines.insert(1, ["---"] * len(heads))
-        text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        write(folder / FILES[0], text)
+        write(folder / FILES[0], to_markdown(*self.rows(), []))
         numbers = [
             [name, repr(value), "" if error is None else repr(error)]
             for name, (value, error) in self.numbers().items()
         ]
-        write(folder / FILES[1], _csv([["number", "value", "error"], *numbers]))
+        write(folder / FILES[1], csv_text([["number", "value", "error"], *numbers]))
         names = list(self.scores)
         each = [
             [picture.name, picture.prompt, *(repr(self.scores[name][n]) for name in names)]
             for n, picture in enumerate(self.pictures)
         ]
-        write(folder / FILES[2], _csv([["file", "prompt", *names], *each]))
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        write(folder / FILES[2], csv_text([["file", "prompt", *names], *each]))
 
 
 def score_pictures(
@@ -315,17 +303,14 @@ def _measured(pictures: Sequence[ListedPicture], scoring: Scoring, whole: Block)
     return FolderScores(tuple(pictures), scores, numbers, tuple(failures))
 
 
-def _batches(pictures: Sequence[ListedPicture]) -> Iterator[tuple[list[ListedPicture], Tensor]]:
+def _batches(
+    pictures: Sequence[ListedPicture],
+) -> Iterator[tuple[Sequence[ListedPicture], Tensor]]:
     """Pictures of one size that follow each other, (B, 3, H, W) in [0, 1]."""
-    batch, tensors = list[ListedPicture](), list[Tensor]()
-    for picture in pictures:
-        tensor = opened(picture.path).tensor
-        if batch and (len(batch) == _ROWS or tensors[0].shape != tensor.shape):
-            yield batch, torch.stack(tensors)
-            batch, tensors = [], []
-        batch.append(picture)
-        tensors.append(tensor)
-    yield batch, torch.stack(tensors)
+    first = 0
+    for data in batches_of((picture.path for picture in pictures), _ROWS):
+        yield pictures[first : first + len(data)], data
+        first += len(data)
 
 
 def _check_prompts(pictures: Sequence[ListedPicture], scoring: Scoring) -> None:
@@ -348,5 +333,4 @@ def _check_prompts(pictures: Sequence[ListedPicture], scoring: Scoring) -> None:
             if reason:
                 errors.append(f"{picture.place}: reward '{term.name}': {reason}")
     if errors:
-        more = [f"and {len(errors) - _MANY} more"] if len(errors) > _MANY else []
-        raise PromptError("\n".join([*errors[:_MANY], *more]))
+        raise PromptError("\n".join(first_lines(errors, MANY)))

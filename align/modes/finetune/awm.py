@@ -7,16 +7,13 @@ from typing import ClassVar, final
 import attrs
 from torch import Tensor
 
-from align.core.objective import Loss
-from align.core.option import above, between, option
-from align.core.streams import Streams
-from align.modes.finetune.objective import FinetuneObjective
-from align.modes.finetune.target import TiltedTarget
+from align.core.option import above, option
+from align.modes.finetune.advantage import AdvantageObjective, mean_square
 
 
 @final
 @attrs.frozen(kw_only=True)
-class AdvantageWeighted(FinetuneObjective):
+class AdvantageWeighted(AdvantageObjective):
     """finetune: flow matching by linear weights, for any reward.
 
     Flow matching whose samples count by their advantage, held at the base model.
@@ -44,33 +41,15 @@ class AdvantageWeighted(FinetuneObjective):
     """
 
     kind: ClassVar[str] = "awm"
-    needs_gradient: ClassVar[bool] = False
-    needs_sampler: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
-    takes_level: ClassVar[bool] = True
 
     base_weight: float = option(
         "weight of the distance from the base model, in nats of reward",
         default=1.0,
         check=above(0),
     )
-    start: float = option("earliest time that is trained", default=0.0, check=between(0, 0.99))
 
-    def level(self, rewards: Tensor) -> Tensor:
-        """The mean of rewards r (n,)."""
-        return rewards.mean(0)
-
-    def loss(self, target: TiltedTarget, rows: Streams) -> Loss:
+    def values(self, advantage: Tensor, velocity: Tensor, base: Tensor, goal: Tensor) -> Tensor:
         """Both terms, over w so that the loss has the scale of a velocity's."""
-        (noisy, x1), path = target.noisy(rows, self.start), target.student.path
-        draws = target.clean_draw(noisy, x1)
-        level = target.log_normalizer[target.prompt_numbers(noisy)]
-        advantage = (draws.rewards[0].double() - level).clamp(min=-self.base_weight)
-        velocity, base = target.velocity(noisy), target.base_velocity(noisy)
-        goal = path.velocity_from_denoiser(draws.x1[0], noisy.x, noisy.t)
-        to_goal, to_base = (
-            (velocity - other).flatten(1).double().square().mean(1) for other in (goal, base)
-        )
-        row_weights = 1 / (1 + path.denoiser_to_velocity(noisy.t).double().square())
-        values = row_weights * (advantage / self.base_weight * to_goal + to_base)
-        return Loss(values, {"reward": draws.rewards[0].detach()})
+        advantage = advantage.clamp(min=-self.base_weight)
+        to_goal, to_base = (mean_square(velocity - other) for other in (goal, base))
+        return advantage / self.base_weight * to_goal + to_base

@@ -7,16 +7,13 @@ from typing import ClassVar, final
 import attrs
 from torch import Tensor
 
-from align.core.objective import Loss
-from align.core.option import above, between, option
-from align.core.streams import Streams
-from align.modes.finetune.objective import FinetuneObjective
-from align.modes.finetune.target import TiltedTarget
+from align.core.option import above, option
+from align.modes.finetune.advantage import AdvantageObjective, mean_square
 
 
 @final
 @attrs.frozen(kw_only=True)
-class NegativeAware(FinetuneObjective):
+class NegativeAware(AdvantageObjective):
     """finetune: a first step of the tilt, for any reward.
 
     Pulls towards samples above the mean reward and pushes away from those below, as DiffusionNFT.
@@ -41,34 +38,14 @@ class NegativeAware(FinetuneObjective):
     """
 
     kind: ClassVar[str] = "nft"
-    needs_gradient: ClassVar[bool] = False
-    needs_sampler: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
-    takes_level: ClassVar[bool] = True
 
     clip: float = option(
         "how far from the mean a reward counts, in nats", default=5.0, check=above(0)
     )
-    start: float = option("earliest time that is trained", default=0.0, check=between(0, 0.99))
 
-    def level(self, rewards: Tensor) -> Tensor:
-        """The mean of rewards r (n,)."""
-        return rewards.mean(0)
-
-    def loss(self, target: TiltedTarget, rows: Streams) -> Loss:
+    def values(self, advantage: Tensor, velocity: Tensor, base: Tensor, goal: Tensor) -> Tensor:
         """The two regressions, times clip² so that the loss has the scale of a velocity's."""
-        (noisy, x1), path = target.noisy(rows, self.start), target.student.path
-        draws = target.clean_draw(noisy, x1)
-        rewards = draws.rewards[0]
-        level = target.log_normalizer[target.prompt_numbers(noisy)]
-        advantage = (rewards.double() - level).clamp(-self.clip, self.clip)
-        good = 0.5 * (1 + advantage / self.clip)
-        velocity, base = target.velocity(noisy), target.base_velocity(noisy)
-        goal = path.velocity_from_denoiser(draws.x1[0], noisy.x, noisy.t)
+        good = 0.5 * (1 + advantage.clamp(-self.clip, self.clip) / self.clip)
         change = (velocity - base) / self.clip
-        towards, away = (
-            (base + sign * change - goal).flatten(1).double().square().mean(1) for sign in (1, -1)
-        )
-        row_weights = 1 / (1 + path.denoiser_to_velocity(noisy.t).double().square())
-        values = self.clip**2 * row_weights * (good * towards + (1 - good) * away)
-        return Loss(values, {"reward": rewards.detach()})
+        towards, away = (mean_square(base + sign * change - goal) for sign in (1, -1))
+        return self.clip**2 * (good * towards + (1 - good) * away)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, final
 
 import attrs
@@ -137,5 +136,4 @@ def mean_of_chosen(r: Tensor, scores: Tensor, n: int) -> tuple[float, float | No
     groups = len(r) // n
     best = r[: groups * n].reshape(groups, n).argmax(1) + n * torch.arange(groups, device=r.device)
     chosen = scores[best].double()
-    error = float(chosen.std()) / math.sqrt(groups) if groups > 1 else None
-    return float(chosen.mean()), error
+    return float(chosen.mean()), setting.standard_error(chosen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
+from torch import Tensor
 
 from align.core.option import Check, option
 from align.core.problem import Problem
@@ -56,6 +58,11 @@ def counted(model: GuardedModel, make: Callable[[], Result]) -> tuple[Result, in
     before = model.meter.calls["network"]
     result = make()
     return result, model.meter.calls["network"] - before
+
+
+def standard_error(values: Tensor) -> float | None:
+    """Of the mean of values (n,); None where there is one value only."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def cuts(problem: Problem, rows: int) -> Iterator[slice]:

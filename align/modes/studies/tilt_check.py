@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final, final
 
@@ -19,6 +18,7 @@ from align.core.streams import Streams
 from align.core.study import Findings, Point, Study
 from align.engine.guard import guarded
 from align.engine.meter import Meter
+from align.modes.studies.setting import standard_error
 from align.modes.studies.tilted_law import TiltedLaw, measures
 
 _FEWEST: Final = 4  # samples of a set
@@ -199,11 +199,6 @@ class TiltCheck(AlignmentMode[Checked], Study[Checked]):
         points.append(Point("rewards a sample", calls, state.reward / count))
         state = attrs.evolve(state, inner=None, points=tuple(points))
         return state, Info({point.panel: point.value for point in points})
-
-
-def standard_error(values: Tensor) -> float | None:
-    """Of the mean of values (n,); None where there is one value only."""
-    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _calls(meter: Meter) -> tuple[int, int]:
