@@ -28,10 +28,11 @@ Call: TypeAlias = Callable[[Tensor, Meter], Tensor]
 How: TypeAlias = Literal["measured", "derived"]
 """Whether the call was real, or made of tensors that have a shape and no numbers."""
 
-_SLOW: Final = 1.0  # seconds; a first call that takes more is repeated with as many rows
+_SLOW: Final = 1.0  # seconds; where a first call takes more, few others follow
 _SLOWEST: Final = 5.0  # seconds; one that takes more is not
 _QUICK: Final = 0.1  # seconds; a call that takes less is timed again with more rows
 _SIZES: Final = (1, 4, 16, 64, 256, 1024)  # rows
+_FEW: Final = (2, 4)  # rows of slow calls
 _LONGEST: Final = 4.0  # seconds of a call with rows that make large tensors
 _SHARE: Final = 0.1  # of what all calls of an arm take, that such a call may take
 _MOST: Final = 2 << 30  # bytes of all tensors of such a call
@@ -273,20 +274,20 @@ def _seconds(
 ) -> tuple[Linear, int]:
     """Duration by rows, and the most rows that it was measured with.
 
-    It is what two rows took, and, where that is quick, more of them. A last call has as many rows
-    as make tensors large, if these are large in the run and the call is short beside it.
+    It is what two rows took and what four did; where that is quick, more of them. A last call has
+    as many rows as make tensors large, if these are large in the run and the call is short beside
+    it.
     """
     if warm.seconds > _SLOWEST:
         return Linear(0.0, warm.seconds / 2), 2
-    if warm.seconds > _SLOW:
-        measured = [(2, min(_timed(call, inputs(2), gradient) for _ in range(2)))]
-    else:
-        measured = []
-        for rows in _SIZES:
-            if len(measured) > 1 and (rows > use.at_once or measured[-1][1] > _QUICK):
-                break
-            took = min(_timed(call, inputs(rows), gradient) for _ in range(2))
-            measured.append((rows, took))
+    slow, measured = warm.seconds > _SLOW, list[tuple[int, float]]()
+    for rows in _FEW if slow else _SIZES:
+        if slow and measured and rows > min(use.at_once, _SHARE * use.in_all):
+            break
+        if len(measured) > 1 and (rows > use.at_once or measured[-1][1] > _QUICK):
+            break
+        took = min(_timed(call, inputs(rows), gradient) for _ in range(1 if slow else 2))
+        measured.append((rows, took))
     seconds, last = _through(measured), measured[-1][0]
     large = sorted(size for size in made if last * size < LARGEST_KEPT <= use.at_once * size)
     if large:  # well beyond the least, for which freed memory may have room

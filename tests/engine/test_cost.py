@@ -46,6 +46,21 @@ def test_seconds_are_positive_and_grow_with_rows() -> None:
     assert 0 < seconds.of(1) <= seconds.of(64)
 
 
+@pytest.mark.parametrize(("use", "timed"), [(Use(4, 40), [2, 4]), (Use(4, 39), [2]), (Use(2), [2])])
+def test_slow_part_is_timed_with_four_rows_where_the_run_has_many(
+    monkeypatch: pytest.MonkeyPatch, use: Use, timed: list[int]
+) -> None:
+    monkeypatch.setattr("align.engine.cost._SLOW", 0.0)
+    called = []
+
+    def call(x: Tensor, _: Meter) -> Tensor:
+        called.append(len(x))
+        return x
+
+    part_cost(call, lambda rows: torch.ones(rows, 3), gradient=False, use=use)
+    assert called[2:] == timed  # the first two are watched
+
+
 def test_part_without_gradient_has_no_way_back() -> None:
     constant = part_cost(
         lambda x, _: x.detach() + 1, lambda rows: torch.ones(rows, 3), gradient=True, use=Use(2)
