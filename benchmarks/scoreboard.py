@@ -101,7 +101,7 @@ def _scattered() -> World:
 
 
 def _ridges() -> World:
-    """Three ridges ten times as long as wide, each a chain of nine components."""
+    """Three ridges four times as long as wide (standard deviations), each a chain of nine."""
     steps = torch.linspace(-1.2, 1.2, 9)[:, None]
     centres = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -2.0]])
     along = torch.tensor([[0.6, 0.8], [1.0, 0.0], [-0.8, 0.6]])
@@ -207,12 +207,10 @@ class Board:
             for row in self._rows
             if (row["world"], row["arm"]) == (world, arm) and "failed" in row
         ]
-        values = values[~values.isnan()]
-        if failed and not len(values):
-            return "cannot" if failed[0].startswith("cannot") else "fails"
-        if not len(values):
-            return ""
-        text = _with_error(float(values.mean()), float(values.std()) / len(values) ** 0.5)
+        if values.isnan().all():
+            cannot = failed and failed[0].startswith("cannot")
+            return "cannot" if cannot else "fails" if failed else ""
+        text = _with_error(*_mean_and_error(values))
         return f"{text}, {len(failed)} fail" if failed else text
 
 
@@ -283,9 +281,7 @@ def limits(boards: dict[str, Board]) -> Table:
                 "spread in modes": (board.values(world, arm, "spread in modes") - 1, 0.05),
             }
             apart = [
-                name
-                for name, (values, slack) in parts.items()
-                if not abs(float(values.nanmean())) <= 3 * _error(values) + slack
+                name for name, (values, slack) in parts.items() if not _is_near_zero(values, slack)
             ]
             agrees = bool(apart) == (claim == "biased")
             cells = [board.shown(world, arm, board.floors(world, arm))]
@@ -296,9 +292,15 @@ def limits(boards: dict[str, Board]) -> Table:
     return Table("Near the limit, on the line", head, rows)
 
 
-def _error(values: Tensor) -> float:
+def _is_near_zero(values: Tensor, slack: float) -> bool:
+    mean, error = _mean_and_error(values)
+    return abs(mean) <= 3 * error + slack
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean of values (P,) that are numbers, and its standard error."""
     values = values[~values.isnan()]
-    return float(values.std()) / math.sqrt(len(values))
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
 def figure(board: Board, path: Path) -> None:
@@ -310,10 +312,9 @@ def figure(board: Board, path: Path) -> None:
     for axes, world in zip(row, worlds, strict=True):
         for place, arm in enumerate(arms):
             values = board.floors(world, arm)
-            values = values[~values.isnan()]
-            if len(values):
-                error = float(values.std()) / len(values) ** 0.5
-                axes.errorbar(float(values.mean()), place, xerr=error, fmt="o", ms=4, color="C0")
+            if not values.isnan().all():
+                mean, error = _mean_and_error(values)
+                axes.errorbar(mean, place, xerr=error, fmt="o", ms=4, color="C0")
         axes.axvline(1.0, color="0.4", linewidth=1)
         axes.set_xscale("log")
         axes.set_title(world, fontsize=10)

@@ -6,6 +6,7 @@ docs/generated, which git ignores.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -167,12 +168,17 @@ def _part(part: Any, cls: type[Any], rivals: Sequence[Any]) -> Iterator[str]:
     yield from _seen(part.kind)
 
 
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _seen(kind: str) -> Iterator[str]:
     """Where a kind is used and measured: recipes and pages of results that name it."""
     from align.catalog.shipped import about, shipped
 
     named = re.compile(rf'kind = "{kind}"|(?:dynamics|sampler|estimator|metric) = "{kind}"')
-    recipes = {name: path for name, path in shipped().items() if named.search(path.read_text())}
+    recipes = {name: path for name, path in shipped().items() if named.search(_text(path))}
     if recipes:
         yield from ("## Recipes with it", "")
         yield from (
@@ -181,11 +187,7 @@ def _seen(kind: str) -> Iterator[str]:
         )
         yield ""
     in_a_row = re.compile(rf"^\|.*\b{kind}\b", re.MULTILINE | re.IGNORECASE)
-    pages = [
-        page
-        for page in sorted(DOCS.glob("results/*.md"))
-        if in_a_row.search(page.read_text(encoding="utf-8"))
-    ]
+    pages = [page for page in sorted(DOCS.glob("results/*.md")) if in_a_row.search(_text(page))]
     if pages:
         yield from ("## Measured in", "")
         yield from (f"* [{_title(page)}](/results/{page.name})" for page in pages)

@@ -119,12 +119,13 @@ class Planner:
             raise NoPlanError(
                 "makes base samples, whose number is not that of the samples, and is not planned"
             )
+        asking = _asking(built)
         for other, plan in reversed(self._planned):
-            if other == _asking(built):
+            if other == asking:
                 return plan
         plan = self._of_samples(built)
         if not isinstance(arm.mode, Study):  # which may go on from an earlier one
-            self._planned.append((_asking(built), plan))
+            self._planned.append((asking, plan))
         return plan
 
     def _of_samples(self, built: Built) -> Plan:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias, final
+from typing import Any, Final, Literal, Self, TypeAlias, final
 
 import attrs
 from safetensors.torch import load_file
@@ -105,6 +106,10 @@ class Evidence:
     def results(self, recipe: str, seed: int = 0) -> RunResults:
         """The numbers of a run."""
         return _read(self.folders[recipe][seed])
+
+    def recipe(self, recipe: str) -> dict[str, Any]:
+        """The resolved recipe of a run, as a table."""
+        return tomllib.loads((self.folders[recipe][0] / "recipe.toml").read_text(encoding="utf-8"))
 
     def arm(self, recipe: str, name: str, seed: int = 0) -> ArmNumbers:
         """The numbers of an arm; raises PartError for one that the run does not have."""
