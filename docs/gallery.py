@@ -3,7 +3,8 @@
     align run @tabby_cat
     python docs/gallery.py runs/tabby_cat
 
-writes docs/gallery/tabby_cat. Which recipe a run is of stands in its about.json.
+writes docs/gallery/tabby_cat. The recipe is the one that comes with align and says what the run's
+does.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from align.recipe import load, to_toml
 
 KEPT: Final = Path(__file__).resolve().parent / "gallery"
 PICTURES: Final = ("grid.png", "scatter.png", "study.png", "tradeoff.png", "curves.png")
-_SIDE: Final = 900  # most pixels of a side
-_COLOURS: Final = 96
+_SIDE: Final = 700  # most pixels of a side
+_COLOURS: Final = 48
 
 
 def as_asked(path: Path) -> Any:
@@ -38,15 +39,16 @@ def keep(run: Path) -> Path:
     """Write what is kept of a run; returns the folder.
 
     Raises:
-        SystemExit: the run is not done, or not of a recipe that comes with align as it stands.
+        SystemExit: the run is not done, or of no recipe that comes with align as it stands.
     """
     about = json.loads((run / "about.json").read_text(encoding="utf-8"))
-    name = re.search(r" run (?:@|\S*recipes/)([\w/]+)", about["command"])
-    if about["status"] != "done" or not name or name[1] not in shipped():
+    resolved = run / "recipe.toml"
+    stem = Path(tomllib.loads(resolved.read_text(encoding="utf-8"))["run"]["out"]).name
+    alike = {name: path for name, path in shipped().items() if path.stem == stem}
+    names = [name for name, path in alike.items() if as_asked(path) == as_asked(resolved)]
+    if about["status"] != "done" or not names:
         raise SystemExit(f"{run}: the gallery shows finished runs of recipes that come with align")
-    if as_asked(run / "recipe.toml") != as_asked(shipped()[name[1]]):
-        raise SystemExit(f"{run}: recipes/{name[1]}.toml says something else by now")
-    folder = KEPT / name[1]
+    folder = KEPT / names[0]
     folder.mkdir(parents=True, exist_ok=True)
     picture = next(run / picture for picture in PICTURES if (run / picture).exists())
     with Image.open(picture) as image:
