@@ -1,17 +1,21 @@
 """docs/how_to/diffusers.md: its recipes run and its Python too, with tiny pipelines."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from align_diffusers.testing import FAMILIES
+from click.testing import CliRunner
 
+from align.cli.main import main
 from align.runner.session import run
 
 TEXT = (Path(__file__).parents[3] / "docs" / "how_to" / "diffusers.md").read_text()
 RECIPES = re.findall(r"```toml\n# (\S+)\n(.*?)```", TEXT, re.S)
 SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+TINY = re.search(r"align (run four.toml --set .*?)\n```", TEXT, re.S)
 NAMES = {
     "stabilityai/stable-diffusion-3.5-medium": "sd3",
     "black-forest-labs/FLUX.1-schnell": "schnell",
@@ -59,3 +63,13 @@ def test_page_runs_from_its_first_recipe_to_its_last_line(folder, monkeypatch):
         exec(smaller(script, folder), known)
     assert known["result"].data.shape == (2, 3, 16, 16)
     assert known["pipe"].get_active_adapters() == ["default_0"]
+
+
+def test_tiny_pipeline_of_the_page_runs_as_it_says(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(SCRIPTS[0], {})
+    text = next(text for name, text in RECIPES if name == "four.toml")
+    Path("four.toml").write_text(re.sub(*SMALLER[-1], text))
+    result = CliRunner().invoke(main, shlex.split(TINY[1].replace("\\\n", " ")))
+    assert result.exit_code == 0, result.output
+    assert "best of 4" in Path("runs/four/report.html").read_text()
