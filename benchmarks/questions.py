@@ -3,6 +3,7 @@
 python -m benchmarks.questions ablation --page docs/results/questions.md
 python -m benchmarks.questions draws --page docs/results/questions.md
 python -m benchmarks.questions noise --page docs/results/questions.md
+python -m benchmarks.questions tilted_map --page docs/results/questions.md
 python -m benchmarks.questions renormalised --page docs/results/questions.md
 """
 
@@ -12,7 +13,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
-from typing import Final, Literal, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import attrs
 import torch
@@ -23,6 +24,7 @@ from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
 from align.core.path import PATHS, times_of
 from align.core.problem import Problem
+from align.core.quadratic import Form
 from align.core.reward import Quadratic, Reward, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
@@ -33,14 +35,27 @@ from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.models.mixture import GaussianMixture, Mixture
+from align.models.network_model import NetworkModel
+from align.modes.distill.coupling import Student
+from align.modes.distill.diagonal import DataTarget
+from align.modes.distill.mode import Distill, DistillState
+from align.modes.distill.times import Times
+from align.modes.finetune.evaluation import Evaluation
+from align.modes.finetune.mode import FineTune
+from align.modes.finetune.stein import SteinObjective
+from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.rollout import grid
 from align.modes.sampling.steer import Steer
 from align.modes.studies.tilted_law import TiltedLaw, measures
+from align.networks.mlp import MLPConfig
 from align.samplers.dps import DPS
 from align.samplers.exact import ExactPosterior
 from align.samplers.gaussian import GaussianPosterior
 from align.samplers.mfm import MetaFlowMap
+from align.testing.distances import sliced_w2
 from align.testing.worlds import sampled
+from align.training.latents import Examples
+from align.training.loop import Optimisation
 from benchmarks.scoreboard import WORLDS
 from benchmarks.table import Table, parsed, parser_of, publish, short
 
@@ -345,6 +360,148 @@ def noise(options: argparse.Namespace) -> Iterator[Table]:
     )
 
 
+# 5. A fine-tuned meta flow map in one go
+
+PARTS_OF_TIME: Final = (0.3, 0.6)  # at which posterior draws are compared
+
+
+def tilted_map(options: argparse.Namespace) -> Iterator[Table]:
+    """Maps of the tilted flow by as many steps: in one go, in two, and as well as can be."""
+    rows, names = range(options.rows), ("r above exact", "spread in modes", "mode masses", "SW2")
+    found = dict[str, list[dict[str, float]]]()
+    for number in range(options.problems):
+        base, streams = world_of("plane", number), Streams(0, tuple(rows))
+        problem = Problem(*base, cond=base[0].encode([""] * len(rows)))
+        law = TiltedLaw.of(problem, streams, len(rows), 1)
+        maps = _tilted_maps(number, options.maps)
+        halved = base[0], base[1].times(0.5)
+        steer, stein = Steer(steps=options.steps[-1] // 2), Stein(draws=16)
+        half, guided = (maps["half"], halved[1]), MetaFlowMap()
+        samples = {
+            "exact draws": law.others(problem, streams),
+            "the mixture": base[0].draw(streams),
+            "exact gradient, λ": sampled(steer, base, len(rows), estimator=Exact()),
+            "MFM-GF, λ": sampled(steer, base, len(rows), sampler=ExactPosterior(), estimator=stein),
+            "half in one go, then MFM-GF, λ/2": sampled(
+                steer, half, len(rows), sampler=guided, estimator=stein
+            ),
+        }
+        for name, model in maps.items():
+            if name != "half":
+                flow = BestOfN(n=1, flow_steps=options.steps[-1] // 2)
+                samples[f"{name}: one call"] = _jumped(model, streams)
+                samples[f"{name}: its velocity"] = sampled(flow, (model, base[1]), len(rows))
+        for name, x1 in samples.items():
+            x1 = x1.double()
+            rewards = problem.reward_of(x1[None], problem.cond)[0]
+            each = dict(measures(problem, law, x1, rewards, known=None))
+            kept = {key: each.get(key, math.nan) for key in names}
+            model, _, kind = name.partition(": ")
+            if kind == "one call":
+                kept |= _posteriors(maps[model], base, options.states)
+            found.setdefault(name, []).append(kept)
+        given = _posteriors(None, base, options.states)
+        found["exact draws"][-1] |= given
+    heads = (*names, *(f"draws at t = {t:g}: SW2" for t in PARTS_OF_TIME))
+
+    def cell(values: Sequence[float]) -> str:
+        numbers = torch.tensor(values, dtype=torch.float64)
+        error = float(numbers.std(correction=0)) / math.sqrt(max(1, len(values) - 1))
+        return "" if numbers.isnan().any() else f"{short(float(numbers.mean()))} ± {short(error)}"
+
+    body = [
+        [name, *(cell([each.get(head, math.nan) for each in values]) for head in heads)]
+        for name, values in found.items()
+    ]
+    yield Table(f"The plane, {options.problems} rewards", ("samples", *heads), body)
+
+
+def _tilted_maps(number: int, steps: int) -> dict[str, NetworkModel]:
+    """Meta flow maps of the plane's tilted flow, by name; `half` by half of the reward."""
+    (model, reward), net = world_of("plane", number), MLPConfig(width=64, depth=3)
+    optimisation = Optimisation(batch=512, learning_rate=2e-3, ema_decay=0.99)
+    times = Times(full_jump_share=0.5)
+    mode = Distill(
+        net=net, diagonal=DataTarget(), times=times, optimisation=optimisation, steps=steps
+    )
+    tilted, problem = attrs.evolve(mode, tilt=True), Problem(model, reward)
+
+    def ends(state: DistillState, mode: Distill, problem: Problem) -> NetworkModel:
+        for index in range(mode.steps):
+            state, _ = mode.step(problem, state, index, Streams(0, (0,)))
+        student = state.training.ema
+        assert isinstance(student, Student)
+        return state.coupling.model.with_module(student.net).with_net(mode.role, student.net)
+
+    def trained(mode: Distill, problem: Problem) -> NetworkModel:
+        return ends(mode.init(problem, Streams(0, (0,))), mode, problem)
+
+    begun = mode.init(problem, Streams(0, (0,)))
+    x1 = model.draw_tilted(reward, Streams(2, tuple(range(64 * steps))))
+    exact = Examples(x1[None].float(), torch.zeros(len(x1), dtype=torch.int64), 1)
+    clean = attrs.evolve(begun.coupling.clean, examples=exact)
+    begun = attrs.evolve(begun, coupling=attrs.evolve(begun.coupling, clean=clean))
+    tune = FineTune(
+        net=net,
+        objective=SteinObjective(draws_from="data"),
+        steps=steps // 2,
+        optimisation=optimisation,
+        evaluation=Evaluation(every=steps, samples=2, flow_steps=1),
+    )
+    tuned = tune.init(problem, Streams(0, (0,)))
+    for index in range(tune.steps):
+        tuned, _ = tune.step(problem, tuned, index, Streams(0, (0,)))
+    flow = tuned.model.with_module(tuned.training.ema)
+    second = Distill(
+        net=net, times=times, optimisation=optimisation, steps=steps - tune.steps, pool=8 * steps
+    )
+    return {
+        "in one go": trained(tilted, problem),
+        "in two goes": trained(second, Problem(flow)),
+        "from exact draws": ends(begun, mode, problem),
+        "half": trained(tilted, attrs.evolve(problem, reward=reward.times(0.5))),
+    }
+
+
+@torch.no_grad()
+def _jumped(model: NetworkModel, streams: Streams) -> Tensor:
+    """Samples by one call of a map."""
+    x = streams.fold_in("start").normal(model.shape).float()
+    zero = torch.zeros(len(x))
+    return model.jump(x, zero, zero + 1, model.encode([""] * len(x)))
+
+
+@torch.no_grad()
+def _posteriors(
+    tilted: NetworkModel | None, world: tuple[GaussianMixture, WeightedReward], states: int
+) -> dict[str, float]:
+    """SW2 of one-call draws to the exact tilted posterior, a mean over states of the tilted flow.
+
+    Without a map other exact draws stand in its place.
+    """
+    (model, reward), draws, found = world, 256, dict[str, float]()
+    streams = Streams(6, tuple(range(states)))
+    for time in PARTS_OF_TIME:
+        t = torch.full((states,), time, dtype=torch.float64)
+        noise = streams.fold_in("noise").normal(model.shape).double()
+        x = model.path.interpolate(noise, model.draw_tilted(reward, streams), t)
+        noisy = NoisyState(x, t, model.encode([""] * states))
+        law = model.posterior(noisy)
+        form = Form.of(reward, law.means)
+        exact = law.draw(streams, draws, form)
+        drawn = law.draw(streams.fold_in("others"), draws, form)
+        if tilted is not None:
+            y = streams.fold_in("inner").normal(model.shape, draws=draws).float().flatten(0, 1)
+            zero = torch.zeros(len(y))
+            many = NoisyState(x.float(), t.float(), noisy.cond).tile(draws)
+            drawn = (
+                tilted.posterior_jump(y, zero, zero + 1, many).double().unflatten(0, (draws, -1))
+            )
+        pairs = [sliced_w2(drawn[:, row], exact[:, row]) for row in range(states)]
+        found[f"draws at t = {time:g}: SW2"] = sum(pairs) / states
+    return found
+
+
 # 6. Renormalised guidance
 
 
@@ -400,6 +557,7 @@ PARTS: Final[dict[str, Callable[[argparse.Namespace], Iterator[Table]]]] = {
     "ablation": ablation,
     "draws": draws,
     "noise": noise,
+    "tilted_map": tilted_map,
     "renormalised": renormalised,
 }
 
@@ -410,12 +568,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--problems", type=int, default=4)
     options, command = parsed(parser, arguments)
-    sizes = {"states": 64, "repeats": 16, "stops": 65, "rows": 2048, "steps": (32, 128)}
+    sizes: dict[str, Any] = {"states": 64, "repeats": 16, "stops": 65, "rows": 2048}
+    sizes |= {"steps": (32, 128), "maps": 600}
     if options.part == "renormalised":
         sizes["rows"] = 128
     if options.toy:
         options.problems = 1
-        sizes = {"states": 4, "repeats": 2, "stops": 3, "rows": 16, "steps": (2,)}
+        sizes = {"states": 4, "repeats": 2, "stops": 3, "rows": 16, "steps": (2,), "maps": 2}
     for name, size in sizes.items():
         setattr(options, name, size)
     options.worlds = CHOSEN[:1] if options.toy else CHOSEN

@@ -15,13 +15,15 @@ from torch import Tensor
 from align.core.estimate import Estimate
 from align.core.estimator import ClosedForm, ValueEstimator
 from align.core.mode import AlignmentMode
-from align.core.model import NoisyState
+from align.core.model import FlowModel, NoisyState
 from align.core.path import PathName
 from align.core.problem import Problem
+from align.core.quadratic import Form
 from align.core.reward import Reward, Term, WeightedReward
 from align.core.sampler import PosteriorSampler
 from align.core.streams import Streams
 from align.estimators.gradient import shift_of_gradient
+from align.models.isotropic import Isotropic
 from align.models.mixture import GaussianMixture, Mixture
 from align.rewards.linear import Likelihood
 
@@ -154,9 +156,29 @@ def measured(
     return WeightedReward((Term(name="likelihood", reward=spec.build(torch.device("cpu"))),))
 
 
+def tuned(model: GaussianMixture, reward: WeightedReward) -> GaussianMixture:
+    """The mixture that perfect fine-tuning makes of another: that of p e^r.
+
+    Raises:
+        ValueError: the reward sees some directions more than others, so that tilted components have
+            no single variance; on a line there are no others.
+    """
+    prior, form = model.prior, Form.of(reward, model.prior.means)
+    if not torch.allclose(form.quadratic, form.quadratic[:1]):
+        raise ValueError("the reward must be as sharp in every direction; take one on a line")
+    scale = 1 + prior.variances * form.quadratic[0]
+    pull = form.linear @ form.axes.T - form.quadratic[0] * prior.means
+    tilted = Isotropic(
+        torch.log_softmax(prior.log_weights + prior.log_tilts(form), -1),
+        prior.means + (prior.variances / scale)[..., None] * pull,
+        prior.variances / scale,
+    )
+    return GaussianMixture(tilted, model.path, model.axes)
+
+
 def sampled(
     mode: AlignmentMode[Any],
-    world: tuple[GaussianMixture, WeightedReward],
+    world: tuple[FlowModel, WeightedReward],
     rows: int | tuple[int, ...],
     *,
     sampler: PosteriorSampler | None = None,

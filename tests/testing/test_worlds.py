@@ -18,6 +18,7 @@ from align.dynamics.ode import ODE
 from align.dynamics.renoise import Renoise
 from align.dynamics.sde import SDE
 from align.estimators.blend import Blend
+from align.estimators.exact import Exact
 from align.estimators.gradient import Gradient
 from align.estimators.stein import Stein
 from align.metrics.sliced_wasserstein import SlicedWasserstein
@@ -37,7 +38,8 @@ from align.samplers.gaussian import GaussianPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
 from align.testing.distances import sliced_w2
-from align.testing.worlds import ByQuadrature, sampled, unequal
+from align.testing.probes import scaled
+from align.testing.worlds import ByQuadrature, line, plane, sampled, tuned, unequal
 from align.training.loop import Optimisation
 
 paths = pytest.mark.parametrize("path", PATHS)
@@ -264,3 +266,33 @@ def reward32(reward):
     (term,) = reward.terms
     narrow = attrs.evolve(term.reward, slope=term.reward.slope.float())
     return type(reward)((attrs.evolve(term, reward=narrow),))
+
+
+@paths
+def test_tuned_line_has_the_value_of_what_is_left_of_the_reward(path):
+    model, reward = line(path)
+    noisy = NoisyState(
+        torch.linspace(-2, 3, 5).double()[:, None],
+        torch.full((5,), 0.4).double(),
+        model.encode([""] * 5),
+    )
+    part, rest = scaled(reward, 0.3), scaled(reward, 0.7)
+    after = tuned(model, part)
+    sums = model.value(noisy, part) + after.value(noisy, rest)
+    torch.testing.assert_close(sums, model.value(noisy, reward))
+    moved = Exact().estimate(Problem(model, part), noisy, streams=Streams(0, tuple(range(5))))
+    torch.testing.assert_close(after.denoiser(noisy), model.denoiser(noisy) + moved.shift)
+
+
+@paths
+def test_steering_what_was_tuned_ends_where_steering_by_the_sum_does(path):
+    """Tuned at λ₁ and steered at λ₂: sample by sample that of λ₁ + λ₂, as velocities are one."""
+    model, reward = line(path)
+    later = tuned(model, scaled(reward, 0.3)), scaled(reward, 0.7)
+    ends = [sampled(Steer(steps=20), w, 32, estimator=Exact()) for w in ((model, reward), later)]
+    torch.testing.assert_close(*ends)
+
+
+def test_a_reward_that_is_sharper_one_way_is_no_tuning_of_round_components():
+    with pytest.raises(ValueError, match="take one on a line"):
+        tuned(*plane())

@@ -18,6 +18,11 @@ class ConsistencyLoss(Objective):
     Mode "distill" minimises the square of its residual off the diagonal, that is where s < u.
     """
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether targets are the teacher's velocity, which knows nothing of a tilt."""
+        return False
+
     @abstractmethod
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """Prediction minus target, (B, *S), for jumps between times s <= u (B,).

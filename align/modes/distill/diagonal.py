@@ -16,6 +16,11 @@ from align.modes.distill.inner import InnerFlow
 class DiagonalTarget(Objective):
     """A target of v_{s,s}(I_s; t, x_t) whose mean given (I_s, x_t) is the inner velocity."""
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether targets are the teacher's velocity, which knows nothing of a tilt."""
+        return False
+
     @abstractmethod
     def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
         """The target (B, *S) at times s (B,), without a gradient."""
@@ -50,6 +55,11 @@ class TeacherTarget(DiagonalTarget):
     """
 
     kind: ClassVar[str] = "teacher"
+
+    @property
+    def follows_teacher(self) -> bool:
+        """Always."""
+        return True
 
     def target(self, inner: InnerFlow, s: Tensor) -> Tensor:
         """b̄_s(I_s), (B, *S)."""

@@ -37,6 +37,11 @@ class Eulerian(ConsistencyLoss):
     )
     derivative: Precision = precision_option()
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether the inner velocity is the teacher's."""
+        return self.velocity == "teacher"
+
     def residual(self, inner: InnerFlow, s: Tensor, u: Tensor) -> Tensor:
         """v_{s,u}(I_s) minus the target, (B, *S)."""
         y = inner.state(s)

@@ -42,6 +42,11 @@ class Lagrangian(ConsistencyLoss):
     )
     derivative: Precision = precision_option()
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether the inner velocity is the teacher's."""
+        return self.velocity == "teacher"
+
     def __attrs_post_init__(self) -> None:
         if self.trained == "velocity" and self.velocity == "teacher":
             raise ValueError("a teacher's velocity cannot be trained; use velocity = 'self'")

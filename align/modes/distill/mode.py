@@ -24,6 +24,7 @@ from align.modes.distill.consistency import ConsistencyLoss
 from align.modes.distill.coupling import Clean, Coupling, Student
 from align.modes.distill.diagonal import DiagonalTarget, TeacherTarget
 from align.modes.distill.semigroup import Semigroup
+from align.modes.distill.tilt import ROWS, Tilt
 from align.modes.distill.times import Times
 from align.modes.distill.weighting import LogLossNet, Weighting
 from align.modes.pool import pool_of
@@ -40,9 +41,11 @@ class DistillState(TrainingState):
 
     Attributes:
         coupling: the rows that it is trained on.
+        tilt: their weights, where the map is to draw from the tilted posterior.
     """
 
     coupling: Coupling
+    tilt: Tilt | None = None
 
 
 @final
@@ -58,11 +61,15 @@ class Distill(TrainingMode[DistillState]):
     I_s = α_s ε' + β_s x1 share x1. A flow map has no context: all of its rows are at t = 0.
     Training starts from an exact copy of what the model has: a flow, a flow map or a meta flow map.
 
-    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73.
+    With `tilt` a row counts e^{r(x1) − c} too. The mean of İ_s given (I_s, x_t) is then that of
+    p*(x1 | x_t) ∝ p(x1 | x_t) e^{r(x1)}, and consistent jumps are what they were: in one go, the
+    map is that of the fine-tuned flow, whose velocity is v_{t,t}(x; 0, 0).
+
+    Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, Eq. 33 and 73; Eq. 20 for
+    means that are weighed by e^r.
     """
 
     kind: ClassVar[str] = "distill"
-    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     role: Literal["meta_flow_map", "flow_map"] = option(
         "what the network is trained to be", default="meta_flow_map"
@@ -100,9 +107,29 @@ class Distill(TrainingMode[DistillState]):
     dropout: float = option(
         "share of rows trained without their class", default=0.1, check=between(0, 1)
     )
+    tilt: bool = option(
+        "whether rows count e^{r(x1) − c}, so that the map draws from the tilted posterior; rewards"
+        " need no gradient, and their weights are the strength",
+        default=False,
+    )
     sample_every: int = option(
         "steps from one set of pictures in the record to the next", default=500, check=at_least(1)
     )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.tilt:
+            return
+        for name, part in (("diagonal", self.diagonal), ("consistency", self.consistency)):
+            if part.follows_teacher:
+                kinds = "kind = 'data'" if name == "diagonal" else "velocity = 'self'"
+                raise ValueError(
+                    f"'tilt' needs a '{name}' with {kinds}: a teacher's velocity is not tilted"
+                )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The model, and a reward to tilt by."""
+        return frozenset({"model", "reward"} if self.tilt else {"model"})
 
     def spec_problems(self, model: ModelSpec) -> Iterator[ConfigError]:
         """That there is no network, and the model has none."""
@@ -135,7 +162,8 @@ class Distill(TrainingMode[DistillState]):
         """The pool, where there is one."""
         drawn = problem.model.capability(DataSampler) is not None
         count = 0 if drawn or self.data is not None else min(self.pool, self.steps * self.batch)
-        return Beside(base=count * self.flow_steps)
+        rows = ROWS if self.tilt else 0
+        return Beside(base=count * self.flow_steps, decoded=rows, scored=rows)
 
     def init(self, problem: Problem, streams: Streams) -> DistillState:
         """Make the map, and read or make its clean data.
@@ -155,6 +183,7 @@ class Distill(TrainingMode[DistillState]):
         return DistillState(
             Training.of(student.to(model.device), self.optimisation),
             Coupling(problem, model, self.role, clean, self.guidance),
+            Tilt.of(problem, clean, streams) if self.tilt else None,
         )
 
     def loss(self, problem: Problem, state: DistillState, rows: Streams, index: int) -> Loss:
@@ -169,7 +198,8 @@ class Distill(TrainingMode[DistillState]):
         diagonal = inner(near)
         y, now = diagonal.state(s[near]), s[near]
         error = diagonal.average(y, now, now) - self.diagonal.target(diagonal, now)
-        residual = self.consistency.residual(inner(far), s[far], u[far])
+        jumps = inner(far)
+        residual = self.consistency.residual(jumps, s[far], u[far])
         squares = [difference.float().flatten(1).square() for difference in (error, residual)]
         chosen = torch.cat((near, far))
         values = self.weighting.losses(
@@ -178,6 +208,9 @@ class Distill(TrainingMode[DistillState]):
             torch.stack((s, u, contexts.t), 1)[chosen],
             student.log_loss,
         )
+        if state.tilt is not None:
+            x1 = torch.cat((diagonal.x1, jumps.x1))
+            values = values * state.tilt.weights(x1, contexts.cond.rows(chosen))
         metrics = dict(zip(("diagonal", "consistency"), squares, strict=True))
         return Loss(values, {name: square.mean(1) for name, square in metrics.items()})
 
@@ -193,9 +226,11 @@ class Distill(TrainingMode[DistillState]):
         return state.coupling.looks(student.net, streams.numbered(first, POINTS))
 
     def exported_model(self, problem: Problem, state: DistillState, network: nn.Module) -> Export:
-        """The map, beside what the model had."""
-        model = state.coupling.model.with_net(self.role, _student(network).net)
-        return exported(model, problem.part)
+        """The map, beside what the model had; a tilted one alone, which is also the flow."""
+        model, net = state.coupling.model, _student(network).net
+        if self.tilt:
+            model = model.with_module(net)
+        return exported(model.with_net(self.role, net), problem.part)
 
     def _untrained(self, model: NetworkModel) -> Student:
         if self.net is not None:

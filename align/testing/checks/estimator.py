@@ -17,6 +17,7 @@ from align.core.model import NoisyState
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.reward import Term, WeightedReward
+from align.models.mixture import GaussianMixture
 from align.samplers.exact import ExactPosterior
 from align.samplers.glass import Glass
 from align.samplers.mfm import MetaFlowMap
@@ -34,10 +35,11 @@ from align.testing.probes import (
     streams_of,
 )
 from align.testing.probes import untouched as unmoved
-from align.testing.worlds import line
+from align.testing.worlds import line, tuned
 
 TIMES: Final = (0.3, 0.45, 0.6)
 WEAK: Final = 0.15
+TUNED: Final = 0.5
 REPEATS: Final = 2000
 FIELDS: Final = ("value", "error", "shift", "ess", "reward")
 
@@ -73,9 +75,9 @@ class Estimating:
         streams = streams_of(self.problem.model, samples or range(len(noisy.x)))
         return self.part.estimate(self.problem, noisy, streams=streams)
 
-    def repeated(self, repeats: int) -> Estimate:
-        """Independent estimates at the three states, with all fields (repeats, 3, ...)."""
-        result = self.estimate(self.noisy(repeats))
+    def repeated(self, repeats: int, noisy: NoisyState | None = None) -> Estimate:
+        """Independent estimates at the three states, or others: fields are (repeats, 3, ...)."""
+        result = self.estimate(self.noisy(repeats) if noisy is None else noisy.tile(repeats))
         split = {n: getattr(result, n).detach().unflatten(0, (repeats, -1)) for n in FIELDS}
         return attrs.evolve(result, **split)
 
@@ -173,6 +175,25 @@ def shift(estimating: Estimating) -> None:
     declared = (allowed < 0.3 * wanted.abs()).any()
     assert declared, "the shift is too noisy to tell whether it is right"
     _near(result.mean(0), wanted, allowed, "shift")
+
+
+def additive(estimating: Estimating) -> None:
+    """Tuned by a part of the reward and steered by the rest is steered by all of it."""
+    problem, noisy = estimating.problem, estimating.noisy()
+    model = problem.model.capability(GaussianMixture)
+    if model is None:
+        raise SkipTest("no mixture that could be tuned exactly")
+    part, rest = (scaled(problem.reward, share) for share in (TUNED, 1 - TUNED))
+    later = attrs.evolve(problem, model=tuned(model, part), reward=rest)
+    result = estimating.on(later).of(256).repeated(48, noisy)
+    value, shift = estimating.truth()
+    sums = result.value + model.value(noisy, part)
+    spread = sums.std(0)
+    allowed = 5 * spread / 48**0.5 + 2 * spread**2 + 1e-6
+    _near(sums.mean(0), value, allowed, "value, tuned by a half and steered by the other,")
+    moved = denoiser_of(later.model, noisy) - model.denoiser(noisy) + result.shift
+    allowed = 5 * moved.std(0) / 48**0.5 + 0.03 * shift.abs() + 1e-6
+    _near(moved.mean(0), shift, allowed, "shift, tuned by a half and steered by the other,")
 
 
 def bias(estimating: Estimating) -> None:
@@ -292,6 +313,7 @@ CHECKS: Final = (
     random_state,
     value,
     shift,
+    additive,
     bias,
     error,
     ess,
