@@ -67,6 +67,6 @@ _STEPS: Final = {
     "moved": Meaning("moved", "How far samples are from those of the base model, from one noise."),
     "growth": Meaning(
         "growth of the velocity",
-        "How much longer it is than the base model's; compare arms of equal reward.",
+        "How much longer it is than the base model's; above .05 is a bad sign in pictures.",
     ),
 }

@@ -30,6 +30,8 @@ from align.modes.sampling.rollout import flow, grid, transitions
 Scores: TypeAlias = Mapping[str, Tensor]
 SMALL: Final = 0.2
 """An effect that is small, in standard deviations (Cohen, Statistical Power Analysis, 1988)."""
+MOST_GROWTH: Final = 0.05
+"""Growth of the velocity along the base model's that is a sign of a hacked reward, in pictures."""
 
 
 @final
@@ -156,15 +158,31 @@ def samples(model: FlowModel, cond: Condition, streams: Streams, steps: int) -> 
     return flow(model, x, cond, steps=steps)
 
 
+def warn_of_growth(growth: float, domain: Domain) -> str:
+    """A warning that the velocity has grown by more than 5 % along the base model's, or "".
+
+    Of pictures alone: in few numbers an honest tilt can make velocities that much longer. In
+    pictures almost all of a velocity takes noise away, which a tilt leaves as it is.
+
+    Reference: NormGuard, Pan et al., 2026, arXiv:2606.27771 (norms 5 to 15 % longer where pictures
+    were worse and the reward did not see it; of which the abstract was read).
+    """
+    if domain != "image" or not growth > MOST_GROWTH:
+        return ""
+    return (
+        f"the velocity is {growth:.0%} longer than the base model's, along it. Growth beyond"
+        f" {MOST_GROWTH:.0%} is known to come with worse pictures, which the trained reward does"
+        " not see: look at the pictures and at held-out rewards"
+    )
+
+
 def along_paths(
     base: FlowModel, student: FlowModel, cond: Condition, streams: Streams, steps: int
 ) -> tuple[float, float]:
     """KL of the student's SDE paths from the base's, and the growth of its velocity there.
 
     The KL is E Σ ‖Δdrift‖² Δt / (2 σ²), in nats; growth is the mean of ⟨b̂, b⟩/‖b‖² − 1 over states.
-    What a reward adds across the base velocity does not count, however long it is. Of lengths,
-    growth by 5 to 15 % was seen where fine-tuning had made pictures worse unseen by the reward:
-    NormGuard, Pan et al., 2026, arXiv:2606.27771, of which the abstract was read.
+    What a reward adds across the base velocity does not count, however long it is.
 
     The drift of both is b + (σ²/2) s with the same σ, so that Δdrift = (1 + σ_c²/σ²) (b̂ − b): the
     student is the base model with guidance. Paths start at t = .01. States and times are of the

@@ -21,7 +21,7 @@ from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.about import exported
 from align.modes.finetune.data import CleanData
-from align.modes.finetune.evaluation import Evaluation, samples
+from align.modes.finetune.evaluation import Evaluation, samples, warn_of_growth
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.objective import FinetuneObjective
 from align.modes.finetune.state import (
@@ -228,7 +228,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         self, problem: Problem, state: FinetuneState, index: int, streams: Streams
     ) -> tuple[FinetuneState, Info]:
         """One step of optimisation, at times a new stage before it and an evaluation after it."""
-        if self.evaluation.stop and self.warnings(state):
+        if self.evaluation.stop and state.warning(self.evaluation.errors):
             return state, Info({})
         if self.path == "tilt" and index and index % (self.steps // self.stages) == 0:
             state.next_stage(self.pool, self.flow_steps)
@@ -248,6 +248,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             problem, tuned, state.conditions, state.references, streams.seed
         )
         state.track_held_out(scores, self.evaluation.errors, index + 1)
+        state.growth.fill_(info.numbers["growth"])
         looks: Looks | None = Looks(data, state.conditions.prompts)
         if state.model.domain != "image":
             looks = in_the_plane({"base model": state.references, "tuned": data})
@@ -263,9 +264,10 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
         return samples(tuned, problem.cond, state.streams.fold_in("start"), self.flow_steps)
 
     def warnings(self, state: FinetuneState) -> tuple[str, ...]:
-        """The warning that the reward was hacked, if it was."""
-        text = state.warning(self.evaluation.errors)
-        return (text,) if text else ()
+        """That the reward was hacked, if it was, and that the velocity has grown, if it has."""
+        hacked = state.warning(self.evaluation.errors)
+        longer = warn_of_growth(float(state.growth), state.model.domain)
+        return tuple(text for text in (hacked, longer) if text)
 
     def save(self, state: FinetuneState) -> dict[str, Any]:
         """Weights, averages, optimiser, c, the stage, and the scores of best evaluations."""
@@ -275,6 +277,7 @@ class FineTune(TrainingMode[FinetuneState], HasWarnings[FinetuneState], UsesRewa
             "at_hacking": state.at_hacking,
             "stage": state.stage,
             "hacked_after": state.hacked_after,
+            "growth": state.growth,
             **({"anchor": state.anchor.state_dict()} if state.anchor else {}),
             **state.training.save(),
         }

@@ -44,6 +44,7 @@ class FinetuneState(TrainingState):
         anchor: flow of the base model of stage number `stage`; None where there are no stages.
         stage: number of the stage, from 0.
         hacked_after: number of steps before the evaluation of `at_hacking`; 0 until then.
+        growth: of the velocity, in the last evaluation.
     """
 
     model: TrainableVelocity
@@ -58,6 +59,7 @@ class FinetuneState(TrainingState):
     anchor: nn.Module | None = None
     stage: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
     hacked_after: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.int64))
+    growth: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def warning(self, errors: float) -> str:
         """The warning that the reward was hacked, or ""."""

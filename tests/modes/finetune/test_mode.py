@@ -23,6 +23,7 @@ from align.modes.finetune.evaluation import (
     detect_hacking,
     samples,
     spread,
+    warn_of_growth,
 )
 from align.modes.finetune.gradient import GradientObjective
 from align.modes.finetune.mode import FineTune
@@ -239,6 +240,9 @@ def test_growth_of_a_velocity_that_is_longer_is_its_factor(factor):
     streams, cond = Streams(0, (0, 1, 2)), base.encode([""] * 3)
     _, growth = along_paths(base, Longer(base), cond, streams, 5)
     assert growth == pytest.approx(factor - 1)
+    warning = warn_of_growth(growth, "image")
+    assert ("12% longer" in warning) == bool(warning) == (factor == 1.12)
+    assert not warn_of_growth(growth, "vector")
 
 
 def test_spread_is_within_a_prompt():
@@ -305,6 +309,7 @@ def test_pictures_are_fine_tuned_and_told():
     )
     state, numbers = _run(mode, problem, streams)
     assert {"bright", "edges", "spread", "moved", "divergence", "growth"} <= {*numbers[-1]}
+    assert float(state.growth) == numbers[-1]["growth"]
     assert numbers[0]["divergence"] == 0
     assert state.base_info.errors["bright"] > 0
     assert mode.finish(problem, state).shape == (4, *problem.model.shape)
