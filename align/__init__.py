@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
+    from align.modes.sampling.trajectory_tilting import TrajectoryTilting
     from align.modes.studies.best_of_groups import BestOfGroups
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
@@ -279,6 +280,7 @@ _NAMES: Final = {
     "align.modes.sampling.noise_ascent": ("NoiseAscent",),
     "align.modes.sampling.posterior_draws": ("PosteriorDraws",),
     "align.modes.sampling.steer": ("Steer",),
+    "align.modes.sampling.trajectory_tilting": ("TrajectoryTilting",),
     "align.modes.studies.best_of_groups": ("BestOfGroups",),
     "align.modes.studies.fidelity": ("Fidelity",),
     "align.modes.studies.posterior_recovery": ("PosteriorRecovery",),
@@ -452,6 +454,7 @@ __all__ = [
     "Training",
     "TrainingMode",
     "TrainingState",
+    "TrajectoryTilting",
     "Transition",
     "TrigonometricPath",
     "UsesRewardGradient",

@@ -74,6 +74,7 @@ from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.noise_ascent import NoiseAscent
 from align.modes.sampling.posterior_draws import PosteriorDraws
 from align.modes.sampling.steer import Steer
+from align.modes.sampling.trajectory_tilting import TrajectoryTilting
 from align.modes.studies.best_of_groups import BestOfGroups
 from align.modes.studies.fidelity import Fidelity
 from align.modes.studies.posterior_recovery import PosteriorRecovery
@@ -441,6 +442,10 @@ test_noise_ascent = conformance(
     "mode",
     lambda: NoiseAscent(rounds=5, flow_steps=25),
     expect_fail={"tilted_law": "a mode of reward and length is no sample"},
+)
+test_trajectory_tilting = conformance(
+    "mode",
+    lambda: TrajectoryTilting(particles=4, steps=16),
 )
 test_best_of_n = conformance(
     "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}

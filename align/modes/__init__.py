@@ -25,6 +25,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
+    from align.modes.sampling.trajectory_tilting import TrajectoryTilting
     from align.modes.studies.best_of_groups import BestOfGroups
     from align.modes.studies.fidelity import Fidelity
     from align.modes.studies.posterior_recovery import PosteriorRecovery
@@ -37,6 +38,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
         NoiseAscent,
         PosteriorDraws,
         Steer,
+        TrajectoryTilting,
     ]
     training: list[type[AlignmentMode[Any]]] = [Autoencode, Distill, FineTune, Pretrain]
     studies: list[type[AlignmentMode[Any]]] = [

@@ -27,9 +27,8 @@ class LookAhead(PosteriorSampler):
 
     R_t(x) = r(X_{t,1}(x)) does not change along the flow. With particles, estimator 'gradient' and
     `temper_until = 1`, laws on the way are p_t e^{t R_t}, from noise at t = 0 to p* at t = 1, and
-    weights make p* the target. Guidance along t ∇R_t is that of Flow Map Trajectory Tilting, of
-    which only the abstract was read: its weights are said to be an integral of R over time, where
-    `steer` has the ratio of the steps' densities.
+    weights make p* the target, by the ratio of the steps' densities. Mode 'trajectory_tilting'
+    weighs the same laws by an integral of R over time.
 
     Reference: Test-time scaling of diffusions with flow maps (FMTT), Sabour et al., 2025,
     arXiv:2511.22688 (the look-ahead); what is said of it here was derived for align.

@@ -15,6 +15,7 @@ from align.core.option import above, at_least, option
 from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
+from align.modes.sampling.ahead import look_ahead
 from align.modes.sampling.noises import NoiseMode, Noises
 
 _LONGEST: Final = 0.2
@@ -59,27 +60,19 @@ class NoiseAscent(NoiseMode, UsesRewardGradient):
 
     def look(self, problem: Problem, state: Noises, index: int, streams: Streams) -> Noises:
         """J and its gradient at the noises, and the step that they take."""
-        start = state.onward
-
-        def piece(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            cond = problem.cond.rows(rows)
-            with torch.enable_grad():
-                noise = start[rows].detach().requires_grad_()
-                x1 = self.previews(problem.model, noise, cond)
-                reward = problem.reward_of(x1[None], cond)[0]
-                (gradient,) = torch.autograd.grad((reward + self._log_density(noise)).sum(), noise)
-            return x1.detach(), reward.detach(), gradient
-
-        pieces = problem.chunks.cut("gradient of the reward", len(start), piece)
-        x1, reward, gradient = (torch.cat(part) for part in zip(*pieces, strict=True))
-        move = self.step_size * gradient
+        start, model = state.onward, problem.model
+        ahead = look_ahead(
+            problem, start, problem.cond, lambda noise, cond: self.previews(model, noise, cond)
+        )
+        move = self.step_size * (ahead.gradient + self._log_density_gradient(start))
         longest = _LONGEST * math.sqrt(start[0].numel())
         move = move * expand((longest / norms(move).clamp(min=longest)).to(move), move)
-        return attrs.evolve(state.or_better(start, x1, reward.to(state.score)), onward=start + move)
+        better = state.or_better(start, ahead.x1, ahead.reward.to(state.score))
+        return attrs.evolve(better, onward=start + move)
 
-    def _log_density(self, noise: Tensor) -> Tensor:
-        """γ times the log-density of the lengths of noises (B, *S), up to a constant, (B,)."""
+    def _log_density_gradient(self, noise: Tensor) -> Tensor:
+        """Gradient of γ times the log-density of the lengths of noises, both (B, *S)."""
         squares = noise.flatten(1).square().sum(1)
-        numbers = noise[0].numel()
-        logs = torch.log(squares.clamp(min=torch.finfo(squares.dtype).tiny))
-        return self.norm_weight * 0.5 * ((numbers - 1) * logs - squares)
+        squares = squares.clamp(min=torch.finfo(squares.dtype).tiny)
+        pull = (noise[0].numel() - 1) / squares - 1
+        return self.norm_weight * expand(pull, noise) * noise

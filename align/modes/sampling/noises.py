@@ -12,14 +12,14 @@ from torch import Tensor
 
 from align.core.checks import read
 from align.core.dynamics import Dynamics
-from align.core.errors import OptionError, PartError
 from align.core.mode import AlignmentMode, Info, Need
-from align.core.model import Condition, FlowModel, ModelSpec, ToData
+from align.core.model import Condition, FlowModel, ModelSpec
 from align.core.option import ConfigError, at_least, option
-from align.core.path import expand, times_of
+from align.core.path import expand
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.dynamics.ode import ODE
+from align.modes.sampling.ahead import check_jumps, jumps_from, problems_of_jumps
 from align.modes.sampling.rollout import (
     TIME_GRID_HELP,
     TimeGrid,
@@ -31,7 +31,7 @@ from align.modes.sampling.rollout import (
     unguided,
 )
 
-_CURE: Final = "the model cannot jump to the data in one call; use mode 'best_of_n'"
+_CURE: Final = "use mode 'best_of_n'"
 
 
 @final
@@ -93,13 +93,11 @@ class NoiseMode(AlignmentMode[Noises]):
 
     def spec_problems(self, model: ModelSpec) -> Iterator[ConfigError]:
         """That the model has no map that jumps to the data."""
-        if not model.can(ToData):
-            yield ConfigError(("kind",), _CURE)
+        return problems_of_jumps(model, _CURE)
 
     def check_model(self, model: FlowModel) -> None:
         """Raise OptionError where the model has no map that jumps to the data."""
-        if model.capability(ToData) is None:
-            raise OptionError(f"mode.kind: {_CURE}", ("mode", "kind"))
+        check_jumps(model, _CURE)
 
     def init(self, problem: Problem, streams: Streams) -> Noises:
         """The noise that `steer` starts from, which anything is better than."""
@@ -127,9 +125,6 @@ class NoiseMode(AlignmentMode[Noises]):
 
     def previews(self, model: FlowModel, noise: Tensor, cond: Condition) -> Tensor:
         """Clean states (B, *S) by one jump each from noises (B, *S); the graph is kept."""
-        jumps = model.capability(ToData)
-        if jumps is None:
-            raise PartError(_CURE)
         first = time_grid(model, self.flow_steps, self.grid, self.start, self.power)[0]
         x = first_states(model, noise, self.flow_steps, self.grid)
-        return jumps.to_data(x, times_of(x, first), cond)
+        return jumps_from(model, first)(x, cond)
