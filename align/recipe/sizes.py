@@ -37,6 +37,7 @@ _BATCH: Final[Key] = ("mode", "optimisation", "batch")
 _NOUNS: Final = {
     "n": "candidates",
     "flow_steps": "steps",
+    "preview_steps": "steps",
     "pool": "samples of a pool",
     "size": "pixels a side",
     "side": "pixels a side",

@@ -1,4 +1,4 @@
-"""Best of N noises: each is judged by one jump to the data, and the flow follows the best."""
+"""Best of N noises: each is judged by a preview, and the flow follows the best."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from align.modes.sampling.noises import NoiseMode, Noises
 @final
 @attrs.frozen(kw_only=True)
 class BestNoise(NoiseMode, ReportsKL[Noises]):
-    """Models with a map: Best-of-N at one call a candidate.
+    """Best-of-N noises by cheap previews; zero-order search.
 
-    N noises are led to the data by one jump of the model's map. The noise whose preview has the
-    highest reward is then followed by the whole flow.
+    N noises are led to the data by a preview: one jump of the model's map, or `preview_steps` steps
+    of the flow of any model. The noise whose preview has the highest reward is then followed by the
+    whole flow.
 
         x1 = flow(ε_best),   best = argmax_n r(X_{0,1}(ε_n)).
 
-    That is `best_of_n` as far as the map's jump is the flow's end, for N + `flow_steps` network
-    calls a sample instead of N · `flow_steps`. Candidate 0 starts where `steer` starts, and
-    candidates are those of `best_of_n`. The choice is among noises, so that KL(q | p) is at most
-    log N − (N − 1)/N, whatever previews are like.
+    That is `best_of_n` as far as the preview is the flow's end, for N + `flow_steps` network calls
+    a sample instead of N · `flow_steps`. Candidate 0 starts where `steer` starts, and candidates
+    are those of `best_of_n`. The choice is among noises, so that KL(q | p) is at most log N − (N −
+    1)/N, whatever previews are like.
 
     With more `rounds` each looks at N neighbours of the best noise so far and moves to the best of
     them, if it is better: zero-order search, which climbs any reward, black boxes too.
@@ -37,11 +38,14 @@ class BestNoise(NoiseMode, ReportsKL[Noises]):
     A neighbour of noise from N(0, I) is from N(0, I). Nothing bounds the KL then.
 
     Our own variants. Flash-BoN, 2026, arXiv:2607.04461, too finishes the best of many cheap
-    candidates; a summary of it was read, and no equation. Zero-order search is a name of Ma et al.,
-    2025, arXiv:2501.09732, which was not read.
+    candidates; a summary of it was read, and no equation.
 
     Reference: Meta Flow Maps, Potaptchik et al., 2026, arXiv:2601.14430, section 7.2.2 (the
-    baseline Best-of-N).
+    baseline Best-of-N); zero-order search of Inference-time scaling for diffusion models beyond
+    scaling denoising steps, Ma et al., 2025, arXiv:2501.09732, by other people's code:
+    github.com/sayakpaul/tt-scale-flux, commit 8b47348, main.py, and 1a0a941, utils.py. There a
+    noise is judged by the whole flow, neighbours keep its length at a cosine of .95 (ρ = .31), and
+    a round without a better one begins at a fresh noise.
     """
 
     kind: ClassVar[str] = "best_noise"

@@ -25,7 +25,7 @@ _LONGEST: Final = 0.2
 @final
 @attrs.frozen(kw_only=True)
 class NoiseAscent(NoiseMode, UsesRewardGradient):
-    """Models with a map: the noise climbs the reward.
+    """The noise climbs the reward of its preview.
 
     Gradient ascent of a noise, judged by its preview; the flow follows the noise on the way whose
     preview has the highest reward, the first where none is better.
@@ -37,7 +37,8 @@ class NoiseAscent(NoiseMode, UsesRewardGradient):
     no sample of that law: where the direction of the noise is free the reward decides alone. Each
     step is at most 0.2 √d long.
 
-    Costs a jump, a reward and the way back through both a round.
+    Costs a preview, a reward and the way back through both a round. With `preview_steps` the way
+    back goes through that many steps of the flow, all of which are held in memory.
 
     Reference: ReNO: Enhancing One-step Text-to-Image Models through Reward-based Noise
     Optimization, Eyring et al., 2024, arXiv:2406.04312, by its code: github.com/ExplainableML/ReNO,

@@ -31,7 +31,7 @@ from align.modes.sampling.rollout import (
     unguided,
 )
 
-_CURE: Final = "use mode 'best_of_n'"
+_CURE: Final = "judge noises by steps of the flow, with preview_steps = 8 or so"
 
 
 @final
@@ -72,6 +72,12 @@ class NoiseMode(AlignmentMode[Noises]):
     flow_steps: int = option(
         "steps from the best noise to data", default=50, check=at_least(1), grows="calls"
     )
+    preview_steps: int = option(
+        "Euler steps of the flow's ODE by which a noise is judged; 0: one jump of the model's map",
+        default=0,
+        check=at_least(0),
+        grows="calls",
+    )
     dynamics: Dynamics = option("how a state takes one step", default=attrs.Factory(ODE))
     grid: TimeGrid = option(TIME_GRID_HELP, default="model")
     start: float = option("time at which the noise is put", default=0.01, check=check_start)
@@ -92,12 +98,13 @@ class NoiseMode(AlignmentMode[Noises]):
         return self.rounds + 1
 
     def spec_problems(self, model: ModelSpec) -> Iterator[ConfigError]:
-        """That the model has no map that jumps to the data."""
-        return problems_of_jumps(model, _CURE)
+        """That the model has no map that jumps to the data, where noises are judged by it."""
+        return iter(()) if self.preview_steps else problems_of_jumps(model, _CURE)
 
     def check_model(self, model: FlowModel) -> None:
-        """Raise OptionError where the model has no map that jumps to the data."""
-        check_jumps(model, _CURE)
+        """Raise OptionError where noises are judged by a map's jump, and the model has none."""
+        if not self.preview_steps:
+            check_jumps(model, _CURE)
 
     def init(self, problem: Problem, streams: Streams) -> Noises:
         """The noise that `steer` starts from, which anything is better than."""
@@ -124,7 +131,11 @@ class NoiseMode(AlignmentMode[Noises]):
         return state.x1
 
     def previews(self, model: FlowModel, noise: Tensor, cond: Condition) -> Tensor:
-        """Clean states (B, *S) by one jump each from noises (B, *S); the graph is kept."""
-        first = time_grid(model, self.flow_steps, self.grid, self.start, self.power)[0]
-        x = first_states(model, noise, self.flow_steps, self.grid)
-        return jumps_from(model, first)(x, cond)
+        """Clean states (B, *S) by a jump or by steps from noises (B, *S); the graph is kept."""
+        steps = self.preview_steps or self.flow_steps
+        times = time_grid(model, steps, self.grid, self.start, self.power)
+        x = first_states(model, noise, steps, self.grid)
+        if not self.preview_steps:
+            return jumps_from(model, times[0])(x, cond)
+        no_numbers = Streams(0, ())  # the ODE draws none
+        return rollout(ODE(), unguided(model, cond), x, times, no_numbers)

@@ -69,6 +69,29 @@ def test_previews_cost_a_call_each_and_their_batches_change_nothing(monkeypatch)
     assert mode.path_kl(state) == pytest.approx(math.log(7) - 6 / 7)
 
 
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+@pytest.mark.parametrize("steps", [3, 12])
+def test_previews_by_all_steps_of_the_flow_are_best_of_n_without_a_map(path, steps):
+    model, reward = line(path)
+    world = Plain(model), reward
+    BestNoise(preview_steps=steps).check_model(world[0])
+    previewed = sampled(BestNoise(n=5, preview_steps=steps, flow_steps=steps), world, 16)
+    assert torch.equal(previewed, sampled(BestOfN(n=5, flow_steps=steps), world, 16))
+
+
+def test_rounds_of_previews_by_steps_climb_without_a_map():
+    model, reward = line()
+    one, many = (
+        sampled(
+            BestNoise(n=4, rounds=rounds, preview_steps=4, flow_steps=24),
+            (Plain(model), reward),
+            16,
+        )
+        for rounds in (1, 8)
+    )
+    assert reward.total(many, [""] * 16).mean() > reward.total(one, [""] * 16).mean() + 0.1
+
+
 def test_model_without_a_map_is_refused_with_a_cure():
-    with pytest.raises(OptionError, match="use mode 'best_of_n'"):
+    with pytest.raises(OptionError, match="with preview_steps = 8"):
         BestNoise().check_model(Plain(line()[0]))

@@ -9,6 +9,7 @@ from align.models.mixture import Mixture
 from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.noise_ascent import NoiseAscent
+from align.testing.probes import Plain
 from align.testing.worlds import measured, plane, sampled
 
 MEAN, STD = (0.5, -1.0), 0.6
@@ -41,6 +42,23 @@ def test_ascent_ends_where_reward_and_length_balance(path, weight):
     length = (pull + (pull**2 + 4) ** 0.5) / 2
     wanted = length * torch.tensor([0.6, -0.8]).double()
     assert torch.allclose(found, wanted.expand(5, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("path", ["linear", "trigonometric"])
+@pytest.mark.parametrize("steps", [2, 6])
+def test_ascent_through_steps_of_the_flow_balances_by_their_slope(path, steps):
+    """Euler's steps of Gaussian data have a slope of their own in place of s, few ones too."""
+    model, reward = gaussian(path)
+    mode = NoiseAscent(rounds=60, step_size=0.6, start=0.0, preview_steps=steps)
+    ends = mode.previews(
+        model, torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double(), model.encode([""] * 2)
+    )
+    slope = (ends[1] - ends[0])[0]
+    found = after(mode, (Plain(model), reward), (0, 1, 2))[-1].onward
+    length = (slope + (slope**2 + 4) ** 0.5) / 2
+    wanted = length * torch.tensor([0.6, -0.8]).double()
+    assert torch.allclose(found, wanted.expand(3, 2), atol=1e-3)
+    assert slope == pytest.approx(STD, abs=0.5 if steps == 2 else 0.2)
 
 
 def test_first_noise_stays_where_no_noise_is_better():
