@@ -124,6 +124,7 @@ if TYPE_CHECKING:
     from align.modes.pretrain import Pretrain
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.fmrg import FlowMapGuidance
     from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
@@ -277,6 +278,7 @@ _NAMES: Final = {
     "align.modes.pretrain": ("Pretrain",),
     "align.modes.sampling.best_noise": ("BestNoise",),
     "align.modes.sampling.best_of_n": ("BestOfN",),
+    "align.modes.sampling.fmrg": ("FlowMapGuidance",),
     "align.modes.sampling.noise_ascent": ("NoiseAscent",),
     "align.modes.sampling.posterior_draws": ("PosteriorDraws",),
     "align.modes.sampling.steer": ("Steer",),
@@ -370,6 +372,7 @@ __all__ = [
     "FinetuneObjective",
     "FlowEvaluation",
     "FlowMap",
+    "FlowMapGuidance",
     "FlowModel",
     "FrechetThumbnails",
     "GaussianPosterior",

@@ -71,6 +71,7 @@ from align.modes.finetune.stein import SteinObjective
 from align.modes.pretrain import Pretrain
 from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
+from align.modes.sampling.fmrg import FlowMapGuidance
 from align.modes.sampling.noise_ascent import NoiseAscent
 from align.modes.sampling.posterior_draws import PosteriorDraws
 from align.modes.sampling.steer import Steer
@@ -437,6 +438,11 @@ test_noise_search = conformance(
     "mode",
     lambda: BestNoise(n=2, rounds=3, flow_steps=25),
     expect_fail={"tilted_law": "a search does not depend on the reward's scale"},
+)
+test_fmrg = conformance(
+    "mode",
+    lambda: FlowMapGuidance(steps=4),
+    expect_fail={"tilted_law": "it trades reward for effort and does not tilt"},
 )
 test_noise_ascent = conformance(
     "mode",

@@ -22,6 +22,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.pretrain import Pretrain
     from align.modes.sampling.best_noise import BestNoise
     from align.modes.sampling.best_of_n import BestOfN
+    from align.modes.sampling.fmrg import FlowMapGuidance
     from align.modes.sampling.noise_ascent import NoiseAscent
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
@@ -35,6 +36,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     sampling: list[type[AlignmentMode[Any]]] = [
         BestNoise,
         BestOfN,
+        FlowMapGuidance,
         NoiseAscent,
         PosteriorDraws,
         Steer,
