@@ -126,6 +126,7 @@ if TYPE_CHECKING:
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.fmrg import FlowMapGuidance
     from align.modes.sampling.noise_ascent import NoiseAscent
+    from align.modes.sampling.path_search import PathSearch
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
     from align.modes.sampling.trajectory_tilting import TrajectoryTilting
@@ -280,6 +281,7 @@ _NAMES: Final = {
     "align.modes.sampling.best_of_n": ("BestOfN",),
     "align.modes.sampling.fmrg": ("FlowMapGuidance",),
     "align.modes.sampling.noise_ascent": ("NoiseAscent",),
+    "align.modes.sampling.path_search": ("PathSearch",),
     "align.modes.sampling.posterior_draws": ("PosteriorDraws",),
     "align.modes.sampling.steer": ("Steer",),
     "align.modes.sampling.trajectory_tilting": ("TrajectoryTilting",),
@@ -413,6 +415,7 @@ __all__ = [
     "Optimisation",
     "PartError",
     "Path",
+    "PathSearch",
     "PictureFeatures",
     "PictureStatistic",
     "Pins",

@@ -73,6 +73,7 @@ from align.modes.sampling.best_noise import BestNoise
 from align.modes.sampling.best_of_n import BestOfN
 from align.modes.sampling.fmrg import FlowMapGuidance
 from align.modes.sampling.noise_ascent import NoiseAscent
+from align.modes.sampling.path_search import PathSearch
 from align.modes.sampling.posterior_draws import PosteriorDraws
 from align.modes.sampling.steer import Steer
 from align.modes.sampling.trajectory_tilting import TrajectoryTilting
@@ -452,6 +453,11 @@ test_noise_ascent = conformance(
 test_trajectory_tilting = conformance(
     "mode",
     lambda: TrajectoryTilting(particles=4, steps=16),
+)
+test_path_search = conformance(
+    "mode",
+    lambda: PathSearch(n=2, ways=2, onward=10, flow_steps=25),
+    expect_fail={"tilted_law": "a search does not depend on the reward's scale"},
 )
 test_best_of_n = conformance(
     "mode", BestOfN, expect_fail={"tilted_law": "one candidate is plain sampling"}

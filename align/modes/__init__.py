@@ -24,6 +24,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
     from align.modes.sampling.best_of_n import BestOfN
     from align.modes.sampling.fmrg import FlowMapGuidance
     from align.modes.sampling.noise_ascent import NoiseAscent
+    from align.modes.sampling.path_search import PathSearch
     from align.modes.sampling.posterior_draws import PosteriorDraws
     from align.modes.sampling.steer import Steer
     from align.modes.sampling.trajectory_tilting import TrajectoryTilting
@@ -38,6 +39,7 @@ def align_modes() -> list[type[AlignmentMode[Any]]]:
         BestOfN,
         FlowMapGuidance,
         NoiseAscent,
+        PathSearch,
         PosteriorDraws,
         Steer,
         TrajectoryTilting,
