@@ -5,6 +5,7 @@ python -m benchmarks.questions draws --page docs/results/questions.md
 python -m benchmarks.questions noise --page docs/results/questions.md
 python -m benchmarks.questions tilted_map --page docs/results/questions.md
 python -m benchmarks.questions renormalised --page docs/results/questions.md
+python -m benchmarks.questions size --page docs/results/questions.md
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from align.core.draws import make_draws
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
+from align.core.network import Role
 from align.core.path import PATHS, times_of
 from align.core.problem import Problem
 from align.core.quadratic import Form
@@ -95,6 +97,18 @@ def relative_error(
     exact = Exact().estimate(problem, noisy, streams=streams).shift
     found = estimator.estimate(problem, noisy, streams=streams).shift
     return float((found - exact).square().sum()), float(exact.square().sum())
+
+
+def _cells(values: Sequence[Sequence[float]]) -> Iterator[str]:
+    """Mean ± standard error of each column; nothing where no problem has a number."""
+    numbers = torch.tensor(values, dtype=torch.float64)
+    for column in numbers.T:
+        known = column[~column.isnan()]
+        if len(known) == 0:
+            yield ""
+            continue
+        error = float(known.std(correction=0)) / math.sqrt(max(1, len(known) - 1))
+        yield f"{short(float(known.mean()))} ± {short(error)}"
 
 
 # 1. Value gradient or smoothing?
@@ -404,13 +418,8 @@ def tilted_map(options: argparse.Namespace) -> Iterator[Table]:
         found["exact draws"][-1] |= given
     heads = (*names, *(f"draws at t = {t:g}: SW2" for t in PARTS_OF_TIME))
 
-    def cell(values: Sequence[float]) -> str:
-        numbers = torch.tensor(values, dtype=torch.float64)
-        error = float(numbers.std(correction=0)) / math.sqrt(max(1, len(values) - 1))
-        return "" if numbers.isnan().any() else f"{short(float(numbers.mean()))} ± {short(error)}"
-
     body = [
-        [name, *(cell([each.get(head, math.nan) for each in values]) for head in heads)]
+        [name, *_cells([[each.get(head, math.nan) for head in heads] for each in values])]
         for name, values in found.items()
     ]
     yield Table(f"The plane, {options.problems} rewards", ("samples", *heads), body)
@@ -426,15 +435,8 @@ def _tilted_maps(number: int, steps: int) -> dict[str, NetworkModel]:
     )
     tilted, problem = attrs.evolve(mode, tilt=True), Problem(model, reward)
 
-    def ends(state: DistillState, mode: Distill, problem: Problem) -> NetworkModel:
-        for index in range(mode.steps):
-            state, _ = mode.step(problem, state, index, Streams(0, (0,)))
-        student = state.training.ema
-        assert isinstance(student, Student)
-        return state.coupling.model.with_module(student.net).with_net(mode.role, student.net)
-
     def trained(mode: Distill, problem: Problem) -> NetworkModel:
-        return ends(mode.init(problem, Streams(0, (0,))), mode, problem)
+        return _map_of(mode, mode.init(problem, Streams(0, (0,))), problem, 0)
 
     begun = mode.init(problem, Streams(0, (0,)))
     x1 = model.draw_tilted(reward, Streams(2, tuple(range(64 * steps))))
@@ -458,17 +460,28 @@ def _tilted_maps(number: int, steps: int) -> dict[str, NetworkModel]:
     return {
         "in one go": trained(tilted, problem),
         "in two goes": trained(second, Problem(flow)),
-        "from exact draws": ends(begun, mode, problem),
+        "from exact draws": _map_of(mode, begun, problem, 0),
         "half": trained(tilted, attrs.evolve(problem, reward=reward.times(0.5))),
     }
 
 
+def _map_of(mode: Distill, state: DistillState, problem: Problem, seed: int) -> NetworkModel:
+    """The map after all steps, whose diagonal is the velocity too."""
+    for index in range(mode.steps):
+        state, _ = mode.step(problem, state, index, Streams(seed, (0,)))
+    student = state.training.ema
+    assert isinstance(student, Student)
+    return state.coupling.model.with_module(student.net).with_net(mode.role, student.net)
+
+
 @torch.no_grad()
-def _jumped(model: NetworkModel, streams: Streams) -> Tensor:
-    """Samples by one call of a map."""
+def _jumped(model: NetworkModel, streams: Streams, calls: int = 1) -> Tensor:
+    """Samples by a few calls of a map."""
     x = streams.fold_in("start").normal(model.shape).float()
-    zero = torch.zeros(len(x))
-    return model.jump(x, zero, zero + 1, model.encode([""] * len(x)))
+    one, cond = torch.ones(len(x)), model.encode([""] * len(x))
+    for call in range(calls):
+        x = model.jump(x, one * call / calls, one * (call + 1) / calls, cond)
+    return x
 
 
 @torch.no_grad()
@@ -553,12 +566,74 @@ def renormalised(options: argparse.Namespace) -> Iterator[Table]:
         yield Table(where, ("method", *names), rows(where))
 
 
+# 7. Can a network of equal size hold the map?
+
+
+def size(options: argparse.Namespace) -> Iterator[Table]:
+    """Flows and maps by networks of the same sizes, on grids of more and more modes."""
+    flow_steps = options.steps[0]
+
+    def measured(side: int, width: int, seed: int) -> list[float]:
+        places = torch.linspace(-3, 3, side).tolist()
+        means = tuple(product(places, places))
+        spec = Mixture(weights=(1.0,) * side**2, means=means, stds=(0.2,) * side**2)
+        model, streams = spec.build(CPU), Streams(seed, tuple(range(options.rows)))
+        exact = model.draw(streams)
+        world = model, WeightedReward(())
+        flow = BestOfN(n=1, flow_steps=flow_steps)
+        net = MLPConfig(width=width, depth=3)
+        alone = _learnt(model, net, "flow_map", 1.0, options.maps, seed)
+        both = _learnt(model, net, "meta_flow_map", 0.5, options.maps, seed)
+        by_flow, by_diagonal, by_teacher = (
+            sampled(flow, (one, world[1]), options.rows, seed=seed) for one in (alone, both, model)
+        )
+        found = [
+            by_teacher,
+            by_flow,
+            by_diagonal,
+            _jumped(both, streams),
+            _jumped(both, streams, 4),
+        ]
+        values = [sliced_w2(x1.double(), exact) for x1 in found]
+        nearest = [torch.cdist(x1.double(), model.prior.means[0]).min(1).values for x1 in found]
+        strays = [float((far > 0.8).double().mean()) for far in nearest]  # four deviations
+        return [*values, *(strays[k] for k in (1, 2, 3, 4))]
+
+    names = ("exact flow", "flow", "map's velocity", "map, 1 call", "map, 4 calls")
+    heads = [*(f"{name}: SW2" for name in names), *(f"{name}: strays" for name in names[1:])]
+
+    def row(side: int, width: int) -> list[str]:
+        values = [measured(side, width, seed) for seed in range(options.problems)]
+        return [str(side**2), str(width), *_cells(values)]
+
+    title = (
+        f"Samples of networks of equal size, {options.maps} steps each; {options.problems} seeds"
+    )
+    sizes = product(options.sides, options.widths)
+    yield Table(title, ("modes", "width", *heads), (row(*pair) for pair in sizes))
+
+
+def _learnt(
+    model: GaussianMixture, net: MLPConfig, role: Role, diagonal: float, steps: int, seed: int
+) -> NetworkModel:
+    """What a network learns from the exact velocity; by the diagonal alone that is the flow."""
+    mode = Distill(
+        net=net,
+        role=role,
+        times=Times(diagonal_share=diagonal, full_jump_share=0.3),
+        optimisation=Optimisation(batch=256, learning_rate=3e-3, ema_decay=0.99),
+        steps=steps,
+    )
+    return _map_of(mode, mode.init(Problem(model), Streams(seed, (0,))), Problem(model), seed)
+
+
 PARTS: Final[dict[str, Callable[[argparse.Namespace], Iterator[Table]]]] = {
     "ablation": ablation,
     "draws": draws,
     "noise": noise,
     "tilted_map": tilted_map,
     "renormalised": renormalised,
+    "size": size,
 }
 
 
@@ -569,12 +644,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problems", type=int, default=4)
     options, command = parsed(parser, arguments)
     sizes: dict[str, Any] = {"states": 64, "repeats": 16, "stops": 65, "rows": 2048}
-    sizes |= {"steps": (32, 128), "maps": 600}
+    sizes |= {"steps": (32, 128), "maps": 600, "sides": (2, 4, 8), "widths": (16, 64)}
     if options.part == "renormalised":
         sizes["rows"] = 128
+    if options.part == "size":
+        sizes["maps"] = 500
     if options.toy:
         options.problems = 1
         sizes = {"states": 4, "repeats": 2, "stops": 3, "rows": 16, "steps": (2,), "maps": 2}
+        sizes |= {"sides": (2,), "widths": (4,)}
     for name, size in sizes.items():
         setattr(options, name, size)
     options.worlds = CHOSEN[:1] if options.toy else CHOSEN
