@@ -456,7 +456,7 @@ test_trajectory_tilting = conformance(
 )
 test_path_search = conformance(
     "mode",
-    lambda: PathSearch(n=2, ways=2, onward=10, flow_steps=25),
+    lambda: PathSearch(survivors=2, ways=2, onward=10, flow_steps=25),
     expect_fail={"tilted_law": "a search does not depend on the reward's scale"},
 )
 test_best_of_n = conformance(

@@ -53,6 +53,7 @@ FINETUNE += '[mode.net]\nkind = "mlp"\n'
 OBJECTIVE = FINETUNE + '[mode.objective]\nkind = "gradient"\n'
 DRAFT = FINETUNE + '[mode.objective]\nkind = "draft"\n'
 VALUES = BEST.replace("best_of_n", "value_correlation") + '[sampler]\nkind = "mfm"\n'
+PATHS = VALUES.replace("value_correlation", "path_search")
 AUTOENCODE = """\
 [mode]
 kind = "autoencode"
@@ -74,6 +75,7 @@ def catalog():
         (STEER, "estimator.draws", 12, "need at least"),
         (STEER, "mode.particles", 18, "need at least"),
         (STEER, "mode.steps", 18, "need at least"),
+        (PATHS, "mode.ways", 6, "ways need at least"),
         (DISTILL, "mode.optimisation.batch", 6, "rows of a batch need at least"),
         (DISTILL, "mode.net.width", 8, "weights of 'mlp' need at least"),
         (DISTILL, "mode.net.depth", 8, "weights of 'mlp' need at least"),

@@ -76,8 +76,10 @@ class PathSearch(AlignmentMode[Ways], UsesComparisons):
     kind: ClassVar[str] = "path_search"
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "sampler", "reward"})
 
-    n: int = option("states N of a sample that go on from a round", default=2, check=at_least(1))
-    ways: int = option("ways M on from each of them", default=4, check=at_least(1))
+    survivors: int = option(
+        "states N of a sample that go on from a round", default=2, check=at_least(1), grows="rows"
+    )
+    ways: int = option("ways M on from each of them", default=4, check=at_least(1), grows="rows")
     onward: int = option("steps from one choice to the next", default=10, check=at_least(1))
     back: int = option(
         "steps that a state is led back by, at most `onward`; more make ways that differ more",
@@ -118,12 +120,12 @@ class PathSearch(AlignmentMode[Ways], UsesComparisons):
         now = index * self.onward
         begin, end = now - (self.back if index else 0), min(now + self.onward, self.flow_steps)
         if index:
-            count = self.n * self.ways
+            count = self.survivors * self.ways
             rows = streams.particles(count).fold_in("round", index)
             x = state.x.repeat(self.ways, *(1,) * len(model.shape))
             x = led_back(model.path, x, times[now], times[begin], rows.fold_in("back"))
         else:
-            count, rows, x = self.n, self._candidates(streams), state.x
+            count, rows, x = self.survivors, self._candidates(streams), state.x
         problem = attrs.evolve(problem, particles=count, cond=problem.cond.tile(count))
         flow = unguided(model, problem.cond)
         x = rollout(self.dynamics, flow, x, times[begin : end + 1], rows)
@@ -131,10 +133,10 @@ class PathSearch(AlignmentMode[Ways], UsesComparisons):
         previews = x if last else self._previews(problem, x, times[end], rows.fold_in("preview"))
         rewards = problem.reward_of(previews[None], problem.cond)[0].reshape(count, -1)
         rewards, order = rewards.sort(stable=True, dim=0, descending=True)
-        kept = rows_of(order[: 1 if last else self.n])
+        survivors = rows_of(order[: 1 if last else self.survivors])
         best = previews[rows_of(order[:1])]
         numbers = read({"reward": rewards[0].mean(), "candidates": rewards.mean()})
-        return Ways(x[kept], times), Info(numbers, draws=best[None])
+        return Ways(x[survivors], times), Info(numbers, draws=best[None])
 
     def finish(self, problem: Problem, state: Ways) -> Tensor:
         """The best end of each sample, (B, *S)."""
@@ -142,7 +144,7 @@ class PathSearch(AlignmentMode[Ways], UsesComparisons):
 
     def _candidates(self, streams: Streams) -> Streams:
         """(N · B) rows, of which row (k, b) is candidate k of `best_of_n`."""
-        return streams.branched(*(("candidate", k) if k else () for k in range(self.n)))
+        return streams.branched(*(("candidate", k) if k else () for k in range(self.survivors)))
 
     def _previews(self, problem: Problem, x: Tensor, time: float, streams: Streams) -> Tensor:
         assert problem.sampler is not None
@@ -157,7 +159,7 @@ def led_back(path: Path, x: Tensor, time: float, earlier: float, streams: Stream
     noise is missing.
     """
     t, s = times_of(x, time), times_of(x, earlier)
-    kept = path.beta(s) / path.beta(t)
-    missing = path.alpha(s).square() - (kept * path.alpha(t)).square()
+    share = path.beta(s) / path.beta(t)
+    missing = path.alpha(s).square() - (share * path.alpha(t)).square()
     noise = streams.normal(x.shape[1:]).to(x)
-    return expand(kept, x) * x + expand(missing.clamp(min=0).sqrt(), x) * noise
+    return expand(share, x) * x + expand(missing.clamp(min=0).sqrt(), x) * noise

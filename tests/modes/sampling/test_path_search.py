@@ -48,10 +48,10 @@ def moments(mode, world):
         begin = now - mode.back * (index > 0)
         if index:
             t, s = (torch.tensor(times[k], dtype=torch.float64) for k in (now, begin))
-            kept = float(path.beta(s) / path.beta(t))
-            missing = float(path.alpha(s)) ** 2 - (kept * float(path.alpha(t))) ** 2
-            mean = kept * mean + HIGHEST[mode.ways] * math.sqrt(missing)
-            variance = kept**2 * variance + missing
+            share = float(path.beta(s) / path.beta(t))
+            missing = float(path.alpha(s)) ** 2 - (share * float(path.alpha(t))) ** 2
+            mean = share * mean + HIGHEST[mode.ways] * math.sqrt(missing)
+            variance = share**2 * variance + missing
         factor, shift = euler(model, times[begin : end + 1])
         mean, variance = factor * mean + shift, factor**2 * variance
     return mean, math.sqrt(variance)
@@ -62,7 +62,7 @@ def moments(mode, world):
 def test_best_of_three_ways_gains_what_their_noise_allows(path, onward, back, flow_steps):
     """Each choice adds the mean of the highest of three, of noise that later steps back shrink."""
     world = rising(path)
-    mode = PathSearch(n=1, ways=3, onward=onward, back=back, flow_steps=flow_steps)
+    mode = PathSearch(survivors=1, ways=3, onward=onward, back=back, flow_steps=flow_steps)
     mean, _ = moments(mode, world)
     found = sampled(mode, world, 4000, sampler=LookAhead())[:, 0]
     assert float(found.mean()) == pytest.approx(mean, abs=4 * float(found.std()) / 4000**0.5)
@@ -73,7 +73,7 @@ def test_best_of_three_ways_gains_what_their_noise_allows(path, onward, back, fl
 @pytest.mark.parametrize(("onward", "flow_steps"), [(2, 5), (6, 18)])
 def test_of_two_states_with_one_way_each_the_better_end_is_kept(path, onward, flow_steps):
     world = rising(path)
-    mode = PathSearch(n=2, ways=1, onward=onward, back=1, flow_steps=flow_steps)
+    mode = PathSearch(survivors=2, ways=1, onward=onward, back=1, flow_steps=flow_steps)
     mean, std = moments(mode, world)
     found = sampled(mode, world, 4000, sampler=DPS())[:, 0]
     wanted = mean + HIGHEST[2] * std
@@ -83,28 +83,28 @@ def test_of_two_states_with_one_way_each_the_better_end_is_kept(path, onward, fl
 @pytest.mark.parametrize(("path", "dynamics"), [("linear", ODE()), ("trigonometric", SDE())])
 def test_a_single_way_back_and_on_keeps_the_models_law(path, dynamics):
     model, reward = line(path)
-    mode = PathSearch(n=1, ways=1, onward=20, back=15, flow_steps=80, dynamics=dynamics)
+    mode = PathSearch(survivors=1, ways=1, onward=20, back=15, flow_steps=80, dynamics=dynamics)
     found = sampled(mode, (model, reward), 1500, sampler=DPS())
     assert sliced_w2(found, model.draw(Streams(1, tuple(range(6000))))) < 0.1
 
 
 @pytest.mark.parametrize("dynamics", [ODE(), SDE()])
 def test_one_round_is_best_of_n(dynamics):
-    search = PathSearch(n=3, onward=8, flow_steps=8, dynamics=dynamics)
+    search = PathSearch(survivors=3, onward=8, flow_steps=8, dynamics=dynamics)
     found = sampled(search, plane(), 5, sampler=DPS())
     assert torch.equal(found, sampled(BestOfN(n=3, flow_steps=8, dynamics=dynamics), plane(), 5))
 
 
 def test_states_that_go_on_are_the_best_of_all_ways():
-    """What one round would keep of its 3 · 4 ways, if it kept all, begins with what it keeps."""
+    """Rewards of the ends fall from the best to the last that goes on, which beats the mean."""
     model, reward = plane()
     streams, cond = Streams(0, (0, 1, 2, 3)), model.encode([""] * 4)
     problem = Problem(model, reward, LookAhead(), cond=cond)
-    mode = PathSearch(n=3, ways=4, onward=4, back=2, flow_steps=20)
-    kept, info = mode.step(problem, mode.init(problem, streams), 0, streams)
-    kept, info = mode.step(problem, kept, 1, streams)
-    t = times_of(kept.x, kept.times[8])
-    rewards = reward.total(model.to_data(kept.x, t, cond.tile(3)), [""] * 12).reshape(3, 4)
+    mode = PathSearch(survivors=3, ways=4, onward=4, back=2, flow_steps=20)
+    state, _ = mode.step(problem, mode.init(problem, streams), 0, streams)
+    state, info = mode.step(problem, state, 1, streams)
+    t = times_of(state.x, state.times[8])
+    rewards = reward.total(model.to_data(state.x, t, cond.tile(3)), [""] * 12).reshape(3, 4)
     assert (rewards.diff(dim=0) <= 0).all()
     assert info.numbers["reward"] == pytest.approx(float(rewards[0].mean()))
     assert (rewards[-1] > info.numbers["candidates"]).sum() >= 2
