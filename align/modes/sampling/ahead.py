@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, final
 
 import attrs
@@ -10,12 +11,17 @@ import torch
 from torch import Tensor
 
 from align.core.errors import OptionError, PartError
-from align.core.model import Condition, FlowModel, ModelSpec, ToData
+from align.core.model import Condition, FlowMap, FlowModel, ModelSpec, ToData
 from align.core.option import ConfigError
 from align.core.path import times_of
 from align.core.problem import Problem
 
-_NO_JUMP: Final = "the model cannot jump to the data in one call"
+_MISSING: Final[Mapping[type[ToData], str]] = MappingProxyType(
+    {
+        ToData: "the model cannot jump to the data in one call",
+        FlowMap: "the model cannot jump along its flow in one call",
+    }
+)
 
 
 @final
@@ -67,22 +73,25 @@ def jumps_from(model: FlowModel, time: float) -> Callable[[Tensor, Condition], T
     """
     jumps = model.capability(ToData)
     if jumps is None:
-        raise PartError(_NO_JUMP)
+        raise PartError(_MISSING[ToData])
     return lambda x, cond: jumps.to_data(x, times_of(x, time), cond)
 
 
-def problems_of_jumps(model: ModelSpec, cure: str) -> Iterator[ConfigError]:
-    """That a model has no map that jumps to the data, where it has none.
+def problems_of_jumps(
+    model: ModelSpec, cure: str, needs: type[ToData] = ToData
+) -> Iterator[ConfigError]:
+    """That a model has no map, where it has none.
 
     Args:
         model: as the recipe names it.
         cure: what to do instead.
+        needs: `FlowMap` where the flow between the times matters too.
     """
-    if not model.can(ToData):
-        yield ConfigError(("kind",), f"{_NO_JUMP}; {cure}")
+    if not model.can(needs):
+        yield ConfigError(("kind",), f"{_MISSING[needs]}; {cure}")
 
 
-def check_jumps(model: FlowModel, cure: str) -> None:
-    """Raise OptionError where the model has no map that jumps to the data."""
-    if model.capability(ToData) is None:
-        raise OptionError(f"mode.kind: {_NO_JUMP}; {cure}", ("mode", "kind"))
+def check_jumps(model: FlowModel, cure: str, needs: type[ToData] = ToData) -> None:
+    """Raise OptionError where the model has no map; see `problems_of_jumps`."""
+    if model.capability(needs) is None:
+        raise OptionError(f"mode.kind: {_MISSING[needs]}; {cure}", ("mode", "kind"))

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from align.core.checks import read
 from align.core.dynamics import GuidanceNorm, normalise_guidance, norms
-from align.core.errors import OptionError, PartError
+from align.core.errors import PartError
 from align.core.mode import AlignmentMode, Info, Need, UsesRewardGradient
 from align.core.model import FlowMap, FlowModel, ModelSpec
 from align.core.option import ConfigError, at_least, option
 from align.core.path import times_of
 from align.core.problem import Problem
 from align.core.streams import Streams
-from align.modes.sampling.ahead import look_ahead
+from align.modes.sampling.ahead import check_jumps, look_ahead, problems_of_jumps
 from align.modes.sampling.rollout import (
     TIME_GRID_HELP,
     TimeGrid,
@@ -29,7 +29,7 @@ from align.modes.sampling.rollout import (
     time_grid,
 )
 
-_CURE: Final = "the model cannot jump along its flow in one call; use mode 'steer'"
+_CURE: Final = "use mode 'steer'"
 
 
 @final
@@ -105,13 +105,11 @@ class FlowMapGuidance(AlignmentMode[Guided], UsesRewardGradient):
 
     def spec_problems(self, model: ModelSpec) -> Iterator[ConfigError]:
         """That the model has no flow map."""
-        if not model.can(FlowMap):
-            yield ConfigError(("kind",), _CURE)
+        return problems_of_jumps(model, _CURE, FlowMap)
 
     def check_model(self, model: FlowModel) -> None:
         """Raise OptionError where the model has no flow map."""
-        if model.capability(FlowMap) is None:
-            raise OptionError(f"mode.kind: {_CURE}", ("mode", "kind"))
+        check_jumps(model, _CURE, FlowMap)
 
     def init(self, problem: Problem, streams: Streams) -> Guided:
         """The noise that `steer` starts from."""
@@ -128,7 +126,7 @@ class FlowMapGuidance(AlignmentMode[Guided], UsesRewardGradient):
         model, cond = problem.model, problem.cond
         flow = model.capability(FlowMap)
         if flow is None:
-            raise PartError(_CURE)
+            raise PartError(f"mode 'fmrg' needs a model with a flow map; {_CURE}")
         now, later = state.times[index : index + 2]
         x = flow.jump(state.x, times_of(state.x, now), times_of(state.x, later), cond)
         if index >= self.guided_steps:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from align.core.errors import OptionError
+from align.core.model import ToData
 from align.core.problem import Problem
 from align.core.streams import Streams
 from align.models.mixture import Mixture
@@ -76,6 +77,14 @@ def test_rows_do_not_know_each_other_and_chunks_change_nothing():
     assert torch.allclose(weighed(mode, plane(), (2,))[-1].x, many[2:3], atol=1e-9)
 
 
-def test_model_without_a_map_is_refused_with_a_cure():
+class ToDataAlone(Plain, ToData):
+    """A model that jumps to data and to no other time, so that its velocity holds no score."""
+
+    def to_data(self, x, s, cond):
+        return x
+
+
+@pytest.mark.parametrize("kind", [Plain, ToDataAlone])
+def test_model_without_a_flow_map_is_refused_with_a_cure(kind):
     with pytest.raises(OptionError, match="use mode 'steer' with particles"):
-        TrajectoryTilting().check_model(Plain(line()[0]))
+        TrajectoryTilting().check_model(kind(line()[0]))
