@@ -97,6 +97,14 @@ def test_particles_of_a_sample_are_compared_with_one_another():
     assert set(judge.groups) == {(6, 3), (2, 3)}
 
 
+def test_all_ways_of_a_sample_are_compared_with_one_another():
+    mode = align.PathSearch(survivors=2, ways=3, onward=2, back=1, flow_steps=6)
+    compared, judge = firsts(mode)
+    assert judge.groups == [(2, 3), (6, 3), (6, 3)]
+    scored = align.sample(MIXTURE, mode, rewards=lambda data: data[:, 0], **STEPS)
+    assert torch.equal(compared.x1, scored.x1)
+
+
 @pytest.mark.parametrize(
     ("mode", "options", "said"),
     [
