@@ -714,15 +714,21 @@ def verify(
         raise click.UsageError("--venv: name the pictures that the package is asked about")
     catalog, failed = load_catalog(), False
     with _notices():
-        for contract, kind in places(name, catalog.parts, catalog.broken):
+        found = places(name, catalog.parts, catalog.broken)
+        if venv or made:  # a metric may have the reward's name
+            found = [place for place in found if place[0] == "reward"] or found
+        for contract, kind in found:
             entry = catalog.parts[contract][kind]
-            part = read_part(catalog, entry, sets)
             if made:
-                make_venv(part, entry, made, click.echo)
+                if pictures or sets:
+                    read_part(catalog, entry, sets)
+                make_venv(entry, made, click.echo)
                 if not pictures:
-                    again = shlex.join(["align", "verify", name, "PICTURE", "--venv", made])
-                    click.echo(visible(f"{made}: made; `{again}` asks there"))
+                    given = [word for text in sets for word in ("--set", text)]
+                    again = ["align", "verify", name, "PICTURE", *given, "--venv", made]
+                    click.echo(visible(f"{made}: made; `{shlex.join(again)}` asks there"))
                     continue
+            part = read_part(catalog, entry, sets)
             for text, bad in lines(contract, part, pictures, prompt, made or venv):
                 click.echo(text)
                 failed |= bad

@@ -95,14 +95,14 @@ def read_part(catalog: Catalog, entry: Entry, sets: Sequence[str]) -> Any:
         raise PartError(f"--set: {error}") from error
 
 
-def make_venv(part: Any, entry: Entry, folder: str, on_step: Callable[[str], None]) -> None:
+def make_venv(entry: Entry, folder: str, on_step: Callable[[str], None]) -> None:
     """Make the environment in which a reward's package can be asked.
 
     Raises:
         PartError: the reward has no such package, or nobody has pinned its environment; or the
             environment cannot be made.
     """
-    pins = part.pins if isinstance(part, HasReferenceImplementation) else None
+    pins = entry.cls.pins if issubclass(entry.cls, HasReferenceImplementation) else None
     if pins is None:
         raise PartError(f"--make-venv: there are no pins of an environment for '{entry.kind}'")
     make_environment(given(folder), pins, entry.origin.distribution, on_step)
@@ -247,6 +247,12 @@ def lines(
     Raises:
         AlignError: the part cannot be built, or a file is no picture.
     """
+    if venv and contract != "reward":
+        raise PartError(f"--venv: {contract} '{part.kind}' stands in for no package to ask there")
+    if venv and isinstance(part, HasReferenceImplementation) and part.needs_package:
+        with _asked_in(venv, part) as there:
+            yield from lines(contract, there, files, prompt)
+        return
     if files and contract == "reward" and part.domain == LATENT:
         raise PartError(f"reward '{part.kind}' scores clean states; leave the pictures out")
     pictures = [opened(file) for file in files] if contract == "reward" else []

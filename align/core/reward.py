@@ -110,9 +110,11 @@ class HasReferenceImplementation(ABC):
 
     Attributes:
         pins: of an environment in which it can be asked; None where nobody has tried one.
+        needs_package: whether the reward itself calls the package, and is built only where that is.
     """
 
     pins: ClassVar[Pins | None] = None
+    needs_package: ClassVar[bool] = False
 
     @abstractmethod
     def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:

@@ -1,24 +1,27 @@
 """Environments in which a package is asked: how they are made, and what is asked there."""
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 import align
 from align import PartError, Pins
+from align.catalog.registry import Entry, Origin, load_catalog
 from align.cli import environment, verify
 from align.cli.main import main
 
 JUDGED = """\
 import attrs
 
-from align import HasReferenceImplementation, Reward, RewardSpec, hookimpl, option
+from align import HasReferenceImplementation, Pins, Reward, RewardSpec, hookimpl, option
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +43,21 @@ class Judged(RewardSpec, HasReferenceImplementation):
         return the_package.scores(pictures, self.factor)
 
 
+@attrs.frozen(kw_only=True)
+class Calls(Judged):
+    "Calls its package itself."
+
+    kind = "calls"
+    needs_package = True
+    pins = Pins(packages=("torch==2.0",))
+    factor: float = option("of the mean")
+
+    def build(self, device):
+        import the_package
+
+        return Mean()
+
+
 class Mean(Reward):
     def score(self, data, prompts):
         return data.mean((1, 2, 3))
@@ -47,7 +65,7 @@ class Mean(Reward):
 
 @hookimpl
 def align_rewards():
-    return [Judged]
+    return [Judged, Calls]
 """
 PACKAGE = """\
 import torch
@@ -148,7 +166,7 @@ def there(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("judged_plugin", site / "judged_plugin.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return str(place), module.Judged
+    return str(place), module
 
 
 @pytest.fixture
@@ -158,16 +176,48 @@ def picture(tmp_path):
 
 
 def test_the_package_is_asked_in_the_environment_that_has_it(there, picture):
-    venv, judged = there
+    venv, judged = there[0], there[1].Judged
     (one,), reason = verify.compared(judged(factor=2.0), [picture], "a cat")
     assert one.package is None and "No module named 'the_package'; install it" in reason
     (one,), reason = verify.compared(judged(factor=2.0), [picture], "a cat", venv)
     assert (one.ours, one.package, reason) == (pytest.approx(0.2), pytest.approx(0.4), "")
 
 
+def test_a_reward_that_calls_its_package_is_tried_where_that_is(there, picture):
+    venv, part = there[0], there[1].Calls(factor=2.0)
+    with pytest.raises(ImportError):
+        next(verify.lines("reward", part, [picture], "a cat"))
+    told = verify.lines("reward", part, [picture], "a cat", venv)
+    header, row, _, form = itertools.islice(told, 4)
+    told.close()
+    assert header[0].split()[1:] == ["align", "package", "difference"]
+    assert row[0].split()[1:3] == ["0.2", "0.4"]
+    assert form[0].startswith("form: good")
+
+
+def test_an_environment_is_made_before_options_are_chosen_and_once(
+    there, commands, tmp_path, monkeypatch
+):
+    reward, catalog = there[1].Calls, load_catalog([])
+    origin = Origin("judged", "align-core", "1.0")
+    mine = {"calls": Entry(reward, origin)}
+    parts = {**catalog.parts, "reward": mine, "metric": {"calls": Entry(object, origin)}}
+    catalog = attrs.evolve(catalog, parts=parts)
+    monkeypatch.setattr("align.catalog.registry.load_catalog", lambda: catalog)
+    made = tmp_path / "made"
+    done = CliRunner().invoke(main, ["verify", "calls", "--make-venv", str(made)])
+    assert done.exit_code == 0, done.output
+    assert f"`align verify calls PICTURE --venv {made}` asks there" in done.output
+    assert [command[-1] for command in commands if "venv" in command] == [str(made)]
+    arguments = ["verify", "calls", "--make-venv", str(tmp_path / "new"), "--set", "factor=x"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1 and "factor" in done.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_environment_that_is_none_is_told_in_a_line(there, picture, tmp_path):
     with pytest.raises(PartError, match=r"no virtual environment '.*nowhere'"):
-        verify.compared(there[1](), [picture], "a cat", str(tmp_path / "nowhere"))
+        verify.compared(there[1].Judged(), [picture], "a cat", str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +227,7 @@ def test_an_environment_that_is_none_is_told_in_a_line(there, picture, tmp_path)
         (("compressibility", "--venv", "a"), "name the pictures that the package is asked about"),
         (("compressibility", "--venv", "a", "--make-venv", "b"), "give either --venv or"),
         (("compressibility", "PICTURE", "--venv", "a"), "stands in for no package to ask there"),
+        (("sampler/exact", "PICTURE", "--venv", "a"), "sampler 'exact' stands in for no package"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_made(arguments, said, picture):

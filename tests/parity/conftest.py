@@ -18,6 +18,7 @@ PACKAGES = (
     "clip",
     "imscore",
     "lpips",
+    "dreamsim",
     "torchvision",
     "align_classifier",
     "prdc",

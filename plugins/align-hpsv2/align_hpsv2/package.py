@@ -30,7 +30,7 @@ def scores(weights: Path, pictures: Sequence[Image], prompts: Sequence[str]) -> 
         ImportError: the package, or one that it needs, is missing or does not import.
     """
     with mended():
-        from hpsv2 import img_score  # type: ignore[import-not-found]
+        from hpsv2 import img_score
 
         # Made here, since the package would first download 3.9 GB that it then overwrites.
         network, _, view = img_score.create_model_and_transforms(

@@ -82,6 +82,7 @@ class Imscore(RewardSpec, HasReferenceImplementation, Repeatable):
     differentiable: ClassVar[bool] = True
     domain: ClassVar[Domain | None] = "image"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    needs_package: ClassVar[bool] = True
     pins: ClassVar[Pins | None] = Pins(
         packages=(
             "torch==2.14.1",

@@ -10,11 +10,14 @@ from typing import ClassVar, Literal, TypeAlias, final
 
 import attrs
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from align import (
     Domain,
     HasReferenceImages,
+    HasReferenceImplementation,
+    Pins,
     Repeatable,
     Reward,
     RewardSpec,
@@ -238,24 +241,48 @@ class _DreamSim(LikenessOptions):
 
 @final
 @attrs.frozen(kw_only=True)
-class DreamSim(_DreamSim, LikenessReward):
+class DreamSim(_DreamSim, LikenessReward, HasReferenceImplementation):
     """Likeness of content and layout to a picture, by DreamSim.
 
     R(x) = −d(x, picture), d the cosine distance of features that were tuned to people's choices.
 
-    The package dreamsim loads its networks, and must be installed. Pictures are resized to
-    224 x 224, bicubically.
+    The package dreamsim loads its networks, and must be installed: here, or where
+    `kind = "isolated"` finds it. Pictures are resized to 224 x 224, bicubically.
 
     Reference: DreamSim: Learning New Dimensions of Human Visual Similarity using Synthetic Data, Fu
     et al., 2023, arXiv:2306.09344, section 4.
     """
 
     range: ClassVar[tuple[float, float]] = (-2.0, 0.0)
+    needs_package: ClassVar[bool] = True
+    pins: ClassVar[Pins | None] = Pins(
+        packages=(
+            "torch==2.14.1",
+            "torchvision==0.29.1",
+            "dreamsim==0.2.1",
+            "open_clip_torch==3.3.0",
+            "peft==0.21.2",
+            "scipy==1.17.1",
+            "timm==1.0.31",
+            "transformers==5.23.0",
+        )
+    )
 
     def files_read(self) -> tuple[Path, ...] | None:
         """The package's folder, where it is there."""
         folder = Path(self.folder)
         return (folder,) if folder.is_dir() else None
+
+    def judged(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) of RGB pictures, resized by the package too, on the CPU.
+
+        Raises:
+            ImportError: the package is not installed, or does not import.
+            PartError: it cannot load its networks, or the file is no picture.
+        """
+        from align_likeness.dream import judged
+
+        return judged(self.variant, self.folder, opened(self.picture).pil, pictures)
 
 
 @final
