@@ -75,5 +75,5 @@ class NoiseAscent(NoiseMode, UsesRewardGradient):
         """Gradient of γ times the log-density of the lengths of noises, both (B, *S)."""
         squares = noise.flatten(1).square().sum(1)
         squares = squares.clamp(min=torch.finfo(squares.dtype).tiny)
-        pull = (noise[0].numel() - 1) / squares - 1
-        return self.norm_weight * expand(pull, noise) * noise
+        stretch = (noise[0].numel() - 1) / squares - 1
+        return self.norm_weight * expand(stretch, noise) * noise
