@@ -21,6 +21,7 @@ from benchmarks.questions import PARTS as QUESTIONS
 from benchmarks.speed.__main__ import MISSING
 from benchmarks.speed.__main__ import PARTS as SPEED
 from benchmarks.table import Table, publish
+from benchmarks.variety import PARTS as VARIETY
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ COMMANDS = (
     ("scoreboard", "board"),
     ("scoreboard", "limits"),
     *(("speed", part) for part in SPEED if part not in MISSING),
+    *(("variety", part) for part in VARIETY),
 )
 
 
