@@ -11,8 +11,12 @@ def score(data, prompts):
     if device not in _JUDGES:
         from hpsv3 import HPSv3RewardInferencer
 
-        _JUDGES[device] = HPSv3RewardInferencer(device=device, differentiable=True)
-        _JUDGES[device].model.requires_grad_(False)
+        judge = HPSv3RewardInferencer(device=device, differentiable=True)
+        judge.model.requires_grad_(False)
+        if data.device.type == "cpu":
+            # The package casts what its head, in float32, reads on CUDA alone.
+            judge.model.float()
+        _JUDGES[device] = judge
     levels = 255 * data.clamp(0, 1)
     # One by one, as a batch pads its texts; the second number of each is a deviation.
     rows = [
