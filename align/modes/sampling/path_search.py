@@ -79,12 +79,13 @@ class PathSearch(AlignmentMode[Ways], UsesComparisons):
     survivors: int = option(
         "states N of a sample that go on from a round", default=2, check=at_least(1), grows="rows"
     )
-    ways: int = option("ways M on from each of them", default=4, check=at_least(1), grows="rows")
-    onward: int = option("steps from one choice to the next", default=10, check=at_least(1))
+    ways: int = option("ways M on from each of them", default=3, check=at_least(1), grows="rows")
+    onward: int = option("steps from one choice to the next", default=6, check=at_least(1))
     back: int = option(
         "steps that a state is led back by, at most `onward`; more make ways that differ more",
-        default=5,
+        default=attrs.Factory(lambda spec: -(-spec.onward // 2), takes_self=True),
         check=at_least(1),
+        shown="half of `onward`",
     )
     flow_steps: int = option(
         "steps from noise to data", default=50, check=at_least(1), grows="calls"

@@ -110,6 +110,10 @@ def test_states_that_go_on_are_the_best_of_all_ways():
     assert (rewards[-1] > info.numbers["candidates"]).sum() >= 2
 
 
+def test_ways_go_back_by_half_of_what_they_go_on_unless_it_is_said():
+    assert [PathSearch(onward=steps).back for steps in (1, 5, 6)] == [1, 3, 3]
+
+
 def test_options_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="'back' must be at most 'onward', 3, got 4"):
         PathSearch(onward=3, back=4)
