@@ -2,6 +2,7 @@
 
 python -m benchmarks.variety diversity --page docs/results/questions.md
 python -m benchmarks.variety calls --page docs/results/questions.md
+python -m benchmarks.variety class_calls --page docs/results/questions.md
 """
 
 from __future__ import annotations
@@ -151,28 +152,26 @@ def _mean_and_error(values: Tensor) -> str:
 
 def _varied(tilts: Tilts, method: Method | None, count: int) -> list[float]:
     """Nats, r, what of coverage, spread and modes two laws have, and variance given the noise."""
-    model, reward, total = tilts.model, tilts.reward, 2 * count
+    model, reward = tilts.model, tilts.reward
     if method is None:
-        x1, alone = tilts.draws(tilts.weights, 1.0, total, "method"), math.nan
+        x1, alone = tilts.draws(tilts.weights, 1.0, count, "method"), math.nan
     else:
         mode, sampler, estimator = method
-        problem = Problem(model, reward, sampler, estimator, model.encode([""] * total))
+        problem = Problem(model, reward, sampler, estimator, model.encode([""] * (2 * count)))
         paired = not isinstance(mode, BestOfN)
-        x1 = made(problem, mode, count, paired=paired, seed=tilts.seed)
-        alone = given_the_noise(x1) if paired else math.nan
-    r = reward.total(x1, [""] * total)
+        pairs = made(problem, mode, count, paired=paired, seed=tilts.seed)
+        x1, alone = pairs[:count], given_the_noise(pairs) if paired else math.nan
+    r = reward.total(x1, [""] * count)
     base = reward.total(model.draw(Streams(tilts.seed, tuple(range(MANY)))), [""] * MANY)
     nats, mean = divergence(r, base), float(r.mean())
     shares = list[float]()
     for known, wanted in ((tilts.means, mean), (tilts.nats, nats)):
         law, other = (
-            tilts.draws(known, wanted, count, at) for count, at in ((MANY, "law"), (total, "other"))
+            tilts.draws(known, wanted, many, at) for many, at in ((MANY, "law"), (count, "other"))
         )
-        reference = law[:total]
-        covered = [_coverage(x, reference) for x in (x1, other)]
-        shares.append(covered[0] / covered[1])
-        pairs = zip(_spread_and_modes(model, x1), _spread_and_modes(model, law), strict=True)
-        shares += [ours / theirs for ours, theirs in pairs]
+        covered = [_coverage(x, law[:count]) for x in (x1, other)]
+        ours, theirs = (_spread_and_modes(model, x) for x in (x1, law))
+        shares += [covered[0] / covered[1], ours[0] / theirs[0], ours[1] / theirs[1]]
     return [nats, mean, *shares, alone]
 
 
@@ -231,7 +230,17 @@ class Pool:
 
 
 def calls(options: argparse.Namespace) -> Iterator[Table]:
-    """From any animal to cats: methods, and the best of N that the other judge likes as well."""
+    """From any animal to cats."""
+    yield _calls(options, "Any animal to cats", "")
+
+
+def class_calls(options: argparse.Namespace) -> Iterator[Table]:
+    """From cats to better ones."""
+    yield _calls(options, "Cats to better cats", "cat")
+
+
+def _calls(options: argparse.Namespace, title: str, prompt: str) -> Table:
+    """Methods, and the best of N that the other judge likes as well."""
     steps, count, meter = options.pocket_steps, options.pictures, Meter()
     model = GuardedModel(Pocket().build(CPU), "pocket", meter, 64)
     judge, other = (
@@ -242,7 +251,7 @@ def calls(options: argparse.Namespace) -> Iterator[Table]:
     @torch.no_grad()
     def pictures(method: Method, rows: int, *, paired: bool) -> Pool:
         mode, sampler, estimator = method
-        before, cond = _network(meter), model.encode([""] * (2 * rows))
+        before, cond = _network(meter), model.encode([prompt] * (2 * rows))
         problem = Problem(model, reward, sampler, estimator, cond)
         x1 = made(problem, mode, rows, paired=paired)
         spent = (_network(meter) - before) / (2 * rows)
@@ -321,9 +330,7 @@ def calls(options: argparse.Namespace) -> Iterator[Table]:
         f"Vendi of {count}",
         "given the noise",
     )
-    yield Table(
-        f"Any animal to cats, a pool of {len(pool.r)}, {steps} steps, λ = {WEIGHT:g}", head, body
-    )
+    return Table(f"{title}, a pool of {len(pool.r)}, {steps} steps, λ = {WEIGHT:g}", head, body)
 
 
 def _times(n: float, pool: Pool, spent: float) -> str:
@@ -353,6 +360,7 @@ def _vendi(data: Tensor, count: int) -> str:
 PARTS: Final[dict[str, Callable[[argparse.Namespace], Iterator[Table]]]] = {
     "diversity": diversity,
     "calls": calls,
+    "class_calls": class_calls,
 }
 
 
