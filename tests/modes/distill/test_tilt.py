@@ -104,9 +104,13 @@ def test_weights_are_e_to_r_less_the_c_of_each_prompt():
 
 def test_rewards_that_few_rows_carry_are_told():
     notices = list[str]()
+    logger.enable("align")
     handler = logger.add(lambda line: notices.append(str(line)), level="WARNING")
-    MODE.init(_problem(60.0), STREAMS)
-    logger.remove(handler)
+    try:
+        MODE.init(_problem(60.0), STREAMS)
+    finally:
+        logger.remove(handler)
+        logger.disable("align")
     assert "of the rows carry the weight" in notices[0]
 
 
