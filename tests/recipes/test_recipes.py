@@ -16,7 +16,7 @@ from align.runner.session import run
 
 ROOT = Path(__file__).parents[2]
 MOST = dict.fromkeys(
-    ("steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
+    ("steps", "guided_steps", "stages", "flow_steps", "n", "particles", "rollout_steps", "draws"), 2
 ) | {"law_samples": 16, "sets": 2}
 pytestmark = pytest.mark.usefixtures("unpainted")
 # What other recipes make, users have, or the hub has; plugins of public weights try their recipes
