@@ -23,7 +23,6 @@ from torch import Tensor
 from align.core.draws import make_draws
 from align.core.estimator import ValueEstimator
 from align.core.model import NoisyState
-from align.core.network import Role
 from align.core.path import PATHS, times_of
 from align.core.problem import Problem
 from align.core.quadratic import Form
@@ -410,9 +409,9 @@ def tilted_map(options: argparse.Namespace) -> Iterator[Table]:
             rewards = problem.reward_of(x1[None], problem.cond)[0]
             each = dict(measures(problem, law, x1, rewards, known=None))
             kept = {key: each.get(key, math.nan) for key in names}
-            model, _, kind = name.partition(": ")
+            trained, _, kind = name.partition(": ")
             if kind == "one call":
-                kept |= _posteriors(maps[model], base, options.states)
+                kept |= _posteriors(maps[trained], base, options.states)
             found.setdefault(name, []).append(kept)
         given = _posteriors(None, base, options.states)
         found["exact draws"][-1] |= given
@@ -614,7 +613,12 @@ def size(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def _learnt(
-    model: GaussianMixture, net: MLPConfig, role: Role, diagonal: float, steps: int, seed: int
+    model: GaussianMixture,
+    net: MLPConfig,
+    role: Literal["meta_flow_map", "flow_map"],
+    diagonal: float,
+    steps: int,
+    seed: int,
 ) -> NetworkModel:
     """What a network learns from the exact velocity; by the diagonal alone that is the flow."""
     mode = Distill(
