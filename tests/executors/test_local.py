@@ -1,6 +1,7 @@
 """Blocks of a run in processes on this machine."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -74,8 +75,11 @@ def test_killed_driver_loses_no_finished_part(small, here, forked):
     count = kept(small.folder / "killed")
     assert count > 1  # a task is of two arms
     there = small.made("killed").folder
-    text = f"{count} of {BLOCKS} blocks are there from a run before"
-    assert text in (there / "log.txt").read_text()
+    # The worker that was left behind may end a part before it sees that nobody waits for it.
+    found = re.search(
+        rf"(\d+) of {BLOCKS} blocks are there from a run", (there / "log.txt").read_text()
+    )
+    assert count <= int(found[1]) <= count + 2
     assert bits(there) == bits(here.folder)
 
 
