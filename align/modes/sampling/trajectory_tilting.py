@@ -52,7 +52,7 @@ class Tilted:
 @final
 @attrs.frozen(kw_only=True)
 class TrajectoryTilting(AlignmentMode[Tilted], UsesRewardGradient):
-    """Models with a flow map: particles weighed by the reward ahead.
+    """With a flow map: particles weighed by the reward ahead.
 
     Where the flow leads from a state, R_t(x) = r(X_{t,1}(x)) says what the sample will be worth.
     M particles follow laws on the way, q_t ∝ p_t e^{t R_t}, from noise to p* ∝ p e^r:
