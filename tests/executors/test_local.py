@@ -75,11 +75,12 @@ def test_killed_driver_loses_no_finished_part(small, here, forked):
     count = kept(small.folder / "killed")
     assert count > 1  # a task is of two arms
     there = small.made("killed").folder
-    # The worker that was left behind may end a part before it sees that nobody waits for it.
+    # A part is of two arms, and one of them may be there alone. The worker that was left behind may
+    # also end a part before it sees that nobody waits for it.
     found = re.search(
         rf"(\d+) of {BLOCKS} blocks are there from a run", (there / "log.txt").read_text()
     )
-    assert count <= int(found[1]) <= count + 2
+    assert count - 1 <= int(found[1]) <= count + 2
     assert bits(there) == bits(here.folder)
 
 
