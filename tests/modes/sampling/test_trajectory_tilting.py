@@ -38,14 +38,17 @@ def test_particles_have_the_tilted_law_with_many_steps_and_with_few(path, steps)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_weights_of_one_step_are_the_rewards_of_the_jumps_ends(path):
-    """X_{0,1}(x) = m + s x for Gaussian data; nothing moves, and weights are e^r."""
+@pytest.mark.parametrize("start", [0.0, 0.2])
+def test_weights_of_one_step_are_the_rewards_of_the_jumps_ends(path, start):
+    """X_{t,1}(x) = m + s (x − β m) / √(α² + β² s²) for Gaussian data; weights are e^r at any t."""
     mean, std = 0.4, 0.8
     part = Mixture(weights=(1.0,), means=((mean,),), stds=(std,), path=path)
     model, reward = part.build(torch.device("cpu")), measured(((1.0,),), (1.0,), 0.5)
-    mode = TrajectoryTilting(particles=5, steps=1, start=0.0)
+    mode = TrajectoryTilting(particles=5, steps=1, start=start)
     before, after = weighed(mode, (model, reward), (0, 1, 2))
-    ends = mean + std * before.x
+    t = torch.tensor(start, dtype=torch.float64)
+    alpha, beta = model.path.alpha(t), model.path.beta(t)
+    ends = mean + std * (before.x - beta * mean) / (alpha**2 + (beta * std) ** 2).sqrt()
     wanted = -(ends - 1).square() / (2 * 0.5**2)
     assert torch.allclose(after.log_weights.flatten(), wanted[:, 0])
     assert all((end == ends[:, 0]).any() for end in after.x[:, 0])
